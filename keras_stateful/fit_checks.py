@@ -1,0 +1,221 @@
+"""What must hold before the first training step of a stateful `fit`, checked on fit's arguments.
+
+Keras accepts all of it and trains on the wrong thing: shuffled windows, rows of another stream, a state
+carried over a document's end, a validation that begins where the last one stopped.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_stateful.states import find_states
+from keras_stateful.time_axis import find_time_axis
+
+
+def is_sequence(data: Any) -> bool:
+    """Whether data are a `StatefulSequence` or `StatefulStream`."""
+    return hasattr(data, "sequence_length") and hasattr(data, "reset_mask")
+
+
+def sequence_or_none(data: Any) -> Any:
+    return data if is_sequence(data) else None
+
+
+def is_arrays(data: Any) -> bool:
+    """Whether data are arrays in memory, which Keras cuts into batches itself."""
+    leaves = keras.tree.flatten(data)
+    return bool(leaves) and all(hasattr(a, "shape") and hasattr(a, "dtype") for a in leaves)
+
+
+def model_batch_size(model: keras.Model) -> int:
+    return find_states(model)[0].variables[0].shape[0]
+
+
+def check_fit(model: keras.Model, arguments: dict, callback: Any) -> None:
+    """Checks all of fit's arguments.
+
+    Args:
+        model: the model that will be trained.
+        arguments: fit's arguments by name.
+        callback: the `ResetStatesCallback` in use, or None.
+
+    Raises:
+        ValueError: anything that would train on the wrong thing, with the remedy.
+    """
+    x, validation = arguments.get("x"), arguments.get("validation_data")
+    check_data(model, "x", x, arguments)
+    if validation is not None:
+        check_validation(model, validation, arguments)
+    if is_sequence(x):
+        for name in ("y", "sample_weight", "class_weight"):
+            if arguments.get(name) is not None:
+                instead = {
+                    "y": "targets=",
+                    "sample_weight": "sample_weight=",
+                    "class_weight": "sample_weight=",
+                }[name]
+                raise ValueError(
+                    f"`fit` would ignore `{name}` beside a sequence. Received: {name} of type "
+                    f"{type(arguments[name]).__name__}. Give it to the sequence: `StatefulSequence(..., {instead}...)`"
+                    + (" with one weight per time step or document." if name == "class_weight" else ".")
+                )
+        if callback is not None and callback.sequence is not None and callback.sequence is not x:
+            raise ValueError(
+                "`ResetStatesCallback` was given another sequence than `fit` reads. Received: "
+                f"callback: {_say(callback.sequence)}; fit: {_say(x)}. Make one sequence and give it to both."
+            )
+    if arguments.get("validation_split"):
+        raise ValueError(
+            "`validation_split` cuts rows off and so whole streams. Received: validation_split="
+            f"{arguments['validation_split']}. Hold documents out and pass `validation_data=StatefulSequence(...)`."
+        )
+
+
+def check_data(model: keras.Model, name: str, data: Any, arguments: dict) -> None:
+    """Checks one source of batches: its rows, order, resets and targets."""
+    if is_sequence(data):
+        check_sequence(model, name, data)
+        return
+    check_rows(model, name, data, arguments.get("batch_size"))
+    if name == "x" and arguments.get("shuffle", True):
+        kind = (
+            "windows" if is_arrays(data) else "batches" if isinstance(data, keras.utils.PyDataset) else None
+        )
+        if kind:
+            raise ValueError(
+                f"`fit` would shuffle the {kind}, and every row's state would come from somewhere else. Received: x of "
+                f"type {type(data).__name__}, shuffle={arguments.get('shuffle', True)}. Pass `shuffle=False`, or "
+                "read a `StatefulSequence`, which keeps its order."
+            )
+    if isinstance(data, keras.utils.PyDataset) and (data.workers > 1 or data.use_multiprocessing):
+        raise ValueError(
+            f"Keras hands the batches of a PyDataset with several workers over out of order. Received: {name} with "
+            f"workers={data.workers}, use_multiprocessing={data.use_multiprocessing}. Set `workers=1`."
+        )
+
+
+def check_rows(model: keras.Model, name: str, data: Any, batch_size: int | None) -> None:
+    """Arrays must fill batches of exactly the model's rows: Keras broadcasts or crashes on any other."""
+    if not is_arrays(data):
+        return
+    rows = model_batch_size(model)
+    count = int(np.shape(keras.tree.flatten(data)[0])[0])
+    if (batch_size or rows) != rows:
+        raise ValueError(
+            f"The model carries the state of {rows} rows. Received: batch_size={batch_size}. Leave `batch_size` out, "
+            "or convert the model to that size: `to_stateful(model, batch_size)`, `to_inference(model, batch_size)`."
+        )
+    if count % rows:
+        raise ValueError(
+            f"`{name}` does not fill whole batches: the last would have {count % rows} rows where the model carries "
+            f"{rows}. Received: {count} rows. Leave out the last {count % rows}, or use `StatefulSequence`, which pads."
+        )
+
+
+def check_sequence(model: keras.Model, name: str, sequence: Any) -> None:
+    """A sequence and a model must agree on rows, resets and the shape of targets."""
+    states = find_states(model)
+    if not states:
+        raise ValueError(
+            f"A stateful sequence needs a model that carries its state. Received: {model.name!r}, which carries none. "
+            "Convert it with `to_stateful(model, sequence)`."
+        )
+    rows = states[0].variables[0].shape[0]
+    if sequence.batch_size != rows:
+        raise ValueError(
+            f"`{name}` has another batch size than the model. Received: {name}.batch_size={sequence.batch_size}, "
+            f"model {rows}. Convert the model with `to_stateful(model, sequence)`, or make the sequence with "
+            f"`batch_size={rows}`."
+        )
+    _check_shard(name, sequence)
+    resets = getattr(model, "resets", None)
+    wanted = None if not sequence.resets else "step" if sequence.boundary == "pack" else "window"
+    if resets != wanted:
+        remedy = (
+            "Make the sequence with `resets=True`"
+            + (
+                ' and `boundary="pack"`.'
+                if resets == "step"
+                else "."
+                if wanted is None
+                else ' and `boundary="align"`.'
+            )
+            if resets
+            else "Convert the model with `to_stateful(model, sequence)`, or make the sequence without `resets=True`."
+        )
+        raise ValueError(
+            f"`{name}` and the model disagree about resets. Received: {name} with resets={sequence.resets}, "
+            f"boundary={sequence.boundary!r}; the model takes resets={resets!r}. {remedy}"
+        )
+    if sequence.boundary == "pack" and resets is None:
+        raise ValueError(
+            f'`{name}` resets inside windows, which no callback can do. Received: boundary="pack", resets=False. Make '
+            'it with `resets=True` and convert the model with `to_stateful(model, sequence)`, or use boundary="align".'
+        )
+    _check_targets(model, name, sequence)
+
+
+def _check_targets(model: keras.Model, name: str, sequence: Any) -> None:
+    if not getattr(sequence, "per_step_targets", True):
+        return
+    flags = getattr(model, "_outputs_along_time", None)
+    if flags is None:
+        try:
+            flags = find_time_axis(model, [c.key.split("#")[0] for c in find_states(model)]).outputs
+        except (ValueError, TypeError, AttributeError):  # a subclassed model: only its shapes can be known
+            flags = [True]
+        model._outputs_along_time = flags
+    if not all(flags):
+        shapes = [tuple(o.shape) for o in model.outputs]
+        raise ValueError(
+            f"`{name}` has a target for every time step, the model an output for each window only. Received: model "
+            f"outputs of shape {shapes}, targets ({sequence.batch_size}, {sequence.sequence_length}, ...). Give the "
+            "last recurrent layer `return_sequences=True`."
+        )
+
+
+def _check_shard(name: str, sequence: Any) -> None:
+    if keras.backend.backend() != "jax":
+        return
+    import jax
+
+    if jax.process_count() > 1 and tuple(getattr(sequence, "shard", (0, 1)))[1] == 1:
+        raise ValueError(
+            f"Each of the {jax.process_count()} processes would read all rows of `{name}`: `auto_shard_dataset` does "
+            "not reach a sequence. Received: shard=(0, 1). Pass "
+            "`shard=(jax.process_index(), jax.process_count())` and `DataParallel(auto_shard_dataset=False)`."
+        )
+
+
+def check_validation(model: keras.Model, validation: Any, arguments: dict) -> None:
+    """Validation data must fit the model and be read whole, so that `val_loss` depends on the weights alone."""
+    data = validation[0] if isinstance(validation, tuple) else validation
+    check_data(
+        model, "validation_data", data, {**arguments, "batch_size": arguments.get("validation_batch_size")}
+    )
+    steps = arguments.get("validation_steps")
+    length = _batches(data, model)
+    if steps is not None and length is not None and steps < length:
+        raise ValueError(
+            "`validation_steps` would end each validation in the middle, and the next would go on from there. Received: "
+            f"validation_steps={steps}, validation_data of {length} batches. Leave it out, and pass fewer documents."
+        )
+
+
+def _batches(data: Any, model: keras.Model) -> int | None:
+    if is_arrays(data):
+        return int(np.shape(keras.tree.flatten(data)[0])[0]) // model_batch_size(model)
+    return getattr(data, "num_batches", None)
+
+
+def check_evaluate(model: keras.Model, arguments: dict) -> None:
+    """Checks evaluate's arguments."""
+    check_data(model, "validation_data" if arguments.get("_use_cached_eval_dataset") else "x (evaluate)",
+               arguments.get("x"), arguments)  # fmt: skip
+
+
+def _say(sequence: Any) -> str:
+    return (
+        f"{type(sequence).__name__}({sequence.batch_size} x {sequence.sequence_length}) at {id(sequence):#x}"
+    )

@@ -1,0 +1,291 @@
+"""Keras's recurrent layers, carrying their state from call to call on every backend.
+
+Each class here is the Keras layer of the same name with `Carry` in front. The state lives in variables that
+Keras's compiled step reads and writes like a batch-norm mean, so it survives `fit`, `jit_compile`,
+`steps_per_execution` and mixed precision, and the fused kernels stay in use: the layer itself remains a
+stateless call with an explicit `initial_state`. The names are Keras's own because weight files are laid out
+by class name: a file written here loads into the plain layer, and the other way round.
+
+    x (batch, time, ...) ──┐
+    resets ──▶ start = where(reset, initial, state) ──▶ Keras layer ──▶ outputs
+                            ▲                               │
+                          state ◀───────── new state ───────┘
+"""
+
+import inspect
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_stateful import compat
+
+_register = keras.saving.register_keras_serializable(package="keras_stateful")
+
+
+def _rows(flags: Any, like: Any) -> Any:
+    """`(batch,)` flags shaped to be broadcast against a state `(batch, ...)`."""
+    return ops.reshape(flags, (-1,) + (1,) * (len(like.shape) - 1))
+
+
+class Carry:
+    """Mixin in front of a Keras recurrent layer: owns the state and hands it from call to call.
+
+    Args:
+        slots: how many calls of this layer a model makes (2 for a layer shared between two inputs); each
+            has a state of its own.
+        initial_state_given: whether the model's graph passes `initial_state`; a reset then sets that.
+            (What it is, is known only inside the step, so a reset from outside marks the rows as fresh.)
+    """
+
+    def __init__(self, *args, slots: int = 1, initial_state_given: bool = False, **kwargs):
+        super().__init__(*args, **{**kwargs, "stateful": False})
+        self.slots = slots
+        self.initial_state_given = initial_state_given
+        self._slot_states: list[list[keras.Variable]] = []
+        self._fresh: list[keras.Variable] = []
+        self._step_resets = None
+
+    def build(self, sequences_shape, initial_state_shape=None):
+        super().build(sequences_shape)
+        batch_size = sequences_shape[0]
+        if batch_size is None:
+            raise ValueError(
+                f"`{self.name}` carries its state and needs a fixed batch size. Received: input shape "
+                f"{tuple(sequences_shape)}. Give the model's `keras.Input` a `batch_size`."
+            )
+        self.batch_size = batch_size
+        initial = keras.tree.flatten(self.get_initial_state(batch_size))
+        slots, fresh = [], []
+        for _ in range(self.slots):
+            states = [
+                self.add_weight(
+                    shape=tuple(value.shape),
+                    initializer="zeros",
+                    dtype=self.variable_dtype,
+                    trainable=False,
+                    autocast=False,
+                    name="rnn_state",
+                )  # fmt: skip
+                for value in initial
+            ]
+            for state, value in zip(states, initial, strict=True):
+                state.assign(ops.copy(ops.cast(value, state.dtype)))  # slots must not share a JAX buffer
+            slots.append(states)
+            if self.initial_state_given:
+                fresh.append(
+                    self.add_weight(
+                        shape=(batch_size,),
+                        initializer="ones",
+                        dtype="float32",
+                        trainable=False,
+                        autocast=False,
+                        name="rnn_fresh",
+                    )  # fmt: skip
+                )
+        self._slot_states, self._fresh = slots, fresh
+
+    def call(
+        self,
+        sequences,
+        initial_state=None,
+        mask=None,
+        training=False,
+        resets=None,
+        slot=0,
+        sequences_mask=None,
+    ):
+        sequences = compat.ensure_batch(sequences, self.batch_size)
+        if sequences.shape[0] not in (None, self.batch_size):
+            raise ValueError(
+                f"`{self.name}` carries the state of {self.batch_size} rows. Received: a batch of "
+                f"{sequences.shape[0]} rows, shape {tuple(sequences.shape)}. Leave out a smaller last batch "
+                "(`drop_remainder`), or convert the model to that batch size with `to_inference(model, batch_size)`."
+            )
+        mask = (
+            sequences_mask if mask is None else mask
+        )  # Keras fills this name where there are several tensors
+        states = self._slot_states[slot]
+        initial = self.get_initial_state(self.batch_size) if initial_state is None else initial_state
+        initial = initial if isinstance(initial, (list, tuple)) else [initial]
+        flat_initial = [
+            ops.cast(i, s.dtype) for i, s in zip(keras.tree.flatten(initial), states, strict=True)
+        ]
+
+        starts = None
+        if resets is not None and len(resets.shape) == 1:
+            starts = ops.cast(resets, "bool")
+        if self.initial_state_given:
+            fresh = ops.cast(self._fresh[slot], "bool")
+            starts = fresh if starts is None else ops.logical_or(starts, fresh)
+        if starts is None:
+            start = [ops.copy(s) for s in states]  # torch's autograd must not hold what is written below
+        else:
+            start = [
+                ops.where(_rows(starts, s), i, ops.convert_to_tensor(s))
+                for i, s in zip(flat_initial, states, strict=True)
+            ]
+
+        per_step = resets is not None and len(resets.shape) == 2
+        self._step_resets = (ops.cast(resets, "bool"), flat_initial) if per_step else None
+        wanted, self.return_state = self.return_state, True
+        try:
+            output, *new_states = super().call(
+                sequences,
+                initial_state=keras.tree.pack_sequence_as(initial, start),
+                mask=mask,
+                training=training,
+            )
+        finally:
+            self.return_state, self._step_resets = wanted, None
+
+        for state, value in zip(states, keras.tree.flatten(new_states), strict=True):
+            state.assign(ops.cast(value, state.dtype))
+        if self.initial_state_given:
+            self._fresh[slot].assign(ops.zeros_like(self._fresh[slot]))
+        return (output, *new_states) if wanted else output
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        if self._step_resets is None:
+            return super().inner_loop(sequences, initial_state, mask=mask, training=training)
+        return self._loop_with_resets(sequences, initial_state, mask, training)
+
+    def _loop_with_resets(self, sequences, initial_state, mask, training):
+        """The ordinary scan, with rows set to the initial state before the steps that `resets` marks.
+
+        No fused kernel can do this. Masked steps are handled here and not by Keras's loop, which would
+        throw away the reset of a masked step.
+        """
+        resets, flat_initial = self._step_resets
+        flat_initial = [ops.cast(i, self.cell.compute_dtype) for i in flat_initial]
+        cell_kwargs = {}
+        if "training" in inspect.signature(self.cell.call).parameters:
+            cell_kwargs["training"] = training
+        if isinstance(mask, (list, tuple)):
+            mask = mask[0]
+
+        def choose(rows, yes, no):
+            return [ops.where(_rows(rows, b), a, b) for a, b in zip(yes, no, strict=True)]
+
+        def step(inputs, states):
+            x, reset, *real = inputs
+            flat = choose(reset, flat_initial, keras.tree.flatten(states))
+            states = keras.tree.pack_sequence_as(initial_state, flat)
+            output, new_states = self.cell(x, states, **cell_kwargs)
+            new_flat = keras.tree.flatten(new_states)
+            if real:
+                new_flat = choose(real[0], new_flat, flat)
+                before = ops.zeros_like(output) if self.zero_output_for_mask else _first_of_last(states)
+                (output,) = choose(real[0], [output], [ops.cast(before, output.dtype)])
+            return output, keras.tree.pack_sequence_as(initial_state, new_flat)
+
+        flags = [resets] if mask is None else [resets, ops.cast(mask, "bool")]
+        inputs = (sequences, *(ops.expand_dims(f, -1) for f in flags))  # the loop wants rank 3
+        return compat.rnn_loop(
+            step,
+            inputs,
+            initial_state,
+            unroll=self.unroll,
+            input_length=sequences.shape[1],
+            return_all_outputs=self.return_sequences,
+        )
+
+    @property
+    def weights(self) -> list:
+        """The plain layer's weights: states are variables, not weights, so `set_weights`, `count_params`,
+        `EarlyStopping` and every weight file are those of the plain layer at any batch size."""
+        own = {id(v) for v in self.state_variables()}
+        return [w for w in super().weights if id(w) not in own]
+
+    def state_variables(self) -> list:
+        """All state variables, slot by slot, with the fresh flags last."""
+        return [v for states in self._slot_states for v in states] + list(self._fresh)
+
+    def reset_state(self, rows=None) -> None:
+        """Sets the state (of the given rows, a bool mask `(batch,)`) to the initial one."""
+        if not self._slot_states:
+            return
+        initial = keras.tree.flatten(self.get_initial_state(self.batch_size))
+        for states in self._slot_states:
+            for state, value in zip(states, initial, strict=True):
+                value = ops.copy(ops.cast(value, state.dtype))
+                old = ops.convert_to_tensor(state)
+                state.assign(value if rows is None else ops.where(_rows(rows, value), value, old))
+        for fresh in self._fresh:
+            ones = ops.ones_like(fresh)
+            fresh.assign(ones if rows is None else ops.where(rows, ones, ops.convert_to_tensor(fresh)))
+
+    def save_own_variables(self, store) -> None:
+        """Writes nothing: files hold no state."""
+
+    def load_own_variables(self, store) -> None:
+        """Reads nothing: files hold no state."""
+
+    def get_config(self) -> dict:
+        return {**super().get_config(), "slots": self.slots, "initial_state_given": self.initial_state_given}
+
+
+def _first_of_last(states):
+    """What Keras repeats where a masked step has no output of its own: the (last cell's) first state."""
+    last = states[-1] if isinstance(states[0], (list, tuple)) else states[0]
+    return last[0] if isinstance(last, (list, tuple)) else last
+
+
+@_register
+class RNN(Carry, keras.layers.RNN):
+    """`keras.layers.RNN` that carries its state."""
+
+
+@_register
+class SimpleRNN(Carry, keras.layers.SimpleRNN):
+    """`keras.layers.SimpleRNN` that carries its state."""
+
+
+@_register
+class GRU(Carry, keras.layers.GRU):
+    """`keras.layers.GRU` that carries its state."""
+
+
+@_register
+class LSTM(Carry, keras.layers.LSTM):
+    """`keras.layers.LSTM` that carries its state."""
+
+
+@_register
+class ConvLSTM1D(Carry, keras.layers.ConvLSTM1D):
+    """`keras.layers.ConvLSTM1D` that carries its state."""
+
+
+@_register
+class ConvLSTM2D(Carry, keras.layers.ConvLSTM2D):
+    """`keras.layers.ConvLSTM2D` that carries its state."""
+
+
+@_register
+class ConvLSTM3D(Carry, keras.layers.ConvLSTM3D):
+    """`keras.layers.ConvLSTM3D` that carries its state."""
+
+
+_CARRIED: dict[type, type] = {
+    cls.__mro__[2]: cls for cls in (RNN, SimpleRNN, GRU, LSTM, ConvLSTM1D, ConvLSTM2D, ConvLSTM3D)
+}
+
+
+def carried_class(cls: type) -> type:
+    """The class that carries, for a Keras recurrent layer class or a user's subclass of one.
+
+    A subclass of the user's own is paired with `Carry` on the spot; to load a `.keras` file that holds one,
+    call this first with the class.
+    """
+    if issubclass(cls, Carry):
+        return cls
+    if cls not in _CARRIED:
+        _CARRIED[cls] = keras.saving.register_keras_serializable(package="keras_stateful")(
+            type(cls.__name__, (Carry, cls), {"__doc__": f"`{cls.__name__}` that carries its state."})
+        )
+    return _CARRIED[cls]
+
+
+def plain_class(cls: type) -> type:
+    """The Keras (or user's) class behind a class that carries."""
+    return next(c for c in cls.__mro__[1:] if c is not Carry) if issubclass(cls, Carry) else cls

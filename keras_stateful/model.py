@@ -1,0 +1,86 @@
+"""`StatefulModel`: a Functional model whose `fit` cannot silently train on the wrong thing."""
+
+import inspect
+from typing import Any
+
+import keras
+
+from keras_stateful import fit_checks
+from keras_stateful.states import preserve_states, reset_states
+
+
+@keras.saving.register_keras_serializable(package="keras_stateful")
+class StatefulModel(keras.Model):
+    """What `to_stateful` and `to_inference` return: a Functional model that carries its recurrent state.
+
+    It differs from any Functional model in two methods. `fit` checks its arguments before the first step and
+    resets the state where an epoch or a document starts (`ResetStatesCallback`, added unless given). `evaluate`
+    starts from the initial state and puts the training state back. `predict`, `train_on_batch` and calls go on
+    from the state that the last call left.
+    """
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of every batch."""
+        return self.inputs[0].shape[0]
+
+    @property
+    def resets(self) -> str | None:
+        """The kind of the `"resets"` input: None, "window" `(batch,)` or "step" `(batch, time)`."""
+        found = [t for t in self.inputs if t.name == "resets"]
+        return None if not found else "window" if len(found[0].shape) == 1 else "step"
+
+    def fit(self, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.fit`, checked; see the class."""
+        from keras_stateful.callbacks import ResetStatesCallback
+
+        arguments = _named(super().fit, args, kwargs)
+        arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
+        callbacks = arguments.get("callbacks")
+        if not isinstance(callbacks, keras.callbacks.CallbackList):
+            given = (
+                []
+                if callbacks is None
+                else callbacks
+                if isinstance(callbacks, (list, tuple))
+                else [callbacks]
+            )
+            own = next((c for c in given if isinstance(c, ResetStatesCallback)), None)
+            fit_checks.check_fit(self, arguments, own)
+            if own is None:
+                own = ResetStatesCallback(
+                    fit_checks.sequence_or_none(arguments.get("x")),
+                    fit_checks.sequence_or_none(arguments.get("validation_data")),
+                )
+                given = [own, *given]
+            own.checked = True
+            arguments["callbacks"] = list(given)
+        return super().fit(**arguments)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.evaluate` from the initial state; afterwards the state is as before."""
+        arguments = _named(super().evaluate, args, kwargs)
+        arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
+        fit_checks.check_evaluate(self, arguments)
+        with preserve_states(self):
+            reset_states(self)
+            return super().evaluate(**arguments)
+
+    def predict(self, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.predict`, going on from the present state."""
+        arguments = _named(super().predict, args, kwargs)
+        arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
+        fit_checks.check_rows(self, "x", arguments.get("x"), arguments["batch_size"])
+        return super().predict(**arguments)
+
+
+def _named(method: Any, args: tuple, kwargs: dict) -> dict:
+    """All arguments by name."""
+    bound = inspect.signature(method).bind(*args, **kwargs)
+    arguments = dict(bound.arguments)
+    return {**{k: v for k, v in arguments.items() if k != "kwargs"}, **arguments.get("kwargs", {})}
+
+
+def _rows(x: Any, model: StatefulModel) -> int | None:
+    """The batch size to give Keras with arrays; None where the data come in batches."""
+    return model.batch_size if fit_checks.is_arrays(x) else None

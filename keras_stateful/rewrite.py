@@ -1,0 +1,274 @@
+"""Rebuilds a Functional graph with other recurrent layers, other batch sizes, more inputs and outputs.
+
+One engine serves every conversion: it replays the nodes of the given model on new input tensors, copies the
+layers (weights included, without running their initializers), enters sub-models, and hands each recurrent
+call to a policy. What the policy wants from outside (a reset mask, a state) it asks of its `Level`; sub-models
+pass such wishes on to the level above, and hand new states up the same way.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_stateful import compat
+from keras_stateful.layers import Carry, plain_class
+
+
+@keras.saving.register_keras_serializable(package="keras_stateful")
+class Sequential(keras.Model):
+    """A sub-model that was `Sequential` and now has more than one input; weight files know it by this name."""
+
+
+class Level:
+    """The graph of one model being rebuilt: what was asked for from outside, what is handed out."""
+
+    def __init__(self) -> None:
+        self.wanted: dict[str, Any] = {}
+        self.handed_out: dict[str, Any] = {}
+
+    def input(self, name: str, shape: tuple, dtype: str) -> Any:
+        """The input tensor of that name, made on the first call; `shape` includes the batch axis."""
+        if name not in self.wanted:
+            self.wanted[name] = keras.Input(batch_shape=shape, dtype=dtype, name=name)
+        return self.wanted[name]
+
+    def output(self, name: str, tensor: Any) -> None:
+        """Hands a tensor out of the model, after the model's own outputs."""
+        self.handed_out[name] = tensor
+
+
+# policy(level, layer, path, call_index, args, kwargs) -> outputs of the recurrent call
+Policy = Callable[[Level, Any, str, int, tuple, dict], Any]
+
+
+class Rewriter:
+    """Rebuilds one model. `copies` maps each old layer to its new one.
+
+    Args:
+        recurrent: which layers go to the policy, by path below the model.
+        policy: builds their calls.
+        share: use the old layers themselves (same variables) where the policy does not make its own.
+        share_submodels: whether one sub-model may be called several times (not where it owns states).
+        batch_size: batch size of new input tensors; None for any.
+        any_length: whether new inputs that run along time get an unknown number of time steps.
+    """
+
+    def __init__(
+        self,
+        recurrent: set[str],
+        policy: Policy,
+        *,
+        share: bool,
+        share_submodels: bool,
+        batch_size: int | None,
+        temporal: set[int] = frozenset(),
+        any_length: bool = False,
+    ):
+        self.recurrent, self.policy, self.share = recurrent, policy, share
+        self.share_submodels = share_submodels
+        self.batch_size, self.temporal, self.any_length = batch_size, temporal, any_length
+        self.copies: dict[int, Any] = {}
+        self.calls: dict[str, int] = {}
+        self._pending: list[tuple[Any, Any, Callable[[], None]]] = []
+
+    def run(self, model: keras.Model, drop: frozenset[str] = frozenset()) -> tuple[list, list, Level]:
+        """Rebuilds `model`; gives the new input tensors, the new output tensors, and the level's wishes."""
+        inner = compat.functional(model)
+        inputs = [None if t.name in drop else self._input(t) for t in inner.inputs]
+        level = Level()
+        outputs = self._replay(inner, inputs, "", level)
+        self._finish()
+        return [i for i in inputs if i is not None], outputs, level
+
+    def _input(self, tensor: Any) -> Any:
+        shape = list(tensor.shape)
+        shape[0] = self.batch_size
+        if self.any_length and id(tensor) in self.temporal and len(shape) > 1:
+            shape[1] = None
+        return keras.Input(
+            batch_shape=tuple(shape), dtype=tensor.dtype, name=tensor.name, sparse=tensor.sparse
+        )
+
+    def _replay(self, inner: keras.Model, inputs: list, prefix: str, level: Level) -> list:
+        tensors = {id(t): new for t, new in zip(inner.inputs, inputs, strict=True)}
+        for node in compat.nodes(inner):
+            args, kwargs = node.arguments.fill_in(tensors)
+            path = f"{prefix}{node.operation.name}"
+            try:
+                outputs = self._call(node.operation, path, args, kwargs, level)
+            except Unconvertible:
+                raise
+            except Exception as error:
+                shape = [tuple(t.shape) for t in keras.tree.flatten((args, kwargs)) if hasattr(t, "shape")]
+                raise Unconvertible(
+                    f"`{path}` ({type(node.operation).__name__}) cannot be rebuilt at batch size {self.batch_size}. "
+                    f"Received: inputs of shape {shape}. A batch size or a number of time steps written into the "
+                    "graph is the usual cause: write -1 (`ops.reshape(h, (-1, units))`) or use "
+                    f"`keras.layers.Reshape`, which leaves the batch alone. Keras said: {error}"
+                ) from error
+            for tensor, new in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
+                tensors[id(tensor)] = new
+        return [tensors[id(t)] for t in inner.outputs]
+
+    def _call(self, operation: Any, path: str, args: tuple, kwargs: dict, level: Level) -> Any:
+        index = self.calls.get(path, 0)
+        self.calls[path] = index + 1
+        if compat.is_graph(operation) and any(p.startswith(f"{path}/") for p in self.recurrent):
+            return self._call_submodel(operation, path, index, args, kwargs, level)
+        if path in self.recurrent:
+            return self.policy(level, operation, path, index, args, kwargs)
+        return self.layer(operation)(*args, **kwargs)
+
+    def _call_submodel(
+        self, model: keras.Model, path: str, index: int, args: tuple, kwargs: dict, level: Level
+    ) -> Any:
+        inner = compat.functional(model)
+        given = keras.tree.flatten(args[0] if args else kwargs.pop("inputs"))
+        if index and not self.share_submodels:
+            raise Unconvertible(
+                f"`{path}` is a sub-model with recurrent layers that is called {index + 1} times. Received: one state "
+                "to carry for several streams. Call its layers one by one in the outer model (a shared layer gets a "
+                "state for each call), or build one sub-model for each call."
+            )
+        if id(model) not in self.copies:
+            below = Level()
+            fresh = [
+                None if g is None else keras.Input(batch_shape=g.shape, dtype=g.dtype, name=t.name)
+                for g, t in zip(given, inner.inputs, strict=True)
+            ]
+            outputs = self._replay(inner, fresh, f"{path}/", below)
+            fresh = [f for f in fresh if f is not None]
+            make = Sequential if isinstance(model, (keras.Sequential, Sequential)) else _model_class(model)
+            self.copies[id(model)] = (
+                make(
+                    [*fresh, *below.wanted.values()], [*outputs, *below.handed_out.values()], name=model.name
+                ),
+                below,
+            )
+        given = [g for g in given if g is not None]
+        copy, below = self.copies[id(model)]
+        suffix = f"_call{index}" if index else ""
+        extra = [level.input(n + suffix, tuple(t.shape), t.dtype) for n, t in below.wanted.items()]
+        results = keras.tree.flatten(
+            copy([*given, *extra], **{k: v for k, v in kwargs.items() if k == "training"})
+        )
+        count = len(inner.outputs)
+        for name, tensor in zip(below.handed_out, results[count:], strict=True):
+            level.output(name + suffix, tensor)
+        return results[:count]
+
+    def layer(self, layer: Any, cls: type | None = None, **config: Any) -> Any:
+        """The new layer for an old one: the same one when shared, else a copy with its weights.
+
+        Args:
+            layer: the old layer, or an operation without weights.
+            cls: class of the copy; by default the layer's own.
+            config: entries that differ from the old layer's config.
+        """
+        if id(layer) in self.copies:
+            return self.copies[id(layer)]
+        if not isinstance(layer, keras.layers.Layer) or (self.share and cls is None):
+            self.copies[id(layer)] = layer
+            return layer
+        same_cell = self.share and getattr(layer, "cell", None) is not None
+        copy = copy_layer(layer, cls, **config)
+        if same_cell:
+            copy.cell = layer.cell
+        else:
+            self._pending.append((layer, copy, skip_initializers(copy)))
+        self.copies[id(layer)] = copy
+        return copy
+
+    def _finish(self) -> None:
+        """Copies the weights, now that every layer is built, and gives the initializers back."""
+        for old, new, restore in self._pending:
+            restore()
+            copy_variables(old, new)
+        self._pending.clear()
+
+
+class Unconvertible(ValueError):
+    """A model that cannot be converted, with the layer's path and the remedy."""
+
+
+def _model_class(model: keras.Model) -> type:
+    return keras.Model if type(model).__name__ == "Functional" else type(model)
+
+
+def _parts(obj: Any) -> list:
+    """A layer, and every layer or cell below it."""
+    found, todo = [], [obj]
+    while todo:
+        part = todo.pop()
+        if any(part is f for f in found):
+            continue
+        found.append(part)
+        for value in vars(part).values():
+            values = value if isinstance(value, (list, tuple)) else [value]
+            todo += [v for v in values if isinstance(v, keras.layers.Layer)]
+    return found
+
+
+def copy_layer(layer: Any, cls: type | None = None, **config: Any) -> Any:
+    """A new, unbuilt layer from a layer's config; classes nobody registered are found through the layer itself."""
+    known = {type(p).__name__: type(p) for p in _parts(layer) if not type(p).__module__.startswith("keras.")}
+    known = {n: c for n, c in known.items() if not issubclass(c, (Carry, Sequential))}
+    cls = type(layer) if cls is None else cls
+    new_config = {**layer.get_config(), **config}
+    if not issubclass(cls, Carry):
+        for key in ("slots", "initial_state_given"):
+            new_config.pop(key, None)
+    with keras.saving.custom_object_scope(known):
+        try:
+            return cls.from_config(new_config)
+        except Exception as error:
+            raise Unconvertible(
+                f"`{layer.name}` ({plain_class(type(layer)).__name__}) cannot be copied from its config: {error}. "
+                "Give the class a `get_config` that returns every argument of its constructor."
+            ) from error
+
+
+def skip_initializers(layer: Any) -> Callable[[], None]:
+    """Lets an unbuilt layer be built with zeros, since its weights are copied in; gives the way back.
+
+    Three LSTM(1840) spend most of a conversion in the orthogonal initializer otherwise.
+    """
+    undo = []
+    for part in _parts(layer):
+        for name, value in list(vars(part).items()):
+            if isinstance(value, keras.initializers.Initializer):
+                undo.append((part, name, value))
+                vars(part)[name] = keras.initializers.Zeros()
+
+    def restore() -> None:
+        for part, name, value in undo:
+            vars(part)[name] = value
+
+    return restore
+
+
+def copy_variables(old: Any, new: Any) -> None:
+    """Copies weights and seed states through NumPy: on JAX, models that share a buffer lose it to donation."""
+    kept = {id(v) for v in state_variables_below(old)}
+    into = {id(v) for v in state_variables_below(new)}
+    sources = [v for v in old.variables if id(v) not in kept]
+    targets = [v for v in new.variables if id(v) not in into]
+    if [tuple(v.shape) for v in sources] != [tuple(v.shape) for v in targets]:
+        raise Unconvertible(
+            f"The copy of `{old.name}` has other weights than the layer. Received: shapes "
+            f"{[tuple(v.shape) for v in sources]}, copy {[tuple(v.shape) for v in targets]}. Its `get_config` is "
+            "likely to leave out an argument."
+        )
+    for source, target in zip(sources, targets, strict=True):
+        target.assign(np.array(source))
+
+
+def state_variables_below(layer: Any) -> list:
+    """State variables of every recurrent layer in `layer`."""
+    found = []
+    for part in _parts(layer):
+        if isinstance(part, Carry):
+            found += part.state_variables()
+    return found

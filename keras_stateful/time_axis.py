@@ -1,0 +1,256 @@
+"""Which layers of a model run along its time axis, and which of them would be wrong at window edges.
+
+Time is axis 1 of the inputs that reach a recurrent layer. A layer is *local* in time if a window's result
+does not depend on where the window was cut; recurrent layers are not, and carry a state instead. Any other
+layer along time must be local: what is known is looked up, the rest (custom layers, `keras.ops` calls) is
+tried on random numbers, once whole and once cut in two.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_stateful.compat import Call, graph_calls
+from keras_stateful.rewrite import Unconvertible
+
+_LOCAL = (
+    layers.Activation, layers.ActivityRegularization, layers.BatchNormalization, layers.Dense, layers.Dropout,
+    layers.ELU, layers.Embedding, layers.GaussianDropout, layers.GaussianNoise, layers.Identity, layers.LeakyReLU,
+    layers.Masking, layers.PReLU, layers.ReLU, layers.Rescaling, layers.SpatialDropout1D, layers.SpatialDropout2D,
+    layers.SpatialDropout3D, layers.TimeDistributed, layers.UnitNormalization,
+    layers.Add, layers.Average, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract,
+)  # fmt: skip
+
+_MIXES = {
+    layers.Bidirectional: "its backward half reads the window from the end, where the next window is not known yet",
+    layers.Flatten: "it merges the time steps of a window into one vector",
+    layers.GlobalAveragePooling1D: "it averages over the window, not over the stream",
+    layers.GlobalMaxPooling1D: "it takes the maximum of the window, not of the stream",
+    layers.AveragePooling1D: "it mixes neighbouring time steps, across which windows are cut",
+    layers.MaxPooling1D: "it mixes neighbouring time steps, across which windows are cut",
+    layers.Attention: "it attends within the window alone",
+    layers.AdditiveAttention: "it attends within the window alone",
+    layers.MultiHeadAttention: "it attends within the window alone",
+    layers.GroupQueryAttention: "it attends within the window alone",
+}
+
+
+class TimeAxis(NamedTuple):
+    """What runs along the model's time axis.
+
+    Attributes:
+        recurrent: paths of the recurrent layers along time, in the order of their first call.
+        calls: for each path the number of calls.
+        inputs: ids of the model's input tensors that have a time axis.
+        outputs: for each model output, whether it has a time axis.
+        initial_state_given: paths of recurrent layers that the graph gives an `initial_state`.
+    """
+
+    recurrent: list[str]
+    calls: dict[str, int]
+    inputs: set[int]
+    outputs: list[bool]
+    initial_state_given: set[str]
+
+
+def is_recurrent(operation: Any) -> bool:
+    return isinstance(operation, layers.RNN)
+
+
+def tensors_in(*structures: Any) -> list:
+    return [t for t in keras.tree.flatten(structures) if isinstance(t, keras.KerasTensor)]
+
+
+def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeAxis:
+    """Follows time through the model's graph.
+
+    Args:
+        model: a built Sequential or Functional model.
+        chosen: paths of the layers that are to carry; by default all along time. Where given, layers that
+            mix time steps are accepted unless a chosen layer reads from them.
+
+    Raises:
+        ValueError: a layer that cannot be right when the stream is cut into windows, by path.
+    """
+    calls = list(graph_calls(model))
+    inputs, outputs = _ends(model)
+    producer = {id(t): call for call in calls for t in call.outputs}
+    sequences = [_sequences(c) for c in calls if is_recurrent(c.operation)]
+    sources = _upstream(sequences, producer, stop=layers.RepeatVector)
+    temporal = {id(t) for t in inputs if id(t) in sources}
+    checked = None
+    if chosen is not None:
+        checked = _upstream(
+            [_sequences(c) for c in calls if c.path in chosen], producer, stop=layers.RepeatVector
+        )
+
+    found: dict[str, int] = {}
+    given: set[str] = set()
+    for call in calls:
+        if not any(id(t) in temporal for t in tensors_in(call.args, call.kwargs)):
+            continue
+        if is_recurrent(call.operation):
+            if id(_sequences(call)) not in temporal:
+                continue
+            found[call.path] = found.get(call.path, 0) + 1
+            if _initial_state(call) is not None:
+                given.add(call.path)
+            if call.operation.go_backwards and (chosen is None or call.path in chosen):
+                raise _refusal(
+                    call, "it reads each window from the end, where the next window is not known yet"
+                )
+            if call.operation.return_sequences:
+                temporal.add(id(call.outputs[0]))
+            continue
+        ignore = checked is not None and not any(id(t) in checked for t in call.outputs)
+        for tensor, along_time in zip(call.outputs, _follow(call, temporal, ignore), strict=True):
+            if along_time:
+                temporal.add(id(tensor))
+    return TimeAxis(
+        list(found),
+        found,
+        {id(t) for t in inputs if id(t) in temporal},
+        [id(t) in temporal for t in outputs],
+        given,
+    )
+
+
+def _ends(model: keras.Model) -> tuple[list, list]:
+    """The model's inputs, and its outputs as the tensors `graph_calls` speaks of."""
+    tensors = {id(t): t for t in model.inputs}
+    for _ in graph_calls(model, tensors=tensors):
+        pass
+    return list(model.inputs), [tensors[id(t)] for t in model.outputs]
+
+
+def _sequences(call: Call) -> Any:
+    return call.args[0] if call.args else call.kwargs["sequences"]
+
+
+def _initial_state(call: Call) -> Any:
+    return call.args[1] if len(call.args) > 1 else call.kwargs.get("initial_state")
+
+
+def _upstream(tensors: list, producer: dict[int, Call], stop: type) -> set[int]:
+    """Ids of all tensors whose time axis reaches one of `tensors`; `stop` makes a time axis of its own."""
+    seen: set[int] = set()
+    todo = [t for t in tensors if t is not None]
+    while todo:
+        tensor = todo.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        call = producer.get(id(tensor))
+        if call is None or isinstance(call.operation, stop):
+            continue
+        if is_recurrent(call.operation):
+            if call.operation.return_sequences:
+                todo.append(_sequences(call))
+        else:
+            todo += [t for t in tensors_in(call.args, call.kwargs) if len(t.shape) > 1]
+    return seen
+
+
+def _refusal(call: Call, why: str) -> Unconvertible:
+    layer = call.operation
+    details = [type(layer).__name__]
+    if getattr(layer, "kernel_size", None) is not None:
+        details.append(
+            f"kernel_size={layer.kernel_size[0] if len(layer.kernel_size) == 1 else layer.kernel_size}"
+        )
+    return Unconvertible(
+        f"`to_stateful` cannot carry `{call.path}` ({', '.join(details)}): {why}. Move it behind the recurrent "
+        "layers' time axis, or keep it out with `layers=[...]`."
+    )
+
+
+def _follow(call: Call, temporal: set[int], ignore: bool) -> list[bool]:
+    """For each output whether it has the time axis; raises where the call is not local in time."""
+    layer = call.operation
+    if isinstance(layer, layers.TimeDistributed):
+        inner = layer.layer
+        if getattr(inner, "stateful", False):
+            raise _refusal(
+                call, "the stateful layer inside it would carry state from slice to slice of one call"
+            )
+        return [True] * len(call.outputs)
+    if type(layer) in _MIXES and not ignore:
+        raise _refusal(call, _MIXES[type(layer)])
+    if isinstance(layer, _LOCAL) and not _normalises_time(layer):
+        return [True] * len(call.outputs)
+    try:
+        return _try_out(call, temporal)
+    except _NotLocal as error:
+        if ignore:
+            return [False] * len(call.outputs)
+        raise _refusal(call, str(error)) from None
+
+
+def _normalises_time(layer: Any) -> bool:
+    axes = getattr(layer, "axis", -1) if isinstance(layer, layers.BatchNormalization) else -1
+    return axes in (1, (1,), [1])
+
+
+class _NotLocal(Exception):
+    pass
+
+
+def _try_out(call: Call, temporal: set[int], steps: int = 6) -> list[bool]:
+    """Runs one call on random numbers: the whole window, and its two halves."""
+    tensors = tensors_in(call.args, call.kwargs)
+    fixed = [t.shape[1] for t in tensors if id(t) in temporal and t.shape[1] is not None]
+    steps = max([f for f in fixed if f > 1], default=steps)
+    batch = next((t.shape[0] for t in tensors if t.shape[0] is not None), 2)
+    rng = np.random.default_rng(0)
+    values = {id(t): _random(rng, t, id(t) in temporal, batch, steps) for t in tensors}
+
+    def run(part: slice) -> list[np.ndarray]:
+        def value(t):
+            if not isinstance(t, keras.KerasTensor):
+                return t
+            array = values[id(t)][:, part] if id(t) in temporal else values[id(t)]
+            return ops.convert_to_tensor(array, dtype=t.dtype)
+
+        args, kwargs = keras.tree.map_structure(value, (call.args, call.kwargs))
+        return [ops.convert_to_numpy(o) for o in keras.tree.flatten(call.operation(*args, **kwargs))]
+
+    cut = steps // 2
+    try:
+        whole = run(slice(0, steps))
+    except Exception as error:
+        raise _NotLocal(f"whether it mixes time steps could not be tried out ({error})") from error
+    try:
+        first, second = run(slice(0, cut)), run(slice(cut, steps))
+    except Exception as error:
+        raise _NotLocal("its result depends on the number of time steps in a window") from error
+
+    along_time = []
+    for w, a, b in zip(whole, first, second, strict=True):
+        if w.ndim > 1 and w.shape[1] == steps and a.ndim > 1 and a.shape[1] == cut:
+            if not _close(w, np.concatenate([a, b], axis=1)):
+                raise _NotLocal(
+                    "it mixes neighbouring time steps and would see zeros at the start of every window"
+                )
+            along_time.append(True)
+        elif w.shape == b.shape and _close(w, b):
+            along_time.append(False)  # the window's last step, as `return_sequences=False` gives
+        else:
+            raise _NotLocal("it merges the time steps of a window")
+    return along_time
+
+
+def _random(rng: np.random.Generator, tensor: Any, along_time: bool, batch: int, steps: int) -> np.ndarray:
+    shape = [batch, *(3 if d is None else d for d in tensor.shape[1:])]
+    if along_time:
+        shape[1] = steps
+    if "int" in tensor.dtype or tensor.dtype == "bool":
+        return rng.integers(0, 2, shape)
+    return rng.standard_normal(shape).astype("float32")
+
+
+def _close(a: np.ndarray, b: np.ndarray) -> bool:
+    if a.shape != b.shape:
+        return False
+    return bool(np.allclose(a.astype("float32"), b.astype("float32"), rtol=1e-3, atol=1e-4))
