@@ -12,6 +12,8 @@
 `adapter.py`; the repairs of plain `stateful=True` layers are in `repairs.py`.
 """
 
+import inspect
+import sys
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -91,3 +93,22 @@ def ensure_batch(x: Any, batch_size: int) -> Any:
         if not isinstance(x, keras.KerasTensor):
             return tf.ensure_shape(x, (batch_size, *x.shape[1:]))
     return x
+
+
+def fit_arguments(model: keras.Model) -> dict[str, Any]:
+    """The arguments of the `fit` that is running, by name; empty outside of one.
+
+    Keras tells callbacks nothing of the data, the shuffle or the weights that `fit` was given, and all three can
+    make a stateful training silently wrong. So the frames above are looked through for Keras's own `fit`.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        local = frame.f_locals
+        if frame.f_code.co_name == "fit" and local.get("self") is model and "epoch_iterator" in local:
+            return {
+                k: local[k]
+                for k in inspect.signature(keras.Model.fit).parameters
+                if k in local and k != "self"
+            }
+        frame = frame.f_back
+    return {}

@@ -165,7 +165,7 @@ def _check_targets(model: keras.Model, name: str, sequence: Any) -> None:
             flags = find_time_axis(model, [c.key.split("#")[0] for c in find_states(model)]).outputs
         except (ValueError, TypeError, AttributeError):  # a subclassed model: only its shapes can be known
             flags = [True]
-        model._outputs_along_time = flags
+        model._outputs_along_time = flags = tuple(flags)
     if not all(flags):
         shapes = [tuple(o.shape) for o in model.outputs]
         raise ValueError(

@@ -53,7 +53,6 @@ class StatefulModel(keras.Model):
                     fit_checks.sequence_or_none(arguments.get("validation_data")),
                 )
                 given = [own, *given]
-            own.checked = True
             arguments["callbacks"] = list(given)
         return super().fit(**arguments)
 

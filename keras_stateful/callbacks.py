@@ -1,0 +1,186 @@
+"""`ResetStatesCallback`: the resets of a stateful `fit`, where the model does not take them as an input."""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_stateful import compat, fit_checks
+from keras_stateful.repairs import repair
+from keras_stateful.states import find_states, restore, snapshot, sync, write_initial
+
+
+class ResetStatesCallback(keras.callbacks.Callback):
+    """Makes a stateful `fit` right: resets where epochs and documents start, validation apart from training.
+
+    Add it to the `fit` of a model whose layers are `stateful=True`; it also repairs what Keras gets wrong with
+    them on JAX and torch. (`StatefulModel.fit` adds one by itself.) State starts from its initial value at the
+    start of each pass over the data, single rows at the start of their documents; validation starts from the
+    initial state, and afterwards training goes on from its own.
+
+    Args:
+        sequence: the `StatefulSequence` that `fit` reads; None for data without document boundaries.
+        validation_sequence: the one given as `validation_data`; None likewise (or to take fit's).
+        at_epoch_begin: whether all rows are reset where an epoch (with a sequence: a pass over it) starts.
+
+    Raises:
+        TypeError: something that is not a sequence.
+        ValueError: before the first step: `fit` reads another sequence; the model carries no state; a reset would
+            be lost in `steps_per_execution`; and everything that would train on the wrong thing (a shuffle,
+            `class_weight` beside a sequence, `validation_steps` that end in the middle, ...), with the remedy.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import keras_stateful as ks
+
+    sequence = ks.StatefulSequence([np.arange(30) % 9, np.arange(50) % 9], batch_size=2, sequence_length=8)
+    model = keras.Sequential([keras.Input((None,), batch_size=2, dtype="int32"), keras.layers.Embedding(9, 4),
+                              keras.layers.LSTM(8, stateful=True, return_sequences=True),
+                              keras.layers.Dense(9, activation="softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(sequence, epochs=2, verbose=0, callbacks=[ks.ResetStatesCallback(sequence)])
+    ```
+    """
+
+    def __init__(self, sequence: Any = None, validation_sequence: Any = None, *, at_epoch_begin: bool = True):
+        super().__init__()
+        for name, value in (("sequence", sequence), ("validation_sequence", validation_sequence)):
+            if value is not None and not fit_checks.is_sequence(value):
+                raise TypeError(
+                    f"`{name}` must be a StatefulSequence or a StatefulStream. Received: {type(value).__name__}. For "
+                    "other data leave it out: states are then reset where epochs start."
+                )
+        self.sequence = sequence
+        self.validation_sequence = validation_sequence
+        self.at_epoch_begin = at_epoch_begin
+        self._saved: list | None = None
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        if model is not None:
+            if not find_states(model):
+                raise ValueError(
+                    f"`ResetStatesCallback` needs a model that carries its state. Received: {model.name!r}, which "
+                    "carries none. Convert it with `to_stateful(model, sequence)`, or give its recurrent layers "
+                    "`stateful=True`."
+                )
+            repair(model)
+
+    @property
+    def _resets_inside(self) -> bool:
+        """Whether the masks ride along with the batch, so that rows are reset inside the step."""
+        return getattr(self.model, "resets", None) is not None
+
+    # Training
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        arguments = compat.fit_arguments(self.model)
+        if arguments:
+            validation = arguments.get("validation_data")
+            if self.validation_sequence is None:
+                self.validation_sequence = fit_checks.sequence_or_none(validation)
+            if not _is_stateful_model(self.model):  # which checked them before Keras saw them
+                fit_checks.check_fit(self.model, arguments, self)
+        self._position = 0
+        self._pass: int | None = None
+        if self.sequence is not None:
+            self._whole_passes = self.params.get("steps") in (None, self.sequence.num_batches)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self.sequence is None:
+            if self.at_epoch_begin:
+                self._reset(None)
+            return
+        if self._whole_passes or self._position == 0:
+            self._begin_pass(epoch)
+        self._begun = self.sequence.epochs_begun
+        self._first_step = True
+
+    def _begin_pass(self, epoch: int) -> None:
+        if self._whole_passes or self._pass is None:
+            self.sequence.epoch = epoch
+        self._position, self._pass = 0, self.sequence.epoch
+        if not self._resets_inside:
+            self._check_execution_steps(self.sequence, self._pass)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self.sequence is None:
+            return
+        if self._first_step:
+            self._first_step = False
+            if self.sequence.epochs_begun == self._begun:
+                raise ValueError(
+                    "`fit` reads other data than the sequence of `ResetStatesCallback`, so resets would fall in the "
+                    "wrong places. Make one sequence and give it to both: `model.fit(sequence, "
+                    "callbacks=[ResetStatesCallback(sequence)])`."
+                )
+        if not self._resets_inside:
+            if self._position or self.at_epoch_begin:
+                self._reset_rows(self.sequence, self._position, self._pass)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self.sequence is None:
+            return
+        self._position += self.model.steps_per_execution
+        total = self.sequence.num_batches
+        if total is not None and self._position >= total and not self._whole_passes:
+            self._position = 0  # with `steps_per_epoch`, Keras begins a new pass in its next epoch
+
+    def _check_execution_steps(self, sequence: Any, epoch: int) -> None:
+        """A reset inside one execution of several steps would be lost: no callback runs there."""
+        steps, total = self.model.steps_per_execution, sequence.num_batches
+        if steps == 1:
+            return
+        if total is None:
+            raise ValueError(
+                f"`steps_per_execution={steps}` hides the batches of a stream from callbacks. Received: a sequence "
+                "with resets=False. Make it with `resets=True` and convert the model with "
+                "`to_stateful(model, sequence)`, which resets inside the step; or compile with steps_per_execution=1."
+            )
+        for i in range(total):
+            if i % steps and sequence.reset_mask(i, epoch=epoch).any():
+                raise ValueError(
+                    f"`steps_per_execution={steps}` would lose the reset that is due at batch {i} of {total}. Received: "
+                    f"boundary={sequence.boundary!r}, resets=False. Make the sequence with `resets=True` and "
+                    "convert the model with `to_stateful(model, sequence)`, which resets inside the step; or compile "
+                    "with steps_per_execution=1."
+                )
+
+    # Evaluation, inside fit and outside
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        if not _is_stateful_model(self.model):  # whose `evaluate` does this itself
+            self._saved = snapshot(self.model)
+            self._reset(None)
+        if self.validation_sequence is not None and not self._resets_inside:
+            self._test_pass = self.validation_sequence.epoch
+            self._check_execution_steps(self.validation_sequence, self._test_pass)
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        sequence = self.validation_sequence
+        if sequence is not None and not self._resets_inside and batch > 0:
+            self._reset_rows(sequence, batch, self._test_pass)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        if self._saved is not None:
+            restore(self.model, self._saved)
+            self._saved = None
+
+    # Resets
+
+    def _reset_rows(self, sequence: Any, index: int, epoch: int) -> None:
+        mask = sequence.reset_mask(index, epoch=epoch)
+        if mask.any():
+            self._reset(None if mask.all() else mask)
+
+    def _reset(self, mask: np.ndarray | None) -> None:
+        sync(self.model)  # only where something is written: on JAX it is slow
+        write_initial(find_states(self.model), mask)
+
+
+def _is_stateful_model(model: keras.Model) -> bool:
+    from keras_stateful.model import StatefulModel
+
+    return isinstance(model, StatefulModel)

@@ -1,0 +1,67 @@
+"""What plain Keras layers with `stateful=True` need before they carry their state in training.
+
+| backend | what Keras does | until | repair |
+|---|---|---|---|
+| JAX | the states are in none of the model's variable lists: the compiled step drops every update, and the value at the first trace becomes a constant | 3.15, and the coming 3.16 | each state is listed among the layer's seed states, which the step carries |
+| torch | the state is written in place while autograd still holds it: LSTM and GRU crash in backward | 3.15, fixed in 3.16 | the layer is called with copies of its states |
+| torch | under mixed precision autocast writes into a temporary copy and the state never changes | 3.15 | autocast is switched off for the states |
+
+`docs/keras-defects.md` has a reproduction of each. Models from `to_stateful` need none of this.
+"""  # noqa: E501
+
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_stateful.layers import Carry
+from keras_stateful.states import find_states
+
+
+def repair(model: keras.Model) -> None:
+    """Makes a model's plain stateful layers carry their state in `fit`; does nothing where it is not needed.
+
+    Raises:
+        ValueError: a stateful `Bidirectional`, which has no meaning under truncated backpropagation.
+    """
+    plain = {id(c.layer): c.layer for c in find_states(model) if not isinstance(c.layer, Carry)}
+    for cell in find_states(model):
+        if id(cell.layer) in plain and cell.layer.go_backwards:
+            raise ValueError(
+                f"`{cell.key}` is stateful and reads each window from its end (`go_backwards`, the backward half of a "
+                "`Bidirectional`). Received: a layer that would carry the state of the future into the past. Use a "
+                "forward layer, or a `Bidirectional` without `stateful=True` on whole documents."
+            )
+    repaired = [_REPAIRS[keras.backend.backend()](layer) for layer in plain.values()]
+    if any(repaired):  # whatever was traced before holds the states as constants
+        model.train_function = model.test_function = model.predict_function = None
+
+
+def _repair_jax(layer: Any) -> bool:
+    states = keras.tree.flatten(layer.states)
+    listed = {id(v) for v in layer.variables}
+    missing = [v for v in states if id(v) not in listed]
+    for variable in missing:
+        layer._seed_generators.append(SimpleNamespace(state=variable))
+    return bool(missing)
+
+
+def _repair_torch(layer: Any) -> bool:
+    if getattr(layer, "_keras_stateful_repaired", False):
+        return False
+    for variable in keras.tree.flatten(layer.states):
+        variable._autocast = False
+    call = layer.call
+
+    def call_with_copies(sequences, initial_state=None, mask=None, training=False):
+        if initial_state is None:
+            initial_state = keras.tree.map_structure(ops.copy, list(layer.states))
+        return call(sequences, initial_state=initial_state, mask=mask, training=training)
+
+    layer.call = call_with_copies
+    layer._keras_stateful_repaired = True
+    return True
+
+
+_REPAIRS = {"jax": _repair_jax, "torch": _repair_torch, "tensorflow": lambda layer: False}
