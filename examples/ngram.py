@@ -4,8 +4,8 @@ Probability of the id c after the context h, with h' the context less its oldest
 
     p(c | h) = (count(h c) + kinds(h) * p(c | h')) / (count(h) + kinds(h))
 
-where kinds(h) is the number of different ids that followed h in training; before the empty context every id is equally
-likely. Contexts never reach across the start of a document.
+where kinds(h) is the number of different ids that followed h in training; before the empty context every id is
+equally likely. Contexts never reach across the start of a document.
 
 Reference: Witten and Bell, "The zero-frequency problem", IEEE Transactions on Information Theory 37 (1991).
 """
@@ -26,7 +26,7 @@ class WittenBell:
 
     def __init__(self, documents: Iterable[np.ndarray], vocabulary_size: int, order: int = 5) -> None:
         if (vocabulary_size + 1) ** order > np.iinfo(np.int64).max:
-            raise ValueError(f"{order}-grams of {vocabulary_size} ids do not fit in 64 bits. Take a lower order.")
+            raise ValueError(f"A {order}-gram of {vocabulary_size} ids does not fit in 64 bits: take a lower order.")
         self.vocabulary_size = vocabulary_size
         self.order = order
         documents = list(documents)
@@ -40,7 +40,7 @@ class WittenBell:
             self.tables.append((grams, counts, contexts, totals, kinds))
 
     def _codes(self, document: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Each step's context of `length` ids, and that context with the step's own id, each as one integer."""
+        """Each step's context of `length` ids, and the context with the step's own id: one integer each."""
         ids = np.asarray(document, np.int64) + 1  # 0 stands for "before the document"
         padded = np.concatenate([np.zeros(length, np.int64), ids])
         context = np.zeros(len(ids), np.int64)

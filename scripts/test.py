@@ -1,0 +1,142 @@
+"""Run every check of this repository: the one script for people and for CI.
+
+    python3 scripts/test.py                  # makes .venv, installs what pyproject.toml names, runs everything
+    python3 scripts/test.py --only jax       # one check; names below
+    python3 scripts/test.py --here           # in the Python that runs this script: makes and installs nothing
+    python3 scripts/test.py --keras 3.12.0   # with this release of Keras
+
+Checks: lint, types, site, once (tests that do not depend on the backend, documentation, examples), tensorflow, jax,
+torch. As many run side by side as there are cores, each on one thread. The output of what fails is printed; the last
+line sums everything up, and the exit status is 0 only if nothing failed and every run of tests found tests.
+"""
+
+import argparse
+import concurrent.futures
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+BACKENDS = ("torch", "tensorflow", "jax")
+EXTRAS = "tensorflow,jax,torch,datasets,export,examples,test,docs"
+# First and alone: where pip is pointed at CPU builds it finds this one, and a later range does not replace it.
+TORCH = "torch==2.13.0"
+LIMIT = 40 * 60  # seconds for one check
+
+
+@dataclass
+class Result:
+    name: str
+    passed: int
+    failed: int
+    seconds: float
+    output: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--here", action="store_true", help="use this Python as it is")
+    parser.add_argument("--only", nargs="+", metavar="CHECK", choices=[*CHECKS], default=[*CHECKS])
+    parser.add_argument("--keras", metavar="VERSION", help="release of Keras to install")
+    options = parser.parse_args()
+    if options.here and options.keras:
+        parser.error("--keras installs, --here does not")
+
+    python = Path(sys.executable) if options.here else environment(options.keras)
+    workers = os.cpu_count() or 1
+    passed = failed = 0
+    with concurrent.futures.ThreadPoolExecutor(min(workers, len(options.only))) as pool:
+        for future in concurrent.futures.as_completed([pool.submit(check, n, python) for n in options.only]):
+            result = future.result()
+            passed, failed = passed + result.passed, failed + result.failed
+            if result.failed:
+                print(f"\n===== {result.name} =====\n{result.output}", flush=True)
+            say(f"{result.name}: {result.passed} passed, {result.failed} failed in {result.seconds:.0f} s")
+    print(f"{passed} passed, {failed} failed", flush=True)
+    sys.exit(1 if failed or not passed else 0)
+
+
+def environment(keras: str | None) -> Path:
+    """The Python of `.venv`, with everything installed that the checks need."""
+    folder = ROOT / ".venv"
+    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + f"{TORCH} {keras}".encode()).hexdigest()
+    stamp = folder / "installed-for-tests"
+    if stamp.exists() and stamp.read_text() == wanted:
+        return python
+    if not python.exists():
+        say("making .venv")
+        venv.create(folder, with_pip=True)
+    say("installing; the first time takes a minute or two")
+    start = time.monotonic()
+    pin = [f"keras=={keras}"] if keras else []
+    for packages in ([TORCH], ["-e", f"{ROOT}[{EXTRAS}]", TORCH, *pin]):
+        command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages]
+        done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, text=True)  # fmt: skip
+        if done.returncode:
+            print(f"{done.stdout}\npip could not install {' '.join(packages)}\n0 passed, 1 failed", flush=True)
+            sys.exit(1)
+    stamp.write_text(wanted)
+    say(f"installed in {time.monotonic() - start:.0f} s")
+    return python
+
+
+def check(name: str, python: Path) -> Result:
+    """Run one check in a process of its own."""
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [str(python), "-m", *CHECKS[name]]
+        if command[2] == "pytest":
+            command += ["-q", "--color=no", "--durations=10", f"--junitxml={report}"]
+        one_thread = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        backend = name if name in BACKENDS else os.environ.get("KERAS_BACKEND", "jax")
+        try:
+            done = subprocess.run(command, cwd=ROOT, env={**os.environ, **one_thread, "KERAS_BACKEND": backend},
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                  text=True, errors="replace", timeout=LIMIT)  # fmt: skip
+            status, output = done.returncode, done.stdout
+        except subprocess.TimeoutExpired as late:
+            partial = late.stdout or b""
+            status, output = 1, f"{partial.decode(errors='replace')}\nstopped after {LIMIT} seconds"
+        passed, failed = counts(report) if command[2] == "pytest" else (int(status == 0), 0)
+        if status and not failed:  # a crash, a timeout, a check that is not a test run, or no test found
+            failed = 1
+    return Result(name, passed, failed, time.monotonic() - start, output)
+
+
+def counts(report: Path) -> tuple[int, int]:
+    """Tests passed and failed in a JUnit report; nothing found counts as a failure."""
+    if not report.exists():
+        return 0, 1
+    suites = list(ElementTree.parse(report).iter("testsuite"))
+    total, failures, errors, skipped = (
+        sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")
+    )
+    failed = failures + errors
+    return total - failed - skipped, failed if total else 1
+
+
+def say(line: str) -> None:
+    print(f"[test] {line}", flush=True)
+
+
+# The longest first, so that cores stay busy.
+CHECKS = {
+    **{name: ["pytest", "tests", "--ignore=tests/once"] for name in BACKENDS},
+    "once": ["pytest", "tests/once"],
+    "types": ["mypy"],
+    "site": ["mkdocs", "build", "--strict", "--quiet", "--site-dir", str(ROOT / "site")],
+    "lint": ["ruff", "check", "."],
+}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""The examples run, at toy size, and answer bad input with one line."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def book(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module("book")
+
+
+def exit_message(book, monkeypatch, *arguments) -> str:
+    monkeypatch.setattr(sys, "argv", ["book.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit:
+        book.main()
+    return str(exit.value.code)
+
+
+def smoke(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "book.py", "--smoke", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_book_smoke(tmp_path):
+    output = smoke(tmp_path, "--prompt", "The statement ")
+    figures = [float(x) for x in re.findall(r"^  (?:state|Witten).* (\d+\.\d+)$", output, re.MULTILINE)]
+    assert len(figures) == 3
+    assert all(0 < bits < 10 for bits in figures)
+    assert (tmp_path / "book.keras").stat().st_size > 0
+    assert len(output.partition("\nThe statement ")[2].rstrip("\n")) >= 60  # 80, less what print strips
+
+
+def test_book_on_a_single_file(tmp_path):
+    words = np.random.default_rng(0).choice(["carry ", "state ", "window ", "reset ", "row\n"], 8000)
+    (tmp_path / "mine.txt").write_text("".join(words), encoding="utf-8")
+    assert "holding out 1 documents" in smoke(tmp_path, "--corpus", "mine.txt", "--output", "mine.keras")
+
+
+def test_book_says_how_much_text_is_needed(book, monkeypatch, tmp_path):
+    (tmp_path / "short.txt").write_text("Call me Ishmael.", encoding="utf-8")
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    for name, cause in {
+        "short.txt": "only 16 characters",
+        "empty.txt": "is empty",
+        "latin.txt": "not UTF-8",
+        "absent.txt": "No such file",
+        ".": "Is a directory",
+    }.items():
+        message = exit_message(book, monkeypatch, "--corpus", tmp_path / name)
+        assert cause in message
+        assert f"{book.NEEDED:,} characters" in message
+        assert "\n" not in message
+
+
+def test_book_says_when_nothing_is_left_to_evaluate(book, monkeypatch, tmp_path):
+    (tmp_path / "copy.txt").write_text("abcdefghij" * 4000, encoding="utf-8")
+    assert "nothing is left to evaluate" in exit_message(book, monkeypatch, "--corpus", tmp_path / "copy.txt")
+
+
+def test_book_finds_passages_that_stand_in_training_too(book):
+    passage = "".join(map(chr, range(256, 256 + book.PASSAGE)))
+    novel = book.novel_steps("ab" + passage + "cd", ["x" + passage + "y", "z"])
+    assert novel.tolist() == [True] * 2 + [False] * book.PASSAGE + [True] * 2
+    assert book.novel_steps("ab" + passage[:-1], ["x" + passage[:-1]]).all()
+
+
+def test_ngram_equals_the_formula_by_hand(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    WittenBell = importlib.import_module("ngram").WittenBell
+    rng = np.random.default_rng(0)
+    training = [rng.integers(0, 5, 40), rng.integers(0, 5, 3), rng.integers(0, 5, 25)]
+    document = np.append(rng.integers(0, 6, 30), 6)  # 5 and 6 never occur in training
+    start = -1
+
+    def by_hand(context: tuple, c: int) -> float:
+        follows = []
+        for text in training:
+            padded = [start] * len(context) + text.tolist()
+            for t in range(len(text)):
+                if tuple(padded[t : t + len(context)]) == context:
+                    follows.append(padded[t + len(context)])
+        shorter = by_hand(context[1:], c) if context else 1 / 7
+        if not follows:
+            return shorter
+        kinds = len(set(follows))
+        return (follows.count(c) + kinds * shorter) / (len(follows) + kinds)
+
+    padded = [start, start, *document.tolist()]
+    wanted = [by_hand(tuple(padded[t : t + 2]), c) for t, c in enumerate(document)]
+    np.testing.assert_allclose(WittenBell(training, 7, order=3).probabilities(document), wanted, rtol=1e-12)
+
+
+def test_ngram_probabilities_sum_to_one(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    WittenBell = importlib.import_module("ngram").WittenBell
+    training = [np.random.default_rng(seed).integers(0, 4, 50) for seed in range(3)]
+    ngram = WittenBell(training, 6)
+    for context in ([], [0, 1], [5, 5, 5, 5], [0, 1, 2, 3, 0]):
+        p = [ngram.probabilities(np.array([*context, c]))[-1] for c in range(6)]
+        assert sum(p) == pytest.approx(1)
