@@ -116,9 +116,8 @@ class ResetStatesCallback(keras.callbacks.Callback):
                     "wrong places. Make one sequence and give it to both: `model.fit(sequence, "
                     "callbacks=[ResetStatesCallback(sequence)])`."
                 )
-        if not self._resets_inside:
-            if self._position or self.at_epoch_begin:
-                self._reset_rows(self.sequence, self._position, self._pass)
+        if not self._resets_inside and (self._position or self.at_epoch_begin):
+            self._reset_rows(self.sequence, self._position, self._pass)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.sequence is None:
@@ -142,8 +141,8 @@ class ResetStatesCallback(keras.callbacks.Callback):
         for i in range(total):
             if i % steps and sequence.reset_mask(i, epoch=epoch).any():
                 raise ValueError(
-                    f"`steps_per_execution={steps}` would lose the reset that is due at batch {i} of {total}. Received: "
-                    f"boundary={sequence.boundary!r}, resets=False. Make the sequence with `resets=True` and "
+                    f"`steps_per_execution={steps}` would lose the reset that is due at batch {i} of {total}. "
+                    f"Received: boundary={sequence.boundary!r}, resets=False. Make the sequence with `resets=True` and "
                     "convert the model with `to_stateful(model, sequence)`, which resets inside the step; or compile "
                     "with steps_per_execution=1."
                 )

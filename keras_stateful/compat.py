@@ -5,12 +5,14 @@
 | `graph_calls` reads `Function._nodes_by_depth` | `clone_model` cannot enter sub-models, add inputs or outputs, or say which tensor runs along time | 3.12 to 3.15 |
 | `sublayers` reads `Layer._layers` | `Model.layers` does not enter wrappers and custom layers | 3.12 to 3.15 |
 | `mask_of` reads `KerasTensor._keras_mask` | Keras drops the implicit mask of a call with several tensors | 3.12 to 3.15 |
+| `compile_arguments` reads `Trainer._compile_config` | `get_compile_config` cannot serialize every loss | 3.12 to 3.15 |
+| `fit_arguments` looks at the frame of `fit` | callbacks are not told data, shuffle or weights | 3.12 to 3.15 |
 | `rnn_loop` is `keras.src.backend.rnn` | `keras.ops.scan` wants outputs shaped like the states on TensorFlow | 3.12 to 3.15 |
 | `ensure_batch` | nothing in `keras.ops` checks a shape at run time; TensorFlow broadcasts one row silently | 3.12 to 3.15 |
 
 `tests/test_compat.py` fails when one of them moves. The adapter that `fit` reads a sequence through is in
 `adapter.py`; the repairs of plain `stateful=True` layers are in `repairs.py`.
-"""
+"""  # noqa: E501
 
 import inspect
 import sys
@@ -112,3 +114,11 @@ def fit_arguments(model: keras.Model) -> dict[str, Any]:
             }
         frame = frame.f_back
     return {}
+
+
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """What a model was compiled with (loss, metrics, ...), as the objects themselves.
+
+    `get_compile_config` is public but serializes, which fails for a loss that is a local function.
+    """
+    return dict(model._compile_config.config)

@@ -64,9 +64,9 @@ def to_stateful(
     Source: Keras issues on stateful RNNs are listed in `docs/keras-defects.md`.
     """
     batch_size, resets = _batch_and_resets(batch_size, resets)
-    model = _readable(model, "to_stateful")
-    if layers is None and _carried_paths(model):
-        layers = _carried_paths(model)
+    model = readable(model, "to_stateful")
+    if layers is None and recurrent_paths(model):
+        layers = recurrent_paths(model)
     return _carrying(model, batch_size, resets, layers, share=False, any_length=False)
 
 
@@ -99,10 +99,16 @@ def to_inference(model: keras.Model, batch_size: int = 1, *, share_weights: bool
     ```
     """
     _check_batch_size(batch_size)
-    model = _readable(model, "to_inference")
+    model = readable(model, "to_inference")
     return _carrying(
-        model, batch_size, None, _carried_paths(model) or None, share=share_weights, any_length=True
+        model, batch_size, None, recurrent_paths(model) or None, share=share_weights, any_length=True
     )
+
+
+def twin_with_resets(model: keras.Model, batch_size: int) -> StatefulModel:
+    """A model over the same variables, at another batch size and any window length, with resets by window."""
+    model = readable(model, "to_inference")
+    return _carrying(model, batch_size, "window", recurrent_paths(model) or None, share=True, any_length=True)
 
 
 def to_stateless(model: keras.Model) -> keras.Model:
@@ -128,17 +134,17 @@ def to_stateless(model: keras.Model) -> keras.Model:
     assert plain.input_shape == (None, None, 3)
     ```
     """
-    model = _readable(model, "to_stateless")
+    model = readable(model, "to_stateless")
     recurrent = {c.path for c in compat.graph_calls(model) if is_recurrent(c.operation)}
     if not recurrent:
         raise _no_recurrent_layer(model, "to_stateless")
 
     def plain(level: Level, layer: Any, path: str, index: int, args: tuple, kwargs: dict) -> Any:
-        return rewriter.layer(layer, plain_class(type(layer)), stateful=False)(*args, **_users(kwargs))
+        return rewriter.layer(layer, plain_class(type(layer)), stateful=False)(*args, **users_arguments(kwargs))
 
     rewriter = Rewriter(recurrent, plain, share=False, share_submodels=True, batch_size=None)
-    inputs, outputs, _ = rewriter.run(model, drop=_resets_input(model))
-    return keras.Model(_pack_inputs(model, inputs, {}), _pack_outputs(model, outputs), name=model.name)
+    inputs, outputs, _ = rewriter.run(model, drop=resets_input(model))
+    return keras.Model(_pack_inputs(model, inputs, {}), pack_outputs(model, outputs), name=model.name)
 
 
 def _carrying(
@@ -170,7 +176,7 @@ def _carrying(
             initial_state_given=path in time.initial_state_given,
             **config,
         )
-        kwargs = _users(kwargs)
+        kwargs = users_arguments(kwargs)
         if resets is not None:
             shape = (batch_size,) if resets == "window" else (batch_size, args[0].shape[1])
             kwargs[RESETS] = level.input(RESETS, shape, "bool")
@@ -180,13 +186,13 @@ def _carrying(
         set(recurrent), carry, share=share, share_submodels=False,
         batch_size=batch_size, temporal=time.inputs, any_length=any_length,
     )  # fmt: skip
-    inputs, outputs, level = rewriter.run(model, drop=_resets_input(model))
+    inputs, outputs, level = rewriter.run(model, drop=resets_input(model))
     return StatefulModel(
-        _pack_inputs(model, inputs, level.wanted), _pack_outputs(model, outputs), name=model.name
+        _pack_inputs(model, inputs, level.wanted), pack_outputs(model, outputs), name=model.name
     )
 
 
-def _users(kwargs: dict) -> dict:
+def users_arguments(kwargs: dict) -> dict:
     """The arguments of a recurrent call that its user gave."""
     return {k: v for k, v in kwargs.items() if k not in (RESETS, "slot")}
 
@@ -194,24 +200,24 @@ def _users(kwargs: dict) -> dict:
 def _pack_inputs(model: keras.Model, inputs: list, more: dict) -> Any:
     """The new inputs in the structure of the old ones, with what came in addition last."""
     old = compat.functional(model).input
-    names = [t.name for t in compat.functional(model).inputs if t.name not in _resets_input(model)]
+    names = [t.name for t in compat.functional(model).inputs if t.name not in resets_input(model)]
     if isinstance(old, dict):
         return {**dict(zip(names, inputs, strict=True)), **more}
     together = [*inputs, *more.values()]
     return together[0] if len(together) == 1 else together
 
 
-def _pack_outputs(model: keras.Model, outputs: list) -> Any:
+def pack_outputs(model: keras.Model, outputs: list) -> Any:
     return keras.tree.pack_sequence_as(compat.functional(model).output, outputs)
 
 
-def _resets_input(model: keras.Model) -> frozenset[str]:
+def resets_input(model: keras.Model) -> frozenset[str]:
     """The name of the resets input where an earlier conversion added one."""
     has_one = any(t.name == RESETS for t in model.inputs)
-    return frozenset({RESETS}) if has_one and _carried_paths(model) else frozenset()
+    return frozenset({RESETS}) if has_one and recurrent_paths(model) else frozenset()
 
 
-def _carried_paths(model: keras.Model) -> list[str]:
+def recurrent_paths(model: keras.Model) -> list[str]:
     """Paths of the recurrent layers that carry already, by conversion or by Keras's own `stateful=True`."""
     calls = list(compat.graph_calls(model))
     paths = [c.path for c in calls if isinstance(c.operation, Carry)]
@@ -219,7 +225,7 @@ def _carried_paths(model: keras.Model) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
-def _readable(model: Any, function: str) -> keras.Model:
+def readable(model: Any, function: str) -> keras.Model:
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model. Received: {model!r} of type {type(model).__name__}.")
     if isinstance(model, keras.Sequential) and not model.built:

@@ -66,7 +66,7 @@ class Carry:
                     trainable=False,
                     autocast=False,
                     name="rnn_state",
-                )  # fmt: skip
+                )
                 for value in initial
             ]
             for state, value in zip(states, initial, strict=True):
@@ -81,7 +81,7 @@ class Carry:
                         trainable=False,
                         autocast=False,
                         name="rnn_fresh",
-                    )  # fmt: skip
+                    )
                 )
         self._slot_states, self._fresh = slots, fresh
 

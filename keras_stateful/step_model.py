@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_stateful import compat
-from keras_stateful.convert import _carried_paths, _pack_outputs, _readable, _resets_input, _users
+from keras_stateful.convert import pack_outputs, readable, resets_input, users_arguments, recurrent_paths
 from keras_stateful.layers import plain_class
 from keras_stateful.rewrite import Level, Rewriter
 from keras_stateful.time_axis import find_time_axis
@@ -90,8 +90,8 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         y, *states = step([x, *states])                     # y (2, 1, 8)
     ```
     """
-    model = _readable(model, "to_step_model")
-    carried = _carried_paths(model) or None
+    model = readable(model, "to_step_model")
+    carried = recurrent_paths(model) or None
     time = find_time_axis(model, carried)
     recurrent = {p for p in time.recurrent if carried is None or p in carried}
     keys: dict[str, str] = {}
@@ -109,7 +109,7 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
             level.input(n, (None, *i.shape[1:]), "float32") for n, i in zip(names, flat_initial, strict=True)
         ]
         keys.update({n: path + (f"#{index}" if index else "") for n in names})
-        kwargs = {k: v for k, v in _users(kwargs).items() if k in ("mask", "training")}
+        kwargs = {k: v for k, v in users_arguments(kwargs).items() if k in ("mask", "training")}
         mask = args[2] if len(args) > 2 else kwargs.pop("mask", None)
         mask = compat.mask_of(sequences) if mask is None else mask
         if mask is not None:
@@ -128,8 +128,8 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         temporal=time.inputs,
         any_length=True,
     )
-    inputs, outputs, level = rewriter.run(model, drop=_resets_input(model))
-    outputs = keras.tree.flatten(_pack_outputs(model, outputs))
+    inputs, outputs, level = rewriter.run(model, drop=resets_input(model))
+    outputs = keras.tree.flatten(pack_outputs(model, outputs))
     return StepModel(
         [*inputs, *level.wanted.values()],
         [*outputs, *(level.handed_out[name] for name in level.wanted)],
