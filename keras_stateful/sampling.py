@@ -1,0 +1,130 @@
+"""From a model's scores to the next id: temperature, top-k, top-p and the draw.
+
+Pure functions of their arguments. Each takes the array namespace `xp` it computes with: NumPy, or `keras.ops`
+inside a compiled loop. The only randomness is one uniform number per row and step, drawn beforehand from
+(seed, row) by `row_uniforms`; so the same seed means the same text, a longer text begins with the shorter one,
+and row 0 of a batch draws what it would draw alone.
+
+References:
+    Top-k: Fan et al. 2018, Hierarchical Neural Story Generation, https://arxiv.org/abs/1805.04833
+    Top-p: Holtzman et al. 2020, The Curious Case of Neural Text Degeneration, https://arxiv.org/abs/1904.09751
+"""
+
+from typing import Any
+
+import numpy as np
+
+
+def row_uniforms(seed: int, rows: int, length: int) -> np.ndarray:
+    """The random numbers of a generation.
+
+    Args:
+        seed: Non-negative integer.
+        rows: How many rows.
+        length: How many numbers for each.
+
+    Returns:
+        float32 `(rows, length)` in (0, 1]. Row `r` depends on `seed` and `r` alone, and a longer row begins
+        with the shorter one.
+    """
+    draws = [np.random.Generator(np.random.PCG64([seed, row])).random(length, dtype="float32") for row in range(rows)]
+    return np.float32(1.0) - np.stack(draws)
+
+
+def filtered_weights(
+    scores: Any, temperature: Any, top_k: Any = None, top_p: Any = None, *, from_logits: bool = True, xp: Any = np
+) -> Any:
+    """Weights to draw the next id with: temperature first, then top-k, then top-p on what top-k left.
+
+    Args:
+        scores: `(rows, vocabulary)`, float32: logits or probabilities.
+        temperature: Positive. Logits are divided by it.
+        top_k: Keeps the `top_k` most likely ids, and those exactly as likely as the last of them.
+        top_p: Keeps the most likely ids until their probability reaches `top_p`, at least one.
+        from_logits: Whether `scores` are logits; else probabilities.
+        xp: `numpy` or `keras.ops`.
+
+    Returns:
+        `(rows, vocabulary)`: proportional to the probabilities, the most likely id at 1, zero where filtered out.
+        NaN in a row whose scores are NaN, infinite or all zero.
+    """
+    if not from_logits:
+        positive = scores > 0
+        scores = xp.where(positive, xp.log(xp.where(positive, scores, 1.0)), -float("inf"))
+    weights = xp.exp((scores - xp.max(scores, axis=-1, keepdims=True)) / temperature)
+    if top_k is None and top_p is None:
+        return weights
+    falling = -xp.sort(-weights, axis=-1)
+    if top_k is not None:
+        least = xp.expand_dims(xp.take(falling, top_k - 1, axis=-1), -1)
+        weights = xp.where(weights < least, 0.0, weights)
+        falling = xp.where(falling < least, 0.0, falling)
+    if top_p is not None:
+        upto = xp.cumsum(falling, axis=-1)
+        # An id stays while the ids before it have not reached top_p.
+        stays = upto - falling < top_p * xp.sum(falling, axis=-1, keepdims=True)
+        least = xp.min(xp.where(stays, falling, 1.0), axis=-1, keepdims=True)
+        weights = xp.where(weights < least, 0.0, weights)
+    return weights
+
+
+def draw(weights: Any, uniforms: Any, *, xp: Any = np) -> Any:
+    """Draws one id per row by inverting the cumulative distribution.
+
+    Args:
+        weights: `(rows, vocabulary)`, not negative; need not sum to 1.
+        uniforms: `(rows,)` in (0, 1].
+        xp: `numpy` or `keras.ops`.
+
+    Returns:
+        int32 `(rows,)`: never an id of weight zero.
+    """
+    possible = weights > 0
+    # Rounding may leave a parallel cumulative sum not quite monotone; both conditions look at possible ids only.
+    upto = xp.where(possible, xp.cumsum(weights, axis=-1), 0.0)
+    mark = xp.expand_dims(uniforms, -1) * xp.max(upto, axis=-1, keepdims=True)
+    reached = xp.logical_and(possible, upto >= mark)
+    return _first(reached, xp)
+
+
+def next_ids(
+    scores: Any,
+    uniforms: Any,
+    temperature: Any = None,
+    top_k: Any = None,
+    top_p: Any = None,
+    *,
+    from_logits: bool = True,
+    xp: Any = np,
+) -> Any:
+    """The next id of each row.
+
+    Args:
+        scores: float32 `(rows, vocabulary)`: logits or probabilities.
+        uniforms: float32 `(rows,)` in (0, 1]; not used where `temperature` is None.
+        temperature: Positive, or None for the most likely id (the first of several).
+        top_k: As in `filtered_weights`.
+        top_p: As in `filtered_weights`.
+        from_logits: As in `filtered_weights`.
+        xp: `numpy` or `keras.ops`.
+
+    Returns:
+        int32 `(rows,)`; -1 where the scores are NaN or infinite, or probabilities that are all zero.
+    """
+    with np.errstate(invalid="ignore"):  # unusable scores are told by the NaN that comes out
+        weights = filtered_weights(
+            scores, 1.0 if temperature is None else temperature, top_k, top_p, from_logits=from_logits, xp=xp
+        )
+    if temperature is None:
+        ids = _first(scores >= xp.max(scores, axis=-1, keepdims=True), xp)
+    else:
+        ids = draw(weights, uniforms, xp=xp)
+    usable = xp.sum(weights, axis=-1) > 0
+    return xp.where(usable, ids, xp.full_like(ids, -1))
+
+
+def _first(mask: Any, xp: Any) -> Any:
+    """int32 `(rows,)`: the first True of each row."""
+    if xp is np:
+        return np.argmax(mask, axis=-1).astype("int32")
+    return xp.cast(xp.argmax(xp.cast(mask, "int32"), axis=-1), "int32")
