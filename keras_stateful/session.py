@@ -1,0 +1,418 @@
+"""Runs an exported step model with NumPy in and out: no Keras, TensorFlow, JAX or torch is imported here.
+
+    directory ─▶ manifest checked ─▶ files' SHA-256 checked ─▶ runtime opened ─▶ Session (holds the states)
+"""
+
+import threading
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_stateful.manifest import Manifest, ManifestError, Tensor, read_artifact, read_manifest
+from keras_stateful.runtimes import Runtime, check_names, open_runtime
+
+States = dict[str, list[np.ndarray]]
+
+
+def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
+    """Opens what `export_step_model` wrote.
+
+    Needs NumPy and the runtime of the artifact's format alone: `onnxruntime`, `ai-edge-litert`, or `tensorflow`.
+
+    Args:
+        directory: the directory given to `export_step_model`.
+        batch_size: how many independent streams the session serves, one a row.
+
+    Returns:
+        A `Session` at its initial state.
+
+    Raises:
+        ValueError: the directory is not an export, is of a newer version, or a file of it was truncated, altered
+            or replaced. Nothing of the artifact has run by then.
+        ImportError: the format's runtime is not installed; names the command that installs it.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import keras_stateful as ks
+
+    model = keras.Sequential([keras.Input((None, 3)), keras.layers.GRU(4, return_sequences=True)])
+    ks.export_step_model(model, "exported")
+    with ks.load_session("exported", batch_size=2) as session:
+        y = session.step(np.zeros((2, 3), "float32"))           # (2, 4)
+        y = session.read(np.zeros((2, 10, 3), "float32"))       # (2, 10, 4)
+    ```
+    """
+    _check_batch_size(batch_size)
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    content = read_artifact(directory, manifest)
+    runtime = open_runtime(manifest.artifact_format, content, directory / manifest.entry)
+    check_names(manifest, runtime)
+    return Session(manifest, runtime, batch_size)
+
+
+class Session:
+    """A step model at work: weights, and the states of `batch_size` independent streams.
+
+    Sessions made by `fork` share the weights. One session may be used from several threads, its calls then run
+    one after the other; for streams in parallel give each thread its own session.
+
+    Attributes:
+        manifest: what was exported, with `inputs`, `outputs` and `states`.
+        batch_size: rows.
+        metadata: what `export_step_model(metadata=...)` was given.
+    """
+
+    def __init__(self, manifest: Manifest, runtime: Runtime, batch_size: int):
+        self.manifest = manifest
+        self.batch_size = batch_size
+        self._runtime: Runtime | None = runtime
+        self._lock = threading.RLock()
+        self._wanted = [t.tensor for t in manifest.outputs] + [s.output for s in manifest.states]
+        self._state_names = [s.input for s in manifest.states]
+        self._block = manifest.batch_size  # rows of every run, where the artifact fixes them
+        self._states: list[np.ndarray] = self._initial(batch_size)
+
+    @property
+    def metadata(self) -> Any:
+        return self.manifest.metadata
+
+    def step(self, x: Any, rows: Any = None) -> Any:
+        """Advances by one time step.
+
+        Args:
+            x: `(rows, ...)`, no time axis; for a model of several inputs a tuple or list in the model's order, or
+                a dict by input name.
+            rows: which rows advance: None for all, a bool mask `(batch,)`, or distinct indices. The other rows keep
+                their states. A row's numbers are the same, bit for bit, whichever other rows advance.
+
+        Returns:
+            The output at that step, `(rows, ...)`; a tuple of them for a model of several outputs.
+
+        Raises:
+            ValueError: a wrong shape, an id outside the vocabulary, a row that does not exist, a closed session.
+            TypeError: a dtype that would lose what it says (floats for ids, text).
+        """
+        with self._lock:
+            index = self._rows(rows)
+            count = self.batch_size if index is None else len(index)
+            feeds = [self._checked(t, a, (count,)) for t, a in self._by_input(x)]
+            return self._unpack([o[:, 0] if t.time else o for t, o in self._outputs(self._advance(feeds, index))])
+
+    def read(self, x: Any, rows: Any = None) -> Any:
+        """Advances by many time steps: a prompt, or a packet of a signal.
+
+        Args:
+            x: `(rows, time, ...)`, as for `step`; an input without a time axis, `(rows, ...)`, is the same at all steps.
+            rows: as for `step`.
+
+        Returns:
+            The outputs `(rows, time, ...)`, those of chained `step` calls bit for bit; an output that has no time axis
+            is the last step's, `(rows, ...)`.
+
+        Raises:
+            ValueError: as `step`; no time steps; inputs of different lengths.
+            TypeError: as `step`.
+        """
+        with self._lock:
+            index = self._rows(rows)
+            count = self.batch_size if index is None else len(index)
+            feeds, length = [], None
+            for tensor, array in self._by_input(x):
+                feed = self._checked(tensor, array, (count, None) if tensor.time else (count,))
+                if tensor.time and length not in (None, feed.shape[1]):
+                    raise ValueError(
+                        f"All inputs of one `read` must have the same number of time steps. Received: {feed.shape[1]} "
+                        f"for {tensor.name!r}, {length} for another."
+                    )
+                length = feed.shape[1] if tensor.time else length
+                feeds.append(feed)
+            if not length:
+                raise ValueError(
+                    "`x` must have at least one time step, axis 1 of `(rows, time, ...)`. Received: an empty prompt."
+                )
+            collected: list[list[np.ndarray]] = [[] for _ in self.manifest.outputs]
+            before = self._states
+            try:
+                for t in range(length):
+                    now = [f[:, t : t + 1] if i.time else f for i, f in zip(self.manifest.inputs, feeds, strict=True)]
+                    for kept, (tensor, array) in zip(collected, self._outputs(self._advance(now, index)), strict=True):
+                        if not tensor.time:
+                            kept.clear()
+                        kept.append(array)
+            except BaseException:
+                self._states = before
+                raise
+            return self._unpack([np.concatenate(kept, axis=1) if kept[0].ndim > 1 and t.time else kept[-1]
+                                 for t, kept in zip(self.manifest.outputs, collected, strict=True)])  # fmt: skip
+
+    def reset(self, rows: Any = None) -> None:
+        """Sets rows to the initial state; `rows` as for `step`. No other row's states change."""
+        with self._lock:
+            index = self._rows(rows)
+            fresh = self._initial(self.batch_size if index is None else len(index))
+            self._states = fresh if index is None else self._merged(fresh, index)
+
+    def get_states(self, rows: Any = None) -> States:
+        """The states as `keras_stateful.get_states` gives them, to park a conversation.
+
+        Args:
+            rows: as for `step`.
+
+        Returns:
+            `{layer path: [array (rows, ...), ...]}`, copies.
+        """
+        with self._lock:
+            index = self._rows(rows)
+            found: States = {}
+            for state, array in zip(self.manifest.states, self._states, strict=True):
+                found.setdefault(state.layer, []).append(array.copy() if index is None else array[index])
+            return found
+
+    def set_states(self, states: States, rows: Any = None) -> None:
+        """Brings back what `get_states` gave, also from another session of the same model.
+
+        Args:
+            states: `{layer path: [array (rows, ...), ...]}`, every layer's.
+            rows: the rows to write, as for `step`.
+
+        Raises:
+            ValueError: other layers, shapes or numbers of rows.
+            TypeError: not a dict of lists of numbers.
+        """
+        with self._lock:
+            index = self._rows(rows)
+            count = self.batch_size if index is None else len(index)
+            if not isinstance(states, dict):
+                raise TypeError(f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}.")
+            layers = list(dict.fromkeys(s.layer for s in self.manifest.states))
+            if set(states) != set(layers):
+                raise ValueError(
+                    f"`states` must have an entry for each recurrent layer. Received: {sorted(map(str, states))}; the "
+                    f"session has {layers}. States of another model cannot be used here."
+                )
+            new: list[np.ndarray] = []
+            for layer in layers:
+                wanted = [s for s in self.manifest.states if s.layer == layer]
+                if not isinstance(states[layer], (list, tuple)) or len(states[layer]) != len(wanted):
+                    raise ValueError(f"`states[{layer!r}]` must be a list of {len(wanted)} arrays.")
+                new += [_as_state(s, a, count) for s, a in zip(wanted, states[layer], strict=True)]
+            by_layer = [s for layer in layers for s in self.manifest.states if s.layer == layer]
+            in_order = {s.name: a for s, a in zip(by_layer, new, strict=True)}
+            given = [in_order[s.name] for s in self.manifest.states]
+            self._states = given if index is None else self._merged(given, index)
+
+    def fork(self, rows: Any = None) -> "Session":
+        """A second session from the same point, weights shared.
+
+        Args:
+            rows: which rows the new session has: None for all, a bool mask, or indices, which may repeat:
+                `rows=[0, 0, 0]` continues one conversation in three ways.
+
+        Returns:
+            A `Session` of `len(rows)` rows, independent from now on.
+        """
+        with self._lock:
+            index = self._rows(rows, repeats=True)
+            fork = Session(
+                self.manifest, self._open().for_session(), self.batch_size if index is None else len(index)
+            )
+            fork._states = [s.copy() if index is None else s[index] for s in self._states]
+            return fork
+
+    def close(self) -> None:
+        """Gives up the weights and states; forks live on. A session may be closed twice."""
+        with self._lock:
+            self._runtime, self._states = None, []
+
+    def __enter__(self) -> "Session":
+        self._open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._runtime is None else f"batch_size={self.batch_size}"
+        inputs = ", ".join(f"{t.name} {t.step_shape}" for t in self.manifest.inputs)
+        return f"<Session {self.manifest.artifact_format}, {state}, inputs: {inputs}>"
+
+    def _open(self) -> Runtime:
+        if self._runtime is None:
+            raise ValueError("The session is closed. Open another with `load_session(directory)`.")
+        return self._runtime
+
+    def _initial(self, rows: int) -> list[np.ndarray]:
+        return [np.repeat(s.initial[None], rows, axis=0) for s in self.manifest.states]
+
+    def _merged(self, new: list[np.ndarray], index: np.ndarray) -> list[np.ndarray]:
+        merged = [s.copy() for s in self._states]
+        for whole, part in zip(merged, new, strict=True):
+            whole[index] = part
+        return merged
+
+    def _advance(self, feeds: list[np.ndarray], index: np.ndarray | None) -> list[np.ndarray]:
+        """Runs one step and keeps the new states; gives the outputs of the rows asked for.
+
+        Always runs all rows: a matrix product of another number of rows rounds differently.
+        """
+        if index is not None:
+            feeds = [_spread(f, index, self.batch_size) for f in feeds]
+        results = self._run(feeds)
+        count = len(self.manifest.outputs)
+        outputs, states = results[:count], results[count:]
+        if index is None:
+            self._states = states
+            return outputs
+        self._states = self._merged([s[index] for s in states], index)
+        return [o[index] for o in outputs]
+
+    def _run(self, feeds: list[np.ndarray]) -> list[np.ndarray]:
+        named = {t.tensor: f for t, f in zip(self.manifest.inputs, feeds, strict=True)}
+        named.update(zip(self._state_names, self._states, strict=True))
+        runtime, block = self._open(), self._block
+        if block is None or block == self.batch_size:
+            return runtime.run(named, self._wanted)
+        parts = []
+        for start in range(0, self.batch_size, block):
+            part = {k: _padded(v[start : start + block], block) for k, v in named.items()}
+            parts.append(runtime.run(part, self._wanted))
+        return [np.concatenate(arrays)[: self.batch_size] for arrays in zip(*parts, strict=True)]
+
+    def _outputs(self, arrays: list[np.ndarray]) -> list[tuple[Tensor, np.ndarray]]:
+        return list(zip(self.manifest.outputs, arrays, strict=True))
+
+    def _unpack(self, outputs: list[np.ndarray]) -> Any:
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _rows(self, rows: Any, *, repeats: bool = False) -> np.ndarray | None:
+        """Row indices, or None for all."""
+        self._open()
+        if rows is None:
+            return None
+        index = np.asarray(rows)
+        if index.dtype == bool and index.ndim == 1:
+            if index.shape != (self.batch_size,):
+                raise ValueError(
+                    f"`rows` as a mask must have one value for each row. Received: shape {index.shape}; the session has "
+                    f"batch_size={self.batch_size}."
+                )
+            index = np.flatnonzero(index)
+        if index.ndim != 1 or index.dtype.kind not in "iu" or not len(index):
+            raise ValueError(
+                f"`rows` must be None, a bool mask, or a list of at least one row index. Received: rows={rows!r}."
+            )
+        if index.min() < 0 or index.max() >= self.batch_size:
+            raise ValueError(
+                f"`rows` names a row that does not exist. Received: rows={rows!r}; the session has rows 0 to "
+                f"{self.batch_size - 1}. `load_session(directory, batch_size=...)` sets how many."
+            )
+        if not repeats and len(np.unique(index)) != len(index):
+            raise ValueError(f"`rows` must name each row once. Received: rows={rows!r}.")
+        return index.astype(np.intp)
+
+    def _by_input(self, x: Any) -> list[tuple[Tensor, Any]]:
+        inputs = self.manifest.inputs
+        names = [t.name for t in inputs]
+        if isinstance(x, dict):
+            if set(x) != set(names):
+                raise ValueError(f"`x` must have one entry for each input. Received: {sorted(map(str, x))}; the model has {names}.")
+            return [(t, x[t.name]) for t in inputs]
+        if len(inputs) == 1:
+            return [(inputs[0], x)]
+        if not isinstance(x, (tuple, list)) or len(x) != len(inputs):
+            given = f"{type(x).__name__} of {len(x)}" if isinstance(x, (tuple, list)) else type(x).__name__
+            raise ValueError(
+                f"`x` must be a tuple or a dict for a model of several inputs. Received: {given}; the inputs are {names}."
+            )
+        return list(zip(inputs, x, strict=True))
+
+    def _checked(self, tensor: Tensor, array: Any, leading: tuple[int | None, ...]) -> np.ndarray:
+        """The array in the artifact's dtype and, for one step, with a time axis of length 1."""
+        try:
+            array = np.asarray(array)
+        except ValueError as error:
+            raise ValueError(f"Input {tensor.name!r} is not an array: {error}.") from None
+        wanted = leading + tensor.step_shape
+        if len(array.shape) != len(wanted) or any(w not in (None, s) for w, s in zip(wanted, array.shape, strict=True)):
+            raise ValueError(self._wrong_shape(tensor, array, wanted, leading))
+        if array.dtype != tensor.dtype:
+            array = _cast(tensor, array)
+        if tensor.vocabulary is not None and array.size:
+            low, high = array.min(), array.max()
+            if low < 0 or high >= tensor.vocabulary:
+                raise ValueError(
+                    f"Input {tensor.name!r} takes ids from 0 to {tensor.vocabulary - 1}, what the model's Embedding knows. "
+                    f"Received: {low if low < 0 else high}. Encode with the vocabulary that the model was trained with."
+                )
+        return array[:, None] if tensor.time and len(leading) == 1 else array
+
+    def _wrong_shape(
+        self, tensor: Tensor, array: np.ndarray, wanted: tuple[int | None, ...], leading: tuple[int | None, ...]
+    ) -> str:
+        axes = ["rows", "time"][: len(leading)]
+        words = ", ".join([*axes, *("any" if d is None else str(d) for d in tensor.step_shape)])
+        message = f"Input {tensor.name!r} must have shape ({words}). Received: shape {array.shape}"
+        if array.ndim == len(wanted) and array.shape[0] != wanted[0]:
+            return (
+                f"{message}, {array.shape[0]} rows for {wanted[0]}. The session has batch_size={self.batch_size}; "
+                "`rows=` advances some of them, `load_session(directory, batch_size=...)` sets how many there are."
+            )
+        if len(leading) == 1 and array.ndim == len(wanted) + 1:
+            return f"{message}. `step` takes one time step without a time axis; `read` takes many."
+        if array.ndim == len(wanted) - 1:
+            missing = "time axis; `step` takes one step" if len(leading) == 2 else "row axis: write `x[None]`"
+            return f"{message}. It may lack the {missing}."
+        return f"{message}."
+
+
+def _cast(tensor: Tensor, array: np.ndarray) -> np.ndarray:
+    target = np.dtype(tensor.dtype)
+    from_kind, to_kind = array.dtype.kind, target.kind
+    if from_kind not in "biuf" or (to_kind in "iu" and from_kind == "f") or (to_kind == "b" and from_kind != "b"):
+        raise TypeError(
+            f"Input {tensor.name!r} is {tensor.dtype}. Received: dtype {array.dtype}. Convert it first, e.g. "
+            f'`x.astype("{tensor.dtype}")`, if that loses nothing.'
+        )
+    if to_kind in "iu" and array.size:
+        bounds = np.iinfo(target)
+        if array.min() < bounds.min or array.max() > bounds.max:
+            raise ValueError(f"Input {tensor.name!r} is {tensor.dtype}. Received: values beyond its range.")
+    return array.astype(target)
+
+
+def _as_state(state: Any, array: Any, rows: int) -> np.ndarray:
+    array = np.asarray(array)
+    wanted = (rows, *state.shape[1:])
+    if array.shape != wanted:
+        raise ValueError(
+            f"`states[{state.layer!r}]` has an array of another shape than the session's state. Received: {array.shape}; "
+            f"it must be {wanted}. `rows=` says which rows to write."
+        )
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"`states[{state.layer!r}]` must hold numbers. Received: dtype {array.dtype}.")
+    return array.astype(state.dtype)
+
+
+def _spread(array: np.ndarray, index: np.ndarray, rows: int) -> np.ndarray:
+    whole = np.zeros((rows, *array.shape[1:]), array.dtype)
+    whole[index] = array
+    return whole
+
+
+def _padded(array: np.ndarray, rows: int) -> np.ndarray:
+    if len(array) == rows:
+        return array
+    return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
+
+
+def _check_batch_size(batch_size: Any) -> None:
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be an int of at least 1. Received: batch_size={batch_size!r}.")
+
+
+__all__ = ["ManifestError", "Session", "load_session"]
