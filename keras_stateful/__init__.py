@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ResetStatesCallback": "callbacks",
-    "SampleText": "generation",
+    "SampleText": "sample_text",
     "Session": "session",
     "StatefulSequence": "sequence",
     "StatefulStream": "stateful_stream",
@@ -53,7 +53,8 @@ if TYPE_CHECKING:
     from keras_stateful.convert import to_inference, to_stateful, to_stateless
     from keras_stateful.documents import ValidateDocuments, evaluate_documents, predict_documents
     from keras_stateful.export import export_step_model
-    from keras_stateful.generation import SampleText, generate, stream
+    from keras_stateful.generation import generate, stream
+    from keras_stateful.sample_text import SampleText
     from keras_stateful.sequence import StatefulSequence
     from keras_stateful.session import Session, load_session
     from keras_stateful.states import get_states, preserve_states, reset_states, set_states

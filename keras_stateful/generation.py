@@ -275,5 +275,28 @@ def _upto_stop(row: np.ndarray, stop: np.ndarray) -> list[int]:
 class SessionEngine:
     """Generates with a fork of a `Session`, loop and draws in NumPy; attributes as in `rollout.Rollout`."""
 
+    to_numpy = staticmethod(np.asarray)
+
     def __init__(self, session: Any):
+        manifest = session.manifest
+        if len(manifest.inputs) != 1 or len(manifest.outputs) != 1:
+            raise ValueError(
+                "`generate` feeds one output back into one input. Received: a session of a model with "
+                f"{len(manifest.inputs)} inputs and {len(manifest.outputs)} outputs. Export a `keras.Model` with "
+                "the one input and the one output that are to be generated."
+            )
+        (entry,), (output,) = manifest.inputs, manifest.outputs
         self._session = session
+        self.feature_shape, self.dtype = tuple(entry.step_shape), entry.dtype
+        self.output_shape = tuple(output.step_shape)
+        self.input_vocabulary, self.from_logits = entry.vocabulary, output.from_logits
+        self.last_layer = f"the exported output {output.name!r}"
+
+    def conversation(self, rows: int) -> Any:
+        """A fork at the initial state; to be closed."""
+        fork = self._session.fork([0] * rows)
+        fork.reset()
+        return fork
+
+    def compiles(self, request: Request) -> bool:
+        return False

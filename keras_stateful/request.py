@@ -51,7 +51,7 @@ def read_request(
 
     Args:
         engine: what runs the model; read are `feature_shape`, `dtype`, `output_shape`, `input_vocabulary`,
-            `from_logits`, `last_layer`, `max_rows` and `to_numpy`.
+            `from_logits`, `last_layer` and `to_numpy`.
         prompt: as in `generate`, and so are all others.
         length: as in `generate`.
         temperature: as in `generate`.
@@ -77,11 +77,6 @@ def read_request(
         _check_signal_options(next_input, temperature, top_k, top_p, seed, stop, from_logits)
     rows, single = _rows(engine, prompt)
     rows = [_check_row(engine, row, "" if single else f" of row {r}", next_input) for r, row in enumerate(rows)]
-    if engine.max_rows is not None and len(rows) > engine.max_rows:
-        raise ValueError(
-            f"`prompt` has more rows than the session. Received: {len(rows)} prompts, batch_size={engine.max_rows}. "
-            f"Load it with `load_session(directory, batch_size={len(rows)})`."
-        )
     lengths = tuple(len(row) for row in rows)
     inputs = np.zeros((len(rows), max(lengths), *rows[0].shape[1:]), rows[0].dtype)
     for into, row in zip(inputs, rows, strict=True):
@@ -179,7 +174,7 @@ def _rows(engine: Any, prompt: Any) -> tuple[list[np.ndarray], bool]:
         return [engine.to_numpy(p) for p in prompt], False
     try:
         array = engine.to_numpy(prompt)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"`prompt` is neither one row nor a list of rows. Received: prompt={prompt!r}.") from error
     if array.size == 0:
         raise ValueError(

@@ -50,7 +50,6 @@ class Rollout:
         last_layer: what the outputs come from, in words.
     """
 
-    max_rows = None
     to_numpy = staticmethod(ops.convert_to_numpy)
 
     def __init__(self, step: StepModel):
@@ -232,6 +231,7 @@ class Conversation:
     def __init__(self, rollout: Rollout, rows: int):
         self._rollout = rollout
         self._states = rollout.initial_states(rows)
+        self._values = rollout._values()
 
     def __enter__(self) -> "Conversation":
         return self
@@ -259,9 +259,9 @@ class Conversation:
         if rollout._backend == "torch":
             call = rollout._compiled.get(x.shape)
             if call is None:
-                call = rollout._compiled[x.shape] = _record(rollout.call, rollout._values(), x, self._states)
+                call = rollout._compiled[x.shape] = _record(rollout.call, self._values, x, self._states)
             with _no_grad():
-                output, self._states = call(rollout._values(), x, self._states)
+                output, self._states = call(self._values, x, self._states)
         else:
             output, self._states = rollout._call("step", rollout.call)(rollout._values(), x, self._states)
         return output
@@ -289,18 +289,31 @@ def _compile(function: Callable) -> Callable:
     return call
 
 
-def _record(function: Callable, *args: Any) -> Callable:
+def _record(function: Callable, values: list, x: Any, states: list) -> Callable:
     """The ATen calls of one step, without the layers' Python around them; the function itself if that fails."""
+    from torch.fx import CodeGen
     from torch.fx.experimental.proxy_tensor import make_fx
+
+    count = len(values)
+
+    def flat(*tensors: Any) -> list:
+        output, new = function(list(tensors[:count]), tensors[count], list(tensors[count + 1 :]))
+        return [output, *new]
 
     try:
         with _no_grad():
-            recorded = make_fx(lambda values, x, states: function(values, x, states))(*args)
+            recorded = make_fx(flat)(*values, x, *states)
     except Exception:  # the model looks at values, or calls what cannot be recorded: run its Python every time
         return function
     recorded.graph.eliminate_dead_code()
+    recorded.graph.set_codegen(CodeGen())  # takes and gives flat tensors
     recorded.recompile()
-    return recorded
+
+    def call(values: list, x: Any, states: list) -> tuple[Any, list]:
+        output, *new = recorded(*values, x, *states)
+        return output, new
+
+    return call
 
 
 def _no_grad() -> Any:
