@@ -64,6 +64,15 @@ def test_docstring(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_arguments_have_type_hints(name):
+    value = getattr(keras_stateful, name)
+    function = value.__init__ if inspect.isclass(value) else value
+    signature = inspect.signature(function)
+    assert not [p.name for p in signature.parameters.values() if p.annotation is p.empty and p.name != "self"]
+    assert inspect.isclass(value) or signature.return_annotation is not signature.empty
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_public_methods_have_docstrings(name):
     value = getattr(keras_stateful, name)
     hooks = {key for key in vars(keras.callbacks.Callback) if key.startswith(("on_", "set_"))}
