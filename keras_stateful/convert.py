@@ -177,8 +177,15 @@ def _carrying(
             **config,
         )
         kwargs = users_arguments(kwargs)
+        sequences = args[0] if args else kwargs["sequences"]
+        if sequences.shape[0] != batch_size:
+            raise Unconvertible(
+                f"`{path}` gets {sequences.shape[0]} rows where the model has {batch_size}: a batch size is written into "
+                "the graph in front of it. Write -1 for the batch (`ops.reshape(h, (-1, time, units))`), or use "
+                "`keras.layers.Reshape`, which leaves the batch alone."
+            )
         if resets is not None:
-            shape = (batch_size,) if resets == "window" else (batch_size, args[0].shape[1])
+            shape = (batch_size,) if resets == "window" else (batch_size, sequences.shape[1])
             kwargs[RESETS] = level.input(RESETS, shape, "bool")
         return new(*args, **kwargs, **({"slot": index} if index else {}))
 

@@ -142,7 +142,7 @@ class Carry:
         for state, value in zip(states, keras.tree.flatten(new_states), strict=True):
             state.assign(ops.cast(value, state.dtype))
         if self.initial_state_given:
-            self._fresh[slot].assign(ops.zeros_like(self._fresh[slot]))
+            self._fresh[slot].assign(ops.zeros((self.batch_size,), "float32"))
         return (output, *new_states) if wanted else output
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
@@ -212,7 +212,7 @@ class Carry:
                 old = ops.convert_to_tensor(state)
                 state.assign(value if rows is None else ops.where(_rows(rows, value), value, old))
         for fresh in self._fresh:
-            ones = ops.ones_like(fresh)
+            ones = ops.ones((self.batch_size,), "float32")
             fresh.assign(ones if rows is None else ops.where(rows, ones, ops.convert_to_tensor(fresh)))
 
     def save_own_variables(self, store) -> None:

@@ -262,7 +262,7 @@ def copy_variables(old: Any, new: Any) -> None:
             "likely to leave out an argument."
         )
     for source, target in zip(sources, targets, strict=True):
-        target.assign(np.array(source))
+        target.assign(np.array(keras.ops.convert_to_numpy(source)))
 
 
 def state_variables_below(layer: Any) -> list:
@@ -271,4 +271,6 @@ def state_variables_below(layer: Any) -> list:
     for part in _parts(layer):
         if isinstance(part, Carry):
             found += part.state_variables()
+        elif getattr(part, "states", None) is not None:  # a plain stateful layer
+            found += keras.tree.flatten(part.states)
     return found

@@ -77,7 +77,8 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
     calls = list(graph_calls(model))
     inputs, outputs = _ends(model)
     producer = {id(t): call for call in calls for t in call.outputs}
-    sequences = [_sequences(c) for c in calls if is_recurrent(c.operation)]
+    along_time = (layers.RNN, layers.Bidirectional)
+    sequences = [_sequences(c) for c in calls if isinstance(c.operation, along_time)]
     sources = _upstream(sequences, producer, stop=layers.RepeatVector)
     temporal = {id(t) for t in inputs if id(t) in sources}
     checked = None

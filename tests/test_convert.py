@@ -1,0 +1,292 @@
+"""What conversions keep, what they refuse, and that the given model is left as it was."""
+
+import keras
+import numpy as np
+import pytest
+import zoo
+from keras import layers
+
+import keras_stateful as ks
+
+
+def sequential(*stack, shape=(None, 3), **kwargs):
+    return keras.Sequential([keras.Input(shape, **kwargs), *stack])
+
+
+def lstm(**kwargs):
+    return layers.LSTM(4, return_sequences=True, **kwargs)
+
+
+def weights(model):
+    return [keras.ops.convert_to_numpy(w).copy() for w in model.weights]
+
+
+@pytest.mark.parametrize("convert", [lambda m: ks.to_stateful(m, 3), ks.to_inference, ks.to_step_model, ks.to_stateless])
+@pytest.mark.parametrize("name", ["two_lstm", "nested", "stacked_cells", "shared", "custom_cell"])
+def test_weights_are_copied_and_the_given_model_is_left_alone(name, convert):
+    model = zoo.build(name)
+    before, config = weights(model), model.get_config()
+    converted = convert(model)
+    for a, b in zip(before, weights(converted), strict=True):
+        np.testing.assert_array_equal(a, b)
+    for w in converted.weights:
+        w.assign(w + 1.0)
+    for a, b in zip(before, weights(model), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert model.get_config() == config
+    assert not converted.compiled
+
+
+@pytest.mark.parametrize("convert", [ks.to_inference, ks.to_step_model])
+@pytest.mark.parametrize("name", ["two_lstm", "nested", "shared"])
+def test_shared_weights_are_the_same_variables(name, convert):
+    model = zoo.build(name)
+    twin = convert(model, share_weights=True)
+    assert [id(w) for w in twin.weights] == [id(w) for w in model.weights]
+
+
+@pytest.mark.parametrize("name", [*zoo.MODELS, *zoo.MASKED])
+def test_there_and_back(name):
+    model = zoo.build(name)
+    back = ks.to_stateless(ks.to_stateful(model, 4, resets="window"))
+    assert [t.name for t in back.inputs] == [t.name for t in model.inputs]
+    arrays = zoo.data(model, 2, 5)
+    x = zoo.window(model, arrays, slice(None))
+    for a, b in zip(zoo.outputs(model(x)), zoo.outputs(back(x)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    assert not any(type(layer).__module__.startswith("keras_stateful") for layer in back.layers if not layer.name)
+
+
+@pytest.mark.parametrize("name", [*zoo.MODELS, *zoo.MASKED])
+def test_inference_step_by_step_equals_the_training_model_on_that_row(name):
+    """Law 7, inside Keras."""
+    model = zoo.build(name)
+    training = ks.to_stateful(model, 4, resets="window")
+    arrays = zoo.data(model, 4, 8)
+    keep = np.zeros(4, bool)
+    wanted = zoo.outputs(training.predict_on_batch(zoo.window(training, arrays, slice(None), keep)))
+    live = ks.to_inference(training)
+    row = [a[2:3] for a in arrays]
+    steps = [zoo.outputs(live(zoo.window(live, row, slice(t, t + 1)))) for t in range(8)]
+    mask = np.all(row[0][0] != 0, axis=tuple(range(1, row[0][0].ndim)))
+    for got, want in zip(zip(*steps, strict=True), wanted, strict=True):
+        np.testing.assert_allclose(np.concatenate(got, axis=1)[0][mask], want[2][mask], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*zoo.MODELS, *zoo.MASKED])
+def test_step_models_chain(name):
+    model = zoo.build(name)
+    step = ks.to_step_model(ks.to_stateful(model, 4, resets="step"))
+    arrays = zoo.data(model, 2, 6)
+    wanted = zoo.outputs(model(zoo.window(model, arrays, slice(None))))
+    states, parts = ks.initial_states(step, batch_size=2), []
+    for window in (slice(0, 1), slice(1, 3), slice(3, 6)):
+        result = step([*(a[:, window] for a in arrays), *states])
+        parts.append(zoo.outputs(result[: len(step.data_outputs)]))
+        states = result[len(step.data_outputs) :]
+    for got, want in zip(zip(*parts, strict=True), wanted, strict=True):
+        np.testing.assert_allclose(np.concatenate(got, axis=1), want, atol=1e-5)
+
+
+def test_a_step_model_survives_saving(tmp_path):
+    step = ks.to_step_model(zoo.build("nested"))
+    step.save(tmp_path / "step.keras")
+    again = keras.saving.load_model(tmp_path / "step.keras")
+    assert again.state_names == step.state_names == ["encoder_lstm_state_0", "encoder_lstm_state_1", "decoder_gru_state_0"]
+    assert again.state_paths == ["encoder/lstm", "encoder/lstm", "decoder/gru"]
+
+
+@pytest.mark.parametrize("resets", [None, "window"])
+@pytest.mark.parametrize("name", ["two_lstm", "nested", "shared", "custom_cell", "dict_inputs"])
+def test_a_saved_and_reloaded_model_trains_on_the_same(tmp_path, name, resets):
+    stateful = ks.to_stateful(zoo.build(name), 4, resets=resets)
+    arrays = zoo.data(stateful, 4, 4)
+    x = zoo.window(stateful, arrays, slice(None), None if resets is None else np.ones(4, bool))
+    y = [np.zeros(tuple(o.shape[:1]) + (4, *o.shape[2:]), "float32") for o in stateful.outputs]
+    stateful.compile(keras.optimizers.Adam(0.05), "mse")
+    stateful.train_on_batch(x, y[0])
+    stateful.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    ks.reset_states(stateful)
+    for _ in range(3):
+        np.testing.assert_allclose(again.train_on_batch(x, y[0]), stateful.train_on_batch(x, y[0]), atol=1e-5)
+    for a, b in zip(ks.get_states(again).values(), ks.get_states(stateful).values(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_layers_chooses_who_carries():
+    model = sequential(lstm(name="first"), lstm(name="second"))
+    assert list(ks.get_states(ks.to_stateful(model, 2, layers=["second"]))) == ["second"]
+    assert list(ks.get_states(ks.to_inference(ks.to_stateful(model, 2, layers=["second"])))) == ["second"]
+
+
+def test_layers_inside_time_distributed_are_left_alone():
+    model = sequential(layers.TimeDistributed(layers.GRU(3)), lstm(name="outer"), shape=(None, 5, 2))
+    assert list(ks.get_states(ks.to_stateful(model, 2))) == ["outer"]
+
+
+def test_a_recurrent_layer_that_runs_along_another_axis_is_left_alone():
+    """The decoder of an autoencoder runs along the time that `RepeatVector` makes."""
+    model = sequential(layers.LSTM(4, name="encoder"), layers.RepeatVector(6), lstm(name="decoder"))
+    assert list(ks.get_states(ks.to_stateful(model, 2))) == ["encoder"]
+
+
+def test_a_last_step_taken_by_hand_is_return_sequences_false():
+    x = keras.Input((None, 3))
+    model = keras.Model(x, layers.Dense(1)(lstm()(x)[:, -1]))
+    assert ks.to_stateful(model, 2).output_shape == (2, 1)
+
+
+def custom(function):
+    class Custom(layers.Layer):
+        def call(self, x):
+            return function(x)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    return Custom(name="custom")
+
+
+def reshaped(rows):
+    x = keras.Input((6, 3), batch_size=rows)
+    return keras.Model(x, lstm()(keras.ops.reshape(x, (rows, -1, 3))))
+
+
+def siamese():
+    encoder = keras.Sequential([keras.Input((None, 3)), lstm()], name="encoder")
+    a, b = keras.Input((None, 3)), keras.Input((None, 3))
+    return keras.Model([a, b], layers.Add()([encoder(a), encoder(b)]))
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+REFUSED = {
+    "conv1d": (lambda: sequential(layers.Conv1D(3, 3, padding="causal"), lstm()), "conv1d.*neighbouring time steps"),
+    "conv1d behind": (lambda: sequential(lstm(), layers.Conv1D(3, 3, padding="same")), "conv1d.*neighbouring"),
+    "pooling": (lambda: sequential(lstm(), layers.GlobalAveragePooling1D()), "average"),
+    "max pooling": (lambda: sequential(layers.MaxPooling1D(2), lstm()), "max_pooling1d.*neighbouring"),
+    "flatten": (lambda: sequential(lstm(), layers.Flatten(), layers.Dense(2), shape=(6, 3)), "flatten.*merges"),
+    "reshape": (lambda: sequential(layers.Reshape((3, 6)), lstm(), shape=(6, 3)), "reshape.*Reshape"),
+    "attention": (
+        lambda: keras.Model(x := keras.Input((None, 3)), layers.MultiHeadAttention(2, 4)(h := lstm()(x), h)),
+        "multi_head_attention.*within the window",
+    ),
+    "bidirectional": (lambda: sequential(layers.Bidirectional(lstm())), "bidirectional.*not known yet"),
+    "go_backwards": (lambda: sequential(lstm(go_backwards=True)), "from the end"),
+    "cumulative sum": (lambda: sequential(custom(lambda x: keras.ops.cumsum(x, 1)), lstm()), "custom.*time steps"),
+    "positions": (
+        lambda: sequential(custom(lambda x: x + keras.ops.arange(x.shape[1], dtype="float32")[:, None]), lstm(),
+                           shape=(6, 3)),
+        "custom",
+    ),
+    "nested conv1d": (
+        lambda: sequential(keras.Sequential([keras.Input((None, 3)), layers.Conv1D(3, 3)], name="encoder"), lstm()),
+        "encoder/conv1d",
+    ),
+    "no recurrent layer": (lambda: sequential(layers.Dense(3)), "no recurrent layer"),
+    "only time distributed": (
+        lambda: sequential(layers.TimeDistributed(layers.GRU(3)), shape=(None, 5, 2)), "TimeDistributed"
+    ),
+    "stateful inside time distributed": (
+        lambda: keras.Sequential([keras.Input((4, 5, 2), batch_size=2),
+                                  layers.TimeDistributed(layers.GRU(3, stateful=True)), lstm()]),
+        "slice",
+    ),
+    "hard-coded batch": (lambda: reshaped(3), "lstm.*3 rows where the model has 2"),
+    "subclassed": (Subclassed, "Functional API"),
+    "no input": (lambda: keras.Sequential([lstm()]), "keras.Input"),
+    "shared sub-model": (siamese, "encoder.*called 2 times"),
+    "input named resets": (
+        lambda: keras.Model(r := keras.Input((None, 3), name="resets"), lstm()(r)), "named 'resets'"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_be_wrong_is_refused_with_the_remedy(name):
+    make, message = REFUSED[name]
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        ks.to_stateful(make(), 2)
+
+
+def test_kernel_size_one_mixes_nothing():
+    ks.to_stateful(sequential(layers.Conv1D(3, 1), lstm()), 2)
+
+
+def test_a_mixing_branch_may_be_kept_out_by_layers():
+    x = keras.Input((None, 3))
+    model = keras.Model(x, layers.Add()([lstm(name="carried")(x), layers.Conv1D(4, 3, padding="causal")(x)]))
+    with pytest.raises(ValueError, match="conv1d"):
+        ks.to_stateful(model, 2)
+    ks.to_stateful(model, 2, layers=["carried"])
+    upstream = sequential(layers.Conv1D(3, 3), lstm(name="carried"))
+    with pytest.raises(ValueError, match="conv1d"):
+        ks.to_stateful(upstream, 2, layers=["carried"])
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(batch_size=0), "batch_size=0"),
+        (dict(batch_size=2.5), "batch_size=2.5"),
+        (dict(batch_size=True), "batch_size=True"),
+        (dict(batch_size=2, resets="windows"), "resets='windows'"),
+        (dict(batch_size=2, layers=["nobody"]), "nobody"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        ks.to_stateful(sequential(lstm()), **arguments)
+    with pytest.raises(TypeError, match="Keras model"):
+        ks.to_stateful("model", 2)
+
+
+def test_a_batch_of_another_size_is_an_error_not_a_broadcast():
+    stateful = ks.to_stateful(sequential(lstm()), 4)
+    with pytest.raises(Exception, match="(?i)rows|shape|batch|incompatible"):
+        stateful.predict_on_batch(np.ones((1, 5, 3), "float32"))
+    stateful.predict_on_batch(np.ones((4, 5, 3), "float32"))
+    with pytest.raises(Exception, match="(?i)rows|shape|batch|incompatible"):
+        stateful.predict_on_batch(np.ones((1, 5, 3), "float32"))
+
+
+def test_plain_weights_and_files_fit_at_any_batch_size(tmp_path):
+    """Law 8: no state in weights or files."""
+    plain, four = zoo.build("nested"), ks.to_stateful(zoo.build("nested"), 4, resets="window")
+    assert four.count_params() == plain.count_params()
+    four.predict_on_batch(zoo.window(four, zoo.data(four, 4, 3), slice(None), np.zeros(4, bool)))
+    for w in four.weights:
+        w.assign(w + 1.0)
+    four.save_weights(tmp_path / "four.weights.h5")
+    seven = ks.to_stateful(zoo.build("nested"), 7)
+    for model in (plain, seven):
+        model.load_weights(tmp_path / "four.weights.h5")
+        for a, b in zip(weights(model), weights(four), strict=True):
+            np.testing.assert_array_equal(a, b)
+    plain.save_weights(tmp_path / "plain.weights.h5")
+    four.load_weights(tmp_path / "plain.weights.h5")
+    plain.set_weights(four.get_weights())
+    for states in ks.get_states(seven).values():
+        assert all(np.all(s == 0) for s in states)
+
+
+def test_conversion_runs_no_initializer(monkeypatch):
+    """Three LSTM(1840) would spend seconds on orthogonal matrices that are thrown away."""
+    model = zoo.build("two_lstm")
+    monkeypatch.setattr(keras.initializers.Orthogonal, "__call__", lambda *a, **k: pytest.fail("initializer ran"))
+    monkeypatch.setattr(keras.initializers.GlorotUniform, "__call__", lambda *a, **k: pytest.fail("initializer ran"))
+    for converted in (ks.to_stateful(model, 2), ks.to_inference(model), ks.to_step_model(model), ks.to_stateless(model)):
+        recurrent = next(layer for layer in converted.layers if isinstance(layer, layers.LSTM))
+        assert isinstance(recurrent.cell.recurrent_initializer, keras.initializers.Orthogonal)
+
+
+def test_a_users_own_recurrent_layer_class():
+    class Mine(layers.GRU):
+        pass
+
+    stateful = ks.to_stateful(sequential(Mine(4, return_sequences=True, name="mine")), 2)
+    assert list(ks.get_states(stateful)) == ["mine"] and isinstance(stateful.get_layer("mine"), Mine)
