@@ -3,6 +3,7 @@
 A runtime turns `{input name: array}` into `{output name: array}`; it holds the weights and no state.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,9 @@ class LiteRT(Runtime):
 
     def __init__(self, content: bytes):
         self._content = content
-        self._interpreter = _litert_interpreter()(model_content=content, num_threads=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TensorFlow's copy of the interpreter announces its end
+            self._interpreter = _litert_interpreter()(model_content=content, num_threads=1)
         self._interpreter.allocate_tensors()
         signatures = self._interpreter.get_signature_list()
         if len(signatures) != 1:

@@ -1,0 +1,267 @@
+"""From a step model to an artifact's file: one time step, flat, unrolled, float32, in this process or a fresh one.
+
+| format | written with | by |
+|---|---|---|
+| onnx | the running backend, else another one that is installed | tf2onnx, jax2onnx, torch's exporter |
+| litert | TensorFlow, or torch with litert-torch | their converters |
+| tf_saved_model | TensorFlow, or JAX where TensorFlow is installed too | Keras |
+
+A fresh process gets the model as a `.keras` file in a folder of its own and `KERAS_BACKEND` set: a process that
+runs one backend of Keras cannot run another.
+"""
+
+import contextlib
+import importlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_stateful import compat
+from keras_stateful.rewrite import _parts, copy_layer, skip_initializers
+from keras_stateful.step_model import StepModel
+
+# For each format the backends that write it, best first, with the modules they need beside themselves.
+WAYS = {
+    "onnx": {
+        "tensorflow": ("onnx", "tf2onnx"),
+        "jax": ("onnx", "jax2onnx"),
+        "torch": ("onnx", "onnxscript"),
+    },
+    "litert": {"tensorflow": (), "torch": ("litert_torch",)},
+    "tf_saved_model": {"tensorflow": (), "jax": ("tensorflow",)},
+}
+ENTRY = {"onnx": "model.onnx", "litert": "model.tflite", "tf_saved_model": "saved_model"}
+_INSTALL = {
+    "onnx": {
+        "tensorflow": 'pip install "keras-stateful[tensorflow,export]"',
+        "jax": 'pip install "keras-stateful[jax,export]"',
+        "torch": 'pip install "keras-stateful[torch,export]"',
+    },
+    "litert": {"": 'pip install "keras-stateful[tensorflow]"'},
+    "tf_saved_model": {"": 'pip install "keras-stateful[tensorflow]"'},
+}
+
+
+def backend_for(artifact_format: str) -> str:
+    """The backend that is to write a format: the running one if it can, else one that is installed.
+
+    Raises:
+        ImportError: none can; says what to install.
+    """
+    running = keras.backend.backend()
+    ways = WAYS[artifact_format]
+    for backend in [running, *(b for b in ways if b != running)]:
+        if backend in ways and all(find_spec(m) is not None for m in (backend, *ways[backend])):
+            return backend
+    install = _INSTALL[artifact_format]
+    needed = ways.get(running)
+    what = f"Keras on {running} writes it with {' and '.join(needed)}" if needed else f"Keras on {running} cannot"
+    raise ImportError(
+        f'The format "{artifact_format}" cannot be written here: {what}; no other backend that could is installed. '
+        f"`{install.get(running, next(iter(install.values())))}`."
+    )
+
+
+def single_step(step: StepModel) -> keras.Model:
+    """A flat copy of a step model for exactly one time step.
+
+    Sub-models are dissolved, recurrent layers unrolled, mixed precision computed in float32: what every exporter
+    takes, and what runs fastest one step at a time.
+
+    Args:
+        step: from `to_step_model`; left as it is.
+
+    Returns:
+        A Functional with inputs `(batch, 1, ...)` where `step` has a time axis; other inputs, outputs and their order
+        as in `step`.
+    """
+    data = len(step.data_inputs)
+    inputs = []
+    renewed: dict[int, Any] = {}
+    for i, tensor in enumerate(step.inputs):
+        shape = list(tensor.shape)
+        if i < data and has_time(tensor):
+            shape[1] = 1
+        inputs.append(keras.Input(batch_shape=tuple(shape), dtype=tensor.dtype, name=tensor.name))
+        renewed[id(tensor)] = inputs[-1]
+    copies: dict[int, Any] = {}
+    pending = []
+    ends = {id(t): t for t in step.inputs}
+    for call in compat.graph_calls(step, tensors=ends):
+        operation = call.operation
+        if id(operation) not in copies:
+            copies[id(operation)] = operation
+            if isinstance(operation, keras.layers.Layer):
+                copy = copy_layer(operation, **({"unroll": True} if hasattr(operation, "unroll") else {}))
+                # Two layers of different sub-models may have one name; a flat model's names are unique.
+                copy.name = call.path.replace("/", "_")
+                for part in _parts(copy):
+                    if _is_mixed(part):
+                        part.dtype_policy = keras.DTypePolicy("float32")
+                pending.append((operation, copy, skip_initializers(copy)))
+                copies[id(operation)] = copy
+        args, kwargs = keras.tree.map_structure(
+            lambda a: renewed[id(a)] if isinstance(a, keras.KerasTensor) else a, (call.args, call.kwargs)
+        )
+        outputs = copies[id(operation)](*args, **kwargs)
+        renewed.update({id(t): new for t, new in zip(call.outputs, keras.tree.flatten(outputs), strict=True)})
+    for old, new, restore in pending:
+        restore()
+        for source, target in zip(old.weights, new.weights, strict=True):
+            target.assign(np.array(keras.ops.convert_to_numpy(source)))
+    return keras.Model(inputs, [renewed[id(ends[id(t)])] for t in step.outputs], name="step")
+
+
+def has_time(tensor: Any) -> bool:
+    """Whether an input or output of a step model has the time axis: there its size is unknown."""
+    return len(tensor.shape) > 1 and tensor.shape[1] is None
+
+
+def _is_mixed(layer: Any) -> bool:
+    policy = layer.dtype_policy
+    return policy.compute_dtype != policy.variable_dtype or policy.compute_dtype in ("float16", "bfloat16")
+
+
+def convert(
+    model: keras.Model, artifact_format: str, path: Path, backend: str, *, batch_size: int | None, quantize: bool = False
+) -> None:
+    """Writes the artifact of a `single_step` model.
+
+    Args:
+        model: from `single_step`.
+        artifact_format: "onnx", "litert" or "tf_saved_model".
+        path: the file to write, for "tf_saved_model" the directory.
+        backend: from `backend_for`.
+        batch_size: rows that the artifact takes; None for any.
+        quantize: LiteRT only: weights in int8.
+
+    Raises:
+        RuntimeError: the exporter fails; quotes it.
+    """
+    if backend == keras.backend.backend():
+        try:
+            write(model, artifact_format, path, batch_size=batch_size, quantize=quantize)
+        except Exception as error:
+            raise _failed(artifact_format, backend, error) from error
+        return
+    modules, classes = _custom_classes(model, artifact_format, backend)
+    job = {"format": artifact_format, "path": str(path.absolute()), "batch_size": batch_size, "quantize": quantize}
+    environment = os.environ | {
+        "KERAS_BACKEND": backend,
+        "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "",  # converting needs no accelerator, and the parent process may hold it
+        "JAX_PLATFORMS": "cpu",
+    }
+    with tempfile.TemporaryDirectory(prefix="keras_stateful.") as folder:
+        model.save(Path(folder, "model.keras"))
+        Path(folder, "job.json").write_text(json.dumps(job | {"modules": modules, "classes": classes}))
+        child = subprocess.run(
+            [sys.executable, "-c", "from keras_stateful.conversion import main; main()", folder],
+            env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+    if child.returncode != 0:
+        raise _failed(artifact_format, backend, child.stderr.strip()[-2000:] or f"exit status {child.returncode}")
+
+
+def _failed(artifact_format: str, backend: str, error: Any) -> RuntimeError:
+    return RuntimeError(
+        f'Keras could not write the format "{artifact_format}" with the backend {backend}: {error}. The usual cause is an '
+        "operation that the exporter does not know: try another `format`, or write the layer with simpler operations."
+    )
+
+
+def _custom_classes(model: keras.Model, artifact_format: str, backend: str) -> tuple[list[str], list[list[str]]]:
+    """Modules that a fresh process must import, and classes nobody registered, for the user's own layers."""
+    modules, classes = [], []
+    for layer in model.layers:
+        for part in _parts(layer):
+            cls = type(part)
+            if cls.__module__.split(".")[0] in ("keras", "keras_stateful"):
+                continue
+            if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+                raise ValueError(
+                    f'The format "{artifact_format}" is written in a fresh process on {backend}, which must be able to '
+                    f"import the model's layers. Received: {cls.__qualname__}, defined in {cls.__module__}. Move the class "
+                    f"to the top level of a module, or run this export with KERAS_BACKEND={backend}."
+                )
+            modules.append(cls.__module__)
+            classes.append([cls.__module__, cls.__qualname__])
+    return sorted(set(modules)), classes
+
+
+def write(model: keras.Model, artifact_format: str, path: Path, *, batch_size: int | None, quantize: bool) -> None:
+    """Writes the artifact with the running backend."""
+    signature = [
+        [keras.InputSpec(shape=(batch_size, *t.shape[1:]), dtype=t.dtype, name=t.name) for t in model.inputs]
+    ]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        if artifact_format == "onnx":
+            model.export(str(path), format="onnx", input_signature=signature, verbose=False)
+            _one_file(path)
+        elif artifact_format == "tf_saved_model":
+            model.export(str(path), format="tf_saved_model", input_signature=signature, verbose=False)
+        else:
+            options = {}
+            if quantize:
+                import tensorflow as tf
+
+                options["optimizations"] = [tf.lite.Optimize.DEFAULT]
+            model.export(str(path), format="litert", input_signature=signature, verbose=False, **options)
+
+
+def _one_file(path: Path) -> None:
+    """Takes weights that the exporter put beside the file into it: a browser then loads one file."""
+    import onnx
+
+    beside = path.with_name(f"{path.name}.data")
+    if beside.exists():
+        model = onnx.load(path)
+        onnx.save(model, path)
+        beside.unlink()
+
+
+def rename_outputs(path: Path, old: list[str], new: list[str]) -> None:
+    """Names the outputs of an ONNX file; one that stands for two gets a second name."""
+    import onnx
+
+    model = onnx.load(path)
+    graph = model.graph
+    told = {o.name: o for o in graph.output}
+    outputs = []
+    for before, after in zip(old, new, strict=True):
+        graph.node.append(onnx.helper.make_node("Identity", [before], [after]))
+        outputs.append(onnx.ValueInfoProto())
+        outputs[-1].CopyFrom(told[before])
+        outputs[-1].name = after
+    del graph.output[:]
+    graph.output.extend(outputs)
+    onnx.save(model, path)
+
+
+def main() -> None:
+    """The fresh process: reads the job that `convert` left in a folder and runs it."""
+    folder = Path(sys.argv[-1])
+    job = json.loads((folder / "job.json").read_text())
+    for module in job["modules"]:
+        importlib.import_module(module)
+    custom = {}
+    for module, name in job["classes"]:
+        found: Any = sys.modules[module]
+        for part in name.split("."):
+            found = getattr(found, part)
+        custom[name.split(".")[-1]] = found
+    with keras.saving.custom_object_scope(custom):
+        model = keras.saving.load_model(folder / "model.keras", compile=False)
+    write(model, job["format"], Path(job["path"]), batch_size=job["batch_size"], quantize=job["quantize"])

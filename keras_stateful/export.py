@@ -1,0 +1,396 @@
+"""`export_step_model`: from a trained model to a directory that a `Session`, or any other language, runs.
+
+    model ─▶ step model ─▶ one time step, flat ─▶ artifact ─▶ compared with Keras ─▶ manifest ─▶ renamed into place
+             (states are inputs: no live state is ever exported)   └─ int8: deviation measured ─┘
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_stateful
+from keras_stateful import compat, conversion, manifest
+from keras_stateful.manifest import FORMATS, Manifest, State, Tensor
+from keras_stateful.rollout import _from_logits, _input_vocabulary
+from keras_stateful.runtimes import Runtime, open_runtime
+from keras_stateful.session import Session, load_session
+from keras_stateful.step_model import StepModel, initial_states, to_step_model
+
+STEPS = 16  # chained steps that an artifact must agree on with Keras
+TOLERANCE = 1e-5  # of the largest number of that output, at least of 1
+
+
+def export_step_model(
+    model: keras.Model,
+    directory: str | os.PathLike,
+    format: str = "onnx",
+    *,
+    batch_size: int = 1,
+    quantize: str | None = None,
+    representative_data: Any = None,
+    metadata: Any = None,
+) -> None:
+    """Writes a model for use one time step at a time, where Keras is not installed.
+
+    The directory holds the artifact and `manifest.json`. The artifact takes one time step and the states, and gives
+    the output and the new states. It computes in float32 and starts from the initial state, whatever state
+    the model is in. It is loaded back, run for 16 chained steps and compared with Keras before it appears under
+    its name; if anything fails there is no directory.
+
+    Args:
+        model: any model that `to_step_model` accepts, trained on any backend, or a `StepModel`. Left as it is.
+        directory: where to write; must not exist. Its parents are made.
+        format: "onnx", "litert" or "tf_saved_model". Where Keras cannot write it on the running backend, a fresh
+            process with another installed backend does.
+        batch_size: rows that the artifact runs at once, where the format fixes them (LiteRT); ONNX and SavedModel take
+            any. A `Session` serves any number of rows with each.
+        quantize: "int8" for weights in 8 bits, states in float32, by ONNX Runtime's or LiteRT's own quantizer.
+        representative_data: with `quantize`, real input as `Session.read` takes it, `(rows, time, ...)`: how far outputs
+            move on it is written into the manifest.
+        metadata: anything that JSON holds, a vocabulary, say; `Session.metadata` gives it back.
+
+    Raises:
+        ValueError: a directory that exists, an unknown format, as `to_step_model`.
+        TypeError: metadata that JSON cannot hold.
+        ImportError: a package that this format needs is missing; names the command that installs it.
+        RuntimeError: the exporter fails, or the artifact computes something else than Keras.
+
+    Example:
+
+    ```python
+    import keras
+    import keras_stateful as ks
+
+    model = keras.Sequential([keras.Input((None, 3)), keras.layers.GRU(4, return_sequences=True)])
+    ks.export_step_model(model, "exported", metadata={"units": "m/s"})
+    session = ks.load_session("exported")
+    ```
+    """
+    directory = Path(directory)
+    _check(directory, format, batch_size, quantize, representative_data, metadata)
+    backend = conversion.backend_for(format)
+    step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)
+    start = [s[0] for s in initial_states(step)]
+    single = conversion.single_step(step)
+    rows = batch_size if format == "litert" else None
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".partial"))
+    try:
+        exact = staging / "exact"
+        exact.mkdir()
+        entry = exact / conversion.ENTRY[format]
+        conversion.convert(single, format, entry, backend, batch_size=rows)
+        told = _describe(step, single, start, format, entry, rows, backend)
+        told = _finish(replace(told, metadata=metadata), exact)
+        _compare(step if _computes_in_float32(step) else single, exact, told, batch_size)
+        written = exact
+        if quantize is not None:
+            written = staging / "int8"
+            written.mkdir()
+            _quantize(single, format, entry, written / entry.name, backend, rows)
+            record = _deviation(exact, _finish(told, written), written, representative_data)
+            _finish(replace(told, quantization=record), written)
+        os.chmod(written, 0o777 & ~_umask())
+        _refuse_existing(directory)
+        os.rename(written, directory)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _check(
+    directory: Path, artifact_format: str, batch_size: int, quantize: str | None, data: Any, metadata: Any
+) -> None:
+    if artifact_format not in FORMATS:
+        raise ValueError(f"`format` must be one of {', '.join(FORMATS)}. Received: format={artifact_format!r}.")
+    _refuse_existing(directory)
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be an int of at least 1. Received: batch_size={batch_size!r}.")
+    if quantize not in (None, "int8"):
+        raise ValueError(f'`quantize` must be None or "int8". Received: quantize={quantize!r}.')
+    if quantize is not None and artifact_format == "tf_saved_model":
+        raise ValueError(
+            'The format "tf_saved_model" has no quantizer of its own. Received: quantize="int8". Export as "onnx" or '
+            '"litert".'
+        )
+    if (quantize is None) != (data is None):
+        raise ValueError(
+            '`quantize="int8"` and `representative_data` go together: real input `(rows, time, ...)`, as `Session.read` '
+            "takes it, on which the manifest says how far the outputs moved. "
+            f"Received: quantize={quantize!r}, representative_data={'None' if data is None else 'given'}."
+        )
+    _check_json(metadata, "metadata")
+
+
+def _refuse_existing(directory: Path) -> None:
+    if directory.exists() or directory.is_symlink():
+        raise ValueError(
+            f"`directory` must not exist yet, so that nothing is overwritten. Received: {str(directory)!r}. Remove it, "
+            "or export beside it."
+        )
+
+
+def _check_json(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise TypeError(
+                    f"`{where}` must be what JSON holds, whose keys are strings. Received: the key {key!r}. For a "
+                    "vocabulary, a list of its tokens in the order of their ids does."
+                )
+            _check_json(inner, f"{where}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            _check_json(inner, f"{where}[{i}]")
+    else:
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"`{where}` must be what JSON holds: dicts, lists, strings, finite numbers, booleans, None. "
+                f"Received: {value!r} of type {type(value).__name__}."
+            ) from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _computes_in_float32(step: StepModel) -> bool:
+    return not any(conversion._is_mixed(layer) for layer in step._flatten_layers(include_self=False))
+
+
+def _describe(
+    step: StepModel, single: keras.Model, start: list, artifact_format: str, entry: Path, rows: int | None, backend: str
+) -> Manifest:
+    """The manifest of an artifact, but for its files: finds its tensors by name and by their numbers."""
+    runtime = open_runtime(artifact_format, entry.read_bytes() if entry.is_file() else b"", entry)
+    calls = list(compat.graph_calls(step))
+    inputs = []
+    for given, tensor in zip(step.data_inputs, single.inputs, strict=False):
+        vocabulary = _input_vocabulary(calls, given)
+        name = _input_tensor(runtime, tensor.name)
+        inputs.append(Tensor(tensor.name, name, _shape(tensor), tensor.dtype, conversion.has_time(given), vocabulary))
+    states = [_input_tensor(runtime, name) for name in step.state_names]
+    found = _output_tensors(single, runtime, inputs, states, start, rows)
+    names = _output_names(step)
+    if artifact_format == "onnx":
+        conversion.rename_outputs(entry, found, names)
+        found = names
+    count = len(step.data_outputs)
+    ends = {id(t): t for t in step.inputs}
+    list(compat.graph_calls(step, tensors=ends))
+    outputs = [
+        Tensor(
+            names[i], found[i], _shape(single.outputs[i]), single.outputs[i].dtype, conversion.has_time(given),
+            from_logits=_from_logits(calls, ends.get(id(given), given))[0],
+        )
+        for i, given in enumerate(step.data_outputs)
+    ]  # fmt: skip
+    described = [
+        State(name, path, states[i], found[count + i], (None, *start[i].shape), str(start[i].dtype), start[i])
+        for i, (name, path) in enumerate(zip(step.state_names, step.state_paths, strict=True))
+    ]
+    versions = {"keras_stateful": keras_stateful.__version__, "keras": keras.__version__}
+    versions |= {"trained_with": keras.backend.backend(), "exported_with": backend}
+    return Manifest(
+        artifact_format=artifact_format,
+        entry=entry.name,
+        files=(),
+        batch_size=rows,
+        inputs=tuple(inputs),
+        outputs=tuple(outputs),
+        states=tuple(described),
+        versions=versions,
+    )
+
+
+def _finish(told: Manifest, directory: Path) -> Manifest:
+    """Adds the files' checksums and writes the manifest."""
+    files = tuple(f for f in manifest.list_files(directory) if f.path != manifest.FILE_NAME)
+    told = replace(told, files=files)
+    manifest.write_manifest(told, directory)
+    return told
+
+
+def _shape(tensor: Any) -> tuple[int | None, ...]:
+    return (None, *tensor.shape[1:])
+
+
+def _input_tensor(runtime: Runtime, name: str) -> str:
+    """The artifact's name for a Keras input: exporters keep it, but for characters they do not allow."""
+
+    def plain(text: str) -> str:
+        return "".join(c if c.isalnum() else "_" for c in text.split(":")[0]).lower()
+
+    hits = [n for n in runtime.input_names() if n == name] or [n for n in runtime.input_names() if plain(n) == plain(name)]
+    if len(hits) != 1:
+        raise RuntimeError(
+            f"The artifact has no input for {name!r}: {runtime.input_names()}. The outputs of the model may not depend on "
+            "it; leave it out of the model. Otherwise give the input a plain name."
+        )
+    return hits[0]
+
+
+def _output_names(step: StepModel) -> list[str]:
+    """Names for the outputs: the layers that they come from, and the states' with `_new`."""
+    taken = {t.name for t in step.inputs}
+    names = []
+    for name in [*step.output_names[: len(step.data_outputs)], *(f"{n}_new" for n in step.state_names)]:
+        unique, i = name, 1
+        while unique in taken:
+            unique, i = f"{name}_{i}", i + 1
+        taken.add(unique)
+        names.append(unique)
+    return names
+
+
+def _random(tensor: Tensor, rows: int, rng: np.random.Generator) -> np.ndarray:
+    shape = (rows, *(3 if d is None else d for d in tensor.shape[1:]))
+    if tensor.dtype == "bool" or "int" in tensor.dtype or tensor.vocabulary is not None:
+        return rng.integers(0, tensor.vocabulary or 2, shape).astype(tensor.dtype)
+    return rng.standard_normal(shape).astype(tensor.dtype)
+
+
+def _keras_call(model: keras.Model) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    """Calls a model without gradients on flat lists of arrays."""
+    call = model.predict_on_batch
+    if keras.backend.backend() == "jax":  # which compiles a loop anew in every call that is not compiled as a whole
+        import jax
+
+        variables = list(model.variables)
+
+        def stateless(values: list, feeds: list) -> Any:
+            with keras.StatelessScope(zip(variables, values, strict=True)):
+                return model(feeds, training=False)
+
+        compiled = jax.jit(stateless)
+
+        def call(feeds: list[np.ndarray]) -> Any:
+            return compiled([v.value for v in variables], feeds)
+
+    return lambda feeds: [np.asarray(o) for o in keras.tree.flatten(call(feeds))]
+
+
+def _output_tensors(
+    single: keras.Model, runtime: Runtime, inputs: list[Tensor], states: list[str], start: list, rows: int | None
+) -> list[str]:
+    """The artifact's name for each Keras output. Exporters rename and reorder outputs: only the numbers tell."""
+    rng = np.random.default_rng(0)
+    count = rows or 2
+    feeds = [_random(t, count, rng) for t in inputs]
+    feeds += [rng.uniform(-1, 1, (count, *s.shape)).astype(s.dtype) for s in start]
+    wanted = _keras_call(single)(feeds)
+    names = list(runtime.output_names())
+    got = dict(
+        zip(names, runtime.run(dict(zip([*(t.tensor for t in inputs), *states], feeds, strict=True)), names), strict=True)
+    )
+    found: list[str] = []
+    for tensor, array in zip(single.outputs, wanted, strict=True):
+        hits = [n for n in names if got[n].shape == array.shape and _apart(got[n], array) <= 100 * TOLERANCE]
+        if not hits:
+            raise RuntimeError(
+                f"The artifact has no output that computes what {tensor.name!r} does in Keras, shape {tensor.shape}. The "
+                "exporter is likely to have changed the model's meaning: try another `format`, and report it to Keras."
+            )
+        hits.sort(key=lambda n, a=array: (n in found, _apart(got[n], a)))
+        found.append(hits[0])
+    return found
+
+
+def _apart(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference, as a share of the largest number where that is above 1."""
+    if a.shape != b.shape:
+        return float("inf")
+    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+    if not a.size:
+        return 0.0
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+        return float("inf")
+    a, b = np.nan_to_num(a), np.nan_to_num(b)
+    return float(np.max(np.abs(a - b)) / max(1.0, float(np.max(np.abs(b)))))
+
+
+def _compare(model: keras.Model, directory: Path, told: Manifest, batch_size: int) -> None:
+    """Chains steps through Keras and through a `Session`, at two batch sizes."""
+    start = [s.initial for s in told.states]
+    rng = np.random.default_rng(1)
+    session, run_keras = load_session(directory, batch_size), _keras_call(model)
+    for rows in (batch_size, batch_size + 1):
+        session = session.fork(rows=np.zeros(rows, int))
+        session.reset()
+        states = [np.repeat(s[None], rows, axis=0) for s in start]
+        for step in range(STEPS):
+            feeds = [_random(t, rows, rng) for t in told.inputs]
+            wanted = run_keras([*feeds, *states])
+            states = wanted[len(told.outputs) :]
+            got = _step(session, told, feeds)
+            for name, g, w in zip([*(t.name for t in told.outputs), *(s.name for s in told.states)], got, wanted, strict=True):
+                if (apart := _apart(g, w)) > TOLERANCE:
+                    raise RuntimeError(
+                        f"The artifact computes something else than Keras: {name!r} differs by {apart:.1e} after "
+                        f"{step + 1} steps with {rows} rows (at most {TOLERANCE:.0e}). Nothing was written. Try another "
+                        "`format`; a layer that is random at inference can never agree."
+                    )
+
+
+def _step(session: Session, told: Manifest, feeds: list[np.ndarray]) -> list[np.ndarray]:
+    """One step with the arrays as Keras takes them; outputs and states as Keras gives them."""
+    result = session.step(tuple(f[:, 0] if t.time else f for t, f in zip(told.inputs, feeds, strict=True))
+                          if len(feeds) > 1 else feeds[0][:, 0] if told.inputs[0].time else feeds[0])  # fmt: skip
+    outputs = result if isinstance(result, tuple) else (result,)
+    outputs = [o[:, None] if t.time else o for t, o in zip(told.outputs, outputs, strict=True)]
+    left = {layer: list(arrays) for layer, arrays in session.get_states().items()}
+    return [*outputs, *(left[s.layer].pop(0) for s in told.states)]
+
+
+def _quantize(
+    single: keras.Model, artifact_format: str, exact: Path, path: Path, backend: str, rows: int | None
+) -> None:
+    if artifact_format == "litert":
+        conversion.convert(single, artifact_format, path, backend, batch_size=rows, quantize=True)
+        return
+    import logging
+
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    level = logging.getLogger().level
+    logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing meant for vision models
+    try:
+        quantize_dynamic(exact, path, weight_type=QuantType.QInt8, extra_options={"EnableSubgraph": True})
+    finally:
+        logging.getLogger().setLevel(level)
+
+
+def _deviation(exact: Path, told: Manifest, quantized: Path, data: Any) -> dict[str, Any]:
+    """Runs the exact and the quantized artifact side by side on the user's data."""
+    first = next(iter(data.values())) if isinstance(data, dict) else data[0] if isinstance(data, tuple) else data
+    rows = len(np.asarray(first))
+    with load_session(exact, max(rows, 1)) as a, load_session(quantized, max(rows, 1)) as b:
+        wanted, got = a.read(data), b.read(data)
+    record: dict[str, Any] = {"weights": "int8", "states": "float32", "rows": rows, "outputs": {}}
+    wanted, got = (r if isinstance(r, tuple) else (r,) for r in (wanted, got))
+    for tensor, w, g in zip(told.outputs, wanted, got, strict=True):
+        moved = np.abs(g.astype("float64") - w)
+        if not np.isfinite(moved).all():
+            raise RuntimeError(f"The quantized model gives NaN or infinite values for {tensor.name!r} on the data.")
+        record["outputs"][tensor.name] = {
+            "max_deviation": float(moved.max()),
+            "mean_deviation": float(moved.mean()),
+            "largest_output": float(np.abs(w).max()),
+        }
+        if tensor.from_logits is not None:
+            same = np.argmax(w, axis=-1) == np.argmax(g, axis=-1)
+            record["outputs"][tensor.name]["same_argmax"] = float(same.mean())
+        if tensor.time:
+            record["time_steps"] = int(w.shape[1])
+    return record
