@@ -29,6 +29,10 @@ _SLOT = "_keras_stateful_rollout"
 
 def rollout(model: keras.Model) -> "Rollout":
     """The `Rollout` of a model, made on first use and kept with the model as long as it lives."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a Keras model or a `Session`. Received: {model!r} of type {type(model).__name__}."
+        )
     signature = tuple(id(v) for v in model.weights) + tuple(id(layer) for layer in model.layers)
     kept = vars(model).get(_SLOT)
     if kept is None or kept[0] != signature:
@@ -289,7 +293,7 @@ def _compile(function: Callable) -> Callable:
     return call
 
 
-def _record(function: Callable, values: list, x: Any, states: list) -> Callable:
+def _record(function: Callable, values: Any, x: Any, states: list) -> Callable:
     """The ATen calls of one step, without the layers' Python around them; the function itself if that fails."""
     from torch.fx import CodeGen
     from torch.fx.experimental.proxy_tensor import make_fx

@@ -99,7 +99,8 @@ class SampleText(keras.callbacks.Callback):
             self._ids = np.asarray(self.encode(self.prompt))
             if self._ids.ndim != 1:
                 raise ValueError(
-                    f"`encode` must give ids of shape (timesteps,) for the one prompt. Received: shape {self._ids.shape}."
+                    "`encode` must give ids of shape (timesteps,) for the one prompt. "
+                    f"Received: shape {self._ids.shape}."
                 )
             check(self.model, self._ids, self.length, seed=self._seed, **self.options)
 
@@ -119,8 +120,8 @@ class _untouched_randomness:
     """Gives Python's and NumPy's global generators back as they were: the first conversion of a model draws seeds."""
 
     def __enter__(self) -> None:
-        self._states = random.getstate(), np.random.get_state()
+        self._states = random.getstate(), np.random.get_state()  # noqa: NPY002
 
     def __exit__(self, *error: Any) -> None:
         random.setstate(self._states[0])
-        np.random.set_state(self._states[1])
+        np.random.set_state(self._states[1])  # noqa: NPY002

@@ -109,7 +109,7 @@ def next_ids(
         xp: `numpy` or `keras.ops`.
 
     Returns:
-        int32 `(rows,)`; -1 where the scores are NaN or infinite, or probabilities that are all zero.
+        int32 `(rows,)`; -1 where the scores are NaN or infinite, or probabilities that do not sum to 1.
     """
     with np.errstate(invalid="ignore"):  # unusable scores are told by the NaN that comes out
         weights = filtered_weights(
@@ -120,6 +120,9 @@ def next_ids(
     else:
         ids = draw(weights, uniforms, xp=xp)
     usable = xp.sum(weights, axis=-1) > 0
+    if not from_logits:  # half precision may miss 1 by some per cent, logits by far more
+        sums = xp.absolute(xp.sum(scores, axis=-1) - 1.0) < 0.1
+        usable = xp.logical_and(usable, xp.logical_and(sums, xp.min(scores, axis=-1) >= 0))
     return xp.where(usable, ids, xp.full_like(ids, -1))
 
 

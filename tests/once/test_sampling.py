@@ -16,7 +16,7 @@ def softmax(logits):
     return e / e.sum(-1, keepdims=True)
 
 
-def reference(logits, temperature, top_k, top_p):
+def reference(logits, temperature, top_k, top_p, assume=lambda _: None):
     """Probabilities after the filters, by walking down the sorted ids."""
     p = softmax(np.asarray(logits, "float64") / temperature)
     order = sorted(range(len(p)), key=lambda i: -p[i])
@@ -44,7 +44,7 @@ def reference(logits, temperature, top_k, top_p):
 def test_filters_keep_what_a_walk_down_the_sorted_ids_keeps(logits, temperature, top_k, top_p, from_logits):
     logits = np.array(logits) / 10
     top_k = None if top_k is None else min(top_k, len(logits))
-    wanted = reference(logits, temperature, top_k, top_p)
+    wanted = reference(logits, temperature, top_k, top_p, assume)
     scores = logits if from_logits else softmax(logits)
     weights = filtered_weights(np.float32(scores)[None], temperature, top_k, top_p, from_logits=from_logits)[0]
     np.testing.assert_array_equal(weights > 0, wanted > 0)
