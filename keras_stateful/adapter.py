@@ -1,0 +1,105 @@
+"""How `fit` reads a sequence: in order, on every backend, whatever `shuffle` and `workers` say.
+
+Keras shuffles the batches of a `PyDataset` by default and hands those of several workers over out of order. But it takes
+any `keras.src.trainers.data_adapters.data_adapter.DataAdapter` as it is ("Allow passing a custom data adapter" in
+`get_data_adapter`, Keras 3.12 to 3.15), so a sequence is both. That base class is the one private name used here;
+`tests/test_sequence_fit.py` fails when Keras no longer lets it through.
+"""
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+
+_PREFETCH = 2
+
+
+class Batches(keras.utils.PyDataset, DataAdapter):
+    """Batches that `fit`, `evaluate` and `predict` read in order.
+
+    A subclass gives `read_pass()`, an iterator over the batches of one pass, which does nothing until its first batch is
+    asked for (Keras makes iterators that it never uses), `signature()` and `num_batches`.
+    """
+
+    epochs_begun = 0  # how often Keras began an epoch, or a pass within one, on these batches
+
+    def read_pass(self) -> Iterator[tuple]:
+        raise NotImplementedError
+
+    def signature(self) -> tuple:
+        """A batch of `(shape, dtype)` pairs in place of arrays."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[tuple]:
+        return self.read_pass()
+
+    # keras.src.trainers.data_adapters.data_adapter.DataAdapter
+
+    def get_numpy_iterator(self) -> Iterator[tuple]:
+        return self.read_pass()
+
+    def get_jax_iterator(self) -> Iterator[tuple]:
+        return self.read_pass()
+
+    def get_torch_dataloader(self) -> Iterator[tuple]:
+        return (keras.tree.map_structure(keras.ops.convert_to_tensor, batch) for batch in self.read_pass())
+
+    def get_tf_dataset(self) -> Any:
+        return self.as_tf_dataset()
+
+    def as_tf_dataset(self) -> Any:
+        """The batches as a `tf.data.Dataset`, for a training loop of one's own; `fit` needs only the sequence itself.
+
+        Returns:
+            A `tf.data.Dataset` of batches with static shapes. Each iterator of it reads one pass.
+        """
+        import tensorflow as tf
+
+        signature = _map_specs(lambda shape, dtype: tf.TensorSpec(shape, dtype), self.signature())
+        dataset = tf.data.Dataset.from_generator(self.read_pass, output_signature=signature)
+        if self.num_batches is not None:
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(self.num_batches))
+        return dataset.prefetch(_PREFETCH)
+
+    @property
+    def has_partial_batch(self) -> bool:
+        return False
+
+    @property
+    def partial_batch_size(self) -> None:
+        return None
+
+    def on_epoch_begin(self) -> None:
+        self.epochs_begun += 1
+
+    def on_epoch_end(self) -> None:
+        pass
+
+
+def in_order(read: Callable[[int], tuple], indices: Iterable[int], workers: int, ahead: int) -> Iterator[tuple]:
+    """`read(i)` for each index, in their order, up to `ahead` of them read beforehand by `workers` threads."""
+    if workers < 2:
+        yield from map(read, indices)
+        return
+    remaining, pool = iter(indices), ThreadPoolExecutor(workers)
+    try:
+        waiting = deque(pool.submit(read, i) for i in itertools.islice(remaining, max(1, ahead)))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(read, i) for i in itertools.islice(remaining, 1))
+            yield batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _map_specs(make: Callable, structure: Any) -> Any:
+    if isinstance(structure, dict):
+        return {k: _map_specs(make, v) for k, v in structure.items()}
+    if len(structure) == 2 and isinstance(structure[1], np.dtype):
+        return make(*structure)
+    return tuple(_map_specs(make, v) for v in structure)

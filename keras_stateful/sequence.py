@@ -1,0 +1,468 @@
+"""`StatefulSequence`: a corpus as the batches that stateful training reads."""
+
+import operator
+import random
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_stateful.adapter import Batches, in_order
+from keras_stateful.corpus import Corpus, Lazy, open_corpus
+from keras_stateful.layout import Dealt, Plan, Settings, Streams, longest_unwasted
+from keras_stateful.targets import Target, Weights, open_targets
+
+BOUNDARIES = ("align", "pack", "ignore")
+_WASTEFUL = 0.8
+
+
+class Span(NamedTuple):
+    """Consecutive time steps of one document in one row of a batch.
+
+    Attributes:
+        document: its index in the corpus.
+        start: its first time step here.
+        steps: how many, from there on; padding is not counted.
+        column: where in the window they begin.
+    """
+
+    document: int
+    start: int
+    steps: int
+    column: int
+
+
+class StatefulSequence(Batches):
+    """A corpus as windows of consecutive time steps: row `i` of each batch goes on where row `i` of the last ended.
+
+    Give it to `fit`, `evaluate` or `predict` of a model that carries its state (`to_stateful`). The order of batches is
+    kept whatever `shuffle` and `workers` say.
+
+    Args:
+        corpus: an array `(timesteps,)` of ids or `(timesteps, ...)` of features: one continuous text, split into
+            `batch_size` streams of equal length. Or documents: a list of such arrays, or anything with `len` and `[]`
+            (a `tfds` data source, for example), or a finite `tf.data.Dataset`. Or a dict of either, or documents
+            that are dicts, for several inputs. Arrays on disk (`np.memmap`) are never copied whole.
+        batch_size: rows of a batch, in all shards together.
+        sequence_length: time steps of a window.
+        targets: None for the corpus itself; an array or list laid out as the corpus; the key of a dict corpus (with
+            `target_offset=0` it is then no input); one label per document, `(documents, ...)`; or a dict of these,
+            one for each output.
+        target_offset: how many time steps later the target stands; 1 where `targets` is None, else 0. A sequence of ints
+            gives targets an axis of that length, `(batch_size, sequence_length, offsets, ...)`.
+        label_at: where labels of documents are trained on: at "every" step, at each "window"'s last real step of the
+            document, or at the document's "last" (with cut documents: each piece's).
+        sample_weight: laid out as the corpus, or one value per document.
+        boundary: "align": each document begins at the first step of a window. "pack": back to back, with resets inside
+            windows. "ignore": documents joined to one continuous text. A single array is one text with either.
+        max_document_length: time steps after which a document is cut; each piece starts from the initial state. "auto":
+            the longest that leaves under 3 % of the rows idle. None: never.
+        burn_in: time steps that are read and not trained on after each start, and read again before each cut piece.
+        shuffle: whether documents are dealt anew in each epoch.
+        seed: for `shuffle` and `shift_windows`; None follows `keras.utils.set_random_seed`.
+        resets: whether the reset mask rides along as the model's last input, `(x, mask)` or the key "resets".
+        shard: `(index, count)`: gives rows `index * batch_size / count` and following of the one layout.
+        encode: a function from a document as the source gives it to its array or dict of arrays. Called when it is read.
+        shift_windows: whether the edges of windows lie elsewhere in each epoch, so that backpropagation is not always
+            cut at the same places (the purpose of varying window lengths in Merity et al. 2017, arXiv:1708.02182).
+            For "pack" and "ignore"; costs at most one window per row.
+        workers: threads that read batches ahead.
+        use_multiprocessing: as in `keras.utils.PyDataset`; threads are used all the same.
+        max_queue_size: batches read ahead, with several workers.
+
+    Attributes:
+        epoch: the pass that is read; settable. The layout is a function of it and of `seed`.
+        batch_size: rows of the batches given: those of this shard.
+        global_batch_size: rows of all shards.
+        num_batches: batches of an epoch, `len(sequence)`; the same in every epoch.
+        utilization: real time steps / all time steps, in (0, 1].
+        dropped: time steps that "ignore" leaves out.
+        max_document_length: time steps, also where "auto" was given.
+
+    Raises:
+        TypeError: a corpus or argument of the wrong type.
+        ValueError: one that cannot be right, with the remedy.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import keras_stateful as ks
+
+    documents = [np.arange(30), np.arange(50), np.arange(20)]
+    sequence = ks.StatefulSequence(documents, batch_size=2, sequence_length=8)
+    x, y, sample_weight = sequence[0]
+    assert x.shape == y.shape == sample_weight.shape == (2, 8)
+    assert (y == x + 1).all()
+    assert sequence.reset_mask(0).all()
+    ```
+    """
+
+    def __init__(
+        self,
+        corpus: Any,
+        batch_size: int,
+        sequence_length: int,
+        *,
+        targets: Any = None,
+        target_offset: Any = None,
+        label_at: str = "every",
+        sample_weight: Any = None,
+        boundary: str = "align",
+        max_document_length: int | str | None = None,
+        burn_in: int = 0,
+        shuffle: bool = False,
+        seed: int | None = None,
+        resets: bool = False,
+        shard: tuple[int, int] = (0, 1),
+        encode: Callable | None = None,
+        shift_windows: bool = False,
+        workers: int = 1,
+        use_multiprocessing: bool = False,
+        max_queue_size: int = 10,
+    ):
+        super().__init__(workers, use_multiprocessing, max_queue_size)
+        self.global_batch_size = whole_number("batch_size", batch_size, 1)
+        self.sequence_length = whole_number("sequence_length", sequence_length, 1)
+        self.burn_in = whole_number("burn_in", burn_in, 0)
+        if boundary not in BOUNDARIES:
+            raise ValueError(f'`boundary` must be "align", "pack" or "ignore". Received: boundary={boundary!r}.')
+        self.boundary, self.resets = boundary, bool(resets)
+        self.shuffle, self.shift_windows = bool(shuffle), bool(shift_windows)
+        self.shard = self._checked_shard(shard)
+        self._rows = self.global_batch_size // self.shard[1]
+        self._low = self.shard[0] * self._rows
+
+        self._corpus = open_corpus(corpus, encode)
+        self._continuous = self._corpus.continuous and max_document_length is None
+        self._targets = open_targets(self._corpus, corpus, targets, target_offset, label_at)
+        self._weights = None if sample_weight is None else Weights(self._corpus, sample_weight)
+        self._inputs = self._chosen_inputs(targets)
+        self._reach = max(t.reach for t in self._targets.values())
+        self._lengths = self._readable()
+        self._check_arguments(max_document_length, seed, targets)
+        self.seed = random.randint(1, 10**9) if seed is None else whole_number("seed", seed, 0)
+        self.max_document_length = self._limit(max_document_length)
+        self._plan = Plan(self._lengths, self._settings(), self._reach if self._ignores else 0)
+        self.dropped = self._plan.dropped
+        self._check_plan()
+        every = {t.label_at for t in self._targets.values()} == {"every"}
+        self._weighted = self._plan.padded or self._weights is not None or not every
+        for source in {f.source for f in self._corpus.fields.values() if isinstance(f, Lazy)}:
+            source.capacity = max(source.capacity, 4 * self._rows)
+        self.epoch = 0
+        if self.utilization < _WASTEFUL:
+            warnings.warn(self._remedies(), UserWarning, stacklevel=2)
+
+    # What a batch holds
+
+    def __len__(self) -> int:
+        return self._plan.num_batches
+
+    def __getitem__(self, index: int) -> tuple:
+        """Batch `index` of the present epoch: `(x, y)`, or `(x, y, sample_weight)` if anything is ever padded."""
+        return self._batch(self._checked(index), self.epoch)
+
+    def _batch(self, i: int, epoch: int) -> tuple:
+        layout, rows, window = self._plan.layout(epoch), self._rows, self.sequence_length
+        spans = layout.spans(i, self._low, self._low + rows)
+        parts = {k: self._corpus.fields[k].batch(spans, rows, window) for k in self._inputs}
+        x = parts if self._corpus.is_dict else parts[None]
+        if self.resets:
+            mask = self._mask(i, epoch)
+            x = {**parts, "resets": mask} if self._corpus.is_dict else (x, mask)
+        y, weights = {}, {}
+        for key, target in self._targets.items():
+            if self._weighted:
+                marks = target.marks(spans, rows, window)
+                weights[key] = marks * np.float32(self._scale(target, layout))
+                if self._weights is not None:
+                    weights[key] *= self._weights.batch(spans, rows, window)
+            y[key] = self._target(target, layout, i, spans, weights.get(key))
+        if None in y:
+            return (x, y[None], weights[None]) if self._weighted else (x, y[None])
+        return (x, y, weights) if self._weighted else (x, y)
+
+    def _target(self, target: Target, layout: Dealt | Streams, i: int, spans: Any, weight: Any) -> np.ndarray:
+        rows, window = self._rows, self.sequence_length
+        if target.field is None:
+            labels = target.repeated(spans, rows, window)
+            return labels[..., None] if target.lifted else labels
+        keep = None if weight is None else weight > 0
+        found = [
+            target.field.batch(layout.spans(i, self._low, self._low + rows, shift) if shift else spans, rows, window, keep)
+            for shift in target.offsets
+        ]
+        values = np.stack(found, axis=2) if target.horizon else found[0]
+        return values[..., None] if target.lifted else values
+
+    def _scale(self, target: Target, layout: Dealt | Streams) -> float:
+        """All steps / counted steps of the epoch, in all shards."""
+        everything = self.num_batches * self.global_batch_size * self.sequence_length
+        return everything / layout.counted(target.label_at)
+
+    def reset_mask(self, i: int, epoch: int | None = None) -> np.ndarray:
+        """Which rows start from the initial state in batch `i`.
+
+        Args:
+            i: index of the batch.
+            epoch: None for the present one.
+
+        Returns:
+            bool `(batch_size,)`, in "pack" `(batch_size, sequence_length)`: True where the state is set to the initial
+            state before this step.
+        """
+        return self._mask(self._checked(i), self.epoch if epoch is None else epoch)
+
+    def _mask(self, i: int, epoch: int) -> np.ndarray:
+        spans = self._plan.layout(epoch).spans(i, self._low, self._low + self._rows)
+        opens = spans.opens
+        if self.boundary == "pack":
+            mask = np.zeros((self._rows, self.sequence_length), bool)
+            mask[spans.row[opens], spans.column[opens]] = True
+            return mask
+        mask = np.zeros(self._rows, bool)
+        mask[spans.row[opens]] = True
+        return mask
+
+    def locate(self, i: int) -> list[list[Span]]:
+        """Where the time steps of batch `i` come from.
+
+        Returns:
+            For each row its spans in order: none where it is idle, one in "align", any number in "pack", and in "ignore"
+            one for each document that the window touches.
+        """
+        spans = self._plan.layout(self.epoch).spans(self._checked(i), self._low, self._low + self._rows)
+        rows: list[list[Span]] = [[] for _ in range(self._rows)]
+        columns = (spans.row, spans.document, spans.start, spans.steps, spans.column)
+        for row, *span in zip(*(a.tolist() for a in columns), strict=True):
+            rows[row].append(Span(*span))
+        return rows
+
+    @property
+    def utilization(self) -> float:
+        return self._plan.utilization
+
+    @property
+    def batch_size(self) -> int:
+        return self._rows
+
+    @property
+    def per_step_targets(self) -> bool:
+        """Whether targets have a time axis: always."""
+        return True
+
+    # How it is read
+
+    def read_pass(self) -> Iterator[tuple]:
+        """The batches of one epoch: the present one when the first is asked for; with the last, the next begins."""
+        epoch, last = self.epoch, self.num_batches - 1
+        read = in_order(lambda i: self._batch(i, epoch), range(self.num_batches), self.workers, self.max_queue_size)
+        for i, batch in enumerate(read):
+            if i == last and self.epoch == epoch:
+                self.epoch = epoch + 1
+            yield batch
+
+    def signature(self) -> tuple:
+        rows, window = self._rows, self.sequence_length
+        fields = self._corpus.fields
+        parts: dict = {k: ((rows, window, *fields[k].shape), fields[k].out_dtype) for k in self._inputs}
+        x = parts if self._corpus.is_dict else parts[None]
+        if self.resets:
+            mask = ((rows, window) if self.boundary == "pack" else (rows,), np.dtype(bool))
+            x = {**parts, "resets": mask} if self._corpus.is_dict else (x, mask)
+        y, weights = {}, {}
+        for key, target in self._targets.items():
+            horizon = (len(target.offsets),) if target.horizon else ()
+            y[key] = ((rows, window, *horizon, *target.shape, *(1,) * target.lifted), target.dtype)
+            weights[key] = ((rows, window), np.dtype("float32"))
+        parts = (y, weights) if self._weighted else (y,)
+        return (x, *(part[None] if None in y else part for part in parts))
+
+    # Arguments
+
+    def _checked(self, index: int) -> int:
+        index = operator.index(index)
+        if not -self.num_batches <= index < self.num_batches:
+            raise IndexError(f"The sequence has {self.num_batches} batches. Received: index {index}.")
+        return index % self.num_batches
+
+    def _checked_shard(self, shard: Any) -> tuple[int, int]:
+        try:
+            index, count = (operator.index(n) for n in shard)
+        except (TypeError, ValueError):
+            raise TypeError(f"`shard` must be a pair of ints, (index, count). Received: shard={shard!r}.") from None
+        if not 0 <= index < count:
+            raise ValueError(
+                f"`shard` must be (index, count) with 0 <= index < count. Received: shard={shard!r}. The first of four "
+                "shards is (0, 4), the last (3, 4)."
+            )
+        if self.global_batch_size % count:
+            raise ValueError(
+                f"`batch_size` counts the rows of all shards and must divide among them. Received: "
+                f"batch_size={self.global_batch_size}, shard={shard!r}. Take a multiple of {count}."
+            )
+        return index, count
+
+    @property
+    def _ignores(self) -> bool:
+        return self._continuous or self.boundary == "ignore"
+
+    def _chosen_inputs(self, targets: Any) -> list:
+        named = targets.values() if isinstance(targets, dict) else [targets]
+        answers = {t for t in named if isinstance(t, str)} if self._targets_at_once() else set()
+        chosen = [k for k in self._corpus.fields if k not in answers]
+        if not chosen:
+            raise ValueError(
+                f"`targets` takes the only input. Received: targets={targets!r} with a corpus of "
+                f"{sorted(self._corpus.fields)}. Pass `target_offset=1` to predict the next time step from the last."
+            )
+        for key in chosen:
+            field = self._corpus.fields[key]
+            if not field.shape and field.out_dtype.kind == "f":
+                raise ValueError(
+                    f"An array `(timesteps,)` holds ids, which are integers. Received: `{field.name}` of {field.dtype}, one "
+                    "number at each time step. For a single feature pass `x[:, None]`, `(timesteps, 1)`; for ids, "
+                    '`x.astype("int32")`.'
+                )
+        return chosen
+
+    def _targets_at_once(self) -> bool:
+        return all(0 in t.offsets for t in self._targets.values())
+
+    def _readable(self) -> np.ndarray:
+        """Time steps of each document that have all their targets."""
+        lengths = self._corpus.lengths
+        if self._ignores or not self._reach:
+            return lengths
+        if lengths.min() <= self._reach:
+            short = np.flatnonzero(lengths <= self._reach)
+            raise ValueError(
+                f"A document needs at least one time step with a target {self._reach} later. Received: document {short[0]} of "
+                f"{lengths[short[0]]} time steps ({len(short)} such in all), target_offset up to {self._reach}. Leave such "
+                f"documents out, `[d for d in documents if len(d) > {self._reach}]`, or take a smaller `target_offset`."
+            )
+        return lengths - self._reach
+
+    def _check_arguments(self, limit: Any, seed: Any, targets: Any) -> None:
+        if self._corpus.continuous and self.boundary == "ignore" and limit is not None:
+            raise ValueError(
+                f'`max_document_length` cuts documents, and boundary="ignore" knows none. Received: '
+                f'max_document_length={limit!r}. Leave it out, or use boundary="align".'
+            )
+        if self.boundary == "ignore" and limit is not None:
+            raise ValueError(
+                f'boundary="ignore" joins all documents and cuts nothing. Received: max_document_length={limit!r}. Leave it '
+                'out, or use boundary="align" or "pack".'
+            )
+        if self.shuffle and self._continuous:
+            raise ValueError(
+                "`shuffle=True` deals documents anew, and one array is one text. Received: shuffle=True with an array of "
+                f"{self._corpus.lengths[0]} time steps. Leave it out, pass `max_document_length=` to cut the text into "
+                "pieces, or `shift_windows=True` to move the edges of windows between epochs."
+            )
+        if self.shift_windows and not self._ignores and self.boundary == "align":
+            raise ValueError(
+                '`shift_windows=True` cannot be with boundary="align", where each document begins a window. Received: '
+                'shift_windows=True, boundary="align". Use boundary="pack".'
+            )
+        if seed is None and self.shard[1] > 1 and (self.shuffle or self.shift_windows):
+            raise ValueError(
+                f"Shards must draw the same layout. Received: shard={self.shard}, shuffle={self.shuffle}, "
+                f"shift_windows={self.shift_windows}, seed=None. Pass the same `seed=` to every shard."
+            )
+
+    def _settings(self, **changes: Any) -> Settings:
+        own = {
+            "rows": self.global_batch_size,
+            "window": self.sequence_length,
+            "boundary": "ignore" if self._ignores else self.boundary,
+            "limit": getattr(self, "max_document_length", None),
+            "burn_in": self.burn_in,
+            "shuffle": self.shuffle,
+            "shift_windows": self.shift_windows,
+            "seed": getattr(self, "seed", 0),
+        }
+        return Settings(**{**own, **changes})
+
+    def _limit(self, given: Any) -> int | None:
+        if given is None:
+            return None
+        if given == "auto":
+            return longest_unwasted(self._lengths, self._settings())
+        limit = whole_number("max_document_length", given, 1, 'or "auto"')
+        if self.boundary == "align" and limit < self.sequence_length:
+            raise ValueError(
+                '`max_document_length` cuts at the edges of windows in boundary="align". Received: '
+                f"max_document_length={limit}, sequence_length={self.sequence_length}. Take at least {self.sequence_length}, "
+                'or boundary="pack".'
+            )
+        shortest = limit // self.sequence_length * self.sequence_length if self.boundary == "align" else limit
+        if self.burn_in > shortest and self._lengths.max() > shortest:
+            raise ValueError(
+                f"`burn_in` reads steps of the piece before, and must not be longer than that. Received: burn_in={self.burn_in}, "
+                f"pieces of {shortest} time steps. Take a smaller `burn_in` or a larger `max_document_length`."
+            )
+        return limit
+
+    def _check_plan(self) -> None:
+        rows, window, corpus = self.global_batch_size, self.sequence_length, self._corpus
+        if self._ignores and self.num_batches < 1:
+            total = int(corpus.lengths.sum())
+            spare = self._reach + (window - 1 if self.shift_windows else 0)
+            fits = (total - spare) // window
+            shape = next(iter(corpus.fields.values())).shape
+            listed = (
+                f" If the first axis counts documents, pass `list(x)`: {total} documents of {shape[0]} time steps."
+                if corpus.continuous and shape and shape[0] > 1
+                else ""
+            )
+            raise ValueError(
+                f"The corpus is shorter than one window for each row. Received: {total} time steps, batch_size={rows}, "
+                f"sequence_length={window}, which need {rows * window + spare}. "
+                + (f"Take batch_size={fits} or less, a shorter window, or more text." if fits > 0 else
+                   "Take a shorter window, or more text.")
+                + listed
+            )  # fmt: skip
+        layout = self._plan.layout(0)
+        for target in self._targets.values():
+            if layout.counted(target.label_at) == 0:
+                raise ValueError(
+                    f"`burn_in` leaves no time step to train on. Received: burn_in={self.burn_in}, the longest document "
+                    f"of {self._lengths.max()} time steps with a target. Take a smaller `burn_in`."
+                )
+
+    def _remedies(self) -> str:
+        rows, window = self.global_batch_size, self.sequence_length
+        if len(self._lengths) > 100_000:
+            tried = []
+        else:
+            tried = [(f"batch_size={r}", self._settings(rows=r)) for r in (rows // 2, rows // 4) if r]
+            if not self.max_document_length:
+                tried.append(('max_document_length="auto"', self._settings(limit=longest_unwasted(self._lengths, self._settings()))))
+            if self.boundary == "align":
+                tried.append(('boundary="pack"', self._settings(boundary="pack")))
+            if window > 1:
+                tried.append((f"sequence_length={window // 2}", self._settings(window=window // 2)))
+        found = [(Plan(self._lengths, s).utilization, name) for name, s in tried]
+        better = [f"{name} gives {u:.2f}" for u, name in sorted(found, reverse=True) if u > self.utilization + 0.005]
+        cause = (
+            f"there are fewer documents ({len(self._lengths)}) than rows"
+            if len(self._plan.pieces.document) < rows
+            else "documents are short beside a window, or one is long beside the rest"
+        )
+        return (
+            f"Only {self.utilization:.2f} of all time steps are real; the rest is padding with weight 0: {cause}. Received: "
+            f"batch_size={rows}, sequence_length={window}, boundary={self.boundary!r}, "
+            f"max_document_length={self.max_document_length}. " + (f"{'; '.join(better)}." if better else "")
+        ).strip()
+
+
+def whole_number(name: str, value: Any, least: int, alternative: str = "") -> int:
+    """An int argument of at least `least`."""
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"`{name}` must be an int{' ' * bool(alternative)}{alternative}. Received: {name}={value!r}.")
+    if operator.index(value) < least:
+        raise ValueError(f"`{name}` must be {least} or more. Received: {name}={value!r}.")
+    return operator.index(value)
