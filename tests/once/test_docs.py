@@ -80,6 +80,13 @@ def test_links_to_files_exist(page):
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tests_that_a_page_names_exist(page):
+    named = set(re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8")))
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    assert named <= set(re.findall(r"^def (test_\w+)", code, re.MULTILINE))
+
+
 def test_docstring_examples(tmp_path):
     """All in one process, each in a namespace of its own."""
     examples = {}
