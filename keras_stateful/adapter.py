@@ -7,6 +7,7 @@ any `keras.src.trainers.data_adapters.data_adapter.DataAdapter` as it is ("Allow
 """
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -95,6 +96,13 @@ def in_order(read: Callable[[int], tuple], indices: Iterable[int], workers: int,
             yield batch
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+
+
+def spec_bytes(signature: Any) -> int:
+    """Bytes of a batch with this signature."""
+    sizes: list[int] = []
+    _map_specs(lambda shape, dtype: sizes.append(math.prod(shape) * dtype.itemsize), signature)
+    return sum(sizes)
 
 
 def _map_specs(make: Callable, structure: Any) -> Any:

@@ -17,8 +17,9 @@ of the lengths and of (seed, epoch); nothing is kept but two epochs' layouts.
 
 import heapq
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -140,6 +141,17 @@ def deal(sizes: np.ndarray, rows: int, unit: int = 1) -> np.ndarray:
     return balance(sizes, assignment, rows, -(-least // unit) * unit)
 
 
+def _remembered(count: Callable[[Any, str], int]) -> Callable[[Any, str], int]:
+    """Keeps what a layout counted: it counts all its pieces."""
+
+    def counted(layout: Any, label_at: str) -> int:
+        if label_at not in layout.counts:
+            layout.counts[label_at] = count(layout, label_at)
+        return layout.counts[label_at]
+
+    return counted
+
+
 class Dealt:
     """The layout of one epoch in "align" and "pack"."""
 
@@ -159,35 +171,41 @@ class Dealt:
         if idle is not None:
             self.position = self.position + idle[self.row]
         self.key = self.row * self.length + self.position
+        self.counts: dict[str, int] = {}
 
-    def spans(self, i: int, low: int, high: int, shift: int = 0) -> Spans:
-        """Spans of batch `i` in rows `low` to `high`, `shift` steps later in their documents."""
-        rows = np.arange(low, high)
+    def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
+        """Spans of batches `begin` to `end` in rows `low` to `high`, `shift` steps later in their documents.
+
+        Rows of several batches are numbered one batch after the other, as if they were one tall batch.
+        """
+        batch, rows = _tall(begin, end, low, high)
+        tall = np.arange(len(rows))
         if not self.packed:
-            j = np.searchsorted(self.key, rows * self.length + i, "right") - 1
-            real = (self.row[j] == rows) & (j >= 0) & (i < self.position[j] + self.size[j])
+            j = np.searchsorted(self.key, rows * self.length + batch, "right") - 1
+            real = (self.row[j] == rows) & (j >= 0) & (batch < self.position[j] + self.size[j])
             if not real.all():
-                rows, j = rows[real], j[real]
-            inside = (i - self.position[j]) * self.window
+                tall, batch, j = tall[real], batch[real], j[real]
+            inside = (batch - self.position[j]) * self.window
             column = np.zeros(len(j), "int64")
         else:
-            begin = i * self.window
-            first = np.searchsorted(self.key, rows * self.length + begin, "right") - 1
-            first = np.maximum(first, self.row_begin[low:high])
-            last = np.searchsorted(self.key, rows * self.length + begin + self.window, "left")
-            j, rows = _ranges(first, last, rows)
-            past = begin - self.position[j]
+            at = batch * self.window
+            first = np.searchsorted(self.key, rows * self.length + at, "right") - 1
+            first = np.maximum(first, self.row_begin[rows])
+            last = np.searchsorted(self.key, rows * self.length + at + self.window, "left")
+            j, tall = _ranges(first, last, tall)
+            past = at[tall] - self.position[j]
             inside, column = np.maximum(past, 0), np.maximum(-past, 0)
             real = inside < self.pieces.steps[j]
             if not real.all():
-                rows, j, inside, column = rows[real], j[real], inside[real], column[real]
+                tall, j, inside, column = tall[real], j[real], inside[real], column[real]
         pieces = self.pieces
         left = pieces.steps[j] - inside
         steps = np.minimum(left, self.window - column)
         skip = np.clip(pieces.skip[j] - inside, 0, steps)
-        return Spans(rows - low, column, pieces.document[j], pieces.first[j] + inside + shift, steps, skip,
+        return Spans(tall, column, pieces.document[j], pieces.first[j] + inside + shift, steps, skip,
                      inside == 0, steps == left, not self.packed)  # fmt: skip
 
+    @_remembered
     def counted(self, label_at: str) -> int:
         """Time steps of the epoch, in all rows, that are trained on."""
         _, _, steps, skip = self.pieces
@@ -211,30 +229,35 @@ class Streams:
         self.ends = np.cumsum(lengths if order is None else lengths[order])
         self.rows, self.window, self.num_batches = rows, window, num_batches
         self.burn_in, self.begin = burn_in, begin
+        self.counts: dict[str, int] = {}
 
-    def spans(self, i: int, low: int, high: int, shift: int = 0) -> Spans:
-        """Spans of batch `i` in rows `low` to `high`, `shift` steps later in the text."""
-        rows = np.arange(low, high)
-        at = self.begin + shift + (rows * self.num_batches + i) * self.window
+    def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
+        """Spans of batches `begin` to `end` in rows `low` to `high`, `shift` steps later in the text.
+
+        Rows of several batches are numbered one batch after the other, as if they were one tall batch.
+        """
+        batch, rows = _tall(begin, end, low, high)
+        tall = np.arange(len(rows))
+        at = self.begin + shift + (rows * self.num_batches + batch) * self.window
         single = len(self.ends) == 1
         if single:
             start, j = at, np.zeros(len(rows), "int64")
-            column, steps = np.zeros(len(rows), "int64"), np.full(len(rows), self.window)
+            column, steps = j, np.full(len(rows), self.window)
         else:
             first = np.searchsorted(self.ends, at, "right")
             last = np.searchsorted(self.ends, at + self.window - 1, "right") + 1
-            j, rows = _ranges(first, last, rows)
-            at = at[rows - low]
+            j, tall = _ranges(first, last, tall)
+            at, batch = at[tall], batch[tall]
             opening = np.where(j > 0, self.ends[j - 1], 0)
             column = np.maximum(opening - at, 0)
             start = at + column - opening
             steps = np.minimum(self.ends[j] - at, self.window) - column
         document = j if self.order is None else self.order[j]
-        skip = np.clip(self.burn_in - i * self.window - column, 0, steps)
-        opens = np.full(len(rows), i == 0) & (column == 0)
-        return Spans(rows - low, column, document, start, steps, skip, opens,
+        skip = np.clip(self.burn_in - batch * self.window - column, 0, steps)
+        return Spans(tall, column, document, start, steps, skip, (batch == 0) & (column == 0),
                      at + column + steps == self.ends[j], single)  # fmt: skip
 
+    @_remembered
     def counted(self, label_at: str) -> int:
         """Time steps of the epoch, in all rows, that are trained on."""
         total = self.rows * self.num_batches
@@ -244,9 +267,17 @@ class Streams:
         inner = inner[(inner > 0) & (inner <= total * self.window)]
         found = len(inner) if label_at == "last" else total + int((inner % self.window != 0).sum())
         for i in range(min(self.num_batches, -(-self.burn_in // self.window))):
-            spans = self.spans(i, 0, self.rows)
+            spans = self.spans(i, i + 1, 0, self.rows)
             found -= int(((spans.skip == spans.steps) & (spans.closes | (label_at == "window"))).sum())
         return found
+
+
+def _tall(begin: int, end: int, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
+    """Batch and row of every row of a tall batch."""
+    rows = np.arange(low, high)
+    if end - begin == 1:
+        return np.full(len(rows), begin), rows
+    return np.repeat(np.arange(begin, end), len(rows)), np.tile(rows, end - begin)
 
 
 def _ranges(first: np.ndarray, last: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

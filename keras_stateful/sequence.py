@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_stateful.adapter import Batches, in_order
-from keras_stateful.corpus import Corpus, Lazy, open_corpus
-from keras_stateful.layout import Dealt, Plan, Settings, Streams, longest_unwasted
+from keras_stateful.adapter import Batches, in_order, spec_bytes
+from keras_stateful.corpus import Lazy, open_corpus
+from keras_stateful.layout import Dealt, Plan, Settings, Spans, Streams, longest_unwasted
 from keras_stateful.targets import Target, Weights, open_targets
 
 BOUNDARIES = ("align", "pack", "ignore")
 _WASTEFUL = 0.8
+_TALL = 1 << 21  # bytes of batches that are gathered together
 
 
 class Span(NamedTuple):
@@ -31,6 +32,13 @@ class Span(NamedTuple):
     start: int
     steps: int
     column: int
+
+
+def _part(part: Any, rows: slice) -> Any:
+    """Some rows of an array, or of all arrays in a dict or pair."""
+    if isinstance(part, dict):
+        return {k: v[rows] for k, v in part.items()}
+    return tuple(v[rows] for v in part) if isinstance(part, tuple) else part[rows]
 
 
 class StatefulSequence(Batches):
@@ -162,40 +170,35 @@ class StatefulSequence(Batches):
 
     def __getitem__(self, index: int) -> tuple:
         """Batch `index` of the present epoch: `(x, y)`, or `(x, y, sample_weight)` if anything is ever padded."""
-        return self._batch(self._checked(index), self.epoch)
+        i = self._checked(index)
+        return next(self._batches(i, i + 1, self.epoch))
 
-    def _batch(self, i: int, epoch: int) -> tuple:
-        layout, rows, window = self._plan.layout(epoch), self._rows, self.sequence_length
-        spans = layout.spans(i, self._low, self._low + rows)
-        parts = {k: self._corpus.fields[k].batch(spans, rows, window) for k in self._inputs}
-        x = parts if self._corpus.is_dict else parts[None]
+    def _batches(self, begin: int, end: int, epoch: int) -> Iterator[tuple]:
+        """Batches `begin` to `end`, gathered together as one tall batch."""
+        layout, window = self._plan.layout(epoch), self.sequence_length
+        count, rows = end - begin, (end - begin) * self._rows
+        spans = layout.spans(begin, end, self._low, self._low + self._rows)
+        inputs = {k: self._corpus.fields[k].batch(spans, rows, window) for k in self._inputs}
+        x: Any = inputs if self._corpus.is_dict else inputs[None]
         if self.resets:
-            mask = self._mask(i, epoch)
-            x = {**parts, "resets": mask} if self._corpus.is_dict else (x, mask)
+            mask = self._mask(spans, count)
+            x = {**inputs, "resets": mask} if self._corpus.is_dict else (x, mask)
         y, weights = {}, {}
         for key, target in self._targets.items():
             if self._weighted:
-                marks = target.marks(spans, rows, window)
-                weights[key] = marks * np.float32(self._scale(target, layout))
+                weights[key] = target.weights(spans, rows, window, self._scale(target, layout))
                 if self._weights is not None:
                     weights[key] *= self._weights.batch(spans, rows, window)
-            y[key] = self._target(target, layout, i, spans, weights.get(key))
-        if None in y:
-            return (x, y[None], weights[None]) if self._weighted else (x, y[None])
-        return (x, y, weights) if self._weighted else (x, y)
-
-    def _target(self, target: Target, layout: Dealt | Streams, i: int, spans: Any, weight: Any) -> np.ndarray:
-        rows, window = self._rows, self.sequence_length
-        if target.field is None:
-            labels = target.repeated(spans, rows, window)
-            return labels[..., None] if target.lifted else labels
-        keep = None if weight is None else weight > 0
-        found = [
-            target.field.batch(layout.spans(i, self._low, self._low + rows, shift) if shift else spans, rows, window, keep)
-            for shift in target.offsets
-        ]
-        values = np.stack(found, axis=2) if target.horizon else found[0]
-        return values[..., None] if target.lifted else values
+            later = [spans if shift == 0 or target.field is None else
+                     layout.spans(begin, end, self._low, self._low + self._rows, shift)
+                     for shift in target.offsets]  # fmt: skip
+            y[key] = target.batch(later, rows, window, weights.get(key))
+        parts = [x, *(part[None] if None in y else part for part in ((y, weights) if self._weighted else (y,)))]
+        if count == 1:
+            yield tuple(parts)
+            return
+        for k in range(count):
+            yield tuple(_part(part, slice(k * self._rows, (k + 1) * self._rows)) for part in parts)
 
     def _scale(self, target: Target, layout: Dealt | Streams) -> float:
         """All steps / counted steps of the epoch, in all shards."""
@@ -213,17 +216,18 @@ class StatefulSequence(Batches):
             bool `(batch_size,)`, in "pack" `(batch_size, sequence_length)`: True where the state is set to the initial
             state before this step.
         """
-        return self._mask(self._checked(i), self.epoch if epoch is None else epoch)
+        i = self._checked(i)
+        layout = self._plan.layout(self.epoch if epoch is None else epoch)
+        return self._mask(layout.spans(i, i + 1, self._low, self._low + self._rows), 1)
 
-    def _mask(self, i: int, epoch: int) -> np.ndarray:
-        spans = self._plan.layout(epoch).spans(i, self._low, self._low + self._rows)
-        opens = spans.opens
+    def _mask(self, spans: Spans, batches: int) -> np.ndarray:
+        row, column = spans.row[spans.opens], spans.column[spans.opens]
         if self.boundary == "pack":
-            mask = np.zeros((self._rows, self.sequence_length), bool)
-            mask[spans.row[opens], spans.column[opens]] = True
-            return mask
-        mask = np.zeros(self._rows, bool)
-        mask[spans.row[opens]] = True
+            mask = np.zeros((batches * self._rows, self.sequence_length), bool)
+            mask[row, column] = True
+        else:
+            mask = np.zeros(batches * self._rows, bool)
+            mask[row] = True
         return mask
 
     def locate(self, i: int) -> list[list[Span]]:
@@ -233,7 +237,8 @@ class StatefulSequence(Batches):
             For each row its spans in order: none where it is idle, one in "align", any number in "pack", and in "ignore"
             one for each document that the window touches.
         """
-        spans = self._plan.layout(self.epoch).spans(self._checked(i), self._low, self._low + self._rows)
+        i = self._checked(i)
+        spans = self._plan.layout(self.epoch).spans(i, i + 1, self._low, self._low + self._rows)
         rows: list[list[Span]] = [[] for _ in range(self._rows)]
         columns = (spans.row, spans.document, spans.start, spans.steps, spans.column)
         for row, *span in zip(*(a.tolist() for a in columns), strict=True):
@@ -257,21 +262,28 @@ class StatefulSequence(Batches):
 
     def read_pass(self) -> Iterator[tuple]:
         """The batches of one epoch: the present one when the first is asked for; with the last, the next begins."""
-        epoch, last = self.epoch, self.num_batches - 1
-        read = in_order(lambda i: self._batch(i, epoch), range(self.num_batches), self.workers, self.max_queue_size)
-        for i, batch in enumerate(read):
-            if i == last and self.epoch == epoch:
-                self.epoch = epoch + 1
-            yield batch
+        epoch, total = self.epoch, self.num_batches
+        at_once = max(1, min(32, _TALL // spec_bytes(self.signature()), total))
+
+        def read(begin: int) -> list[tuple]:
+            return list(self._batches(begin, min(begin + at_once, total), epoch))
+
+        given = 0
+        for batches in in_order(read, range(0, total, at_once), self.workers, -(-self.max_queue_size // at_once)):
+            for batch in batches:
+                given += 1
+                if given == total and self.epoch == epoch:
+                    self.epoch = epoch + 1
+                yield batch
 
     def signature(self) -> tuple:
         rows, window = self._rows, self.sequence_length
         fields = self._corpus.fields
-        parts: dict = {k: ((rows, window, *fields[k].shape), fields[k].out_dtype) for k in self._inputs}
-        x = parts if self._corpus.is_dict else parts[None]
+        inputs: dict = {k: ((rows, window, *fields[k].shape), fields[k].out_dtype) for k in self._inputs}
+        x: Any = inputs if self._corpus.is_dict else inputs[None]
         if self.resets:
             mask = ((rows, window) if self.boundary == "pack" else (rows,), np.dtype(bool))
-            x = {**parts, "resets": mask} if self._corpus.is_dict else (x, mask)
+            x = {**inputs, "resets": mask} if self._corpus.is_dict else (x, mask)
         y, weights = {}, {}
         for key, target in self._targets.items():
             horizon = (len(target.offsets),) if target.horizon else ()

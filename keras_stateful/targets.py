@@ -58,24 +58,40 @@ class Target:
     def dtype(self) -> np.dtype:
         return self.labels.dtype if self.field is None else self.field.out_dtype
 
-    def marks(self, spans: Spans, rows: int, window: int) -> np.ndarray:
-        """Which steps count: bool `(rows, window)`."""
+    def weights(self, spans: Spans, rows: int, window: int, scale: float) -> np.ndarray:
+        """`scale` at the steps that count, 0 elsewhere: float32 `(rows, window)`."""
         if self.label_at == "every":
-            return trained(spans, rows, window)
-        marks = np.zeros((rows, window), bool)
+            if spans.single and len(spans.row) == rows and not spans.skip.any() and int(spans.steps.min()) == window:
+                return np.full((rows, window), scale, "float32")
+            return np.where(trained(spans, rows, window), np.float32(scale), np.float32(0))
+        weights = np.zeros((rows, window), "float32")
         chosen = spans.skip < spans.steps
         if self.label_at == "last":
             chosen &= spans.closes
-        marks[spans.row[chosen], (spans.column + spans.steps - 1)[chosen]] = True
-        return marks
+        weights[spans.row[chosen], (spans.column + spans.steps - 1)[chosen]] = scale
+        return weights
 
-    def repeated(self, spans: Spans, rows: int, window: int) -> np.ndarray:
-        """Each document's label at each of its steps, `(rows, window, ...)`."""
-        labels = self.labels
+    def batch(self, spans: list[Spans], rows: int, window: int, weights: np.ndarray | None) -> np.ndarray:
+        """Targets `(rows, window, ...)`.
+
+        Args:
+            spans: for each offset, the steps that many later.
+            weights: where they are 0, targets that are no numbers become 0.
+        """
+        if self.field is not None:
+            keep = None if weights is None or self.field.searched else weights > 0
+            found = [self.field.batch(s, rows, window, keep) for s in spans]
+            values = np.stack(found, axis=2) if self.horizon else found[0]
+        else:
+            values = self._repeated(spans[0], rows, window)
+        return values[..., None] if self.lifted else values
+
+    def _repeated(self, spans: Spans, rows: int, window: int) -> np.ndarray:
+        """Each document's label at each of its steps."""
         if spans.single and len(spans.row) == rows and int(spans.steps.min()) == window:
-            return np.repeat(labels[spans.document][:, None], window, axis=1)
-        out = np.zeros((rows, window, *labels.shape[1:]), labels.dtype)
-        spread(out, spans, labels[spans.document])
+            return np.repeat(self.labels[spans.document][:, None], window, axis=1)
+        out = np.zeros((rows, window, *self.labels.shape[1:]), self.labels.dtype)
+        spread(out, spans, self.labels[spans.document])
         return out
 
 
