@@ -14,11 +14,13 @@ import contextlib
 import importlib
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -106,6 +108,8 @@ def single_step(step: StepModel) -> keras.Model:
                 # Two layers of different sub-models may have one name; a flat model's names are unique.
                 copy.name = call.path.replace("/", "_")
                 for part in _parts(copy):
+                    for rate in {"dropout", "recurrent_dropout"} & set(vars(part)):
+                        setattr(part, rate, 0.0)  # JAX draws the mask at inference, too, and cannot export that
                     if _is_mixed(part):
                         part.dtype_policy = keras.DTypePolicy("float32")
                 pending.append((operation, copy, skip_initializers(copy)))
@@ -117,9 +121,14 @@ def single_step(step: StepModel) -> keras.Model:
         renewed.update({id(t): new for t, new in zip(call.outputs, keras.tree.flatten(outputs), strict=True)})
     for old, new, restore in pending:
         restore()
-        for source, target in zip(old.weights, new.weights, strict=True):
+        for source, target in zip(_weights(old), _weights(new), strict=True):
             target.assign(np.array(keras.ops.convert_to_numpy(source)))
     return keras.Model(inputs, [renewed[id(ends[id(t)])] for t in step.outputs], name="step")
+
+
+def _weights(layer: Any) -> list:
+    """A layer's weights; a recurrent layer with shared weights lists the cell that it was made with, too."""
+    return layer.cell.weights if isinstance(layer, keras.layers.RNN) else layer.weights
 
 
 def has_time(tensor: Any) -> bool:
@@ -171,12 +180,14 @@ def convert(
             env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     if child.returncode != 0:
-        raise _failed(artifact_format, backend, child.stderr.strip()[-2000:] or f"exit status {child.returncode}")
+        raise _failed(artifact_format, backend, child.stderr.strip()[-1400:] or f"exit status {child.returncode}")
 
 
 def _failed(artifact_format: str, backend: str, error: Any) -> RuntimeError:
+    text = str(error).strip()
+    text = text if len(text) <= 1500 else f"{text[:700]} ... {text[-700:]}"
     return RuntimeError(
-        f'Keras could not write the format "{artifact_format}" with the backend {backend}: {error}. The usual cause is an '
+        f'Keras could not write the format "{artifact_format}" with the backend {backend}: {text}. The usual cause is an '
         "operation that the exporter does not know: try another `format`, or write the layer with simpler operations."
     )
 
@@ -205,9 +216,10 @@ def write(model: keras.Model, artifact_format: str, path: Path, *, batch_size: i
     signature = [
         [keras.InputSpec(shape=(batch_size, *t.shape[1:]), dtype=t.dtype, name=t.name) for t in model.inputs]
     ]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        if artifact_format == "onnx":
+    with quiet():
+        if artifact_format == "onnx" and keras.backend.backend() == "torch":
+            _write_onnx_with_torch(model, path, batch_size)
+        elif artifact_format == "onnx":
             model.export(str(path), format="onnx", input_signature=signature, verbose=False)
             _one_file(path)
         elif artifact_format == "tf_saved_model":
@@ -219,6 +231,45 @@ def write(model: keras.Model, artifact_format: str, path: Path, *, batch_size: i
 
                 options["optimizations"] = [tf.lite.Optimize.DEFAULT]
             model.export(str(path), format="litert", input_signature=signature, verbose=False, **options)
+
+
+def _write_onnx_with_torch(model: keras.Model, path: Path, batch_size: int | None) -> None:
+    """Keras 3.15 takes torch's old exporter where a size is unknown, and that one fails on LayerNormalization."""
+    import torch
+
+    class Flat(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, *inputs: Any) -> tuple:
+            return tuple(self.model(list(inputs), training=False))
+
+    rows = batch_size or 2  # the exporter takes a 1 for a constant
+    example = tuple(keras.ops.ones((rows, *(d or 3 for d in t.shape[1:])), t.dtype) for t in model.inputs)
+    unknown = torch.export.Dim.DYNAMIC
+    sizes = tuple(
+        {i: unknown for i, d in enumerate((batch_size, *t.shape[1:])) if d is None} for t in model.inputs
+    )
+    with torch.no_grad():
+        program = torch.onnx.export(
+            Flat().eval(), example, dynamo=True, dynamic_shapes=(sizes,), input_names=[t.name for t in model.inputs],
+            verbose=False,
+        )  # fmt: skip
+    program.save(path)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps back what exporters print, log and warn of."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def _one_file(path: Path) -> None:

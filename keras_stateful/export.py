@@ -90,7 +90,13 @@ def export_step_model(
         conversion.convert(single, format, entry, backend, batch_size=rows)
         told = _describe(step, single, start, format, entry, rows, backend)
         told = _finish(replace(told, metadata=metadata), exact)
-        _compare(step if _computes_in_float32(step) else single, exact, told, batch_size)
+        if not _computes_in_float32(step):
+            _compare(single, exact, told, batch_size)
+        elif _has_masks(step):  # what a masked step puts out differs between Keras's loop and its unrolled form
+            _compare(single, exact, told, batch_size)
+            _compare(step, exact, told, batch_size, states_only=True)
+        else:
+            _compare(step, exact, told, batch_size)
         written = exact
         if quantize is not None:
             written = staging / "int8"
@@ -167,6 +173,10 @@ def _umask() -> int:
 
 def _computes_in_float32(step: StepModel) -> bool:
     return not any(conversion._is_mixed(layer) for layer in step._flatten_layers(include_self=False))
+
+
+def _has_masks(step: StepModel) -> bool:
+    return any(compat.mask_of(t) is not None for c in compat.graph_calls(step) for t in c.outputs)
 
 
 def _describe(
@@ -320,7 +330,9 @@ def _apart(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.max(np.abs(a - b)) / max(1.0, float(np.max(np.abs(b)))))
 
 
-def _compare(model: keras.Model, directory: Path, told: Manifest, batch_size: int) -> None:
+def _compare(
+    model: keras.Model, directory: Path, told: Manifest, batch_size: int, *, states_only: bool = False
+) -> None:
     """Chains steps through Keras and through a `Session`, at two batch sizes."""
     start = [s.initial for s in told.states]
     rng = np.random.default_rng(1)
@@ -334,7 +346,9 @@ def _compare(model: keras.Model, directory: Path, told: Manifest, batch_size: in
             wanted = run_keras([*feeds, *states])
             states = wanted[len(told.outputs) :]
             got = _step(session, told, feeds)
-            for name, g, w in zip([*(t.name for t in told.outputs), *(s.name for s in told.states)], got, wanted, strict=True):
+            names = [*(t.name for t in told.outputs), *(s.name for s in told.states)]
+            compared = list(zip(names, got, wanted, strict=True))
+            for name, g, w in compared[len(told.outputs) if states_only else 0 :]:
                 if (apart := _apart(g, w)) > TOLERANCE:
                     raise RuntimeError(
                         f"The artifact computes something else than Keras: {name!r} differs by {apart:.1e} after "
@@ -359,16 +373,10 @@ def _quantize(
     if artifact_format == "litert":
         conversion.convert(single, artifact_format, path, backend, batch_size=rows, quantize=True)
         return
-    import logging
-
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    level = logging.getLogger().level
-    logging.getLogger().setLevel(logging.ERROR)  # it recommends a preprocessing meant for vision models
-    try:
+    with conversion.quiet():  # it recommends a preprocessing meant for vision models
         quantize_dynamic(exact, path, weight_type=QuantType.QInt8, extra_options={"EnableSubgraph": True})
-    finally:
-        logging.getLogger().setLevel(level)
 
 
 def _deviation(exact: Path, told: Manifest, quantized: Path, data: Any) -> dict[str, Any]:
