@@ -10,7 +10,6 @@ of ATen calls and the loop is Python's.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from typing import Any
 
 import keras
@@ -109,7 +108,9 @@ class Rollout:
         states = self.initial_states(rows)
         position = self.skipped(request)
         for start in range(0, position, WINDOW):
-            states = self._call("read", self._read)(self._values(), states, request.inputs[:, start : start + WINDOW])
+            states = self._call("read", self._read)(
+                self._values(), states, request.inputs[:, start : start + WINDOW]
+            )
         advance = self._call(
             (pure_key(request.next_input), request.from_logits),
             lambda *args: self._advance(request.next_input, request.from_logits, *args),
@@ -121,7 +122,11 @@ class Rollout:
             None if request.uniforms is None else _pad(request.uniforms, width),
             *(
                 None if v is None else np.asarray(v, d)
-                for v, d in ((request.temperature, "float32"), (request.top_k, "int32"), (request.top_p, "float32"))
+                for v, d in (
+                    (request.temperature, "float32"),
+                    (request.top_k, "int32"),
+                    (request.top_p, "float32"),
+                )
             ),
             None if request.stop is None else np.asarray(request.stop, "int32"),
         )
@@ -159,9 +164,17 @@ class Rollout:
         Returns:
             The output at the last time step `(rows, ...)`, and the new states.
         """
-        scope = nullcontext() if values is None else keras.StatelessScope(zip(self.variables, values, strict=True))
-        with scope:
+        given = [] if values is None else list(zip(self.variables, values, strict=True))
+        with keras.StatelessScope(given) as scope:
+            before = dict(scope.state_mapping)
             output, *new = self.step([ops.cast(x, self.dtype), *states], training=False)
+        if any(before.get(key) is not value for key, value in scope.state_mapping.items()):
+            changed = [v.path for v in self.variables if scope.get_current_value(v) is not before.get(id(v))]
+            raise ValueError(
+                "`generate` runs models whose outputs depend on inputs, weights and recurrent states alone. Received: "
+                f"a `model` that draws random numbers or counts at inference, in {changed or 'keras.random'}: the "
+                "same number would come at every step. Make that part depend on `training`, or draw in `next_input`."
+            )
         new = [ops.reshape(ops.cast(n, s.dtype), s.shape) for n, s in zip(new, states, strict=True)]
         return (output[:, -1] if self.per_step else output), new
 
@@ -220,7 +233,9 @@ class Rollout:
             if stop is not None:
                 stopped = ops.any(ops.expand_dims(output, -1) == stop, axis=-1)
                 ended = t >= lengths - 2 + length
-                finished = ops.logical_or(finished, ops.logical_or(ops.logical_and(t >= lengths - 1, stopped), ended))
+                finished = ops.logical_or(
+                    finished, ops.logical_or(ops.logical_and(t >= lengths - 1, stopped), ended)
+                )
             at = [0, t - start] + [0] * (len(emitted.shape) - 2)
             emitted = ops.slice_update(emitted, at, ops.expand_dims(output, 1))
             return t + 1, states, output, finished, emitted
@@ -307,17 +322,33 @@ def _record(function: Callable, values: Any, x: Any, states: list) -> Callable:
     try:
         with _no_grad():
             recorded = make_fx(flat)(*values, x, *states)
-    except Exception:  # the model looks at values, or calls what cannot be recorded: run its Python every time
+    except (
+        Exception
+    ):  # the model looks at values, or calls what cannot be recorded: run its Python every time
         return function
     recorded.graph.eliminate_dead_code()
     recorded.graph.set_codegen(CodeGen())  # takes and gives flat tensors
     recorded.recompile()
+    # What left torch on its way (through NumPy, say) is a constant now: other inputs would tell.
+    with _no_grad():
+        others = [_ramp(s) for s in states]
+        probe = _ramp(x) if x.is_floating_point() else x * 0
+        wanted = flat(*values, probe, *others)
+        same = zip(recorded(*values, probe, *others), wanted, strict=True)
+        if not all(a.shape == b.shape and a.isclose(b, atol=1e-5, equal_nan=True).all() for a, b in same):
+            return function
 
     def call(values: list, x: Any, states: list) -> tuple[Any, list]:
         output, *new = recorded(*values, x, *states)
         return output, new
 
     return call
+
+
+def _ramp(tensor: Any) -> Any:
+    import torch
+
+    return torch.linspace(-1, 1, tensor.numel(), device=tensor.device).reshape(tensor.shape).to(tensor.dtype)
 
 
 def _no_grad() -> Any:
@@ -340,7 +371,9 @@ def _trace(function: Callable, shape: tuple, dtype: str) -> Any:
 
 def _input_vocabulary(calls: list[compat.Call], entry: Any) -> int | None:
     sizes = [
-        c.operation.input_dim for c in calls if isinstance(c.operation, keras.layers.Embedding) and c.args[0] is entry
+        c.operation.input_dim
+        for c in calls
+        if isinstance(c.operation, keras.layers.Embedding) and c.args[0] is entry
     ]
     return min(sizes, default=None)
 
@@ -361,7 +394,11 @@ def _from_logits(calls: list[compat.Call], output: Any) -> tuple[bool | None, st
         return False, f"`{call.path}`"
     if not isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Activation)):
         return None, f"`{call.path}` ({type(layer).__name__})"
-    told = {keras.activations.linear: True, keras.activations.log_softmax: True, keras.activations.softmax: False}
+    told = {
+        keras.activations.linear: True,
+        keras.activations.log_softmax: True,
+        keras.activations.softmax: False,
+    }
     name = getattr(layer.activation, "__name__", layer.activation)
     return told.get(layer.activation), f"`{call.path}` ({type(layer).__name__}, activation={name})"
 
