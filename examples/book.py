@@ -152,7 +152,7 @@ def read_corpus(options: argparse.Namespace) -> list[str]:
         sys.exit(f"book.py: the corpus has only {size:,} characters. {REMEDY}")
     if options.smoke:
         documents = documents[:20]
-        documents = [text[: 2 * NEEDED // len(documents)] for text in documents]
+        documents = [text[: 4 * NEEDED // len(documents)] for text in documents]
     return documents
 
 

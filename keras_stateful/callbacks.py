@@ -59,6 +59,7 @@ class ResetStatesCallback(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
+        self._network = model  # on JAX, every look at `self.model` brings all variables back from the step: slow
         if model is not None:
             if not find_states(model):
                 raise ValueError(
@@ -71,18 +72,18 @@ class ResetStatesCallback(keras.callbacks.Callback):
     @property
     def _resets_inside(self) -> bool:
         """Whether the masks ride along with the batch, so that rows are reset inside the step."""
-        return getattr(self.model, "resets", None) is not None
+        return getattr(self._network, "resets", None) is not None
 
     # Training
 
     def on_train_begin(self, logs: Any = None) -> None:
-        arguments = compat.fit_arguments(self.model)
+        arguments = compat.fit_arguments(self._network)
         if arguments:
             validation = arguments.get("validation_data")
             if self.validation_sequence is None:
                 self.validation_sequence = fit_checks.sequence_or_none(validation)
-            if not _is_stateful_model(self.model):  # which checked them before Keras saw them
-                fit_checks.check_fit(self.model, arguments, self)
+            if not _is_stateful_model(self._network):  # which checked them before Keras saw them
+                fit_checks.check_fit(self._network, arguments, self)
         self._position = 0
         self._pass: int | None = None
         if self.sequence is not None:
@@ -122,14 +123,14 @@ class ResetStatesCallback(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         if self.sequence is None:
             return
-        self._position += self.model.steps_per_execution
+        self._position += self._network.steps_per_execution
         total = self.sequence.num_batches
         if total is not None and self._position >= total and not self._whole_passes:
             self._position = 0  # with `steps_per_epoch`, Keras begins a new pass in its next epoch
 
     def _check_execution_steps(self, sequence: Any, epoch: int) -> None:
         """A reset inside one execution of several steps would be lost: no callback runs there."""
-        steps, total = self.model.steps_per_execution, sequence.num_batches
+        steps, total = self._network.steps_per_execution, sequence.num_batches
         if steps == 1:
             return
         if total is None:
@@ -150,8 +151,8 @@ class ResetStatesCallback(keras.callbacks.Callback):
     # Evaluation, inside fit and outside
 
     def on_test_begin(self, logs: Any = None) -> None:
-        if not _is_stateful_model(self.model):  # whose `evaluate` does this itself
-            self._saved = snapshot(self.model)
+        if not _is_stateful_model(self._network):  # whose `evaluate` does this itself
+            self._saved = snapshot(self._network)
             self._reset(None)
         if self.validation_sequence is not None and not self._resets_inside:
             self._test_pass = self.validation_sequence.epoch
@@ -164,7 +165,7 @@ class ResetStatesCallback(keras.callbacks.Callback):
 
     def on_test_end(self, logs: Any = None) -> None:
         if self._saved is not None:
-            restore(self.model, self._saved)
+            restore(self._network, self._saved)
             self._saved = None
 
     # Resets
@@ -175,8 +176,8 @@ class ResetStatesCallback(keras.callbacks.Callback):
             self._reset(None if mask.all() else mask)
 
     def _reset(self, mask: np.ndarray | None) -> None:
-        sync(self.model)  # only where something is written: on JAX it is slow
-        write_initial(find_states(self.model), mask)
+        sync(self._network)  # only where something is written: on JAX it is slow
+        write_initial(find_states(self._network), mask)
 
 
 def _is_stateful_model(model: keras.Model) -> bool:

@@ -271,7 +271,7 @@ class _Scorer:
         inputs = [keras.Input((None, *o.shape[2:]), dtype=o.dtype) for o in model.outputs]
         outputs = [
             keras.layers.Identity(name=name, dtype=tensor.dtype)(tensor)
-            for name, tensor in zip(model.output_names, inputs, strict=True)
+            for name, tensor in zip(compat.functional(model).output_names, inputs, strict=True)
         ]
         self.model = keras.Model(
             inputs, keras.tree.pack_sequence_as(compat.functional(model).output, outputs), name="scorer"
@@ -320,9 +320,11 @@ class _Scorer:
     def _score(self, document: int, windows: list) -> None:
         missing = self.group - len(windows)  # always the same shape: compiled once
         y_pred, y, weight = (
-            keras.tree.map_structure(lambda *a: np.stack(a + (np.zeros_like(a[0]),) * missing), *parts)
+            keras.tree.map_structure(lambda *a: np.stack(a + a[:1] * missing), *parts)
             for parts in zip(*windows, strict=True)
         )
+        for w in keras.tree.flatten(weight):
+            w[len(windows) :] = 0
         y_pred = keras.tree.flatten(y_pred)
         self.model.reset_metrics()
         for variable, value in zip(

@@ -199,7 +199,8 @@ def check_validation(model: keras.Model, validation: Any, arguments: dict) -> No
     if steps is not None and length is not None and steps < length:
         raise ValueError(
             "`validation_steps` would end each validation in the middle, and the next would go on from there. "
-            f"Received: validation_steps={steps}, validation_data of {length} batches. Leave it out, and pass fewer documents."
+            f"Received: validation_steps={steps}, validation_data of {length} batches. Leave it out, and "
+            "pass fewer documents."
         )
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_stateful import compat
-from keras_stateful.convert import pack_outputs, readable, resets_input, users_arguments, recurrent_paths
+from keras_stateful.convert import pack_outputs, readable, recurrent_paths, resets_input, users_arguments
 from keras_stateful.layers import plain_class
 from keras_stateful.rewrite import Level, Rewriter
 from keras_stateful.time_axis import find_time_axis

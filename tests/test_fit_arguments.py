@@ -1,0 +1,161 @@
+"""Law 6: each argument of fit is right, or refused with the remedy before the first step."""
+
+import keras
+import numpy as np
+import pytest
+from test_validation import HELD_OUT, IDS, TRAIN, documents, model_for, network, sequence
+
+import keras_stateful as ks
+
+
+class NoStep(keras.callbacks.Callback):
+    """Fails where a step is trained: errors must come before."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        pytest.fail("a step was trained before the error")
+
+
+def arrays(rows=9):
+    rng = np.random.default_rng(0)
+    return rng.integers(1, IDS, (rows, 8)), rng.integers(1, IDS, (rows, 8))
+
+
+class Plain(keras.utils.PyDataset):
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, i):
+        x, y = arrays()
+        return x[3 * i : 3 * i + 3], y[3 * i : 3 * i + 3]
+
+
+def many_to_one():
+    return keras.Sequential(
+        [keras.Input((None,), dtype="int32"), keras.layers.Embedding(IDS, 8), keras.layers.LSTM(8)]
+    )
+
+
+CASES = {
+    "shuffled arrays": (dict(x=arrays()[0], y=arrays()[1]), "shuffle=False"),
+    "shuffled dataset": (dict(x=Plain()), "shuffle=False"),
+    "dataset with workers": (dict(x=Plain(workers=2), shuffle=False), "workers=1"),
+    "batch size": (dict(x=arrays()[0], y=arrays()[1], shuffle=False, batch_size=4), "batch_size=4"),
+    "last partial batch": (dict(x=arrays(10)[0], y=arrays(10)[1], shuffle=False, batch_size=3), "10 rows"),
+    "validation split": (dict(x=sequence(resets=False), validation_split=0.5), "validation_split=0.5"),
+    "class weight": (dict(x=sequence(resets=False), class_weight={1: 2.0}), "(?s)class_weight.*sample_weight="),
+    "targets beside a sequence": (dict(x=sequence(resets=False), y=arrays()[1]), "targets="),
+    "sequence of another batch size": (
+        dict(x=ks.StatefulSequence(TRAIN, 2, 8)), r"batch_size=2, model 3",
+    ),
+    "validation of another batch size": (
+        dict(x=sequence(resets=False), validation_data=ks.StatefulSequence(HELD_OUT, 2, 8)), "validation_data",
+    ),
+    "validation that ends in the middle": (
+        dict(x=sequence(resets=False), validation_data=sequence(HELD_OUT, resets=False), validation_steps=1),
+        "validation_steps=1",
+    ),
+    "pack without resets": (dict(x=sequence(boundary="pack", resets=False)), "pack"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["callback", "plain"])
+@pytest.mark.parametrize("case", CASES)
+def test_what_would_train_on_the_wrong_thing_is_refused(case, kind):
+    arguments, message = CASES[case]
+    x = arguments["x"]
+    own = ks.ResetStatesCallback(x if hasattr(x, "reset_mask") else None)
+    callbacks = [own, NoStep()] if kind == "plain" else [NoStep()]
+    if kind == "plain":  # some of it Keras refuses by itself, before any callback is asked
+        message += "|the batch size of the input sequences must be|only supported for tensors"
+    with pytest.raises(ValueError, match=message):
+        model_for(kind, resets=False).fit(**arguments, verbose=0, callbacks=callbacks)
+
+
+def refused(model, message, **arguments):
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=message):
+        model.fit(**arguments, verbose=0, callbacks=[NoStep(), *arguments.pop("callbacks", [])])
+
+
+def test_model_and_sequence_must_agree_about_resets():
+    refused(ks.to_stateful(network(), 3, resets="window"), "resets=True", x=sequence(resets=False))
+    refused(ks.to_stateful(network(), 3), r"to_stateful\(model, sequence\)", x=sequence(resets=True))
+    refused(ks.to_stateful(network(), 3, resets="window"), '"align"', x=sequence(boundary="pack"))
+    with pytest.raises(ValueError, match="contradicts"):
+        ks.to_stateful(network(), sequence(), resets="step")
+
+
+def test_one_output_a_window_under_targets_for_every_step():
+    refused(ks.to_stateful(many_to_one(), 3), "return_sequences=True", x=ks.StatefulSequence(TRAIN, 3, 8))
+
+
+def test_a_model_that_carries_nothing():
+    model = network(3)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    data = sequence(resets=False)
+    with pytest.raises(ValueError, match=r"to_stateful\(model, sequence\)"):
+        model.fit(data, verbose=0, callbacks=[ks.ResetStatesCallback(data), NoStep()])
+
+
+@pytest.mark.parametrize("kind", ["callback", "plain"])
+def test_a_callback_with_another_sequence_than_fit_reads(kind):
+    with pytest.raises(ValueError, match="another sequence|other data"):
+        model_for(kind, resets=False).fit(
+            sequence(resets=False), verbose=0, callbacks=[ks.ResetStatesCallback(sequence(resets=False)), NoStep()]
+        )
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras refuses steps_per_execution > 1 on torch")
+@pytest.mark.parametrize("kind", ["callback", "plain"])
+def test_a_reset_that_steps_per_execution_would_lose(kind):
+    model, data = model_for(kind, resets=False), sequence(resets=False)
+    model.compile("sgd", "sparse_categorical_crossentropy", steps_per_execution=3)
+    with pytest.raises(ValueError, match="(?s)steps_per_execution=3.*resets=True"):
+        model.fit(data, verbose=0, callbacks=[ks.ResetStatesCallback(data), NoStep()])
+
+
+def test_the_callback_takes_sequences_only():
+    with pytest.raises(TypeError, match="ndarray"):
+        ks.ResetStatesCallback(np.zeros(3))
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_rows_are_reset_where_documents_start(shuffle):
+    """The plain layer with the callback trains as the model with resets inside the step."""
+    weights = []
+    for kind, resets in (("mask", True), ("callback", False), ("plain", False)):
+        model, data = model_for(kind, resets), sequence(resets=resets, shuffle=shuffle, seed=1)
+        model.fit(data, epochs=3, verbose=0, callbacks=[ks.ResetStatesCallback(data)] if kind == "plain" else [])
+        weights.append(model.get_weights())
+    for a, b, c in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+        np.testing.assert_allclose(a, c, atol=1e-5)
+
+
+def test_the_callback_syncs_jax_at_resets_only(monkeypatch):
+    if keras.backend.backend() != "jax":
+        pytest.skip("JAX only")
+    data = ks.StatefulSequence(documents([200, 200, 200]), 3, 8)
+    model = model_for("callback", resets=False)
+    synced = []
+    original = type(model).jax_state_sync
+    monkeypatch.setattr(type(model), "jax_state_sync", lambda self: (synced.append(1), original(self)))
+    model.fit(data, verbose=0)
+    assert len(data) > 20 > 6 > len(synced)
+
+
+def test_epochs_go_on_where_keras_says():
+    """`initial_epoch` gives the layout of that epoch."""
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            if batch == 0:
+                seen.append([s.document for row in data.locate(0) for s in row])
+
+    data = sequence(shuffle=True, seed=5)
+    model = model_for("mask")
+    model.fit(data, epochs=3, verbose=0, callbacks=[Look()])
+    whole, seen[:] = list(seen), []
+    model.fit(data, epochs=3, initial_epoch=1, verbose=0, callbacks=[Look()])
+    assert seen == whole[1:] and whole[0] != whole[1]

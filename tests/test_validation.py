@@ -1,0 +1,212 @@
+"""Law 5: validation leaves no trace, and its result depends on the weights alone. Law 10: losses mean what they say."""
+
+import keras
+import numpy as np
+import pytest
+from test_trajectory import StepLosses
+
+import keras_stateful as ks
+
+IDS = 7
+
+
+def documents(lengths, seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(1, IDS, n) for n in lengths]
+
+
+TRAIN, HELD_OUT = documents([23, 40, 31, 9, 17, 28]), documents([12, 33, 21], seed=1)
+
+
+def network(rows=None, stateful=False):
+    return keras.Sequential(
+        [
+            keras.Input((None,), batch_size=rows, dtype="int32"),
+            keras.layers.Embedding(IDS, 4),
+            keras.layers.LSTM(5, return_sequences=True, stateful=stateful),
+            keras.layers.Dense(IDS, activation="softmax"),
+        ]
+    )
+
+
+def sequence(docs=TRAIN, resets=True, **kwargs):
+    return ks.StatefulSequence(docs, 3, 8, resets=resets, **kwargs)
+
+
+def model_for(kind, resets=True):
+    keras.utils.set_random_seed(3)
+    model = network(3, stateful=True) if kind == "plain" else ks.to_stateful(network(), sequence(resets=resets))
+    model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    return model
+
+
+def run(kind, validation, epochs=3, **fit):
+    """Losses of every step, and the history, with or without validation data."""
+    resets = kind == "mask"
+    model, losses = model_for(kind, resets), StepLosses()
+    data = sequence(resets=resets, shuffle=True, seed=4)
+    callbacks = [losses]
+    if kind == "plain":
+        callbacks.insert(0, ks.ResetStatesCallback(data))
+    held_out = sequence(HELD_OUT, resets=resets) if validation else None
+    history = model.fit(data, epochs=epochs, verbose=0, validation_data=held_out, callbacks=callbacks, **fit)
+    return model, losses.losses, history.history
+
+
+KINDS = ["mask", "callback", "plain"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_is_the_same_with_and_without_validation(kind):
+    _, with_validation, _ = run(kind, True)
+    _, without, _ = run(kind, False)
+    assert with_validation == without
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_training_is_the_same_when_keras_validates_in_mid_pass(kind):
+    steps = 3
+    assert len(sequence()) % steps and len(sequence()) > steps
+    _, with_validation, _ = run(kind, True, epochs=5, steps_per_epoch=steps)
+    _, without, _ = run(kind, False, epochs=5, steps_per_epoch=steps)
+    assert with_validation == without
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_validation_depends_on_the_weights_alone(kind):
+    model, _, history = run(kind, True)
+    fresh = model_for(kind, kind == "mask")
+    fresh.set_weights(model.get_weights())
+    held_out = sequence(HELD_OUT, resets=kind == "mask")
+    callbacks = [ks.ResetStatesCallback(None, held_out)] if kind != "mask" else []
+    for trained in (model, fresh, model):
+        result = trained.evaluate(held_out, verbose=0, return_dict=True, callbacks=callbacks)
+        np.testing.assert_allclose(result["loss"], history["val_loss"][-1], atol=1e-6)
+
+
+def loss_by_hand(model, docs):
+    """Mean over real time steps of the cross-entropy, each document in one long call of the plain model."""
+    plain = ks.to_stateless(model)
+    losses = []
+    for d in docs:
+        p = keras.ops.convert_to_numpy(plain(d[None, :-1]))[0]
+        losses.append(-np.log(p[np.arange(len(d) - 1), d[1:]]))
+    return losses
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_val_loss_is_the_mean_over_real_steps(kind):
+    model, _, history = run(kind, True)
+    losses = np.concatenate(loss_by_hand(model, HELD_OUT))
+    np.testing.assert_allclose(history["val_loss"][-1], losses.mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_loss_is_the_mean_over_real_steps(kind):
+    resets = kind == "mask"
+    model, data = model_for(kind, resets), sequence(resets=resets)
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    callbacks = [ks.ResetStatesCallback(data)] if kind == "plain" else []
+    history = model.fit(data, verbose=0, callbacks=callbacks).history
+    losses = np.concatenate(loss_by_hand(model, TRAIN))
+    np.testing.assert_allclose(history["loss"][0], losses.mean(), atol=1e-5)
+
+
+def test_pack_resets_exactly_where_documents_start():
+    packed = sequence(boundary="pack")
+    model = ks.to_stateful(network(), packed)
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    history = model.fit(packed, verbose=0).history
+    losses = np.concatenate(loss_by_hand(model, TRAIN))
+    np.testing.assert_allclose(history["loss"][0], losses.mean(), atol=1e-5)
+
+
+@pytest.mark.parametrize("batch_size, sequence_length", [(None, 128), (2, 5), (1, 7), (5, 16)])
+def test_evaluate_documents_equals_each_document_in_one_call(batch_size, sequence_length):
+    model = model_for("mask")
+    model.predict_on_batch([np.ones((3, 8), "int32"), np.zeros(3, bool)])
+    before = ks.get_states(model)
+    docs = documents([12, 33, 2, 21, 5], seed=2)
+    scores = ks.evaluate_documents(model, docs, batch_size=batch_size, sequence_length=sequence_length)
+    by_hand = loss_by_hand(model, docs)
+    np.testing.assert_allclose(scores["loss"], [x.mean() for x in by_hand], atol=1e-5)
+    plain = ks.to_stateless(model)
+    hits = [(np.argmax(keras.ops.convert_to_numpy(plain(d[None, :-1]))[0], -1) == d[1:]).mean() for d in docs]
+    np.testing.assert_allclose(scores["accuracy"], hits, atol=1e-6)
+    for a, b in zip(ks.get_states(model).values(), before.values(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_evaluate_documents_of_a_masked_model():
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            keras.layers.Embedding(IDS, 4, mask_zero=True),
+            keras.layers.GRU(5, return_sequences=True),
+            keras.layers.Dense(IDS, activation="softmax"),
+        ]
+    )
+    model.compile(loss="sparse_categorical_crossentropy")
+    docs = documents([9, 14], seed=3)
+    scores = ks.evaluate_documents(model, docs, sequence_length=4)
+    np.testing.assert_allclose(scores["loss"], [x.mean() for x in loss_by_hand(model, docs)], atol=1e-5)
+
+
+@pytest.mark.parametrize("reduce", [None, "last", "mean"])
+def test_predict_documents_equals_each_document_in_one_call(reduce):
+    model = model_for("mask")
+    docs = documents([12, 33, 1, 21, 5], seed=2)
+    got = ks.predict_documents(model, docs, batch_size=2, sequence_length=6, reduce=reduce)
+    plain = ks.to_stateless(model)
+    for g, d in zip(got, docs, strict=True):
+        p = keras.ops.convert_to_numpy(plain(d[None]))[0]
+        np.testing.assert_allclose(g, p if reduce is None else p[-1] if reduce == "last" else p.mean(0), atol=1e-5)
+
+
+def test_validate_documents_writes_the_logs_that_early_stopping_follows(tmp_path):
+    data, model = sequence(), model_for("mask")
+    saved = tmp_path / "best.weights.h5"
+    history = model.fit(
+        data,
+        epochs=3,
+        verbose=0,
+        callbacks=[
+            ks.ValidateDocuments(HELD_OUT, sequence_length=16),
+            keras.callbacks.ModelCheckpoint(saved, monitor="val_loss", save_best_only=True, save_weights_only=True),
+            keras.callbacks.EarlyStopping(monitor="val_loss", patience=5, restore_best_weights=True),
+        ],
+    ).history
+    assert saved.exists() and {"val_loss", "val_accuracy"} <= set(history)
+    np.testing.assert_allclose(min(history["val_loss"]), np.concatenate(loss_by_hand(model, HELD_OUT)).mean(), atol=1e-5)
+
+
+def test_validate_documents_leaves_training_as_it_is():
+    losses = []
+    for callbacks in ([], [ks.ValidateDocuments(HELD_OUT, sequence_length=16)]):
+        seen = StepLosses()
+        model_for("mask").fit(sequence(), epochs=2, verbose=0, callbacks=[*callbacks, seen])
+        losses.append(seen.losses)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda m: ks.evaluate_documents(m, sequence(HELD_OUT)), TypeError, "documents themselves"),
+        (lambda m: ks.evaluate_documents(m, np.zeros((3, 9), int)), ValueError, r"list\(x\)"),
+        (lambda m: ks.predict_documents(m, HELD_OUT, reduce="max"), ValueError, "max"),
+        (lambda m: ks.evaluate_documents(network(), HELD_OUT), ValueError, "compile"),
+        (lambda m: ks.ValidateDocuments(HELD_OUT, every=0), ValueError, "every=0"),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call(model_for("mask"))
+
+
+def test_a_model_with_one_output_a_window_is_refused():
+    model = keras.Sequential(
+        [keras.Input((None,), dtype="int32"), keras.layers.Embedding(IDS, 4), keras.layers.GRU(5), keras.layers.Dense(2)]
+    )
+    with pytest.raises(ValueError, match="return_sequences=True"):
+        ks.predict_documents(model, HELD_OUT)
