@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_stateful import compat, fit_checks
-from keras_stateful.repairs import repair
+from keras_stateful.repairs import repair, weigh_once
 from keras_stateful.states import find_states, restore, snapshot, sync, write_initial
 
 
@@ -68,6 +68,8 @@ class ResetStatesCallback(keras.callbacks.Callback):
                     "`stateful=True`."
                 )
             repair(model)
+            if self.sequence is not None and not _is_stateful_model(model):
+                weigh_once(model)
 
     @property
     def _resets_inside(self) -> bool:

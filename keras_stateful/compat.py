@@ -4,7 +4,7 @@
 |---|---|---|
 | `graph_calls` reads `Function._nodes_by_depth` | `clone_model` cannot enter sub-models, add inputs or outputs, or say which tensor runs along time | 3.12 to 3.15 |
 | `sublayers` reads `Layer._layers` | `Model.layers` does not enter wrappers and custom layers | 3.12 to 3.15 |
-| `mask_of` reads `KerasTensor._keras_mask` | Keras drops the implicit mask of a call with several tensors | 3.12 to 3.15 |
+| `mask_of` is `keras.src.backend.common.masking.get_keras_mask` | Keras drops the implicit mask of a call with several tensors, and scales sample weights by it | 3.12 to 3.15 |
 | `compile_arguments` reads `Trainer._compile_config` | `get_compile_config` cannot serialize every loss | 3.12 to 3.15 |
 | `fit_arguments` looks at the frame of `fit` | callbacks are not told data, shuffle or weights | 3.12 to 3.15 |
 | `rnn_loop` is `keras.src.backend.rnn` | `keras.ops.scan` wants outputs shaped like the states on TensorFlow | 3.12 to 3.15 |
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import keras
 from keras.src import backend as _keras_backend
+from keras.src.backend.common import masking as _keras_masking
 
 rnn_loop = _keras_backend.rnn
 
@@ -46,8 +47,8 @@ def is_graph(operation: Any) -> bool:
 
 
 def mask_of(tensor: Any) -> Any:
-    """The mask that Keras attached to a symbolic tensor, or None."""
-    return getattr(tensor, "_keras_mask", None)
+    """The mask that Keras attached to a tensor, symbolic or not, or None."""
+    return _keras_masking.get_keras_mask(tensor)
 
 
 def nodes(model: keras.Model) -> Iterator[Any]:

@@ -142,7 +142,7 @@ def to_stateless(model: keras.Model) -> keras.Model:
     def plain(level: Level, layer: Any, path: str, index: int, args: tuple, kwargs: dict) -> Any:
         return rewriter.layer(layer, plain_class(type(layer)), stateful=False)(*args, **users_arguments(kwargs))
 
-    rewriter = Rewriter(recurrent, plain, share=False, share_submodels=True, batch_size=None)
+    rewriter = Rewriter(recurrent, plain, share=False, share_submodels=True, batch_size=None, plain=True)
     inputs, outputs, _ = rewriter.run(model, drop=resets_input(model))
     return keras.Model(_pack_inputs(model, inputs, {}), pack_outputs(model, outputs), name=model.name)
 

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from keras_stateful import fit_checks
+from keras_stateful.masked_loss import masks_into_weights
 from keras_stateful.states import preserve_states, reset_states
 
 
@@ -13,9 +14,10 @@ from keras_stateful.states import preserve_states, reset_states
 class StatefulModel(keras.Model):
     """What `to_stateful` and `to_inference` return: a Functional model that carries its recurrent state.
 
-    It differs from any Functional model in two methods. `fit` checks its arguments before the first step and
+    It differs from any Functional model in three methods. `fit` checks its arguments before the first step and
     resets the state where an epoch or a document starts (`ResetStatesCallback`, added unless given). `evaluate`
-    starts from the initial state and puts the training state back. `predict`, `train_on_batch` and calls go on
+    starts from the initial state and puts the training state back. `compute_loss` takes a mask of the outputs as weights
+    of 0 and 1 where sample weights are given, which Keras would scale a second time. `predict`, `train_on_batch` and calls go on
     from the state that the last call left.
     """
 
@@ -64,6 +66,11 @@ class StatefulModel(keras.Model):
         with preserve_states(self):
             reset_states(self)
             return super().evaluate(**arguments)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True) -> Any:
+        """`keras.Model.compute_loss`; see the class."""
+        y_pred, sample_weight = masks_into_weights(y_pred, sample_weight)
+        return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict`, going on from the present state."""

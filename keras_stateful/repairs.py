@@ -16,7 +16,22 @@ import keras
 from keras import ops
 
 from keras_stateful.layers import Carry
+from keras_stateful.masked_loss import masks_into_weights
 from keras_stateful.states import find_states
+
+
+def weigh_once(model: keras.Model) -> None:
+    """Lets the loss of a plain model count each unmasked step of a sequence once; see `masked_loss`."""
+    keras_loss = model.compute_loss
+
+    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        y_pred, sample_weight = masks_into_weights(y_pred, sample_weight)
+        return keras_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+
+    if not hasattr(keras_loss, "keras_stateful_weighs_once"):
+        compute_loss.keras_stateful_weighs_once = True
+        model.compute_loss = compute_loss
+        model.train_function = model.test_function = None
 
 
 def repair(model: keras.Model) -> None:

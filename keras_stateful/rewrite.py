@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_stateful import compat
+from keras_stateful import compat, time_distributed
 from keras_stateful.layers import Carry, plain_class
 
 
@@ -53,6 +53,7 @@ class Rewriter:
         share_submodels: whether one sub-model may be called several times (not where it owns states).
         batch_size: batch size of new input tensors; None for any.
         any_length: whether new inputs that run along time get an unknown number of time steps.
+        plain: whether copies are of Keras's own classes alone.
     """
 
     def __init__(
@@ -65,11 +66,13 @@ class Rewriter:
         batch_size: int | None,
         temporal: set[int] = frozenset(),
         any_length: bool = False,
+        plain: bool = False,
     ):
-        self.recurrent, self.policy, self.share = recurrent, policy, share
+        self.recurrent, self.policy, self.share, self.plain = recurrent, policy, share, plain
         self.share_submodels = share_submodels
         self.batch_size, self.temporal, self.any_length = batch_size, temporal, any_length
         self.copies: dict[int, Any] = {}
+        self._below: dict[int, Level] = {}  # what the copy of a sub-model asks for and hands out
         self.calls: dict[str, int] = {}
         self._pending: list[tuple[Any, Any, Callable[[], None]]] = []
 
@@ -115,18 +118,23 @@ class Rewriter:
     def _call(self, operation: Any, path: str, args: tuple, kwargs: dict, level: Level) -> Any:
         index = self.calls.get(path, 0)
         self.calls[path] = index + 1
-        if compat.is_graph(operation) and any(p.startswith(f"{path}/") for p in self.recurrent):
+        if compat.is_graph(operation) and (
+            self._is_recurrent(path) or (self.share and time_distributed.is_within(operation))
+        ):
             return self._call_submodel(operation, path, index, args, kwargs, level)
         if path in self.recurrent:
             return self.policy(level, operation, path, index, args, kwargs)
         return self.layer(operation)(*args, **kwargs)
+
+    def _is_recurrent(self, submodel: str) -> bool:
+        return any(p.startswith(f"{submodel}/") for p in self.recurrent)
 
     def _call_submodel(
         self, model: keras.Model, path: str, index: int, args: tuple, kwargs: dict, level: Level
     ) -> Any:
         inner = compat.functional(model)
         given = keras.tree.flatten(args[0] if args else kwargs.pop("inputs"))
-        if index and not self.share_submodels:
+        if index and not self.share_submodels and self._is_recurrent(path):
             raise Unconvertible(
                 f"`{path}` is a sub-model with recurrent layers that is called {index + 1} times. Received: one state "
                 "to carry for several streams. Call its layers one by one in the outer model (a shared layer gets a "
@@ -140,15 +148,17 @@ class Rewriter:
             ]
             outputs = self._replay(inner, fresh, f"{path}/", below)
             fresh = [f for f in fresh if f is not None]
-            make = Sequential if isinstance(model, (keras.Sequential, Sequential)) else _model_class(model)
-            self.copies[id(model)] = (
-                make(
-                    [*fresh, *below.wanted.values()], [*outputs, *below.handed_out.values()], name=model.name
-                ),
-                below,
-            )
+            is_sequential = isinstance(model, (keras.Sequential, Sequential))
+            if is_sequential and self.plain:
+                stack = [self.copies[id(part)] for part in inner.layers if id(part) in self.copies]
+                copy = keras.Sequential([*fresh, *stack], name=model.name)
+            else:
+                make = Sequential if is_sequential else _model_class(model)
+                outputs = [*outputs, *below.handed_out.values()]
+                copy = make([*fresh, *below.wanted.values()], outputs, name=model.name)
+            self.copies[id(model)], self._below[id(model)] = copy, below
         given = [g for g in given if g is not None]
-        copy, below = self.copies[id(model)]
+        copy, below = self.copies[id(model)], self._below[id(model)]
         suffix = f"_call{index}" if index else ""
         extra = [level.input(n + suffix, tuple(t.shape), t.dtype) for n, t in below.wanted.items()]
         results = keras.tree.flatten(
@@ -170,10 +180,14 @@ class Rewriter:
         if id(layer) in self.copies:
             return self.copies[id(layer)]
         if not isinstance(layer, keras.layers.Layer) or (self.share and cls is None):
-            self.copies[id(layer)] = layer
-            return layer
+            shared = layer
+            if type(layer) is keras.layers.TimeDistributed:
+                shared = time_distributed.TimeDistributed(layer.layer, name=layer.name, dtype=layer.dtype_policy)
+            self.copies[id(layer)] = shared
+            return shared
         same_cell = self.share and getattr(layer, "cell", None) is not None
         copy = copy_layer(layer, cls, **config)
+        copy = time_distributed.plain(copy) if self.plain else time_distributed.for_any_length(copy)
         if same_cell:
             copy.cell = layer.cell
         else:

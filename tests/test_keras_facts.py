@@ -187,3 +187,12 @@ def test_a_stateful_bidirectional_is_refused():
     model = compiled(keras.Sequential([keras.Input((TIME, 3), batch_size=ROWS), wrapped, keras.layers.Dense(2)]))
     with pytest.raises(ValueError, match="(?s)Bidirectional.*future"):
         fit(model, *batches(), callbacks=[ks.ResetStatesCallback()])
+
+
+def test_time_distributed_takes_rows_for_steps_where_the_length_is_unknown():
+    """Any length is right after a conversion: `test_windows_of_changing_length`."""
+    if BACKEND != "tensorflow":
+        pytest.skip("TensorFlow only")
+    model = keras.Sequential([keras.Input((None, 3)), keras.layers.TimeDistributed(keras.layers.Dense(2))])
+    assert model.predict_on_batch(np.ones((ROWS, 5, 3), "float32")).shape == (ROWS, 5, 2)
+    assert model.predict_on_batch(np.ones((ROWS, 7, 3), "float32")).shape == (ROWS, ROWS, 2)

@@ -18,11 +18,11 @@ def documents(lengths, seed=0):
 TRAIN, HELD_OUT = documents([23, 40, 31, 9, 17, 28]), documents([12, 33, 21], seed=1)
 
 
-def network(rows=None, stateful=False):
+def network(rows=None, stateful=False, mask_zero=False):
     return keras.Sequential(
         [
             keras.Input((None,), batch_size=rows, dtype="int32"),
-            keras.layers.Embedding(IDS, 4),
+            keras.layers.Embedding(IDS, 4, mask_zero=mask_zero),
             keras.layers.LSTM(5, return_sequences=True, stateful=stateful),
             keras.layers.Dense(IDS, activation="softmax"),
         ]
@@ -33,9 +33,12 @@ def sequence(docs=TRAIN, resets=True, **kwargs):
     return ks.StatefulSequence(docs, 3, 8, resets=resets, **kwargs)
 
 
-def model_for(kind, resets=True):
+def model_for(kind, resets=True, mask_zero=False):
     keras.utils.set_random_seed(3)
-    model = network(3, stateful=True) if kind == "plain" else ks.to_stateful(network(), sequence(resets=resets))
+    if kind == "plain":
+        model = network(3, stateful=True, mask_zero=mask_zero)
+    else:
+        model = ks.to_stateful(network(mask_zero=mask_zero), sequence(resets=resets))
     model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
     return model
 
@@ -101,10 +104,11 @@ def test_val_loss_is_the_mean_over_real_steps(kind):
     np.testing.assert_allclose(history["val_loss"][-1], losses.mean(), atol=1e-5)
 
 
+@pytest.mark.parametrize("mask_zero", [False, True])  # padding is id 0: with `mask_zero`, Keras weighs it once more
 @pytest.mark.parametrize("kind", KINDS)
-def test_loss_is_the_mean_over_real_steps(kind):
+def test_loss_is_the_mean_over_real_steps(kind, mask_zero):
     resets = kind == "mask"
-    model, data = model_for(kind, resets), sequence(resets=resets)
+    model, data = model_for(kind, resets, mask_zero), sequence(resets=resets)
     model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
     callbacks = [ks.ResetStatesCallback(data)] if kind == "plain" else []
     history = model.fit(data, verbose=0, callbacks=callbacks).history
@@ -138,14 +142,7 @@ def test_evaluate_documents_equals_each_document_in_one_call(batch_size, sequenc
 
 
 def test_evaluate_documents_of_a_masked_model():
-    model = keras.Sequential(
-        [
-            keras.Input((None,), dtype="int32"),
-            keras.layers.Embedding(IDS, 4, mask_zero=True),
-            keras.layers.GRU(5, return_sequences=True),
-            keras.layers.Dense(IDS, activation="softmax"),
-        ]
-    )
+    model = network(mask_zero=True)
     model.compile(loss="sparse_categorical_crossentropy")
     docs = documents([9, 14], seed=3)
     scores = ks.evaluate_documents(model, docs, sequence_length=4)

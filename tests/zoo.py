@@ -59,6 +59,14 @@ def _nested():
     return keras.Model(x, layers.Dense(2)(decoder(encoder(x))))
 
 
+def _heads():
+    """A head over every step, and one inside a sub-model."""
+    x = keras.Input((None, FEATURES))
+    h = layers.LSTM(4, return_sequences=True)(x)
+    inner = keras.Sequential([keras.Input((None, 4)), layers.TimeDistributed(layers.Dense(2))], name="inner")
+    return keras.Model(x, layers.Concatenate()([inner(h), layers.TimeDistributed(layers.Dense(2), name="outer")(h)]))
+
+
 def _two_outputs():
     x = keras.Input((None, FEATURES))
     h, *_ = layers.LSTM(4, return_sequences=True, return_state=True)(x)
@@ -74,7 +82,8 @@ def _dict_inputs():
 MODELS: dict[str, Callable[[], keras.Model]] = {
     "simple_rnn": lambda: _sequential(layers.SimpleRNN(4, return_sequences=True), layers.Dense(2)),
     "gru": lambda: _sequential(layers.GRU(4, return_sequences=True), layers.LayerNormalization(), layers.Dense(2)),
-    "lstm": lambda: _sequential(layers.LSTM(4, return_sequences=True), layers.TimeDistributed(layers.Dense(2))),
+    "lstm": lambda: _sequential(layers.LSTM(4, return_sequences=True), layers.Dense(2)),
+    "heads": _heads,
     "two_lstm": lambda: _sequential(layers.LSTM(4, return_sequences=True), layers.LSTM(3, return_sequences=True)),
     "stacked_cells": lambda: _sequential(
         layers.RNN([layers.LSTMCell(4), layers.GRUCell(3)], return_sequences=True), layers.Dense(2)
