@@ -20,6 +20,8 @@ from keras import ops
 
 from keras_stateful import compat
 
+_ANY_LENGTH = 2**31 - 1  # where TensorFlow knows the time steps at run time only: Keras's loop ends with them
+
 _register = keras.saving.register_keras_serializable(package="keras_stateful")
 
 
@@ -186,7 +188,7 @@ class Carry:
             inputs,
             initial_state,
             unroll=self.unroll,
-            input_length=sequences.shape[1],
+            input_length=sequences.shape[1] or _ANY_LENGTH,
             return_all_outputs=self.return_sequences,
         )
 

@@ -1,0 +1,101 @@
+"""The private parts of Keras that `compat.py` names: each test fails when one of them moves.
+
+What the parts are for is tested elsewhere; here a failure says which of them a new Keras has changed.
+"""
+
+import keras
+import numpy as np
+import zoo
+
+from keras_stateful import compat
+
+
+def two_levels():
+    inner = keras.Sequential([keras.Input((None, 3)), keras.layers.Dense(2, name="a")], name="inner")
+    x = keras.Input((None, 3))
+    return keras.Model(x, keras.layers.Dense(1, name="b")(inner(x)))
+
+
+def test_graph_calls_enter_submodels_and_join_their_tensors():
+    model = two_levels()
+    calls = list(compat.graph_calls(model))
+    assert [c.path for c in calls] == ["inner/a", "b"]
+    assert calls[0].args[0] is model.inputs[0]
+    assert calls[1].args[0] is calls[0].outputs[0]
+    assert calls[1].outputs[0] is model.outputs[0]
+
+
+def test_graphs_are_told_from_layers():
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    assert compat.is_graph(two_levels())
+    assert compat.is_graph(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]))
+    assert not compat.is_graph(Own())
+    assert not compat.is_graph(keras.layers.Dense(1))
+
+
+def test_sublayers_enter_wrappers_and_lists():
+    dense = keras.layers.Dense(2)
+    assert compat.sublayers(keras.layers.TimeDistributed(dense)) == [dense]
+
+    class Holds(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.several = [dense]
+
+    assert compat.sublayers(Holds()) == [dense]
+
+
+def test_mask_of_symbolic_and_of_real_tensors():
+    embedding = keras.layers.Embedding(5, 2, mask_zero=True)
+    assert compat.mask_of(embedding(keras.Input((None,), dtype="int32"))) is not None
+    mask = compat.mask_of(embedding(np.array([[1, 0]])))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(mask), [[True, False]])
+    assert compat.mask_of(keras.Input((3,))) is None
+
+
+def test_compile_arguments_are_the_objects_themselves():
+    def loss(y, p):
+        return keras.ops.mean(keras.ops.square(y - p), axis=-1)
+
+    model = two_levels()
+    model.compile(loss=loss, weighted_metrics=["mae"])
+    arguments = compat.compile_arguments(model)
+    assert arguments["loss"] is loss
+    assert arguments["weighted_metrics"] == ["mae"]
+
+
+def test_fit_arguments_are_seen_by_a_callback():
+    seen = {}
+
+    class Look(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            seen.update(compat.fit_arguments(self.model))
+
+    model = two_levels()
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 5, 3)), np.ones((4, 5, 1))
+    model.fit(x, y, batch_size=2, shuffle=False, class_weight=None, verbose=0, callbacks=[Look()])
+    assert seen["x"] is x
+    assert seen["batch_size"] == 2
+    assert seen["shuffle"] is False
+    assert {"validation_data", "validation_steps", "class_weight", "sample_weight", "steps_per_epoch"} <= seen.keys()
+    assert compat.fit_arguments(model) == {}
+
+
+def test_rnn_loop_reads_several_inputs_side_by_side():
+    x, flags = np.arange(6, dtype="float32").reshape(1, 6, 1), np.zeros((1, 6, 1), bool)
+    flags[0, 3] = True
+
+    def step(inputs, states):
+        value, reset = inputs
+        total = keras.ops.where(reset, keras.ops.zeros_like(states[0]), states[0]) + value
+        return total, [total]
+
+    inputs = (keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(flags))
+    start = [keras.ops.zeros((1, 1))]
+    last, outputs, states = compat.rnn_loop(step, inputs, start, input_length=6, return_all_outputs=True)
+    np.testing.assert_allclose(zoo.outputs(outputs)[0][0, :, 0], [0, 1, 3, 3, 7, 12])
+    assert float(last[0, 0]) == float(states[0][0, 0]) == 12
