@@ -52,7 +52,7 @@ def test_there_and_back(name):
     assert [t.name for t in back.inputs] == [t.name for t in model.inputs]
     arrays = zoo.data(model, 2, 5)
     x = zoo.window(model, arrays, slice(None))
-    for a, b in zip(zoo.outputs(model(x)), zoo.outputs(back(x)), strict=True):
+    for a, b in zip(zoo.outputs(model.predict_on_batch(x)), zoo.outputs(back.predict_on_batch(x)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     own = [part for part in back._flatten_layers() if type(part).__module__.startswith("keras_stateful")]
     assert not own
@@ -68,7 +68,7 @@ def test_inference_step_by_step_equals_the_training_model_on_that_row(name):
     wanted = zoo.outputs(training.predict_on_batch(zoo.window(training, arrays, slice(None), keep)))
     live = ks.to_inference(training)
     row = [a[2:3] for a in arrays]
-    steps = [zoo.outputs(live(zoo.window(live, row, slice(t, t + 1)))) for t in range(8)]
+    steps = [zoo.outputs(live.predict_on_batch(zoo.window(live, row, slice(t, t + 1)))) for t in range(8)]
     mask = np.all(row[0][0] != 0, axis=tuple(range(1, row[0][0].ndim)))
     for got, want in zip(zip(*steps, strict=True), wanted, strict=True):
         np.testing.assert_allclose(np.concatenate(got, axis=1)[0][mask], want[2][mask], atol=1e-5)
@@ -79,7 +79,7 @@ def test_step_models_chain(name):
     model = zoo.build(name)
     step = ks.to_step_model(ks.to_stateful(model, 4, resets="step"))
     arrays = zoo.data(model, 2, 6)
-    wanted = zoo.outputs(model(zoo.window(model, arrays, slice(None))))
+    wanted = zoo.outputs(model.predict_on_batch(zoo.window(model, arrays, slice(None))))
     states, parts = ks.initial_states(step, batch_size=2), []
     for window in (slice(0, 1), slice(1, 3), slice(3, 6)):
         result = step([*(a[:, window] for a in arrays), *states])
