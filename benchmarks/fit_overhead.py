@@ -188,7 +188,9 @@ def installed(backend: str) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=[b for b in BACKENDS if installed(b)])
+    parser.add_argument(
+        "--backends", nargs="+", choices=BACKENDS, default=[b for b in BACKENDS if installed(b)]
+    )
     parser.add_argument("--cases", nargs="+", choices=[*CASES], default=[*CASES])
     parser.add_argument("--rounds", type=int, default=7, help="timed epochs of each way")
     parser.add_argument("--seconds", type=float, default=1.5, help="about how long one epoch takes")

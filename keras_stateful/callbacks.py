@@ -59,7 +59,9 @@ class ResetStatesCallback(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        self._network = model  # on JAX, every look at `self.model` brings all variables back from the step: slow
+        self._network = (
+            model  # on JAX, every look at `self.model` brings all variables back from the step: slow
+        )
         if model is not None:
             if not find_states(model):
                 raise ValueError(

@@ -67,7 +67,11 @@ def backend_for(artifact_format: str) -> str:
             return backend
     install = _INSTALL[artifact_format]
     needed = ways.get(running)
-    what = f"Keras on {running} writes it with {' and '.join(needed)}" if needed else f"Keras on {running} cannot"
+    what = (
+        f"Keras on {running} writes it with {' and '.join(needed)}"
+        if needed
+        else f"Keras on {running} cannot"
+    )
     raise ImportError(
         f'The format "{artifact_format}" cannot be written here: {what}; no other backend that could is installed. '
         f"`{install.get(running, next(iter(install.values())))}`."
@@ -109,7 +113,9 @@ def single_step(step: StepModel) -> keras.Model:
                 copy.name = call.path.replace("/", "_")
                 for part in _parts(copy):
                     for rate in {"dropout", "recurrent_dropout"} & set(vars(part)):
-                        setattr(part, rate, 0.0)  # JAX draws the mask at inference, too, and cannot export that
+                        setattr(
+                            part, rate, 0.0
+                        )  # JAX draws the mask at inference, too, and cannot export that
                     if _is_mixed(part):
                         part.dtype_policy = keras.DTypePolicy("float32")
                 pending.append((operation, copy, skip_initializers(copy)))
@@ -142,7 +148,13 @@ def _is_mixed(layer: Any) -> bool:
 
 
 def convert(
-    model: keras.Model, artifact_format: str, path: Path, backend: str, *, batch_size: int | None, quantize: bool = False
+    model: keras.Model,
+    artifact_format: str,
+    path: Path,
+    backend: str,
+    *,
+    batch_size: int | None,
+    quantize: bool = False,
 ) -> None:
     """Writes the artifact of a `single_step` model.
 
@@ -164,7 +176,12 @@ def convert(
             raise _failed(artifact_format, backend, error) from error
         return
     modules, classes = _custom_classes(model, artifact_format, backend)
-    job = {"format": artifact_format, "path": str(path.absolute()), "batch_size": batch_size, "quantize": quantize}
+    job = {
+        "format": artifact_format,
+        "path": str(path.absolute()),
+        "batch_size": batch_size,
+        "quantize": quantize,
+    }
     environment = os.environ | {
         "KERAS_BACKEND": backend,
         "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
@@ -180,7 +197,9 @@ def convert(
             env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     if child.returncode != 0:
-        raise _failed(artifact_format, backend, child.stderr.strip()[-1400:] or f"exit status {child.returncode}")
+        raise _failed(
+            artifact_format, backend, child.stderr.strip()[-1400:] or f"exit status {child.returncode}"
+        )
 
 
 def _failed(artifact_format: str, backend: str, error: Any) -> RuntimeError:
@@ -192,7 +211,9 @@ def _failed(artifact_format: str, backend: str, error: Any) -> RuntimeError:
     )
 
 
-def _custom_classes(model: keras.Model, artifact_format: str, backend: str) -> tuple[list[str], list[list[str]]]:
+def _custom_classes(
+    model: keras.Model, artifact_format: str, backend: str
+) -> tuple[list[str], list[list[str]]]:
     """Modules that a fresh process must import, and classes nobody registered, for the user's own layers."""
     modules, classes = [], []
     for layer in model.layers:
@@ -211,7 +232,9 @@ def _custom_classes(model: keras.Model, artifact_format: str, backend: str) -> t
     return sorted(set(modules)), classes
 
 
-def write(model: keras.Model, artifact_format: str, path: Path, *, batch_size: int | None, quantize: bool) -> None:
+def write(
+    model: keras.Model, artifact_format: str, path: Path, *, batch_size: int | None, quantize: bool
+) -> None:
     """Writes the artifact with the running backend."""
     signature = [
         [keras.InputSpec(shape=(batch_size, *t.shape[1:]), dtype=t.dtype, name=t.name) for t in model.inputs]

@@ -140,7 +140,9 @@ def to_stateless(model: keras.Model) -> keras.Model:
         raise _no_recurrent_layer(model, "to_stateless")
 
     def plain(level: Level, layer: Any, path: str, index: int, args: tuple, kwargs: dict) -> Any:
-        return rewriter.layer(layer, plain_class(type(layer)), stateful=False)(*args, **users_arguments(kwargs))
+        return rewriter.layer(layer, plain_class(type(layer)), stateful=False)(
+            *args, **users_arguments(kwargs)
+        )
 
     rewriter = Rewriter(recurrent, plain, share=False, share_submodels=True, batch_size=None, plain=True)
     inputs, outputs, _ = rewriter.run(model, drop=resets_input(model))

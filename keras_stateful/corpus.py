@@ -14,7 +14,9 @@ import numpy as np
 
 from keras_stateful.layout import Spans
 
-_SCAN_BYTES = 1 << 29  # in-memory features up to this size are searched for NaN at once, others as they are read
+_SCAN_BYTES = (
+    1 << 29
+)  # in-memory features up to this size are searched for NaN at once, others as they are read
 _SCAN_DOCUMENTS = 50_000
 _INT32 = np.iinfo("int32")
 
@@ -165,7 +167,9 @@ class Separate(Field):
 class Lazy(Field):
     """Documents that a source reads when asked; a few are kept."""
 
-    def __init__(self, name: str, key: str | None, source: "LazySource", lengths: np.ndarray, like: np.ndarray):
+    def __init__(
+        self, name: str, key: str | None, source: "LazySource", lengths: np.ndarray, like: np.ndarray
+    ):
         super().__init__(name, lengths, like.shape[1:], like.dtype)
         self.key, self.source = key, source
 
@@ -249,12 +253,14 @@ def open_corpus(corpus: Any, encode: Callable | None = None) -> Corpus:
 
 def _open_dict(corpus: dict) -> Corpus:
     if not corpus:
-        raise ValueError("`corpus` holds nothing. Received: {}. Give at least one array or list of documents.")
+        raise ValueError(
+            "`corpus` holds nothing. Received: {}. Give at least one array or list of documents."
+        )
     fields = {}
     for name, value in corpus.items():
         if not isinstance(name, str) or name == "resets":
             raise ValueError(
-                f"The keys of a dict `corpus` name the model's inputs, and \"resets\" is kept for the mask. Received: "
+                f'The keys of a dict `corpus` name the model\'s inputs, and "resets" is kept for the mask. Received: '
                 f"key {name!r}. Rename it."
             )
         found = open_field(f"corpus[{name!r}]", value, None)
@@ -307,7 +313,7 @@ def corpus_array(value: Any) -> np.ndarray:
 
 def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus:
     """Opens one array, or documents; a `Corpus` where the documents are dicts."""
-    if _is_tf_dataset(value):
+    if is_tf_dataset(value):
         value, encode = _read_tf_dataset(name, value, encode), None
     if isinstance(value, (str, bytes)):
         raise TypeError(
@@ -326,7 +332,9 @@ def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus
             f"{type(value).__name__}. An iterator or generator is read by `StatefulStream`, or `list(...)` of it here."
         )
     if len(value) == 0:
-        raise ValueError(f"`{name}` has no documents. Received: {type(value).__name__} of length 0. Is its path right?")
+        raise ValueError(
+            f"`{name}` has no documents. Received: {type(value).__name__} of length 0. Is its path right?"
+        )
     if encode is None and isinstance(value, (list, tuple)) and not isinstance(value[0], dict):
         return _in_memory(name, value)
     return _lazy(name, value, encode)
@@ -336,7 +344,9 @@ def _one_array(name: str, array: np.ndarray) -> Field:
     if array.ndim == 0:
         raise ValueError(f"`{name}` must have a time axis, `(timesteps, ...)`. Received: a scalar, {array}.")
     if len(array) == 0:
-        raise ValueError(f"`{name}` has no time steps. Received: an array of shape {array.shape}. Is its path right?")
+        raise ValueError(
+            f"`{name}` has no time steps. Received: an array of shape {array.shape}. Is its path right?"
+        )
     return Flat(name, array, np.zeros(1, "int64"), np.array([len(array)], "int64"))
 
 
@@ -368,13 +378,20 @@ def _slices(name: str, documents: list[np.ndarray], lengths: np.ndarray) -> Flat
     if not isinstance(base, np.ndarray) or any(d.base is not base for d in documents):
         return None
     first = documents[0]
-    if base.dtype != first.dtype or base.ndim < 1 or not base.flags.c_contiguous or not first.flags.c_contiguous:
+    if (
+        base.dtype != first.dtype
+        or base.ndim < 1
+        or not base.flags.c_contiguous
+        or not first.flags.c_contiguous
+    ):
         return None
     step = first[0].nbytes
     if not step or any(d.dtype != base.dtype or not d.flags.c_contiguous for d in documents):
         return None
     address = base.__array_interface__["data"][0]
-    places = np.fromiter((d.__array_interface__["data"][0] for d in documents), "int64", len(documents)) - address
+    places = (
+        np.fromiter((d.__array_interface__["data"][0] for d in documents), "int64", len(documents)) - address
+    )
     if (places % step).any() or base.nbytes % step:
         return None
     return Flat(name, base.reshape(-1, *first.shape[1:]), places // step, lengths)
@@ -400,7 +417,9 @@ def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
     _check_documents(name, lengths)
     if None in first:
         return Lazy(name, None, reader, lengths, first[None])
-    fields = {k: Lazy(f"{name}[...][{k!r}]", k, reader, lengths, v) for k, v in first.items() if k not in labels}
+    fields = {
+        k: Lazy(f"{name}[...][{k!r}]", k, reader, lengths, v) for k, v in first.items() if k not in labels
+    }
     return Corpus(fields, lengths, False, {k: np.stack(v) for k, v in labels.items()})
 
 
@@ -411,7 +430,11 @@ def _length(name: str, i: int, document: dict, first: dict) -> int:
             f"{name}[{i}] with {sorted(document, key=str)}."
         )
     for k, value in document.items():
-        if value.shape[1:] != first[k].shape[1:] or value.ndim != first[k].ndim or value.dtype != first[k].dtype:
+        if (
+            value.shape[1:] != first[k].shape[1:]
+            or value.ndim != first[k].ndim
+            or value.dtype != first[k].dtype
+        ):
             raise ValueError(
                 f"The documents of `{name}` must be alike but for their length. Received: {name}[0] of shape "
                 f"{first[k].shape}, {first[k].dtype}; {name}[{i}] of shape {value.shape}, {value.dtype}."
@@ -463,7 +486,9 @@ def _as_array(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except ValueError as error:
-        raise ValueError(f"`{name}` must be an array `(timesteps, ...)`. Received: {str(value)[:60]}... ({error})") from None
+        raise ValueError(
+            f"`{name}` must be an array `(timesteps, ...)`. Received: {str(value)[:60]}... ({error})"
+        ) from None
 
 
 def out_dtype(name: str, dtype: np.dtype) -> np.dtype:
@@ -474,7 +499,11 @@ def out_dtype(name: str, dtype: np.dtype) -> np.dtype:
         return np.dtype("float32")
     raise TypeError(
         f"`{name}` must be numbers. Received: dtype {dtype}. "
-        + ("Encode text as ids, with `encode=` or beforehand." if dtype.kind in "USO" else "Convert it to float32 or int32.")
+        + (
+            "Encode text as ids, with `encode=` or beforehand."
+            if dtype.kind in "USO"
+            else "Convert it to float32 or int32."
+        )
     )
 
 
@@ -486,7 +515,9 @@ def not_finite(name: str, document: int, step: int) -> None:
         if name.startswith("targets")
         else "A network passes it on to every later state. Fill in or leave out missing readings."
     )
-    raise ValueError(f"`{name}` is NaN or infinite. Received: document {document}, time step {step}. {remedy}")
+    raise ValueError(
+        f"`{name}` is NaN or infinite. Received: document {document}, time step {step}. {remedy}"
+    )
 
 
 def _finite(values: np.ndarray) -> bool:
@@ -507,7 +538,7 @@ def _padded(found: np.ndarray, spans: Spans, rows: int, window: int) -> np.ndarr
     return out
 
 
-def _is_tf_dataset(value: Any) -> bool:
+def is_tf_dataset(value: Any) -> bool:
     return type(value).__module__.startswith("tensorflow") and hasattr(value, "as_numpy_iterator")
 
 

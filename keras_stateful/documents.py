@@ -334,7 +334,9 @@ class _Scorer:
         scores = self.model.test_on_batch(
             y_pred if len(y_pred) > 1 else y_pred[0], y, sample_weight=weight, return_dict=True
         )
-        self.put_away[document] = [np.array(keras.ops.convert_to_numpy(v)) for v in self.model.metrics_variables]
+        self.put_away[document] = [
+            np.array(keras.ops.convert_to_numpy(v)) for v in self.model.metrics_variables
+        ]
         self.scores[document] = {name: float(value) for name, value in scores.items()}
 
 

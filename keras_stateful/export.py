@@ -1,7 +1,7 @@
 """`export_step_model`: from a trained model to a directory that a `Session`, or any other language, runs.
 
-    model ─▶ step model ─▶ one time step, flat ─▶ artifact ─▶ compared with Keras ─▶ manifest ─▶ renamed into place
-             (states are inputs: no live state is ever exported)   └─ int8: deviation measured ─┘
+model ─▶ step model ─▶ one time step, flat ─▶ artifact ─▶ compared with Keras ─▶ manifest ─▶ renamed into place
+         (states are inputs: no live state is ever exported)   └─ int8: deviation measured ─┘
 """
 
 import json
@@ -92,7 +92,9 @@ def export_step_model(
         told = _finish(replace(told, metadata=metadata), exact)
         if not _computes_in_float32(step):
             _compare(single, exact, told, batch_size)
-        elif _has_masks(step):  # what a masked step puts out differs between Keras's loop and its unrolled form
+        elif _has_masks(
+            step
+        ):  # what a masked step puts out differs between Keras's loop and its unrolled form
             _compare(single, exact, told, batch_size)
             _compare(step, exact, told, batch_size, states_only=True)
         else:
@@ -115,7 +117,9 @@ def _check(
     directory: Path, artifact_format: str, batch_size: int, quantize: str | None, data: Any, metadata: Any
 ) -> None:
     if artifact_format not in FORMATS:
-        raise ValueError(f"`format` must be one of {', '.join(FORMATS)}. Received: format={artifact_format!r}.")
+        raise ValueError(
+            f"`format` must be one of {', '.join(FORMATS)}. Received: format={artifact_format!r}."
+        )
     _refuse_existing(directory)
     if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
         raise ValueError(f"`batch_size` must be an int of at least 1. Received: batch_size={batch_size!r}.")
@@ -180,7 +184,13 @@ def _has_masks(step: StepModel) -> bool:
 
 
 def _describe(
-    step: StepModel, single: keras.Model, start: list, artifact_format: str, entry: Path, rows: int | None, backend: str
+    step: StepModel,
+    single: keras.Model,
+    start: list,
+    artifact_format: str,
+    entry: Path,
+    rows: int | None,
+    backend: str,
 ) -> Manifest:
     """The manifest of an artifact, but for its files: finds its tensors by name and by their numbers."""
     runtime = open_runtime(artifact_format, entry.read_bytes() if entry.is_file() else b"", entry)
@@ -189,7 +199,9 @@ def _describe(
     for given, tensor in zip(step.data_inputs, single.inputs, strict=False):
         vocabulary = _input_vocabulary(calls, given)
         name = _input_tensor(runtime, tensor.name)
-        inputs.append(Tensor(tensor.name, name, _shape(tensor), tensor.dtype, conversion.has_time(given), vocabulary))
+        inputs.append(
+            Tensor(tensor.name, name, _shape(tensor), tensor.dtype, conversion.has_time(given), vocabulary)
+        )
     states = [_input_tensor(runtime, name) for name in step.state_names]
     found = _output_tensors(single, runtime, inputs, states, start, rows)
     names = _output_names(step)
@@ -242,7 +254,9 @@ def _input_tensor(runtime: Runtime, name: str) -> str:
     def plain(text: str) -> str:
         return "".join(c if c.isalnum() else "_" for c in text.split(":")[0]).lower()
 
-    hits = [n for n in runtime.input_names() if n == name] or [n for n in runtime.input_names() if plain(n) == plain(name)]
+    hits = [n for n in runtime.input_names() if n == name] or [
+        n for n in runtime.input_names() if plain(n) == plain(name)
+    ]
     if len(hits) != 1:
         raise RuntimeError(
             f"The artifact has no input for {name!r}: {runtime.input_names()}. The outputs of the model may not depend on "
@@ -274,7 +288,9 @@ def _random(tensor: Tensor, rows: int, rng: np.random.Generator) -> np.ndarray:
 def _keras_call(model: keras.Model) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
     """Calls a model without gradients on flat lists of arrays."""
     call = model.predict_on_batch
-    if keras.backend.backend() == "jax":  # which compiles a loop anew in every call that is not compiled as a whole
+    if (
+        keras.backend.backend() == "jax"
+    ):  # which compiles a loop anew in every call that is not compiled as a whole
         import jax
 
         variables = list(model.variables)
@@ -292,7 +308,12 @@ def _keras_call(model: keras.Model) -> Callable[[list[np.ndarray]], list[np.ndar
 
 
 def _output_tensors(
-    single: keras.Model, runtime: Runtime, inputs: list[Tensor], states: list[str], start: list, rows: int | None
+    single: keras.Model,
+    runtime: Runtime,
+    inputs: list[Tensor],
+    states: list[str],
+    start: list,
+    rows: int | None,
 ) -> list[str]:
     """The artifact's name for each Keras output. Exporters rename and reorder outputs: only the numbers tell."""
     rng = np.random.default_rng(0)
@@ -302,7 +323,11 @@ def _output_tensors(
     wanted = _keras_call(single)(feeds)
     names = list(runtime.output_names())
     got = dict(
-        zip(names, runtime.run(dict(zip([*(t.tensor for t in inputs), *states], feeds, strict=True)), names), strict=True)
+        zip(
+            names,
+            runtime.run(dict(zip([*(t.tensor for t in inputs), *states], feeds, strict=True)), names),
+            strict=True,
+        )
     )
     found: list[str] = []
     for tensor, array in zip(single.outputs, wanted, strict=True):
@@ -381,7 +406,9 @@ def _quantize(
 
 def _deviation(exact: Path, told: Manifest, quantized: Path, data: Any) -> dict[str, Any]:
     """Runs the exact and the quantized artifact side by side on the user's data."""
-    first = next(iter(data.values())) if isinstance(data, dict) else data[0] if isinstance(data, tuple) else data
+    first = (
+        next(iter(data.values())) if isinstance(data, dict) else data[0] if isinstance(data, tuple) else data
+    )
     rows = len(np.asarray(first))
     with load_session(exact, max(rows, 1)) as a, load_session(quantized, max(rows, 1)) as b:
         wanted, got = a.read(data), b.read(data)
@@ -390,7 +417,9 @@ def _deviation(exact: Path, told: Manifest, quantized: Path, data: Any) -> dict[
     for tensor, w, g in zip(told.outputs, wanted, got, strict=True):
         moved = np.abs(g.astype("float64") - w)
         if not np.isfinite(moved).all():
-            raise RuntimeError(f"The quantized model gives NaN or infinite values for {tensor.name!r} on the data.")
+            raise RuntimeError(
+                f"The quantized model gives NaN or infinite values for {tensor.name!r} on the data."
+            )
         record["outputs"][tensor.name] = {
             "max_deviation": float(moved.max()),
             "mean_deviation": float(moved.mean()),

@@ -171,7 +171,8 @@ def _stream(engine: Any, request: Request) -> Iterator:
             if any(s + given >= len(emitted) for s, e in zip(starts, ended, strict=True) if not e):
                 break
             values = [
-                emitted[min(s + given, len(emitted) - 1)][r] if not ended[r] else -1 for r, s in enumerate(starts)
+                emitted[min(s + given, len(emitted) - 1)][r] if not ended[r] else -1
+                for r, s in enumerate(starts)
             ]
             if request.stop is not None:
                 ended |= np.isin(values, request.stop)
@@ -251,7 +252,9 @@ def _inputs_at(engine: Any, request: Request, t: int, lengths: np.ndarray, last:
     if not known.any():
         return own
     known = known.reshape(-1, *[1] * (request.inputs.ndim - 2))
-    return np.where(known, request.inputs[:, t], engine.to_numpy(own)).astype(request.inputs.dtype, copy=False)
+    return np.where(known, request.inputs[:, t], engine.to_numpy(own)).astype(
+        request.inputs.dtype, copy=False
+    )
 
 
 def _usable(engine: Any, request: Request, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:

@@ -22,7 +22,20 @@ FORMAT_VERSION = 1
 FORMATS = ("onnx", "litert", "tf_saved_model")
 
 _DTYPES = frozenset(
-    "bool int8 int16 int32 int64 uint8 uint16 uint32 uint64 float16 float32 float64".split()
+    [
+        "bool",
+        "int8",
+        "int16",
+        "int32",
+        "int64",
+        "uint8",
+        "uint16",
+        "uint32",
+        "uint64",
+        "float16",
+        "float32",
+        "float64",
+    ]
 )  # NumPy has no bfloat16
 _LARGEST_MANIFEST = 64 << 20  # bytes
 _LARGEST_STATE = 1 << 26  # numbers in all states of one row
@@ -118,7 +131,13 @@ class Manifest:
         """What `json.dump` takes."""
 
         def tensor(t: Tensor) -> dict[str, Any]:
-            told = {"name": t.name, "tensor": t.tensor, "shape": list(t.shape), "dtype": t.dtype, "time": t.time}
+            told = {
+                "name": t.name,
+                "tensor": t.tensor,
+                "shape": list(t.shape),
+                "dtype": t.dtype,
+                "time": t.time,
+            }
             told |= {} if t.vocabulary is None else {"vocabulary": t.vocabulary}
             return told | ({} if t.from_logits is None else {"from_logits": t.from_logits})
 
@@ -178,7 +197,9 @@ def parse_manifest(data: bytes) -> Manifest:
     try:
         told = json.loads(data.decode("utf-8"), parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
-        raise ManifestError(f"This is not JSON ({error}). The file was truncated or altered: export again.") from None
+        raise ManifestError(
+            f"This is not JSON ({error}). The file was truncated or altered: export again."
+        ) from None
     if not isinstance(told, dict) or told.get("kind") != KIND:
         raise ManifestError(f'This is not a manifest of keras_stateful: it lacks "kind": "{KIND}".')
     version = _get(told, "format_version", int)

@@ -28,7 +28,9 @@ def masks_into_weights(y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
         if not isinstance(sample_weight, dict):
             sample_weight = dict.fromkeys(y_pred, sample_weight)
         pairs = {k: _one(p, sample_weight.get(k)) for k, p in y_pred.items()}
-        return {k: p for k, (p, _) in pairs.items()}, {k: w for k, (_, w) in pairs.items() if k in sample_weight}
+        return {k: p for k, (p, _) in pairs.items()}, {
+            k: w for k, (_, w) in pairs.items() if k in sample_weight
+        }
     if isinstance(y_pred, (list, tuple)):
         if not isinstance(sample_weight, (list, tuple)):
             sample_weight = [sample_weight] * len(y_pred)

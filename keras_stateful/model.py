@@ -1,6 +1,7 @@
 """`StatefulModel`: a Functional model whose `fit` cannot silently train on the wrong thing."""
 
 import inspect
+import warnings
 from typing import Any
 
 import keras
@@ -56,7 +57,10 @@ class StatefulModel(keras.Model):
                 )
                 given = [own, *given]
             arguments["callbacks"] = list(given)
-        return super().fit(**arguments)
+        with warnings.catch_warnings():
+            if fit_checks.is_sequence(arguments.get("x")) and arguments["x"].num_batches is None:
+                warnings.filterwarnings("ignore", "Your input ran out of data")  # a stream: so its epochs end
+            return super().fit(**arguments)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate` from the initial state; afterwards the state is as before."""

@@ -12,9 +12,37 @@ from typing import Any
 
 import numpy as np
 
-_MODULES = {"keras.ops": set(), "jax.numpy": set(), "jax.nn": set(), "math": set(), "keras": {"ops", "activations"}}
-_BUILTINS = {"len", "range", "min", "max", "abs", "float", "int", "tuple", "list", "zip", "enumerate", "sum", "slice"}
-_WRITES = {"STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR", "STORE_SUBSCR", "IMPORT_NAME", "MAKE_FUNCTION", "YIELD_VALUE"}
+_MODULES = {
+    "keras.ops": set(),
+    "jax.numpy": set(),
+    "jax.nn": set(),
+    "math": set(),
+    "keras": {"ops", "activations"},
+}
+_BUILTINS = {
+    "len",
+    "range",
+    "min",
+    "max",
+    "abs",
+    "float",
+    "int",
+    "tuple",
+    "list",
+    "zip",
+    "enumerate",
+    "sum",
+    "slice",
+}
+_WRITES = {
+    "STORE_GLOBAL",
+    "STORE_DEREF",
+    "STORE_ATTR",
+    "STORE_SUBSCR",
+    "IMPORT_NAME",
+    "MAKE_FUNCTION",
+    "YIELD_VALUE",
+}
 _LARGEST = 1 << 16  # bytes of an array that may be compared on every call
 
 

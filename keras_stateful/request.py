@@ -76,7 +76,9 @@ def read_request(
     else:
         _check_signal_options(next_input, temperature, top_k, top_p, seed, stop, from_logits)
     rows, single = _rows(engine, prompt)
-    rows = [_check_row(engine, row, "" if single else f" of row {r}", next_input) for r, row in enumerate(rows)]
+    rows = [
+        _check_row(engine, row, "" if single else f" of row {r}", next_input) for r, row in enumerate(rows)
+    ]
     lengths = tuple(len(row) for row in rows)
     inputs = np.zeros((len(rows), max(lengths), *rows[0].shape[1:]), rows[0].dtype)
     for into, row in zip(inputs, rows, strict=True):
@@ -165,7 +167,9 @@ def _check_signal_options(next_input: Any, temperature: Any, top_k: Any, top_p: 
 def _rows(engine: Any, prompt: Any) -> tuple[list[np.ndarray], bool]:
     """The rows of a prompt, and whether it was one row rather than a list of such."""
     axes = 1 + len(engine.feature_shape)
-    if isinstance(prompt, str) or (isinstance(prompt, (list, tuple)) and any(isinstance(p, str) for p in prompt)):
+    if isinstance(prompt, str) or (
+        isinstance(prompt, (list, tuple)) and any(isinstance(p, str) for p in prompt)
+    ):
         raise TypeError(
             f"`prompt` must be ids or features, not text. Received: prompt={prompt!r}. Encode it first, with what "
             "encoded the training text."
@@ -175,7 +179,9 @@ def _rows(engine: Any, prompt: Any) -> tuple[list[np.ndarray], bool]:
     try:
         array = engine.to_numpy(prompt)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"`prompt` is neither one row nor a list of rows. Received: prompt={prompt!r}.") from error
+        raise ValueError(
+            f"`prompt` is neither one row nor a list of rows. Received: prompt={prompt!r}."
+        ) from error
     if array.size == 0:
         raise ValueError(
             f"`prompt` is empty. Received: shape {array.shape}. A model continues what it has read: give it at least "
@@ -209,7 +215,9 @@ def _check_row(engine: Any, row: np.ndarray, which: str, next_input: Callable | 
         if len(row.shape) - 1 != len(wanted) or any(
             w not in (None, s) for w, s in zip(wanted, row.shape[1:], strict=True)
         ):
-            raise ValueError(f"The prompt{which} has shape {row.shape}; the model reads {wanted} features a step.")
+            raise ValueError(
+                f"The prompt{which} has shape {row.shape}; the model reads {wanted} features a step."
+            )
         if not (np.issubdtype(row.dtype, np.number) or row.dtype == bool):
             raise TypeError(f"The prompt{which} must be numbers. Received: dtype {row.dtype}.")
         return row.astype("int32" if "int" in engine.dtype else "float32", copy=False)

@@ -182,7 +182,9 @@ class Rewriter:
         if not isinstance(layer, keras.layers.Layer) or (self.share and cls is None):
             shared = layer
             if type(layer) is keras.layers.TimeDistributed:
-                shared = time_distributed.TimeDistributed(layer.layer, name=layer.name, dtype=layer.dtype_policy)
+                shared = time_distributed.TimeDistributed(
+                    layer.layer, name=layer.name, dtype=layer.dtype_policy
+                )
             self.copies[id(layer)] = shared
             return shared
         same_cell = self.share and getattr(layer, "cell", None) is not None

@@ -168,4 +168,3 @@ def _litert_interpreter() -> Any:
             "(TensorFlow has one too)."
         ) from error
     return tf.lite.Interpreter
-

@@ -27,12 +27,21 @@ def row_uniforms(seed: int, rows: int, length: int) -> np.ndarray:
         float32 `(rows, length)` in (0, 1]. Row `r` depends on `seed` and `r` alone, and a longer row begins
         with the shorter one.
     """
-    draws = [np.random.Generator(np.random.PCG64([seed, row])).random(length, dtype="float32") for row in range(rows)]
+    draws = [
+        np.random.Generator(np.random.PCG64([seed, row])).random(length, dtype="float32")
+        for row in range(rows)
+    ]
     return np.float32(1.0) - np.stack(draws)
 
 
 def filtered_weights(
-    scores: Any, temperature: Any, top_k: Any = None, top_p: Any = None, *, from_logits: bool = True, xp: Any = np
+    scores: Any,
+    temperature: Any,
+    top_k: Any = None,
+    top_p: Any = None,
+    *,
+    from_logits: bool = True,
+    xp: Any = np,
 ) -> Any:
     """Weights to draw the next id with: temperature first, then top-k, then top-p on what top-k left.
 
@@ -115,10 +124,7 @@ def next_ids(
         weights = filtered_weights(
             scores, 1.0 if temperature is None else temperature, top_k, top_p, from_logits=from_logits, xp=xp
         )
-    if temperature is None:
-        ids = _first(scores >= xp.max(scores, axis=-1, keepdims=True), xp)
-    else:
-        ids = draw(weights, uniforms, xp=xp)
+    ids = _first(scores >= xp.max(scores, axis=-1, keepdims=True), xp) if temperature is None else draw(weights, uniforms, xp=xp)
     usable = xp.sum(weights, axis=-1) > 0
     if not from_logits:  # half precision may miss 1 by some per cent, logits by far more
         sums = xp.absolute(xp.sum(scores, axis=-1) - 1.0) < 0.1

@@ -135,7 +135,9 @@ class StatefulSequence(Batches):
         self.sequence_length = whole_number("sequence_length", sequence_length, 1)
         self.burn_in = whole_number("burn_in", burn_in, 0)
         if boundary not in BOUNDARIES:
-            raise ValueError(f'`boundary` must be "align", "pack" or "ignore". Received: boundary={boundary!r}.')
+            raise ValueError(
+                f'`boundary` must be "align", "pack" or "ignore". Received: boundary={boundary!r}.'
+            )
         self.boundary, self.resets = boundary, bool(resets)
         self.shuffle, self.shift_windows = bool(shuffle), bool(shift_windows)
         self.shard = self._checked_shard(shard)
@@ -193,7 +195,10 @@ class StatefulSequence(Batches):
                      layout.spans(begin, end, self._low, self._low + self._rows, shift)
                      for shift in target.offsets]  # fmt: skip
             y[key] = target.batch(later, rows, window, weights.get(key))
-        parts = [x, *(part[None] if None in y else part for part in ((y, weights) if self._weighted else (y,)))]
+        parts = [
+            x,
+            *(part[None] if None in y else part for part in ((y, weights) if self._weighted else (y,))),
+        ]
         if count == 1:
             yield tuple(parts)
             return
@@ -247,10 +252,12 @@ class StatefulSequence(Batches):
 
     @property
     def utilization(self) -> float:
+        """Real time steps / all time steps, in (0, 1]."""
         return self._plan.utilization
 
     @property
     def batch_size(self) -> int:
+        """Rows of the batches given: those of this shard."""
         return self._rows
 
     @property
@@ -269,7 +276,9 @@ class StatefulSequence(Batches):
             return list(self._batches(begin, min(begin + at_once, total), epoch))
 
         given = 0
-        for batches in in_order(read, range(0, total, at_once), self.workers, -(-self.max_queue_size // at_once)):
+        for batches in in_order(
+            read, range(0, total, at_once), self.workers, -(-self.max_queue_size // at_once)
+        ):
             for batch in batches:
                 given += 1
                 if given == total and self.epoch == epoch:
@@ -277,6 +286,7 @@ class StatefulSequence(Batches):
                 yield batch
 
     def signature(self) -> tuple:
+        """A batch of `(shape, dtype)` pairs in place of arrays."""
         rows, window = self._rows, self.sequence_length
         fields = self._corpus.fields
         inputs: dict = {k: ((rows, window, *fields[k].shape), fields[k].out_dtype) for k in self._inputs}
@@ -304,7 +314,9 @@ class StatefulSequence(Batches):
         try:
             index, count = (operator.index(n) for n in shard)
         except (TypeError, ValueError):
-            raise TypeError(f"`shard` must be a pair of ints, (index, count). Received: shard={shard!r}.") from None
+            raise TypeError(
+                f"`shard` must be a pair of ints, (index, count). Received: shard={shard!r}."
+            ) from None
         if not 0 <= index < count:
             raise ValueError(
                 f"`shard` must be (index, count) with 0 <= index < count. Received: shard={shard!r}. The first of four "
@@ -452,13 +464,20 @@ class StatefulSequence(Batches):
         else:
             tried = [(f"batch_size={r}", self._settings(rows=r)) for r in (rows // 2, rows // 4) if r]
             if not self.max_document_length:
-                tried.append(('max_document_length="auto"', self._settings(limit=longest_unwasted(self._lengths, self._settings()))))
+                tried.append(
+                    (
+                        'max_document_length="auto"',
+                        self._settings(limit=longest_unwasted(self._lengths, self._settings())),
+                    )
+                )
             if self.boundary == "align":
                 tried.append(('boundary="pack"', self._settings(boundary="pack")))
             if window > 1:
                 tried.append((f"sequence_length={window // 2}", self._settings(window=window // 2)))
         found = [(Plan(self._lengths, s).utilization, name) for name, s in tried]
-        better = [f"{name} gives {u:.2f}" for u, name in sorted(found, reverse=True) if u > self.utilization + 0.005]
+        better = [
+            f"{name} gives {u:.2f}" for u, name in sorted(found, reverse=True) if u > self.utilization + 0.005
+        ]
         cause = (
             f"there are fewer documents ({len(self._lengths)}) than rows"
             if len(self._plan.pieces.document) < rows
@@ -474,7 +493,9 @@ class StatefulSequence(Batches):
 def whole_number(name: str, value: Any, least: int, alternative: str = "") -> int:
     """An int argument of at least `least`."""
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(f"`{name}` must be an int{' ' * bool(alternative)}{alternative}. Received: {name}={value!r}.")
+        raise TypeError(
+            f"`{name}` must be an int{' ' * bool(alternative)}{alternative}. Received: {name}={value!r}."
+        )
     if operator.index(value) < least:
         raise ValueError(f"`{name}` must be {least} or more. Received: {name}={value!r}.")
     return operator.index(value)

@@ -1,6 +1,6 @@
 """Runs an exported step model with NumPy in and out: no Keras, TensorFlow, JAX or torch is imported here.
 
-    directory ─▶ manifest checked ─▶ files' SHA-256 checked ─▶ runtime opened ─▶ Session (holds the states)
+directory ─▶ manifest checked ─▶ files' SHA-256 checked ─▶ runtime opened ─▶ Session (holds the states)
 """
 
 import threading
@@ -59,12 +59,32 @@ class Session:
     """A step model at work: weights, and the states of `batch_size` independent streams.
 
     Sessions made by `fork` share the weights. One session may be used from several threads, its calls then run
-    one after the other; for streams in parallel give each thread its own session.
+    one after the other; for streams in parallel give each thread its own session. `load_session` makes them.
+
+    Args:
+        manifest: what was exported, with `inputs`, `outputs` and `states`.
+        runtime: the opened artifact.
+        batch_size: rows.
 
     Attributes:
-        manifest: what was exported, with `inputs`, `outputs` and `states`.
-        batch_size: rows.
-        metadata: what `export_step_model(metadata=...)` was given.
+        manifest: as given.
+        batch_size: as given.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import keras_stateful as ks
+
+    model = keras.Sequential([keras.Input((None, 3)), keras.layers.GRU(4, return_sequences=True)])
+    ks.export_step_model(model, "exported")
+    session = ks.load_session("exported", batch_size=2)
+    y = session.step(np.ones((1, 3), "float32"), rows=[1])      # row 0 stays where it is
+    parked = session.get_states(rows=[1])
+    session.reset(rows=[1])
+    session.set_states(parked, rows=[1])                        # the conversation goes on
+    other = session.fork()                                      # a second one from the same point
+    ```
     """
 
     def __init__(self, manifest: Manifest, runtime: Runtime, batch_size: int):
@@ -79,6 +99,7 @@ class Session:
 
     @property
     def metadata(self) -> Any:
+        """What `export_step_model(metadata=...)` was given."""
         return self.manifest.metadata
 
     def step(self, x: Any, rows: Any = None) -> Any:
@@ -101,7 +122,9 @@ class Session:
             index = self._rows(rows)
             count = self.batch_size if index is None else len(index)
             feeds = [self._checked(t, a, (count,)) for t, a in self._by_input(x)]
-            return self._unpack([o[:, 0] if t.time else o for t, o in self._outputs(self._advance(feeds, index))])
+            return self._unpack(
+                [o[:, 0] if t.time else o for t, o in self._outputs(self._advance(feeds, index))]
+            )
 
     def read(self, x: Any, rows: Any = None) -> Any:
         """Advances by many time steps: a prompt, or a packet of a signal.
@@ -139,8 +162,13 @@ class Session:
             before = self._states
             try:
                 for t in range(length):
-                    now = [f[:, t : t + 1] if i.time else f for i, f in zip(self.manifest.inputs, feeds, strict=True)]
-                    for kept, (tensor, array) in zip(collected, self._outputs(self._advance(now, index)), strict=True):
+                    now = [
+                        f[:, t : t + 1] if i.time else f
+                        for i, f in zip(self.manifest.inputs, feeds, strict=True)
+                    ]
+                    for kept, (tensor, array) in zip(
+                        collected, self._outputs(self._advance(now, index)), strict=True
+                    ):
                         if not tensor.time:
                             kept.clear()
                         kept.append(array)
@@ -188,7 +216,9 @@ class Session:
             index = self._rows(rows)
             count = self.batch_size if index is None else len(index)
             if not isinstance(states, dict):
-                raise TypeError(f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}.")
+                raise TypeError(
+                    f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}."
+                )
             layers = list(dict.fromkeys(s.layer for s in self.manifest.states))
             if set(states) != set(layers):
                 raise ValueError(
@@ -320,7 +350,9 @@ class Session:
         names = [t.name for t in inputs]
         if isinstance(x, dict):
             if set(x) != set(names):
-                raise ValueError(f"`x` must have one entry for each input. Received: {sorted(map(str, x))}; the model has {names}.")
+                raise ValueError(
+                    f"`x` must have one entry for each input. Received: {sorted(map(str, x))}; the model has {names}."
+                )
             return [(t, x[t.name]) for t in inputs]
         if len(inputs) == 1:
             return [(inputs[0], x)]
@@ -338,7 +370,9 @@ class Session:
         except ValueError as error:
             raise ValueError(f"Input {tensor.name!r} is not an array: {error}.") from None
         wanted = leading + tensor.step_shape
-        if len(array.shape) != len(wanted) or any(w not in (None, s) for w, s in zip(wanted, array.shape, strict=True)):
+        if len(array.shape) != len(wanted) or any(
+            w not in (None, s) for w, s in zip(wanted, array.shape, strict=True)
+        ):
             raise ValueError(self._wrong_shape(tensor, array, wanted, leading))
         if array.dtype != tensor.dtype:
             array = _cast(tensor, array)
@@ -352,7 +386,11 @@ class Session:
         return array[:, None] if tensor.time and len(leading) == 1 else array
 
     def _wrong_shape(
-        self, tensor: Tensor, array: np.ndarray, wanted: tuple[int | None, ...], leading: tuple[int | None, ...]
+        self,
+        tensor: Tensor,
+        array: np.ndarray,
+        wanted: tuple[int | None, ...],
+        leading: tuple[int | None, ...],
     ) -> str:
         axes = ["rows", "time"][: len(leading)]
         words = ", ".join([*axes, *("any" if d is None else str(d) for d in tensor.step_shape)])
@@ -373,7 +411,11 @@ class Session:
 def _cast(tensor: Tensor, array: np.ndarray) -> np.ndarray:
     target = np.dtype(tensor.dtype)
     from_kind, to_kind = array.dtype.kind, target.kind
-    if from_kind not in "biuf" or (to_kind in "iu" and from_kind == "f") or (to_kind == "b" and from_kind != "b"):
+    if (
+        from_kind not in "biuf"
+        or (to_kind in "iu" and from_kind == "f")
+        or (to_kind == "b" and from_kind != "b")
+    ):
         raise TypeError(
             f"Input {tensor.name!r} is {tensor.dtype}. Received: dtype {array.dtype}. Convert it first, e.g. "
             f'`x.astype("{tensor.dtype}")`, if that loses nothing.'

@@ -61,7 +61,12 @@ class Target:
     def weights(self, spans: Spans, rows: int, window: int, scale: float) -> np.ndarray:
         """`scale` at the steps that count, 0 elsewhere: float32 `(rows, window)`."""
         if self.label_at == "every":
-            if spans.single and len(spans.row) == rows and not spans.skip.any() and int(spans.steps.min()) == window:
+            if (
+                spans.single
+                and len(spans.row) == rows
+                and not spans.skip.any()
+                and int(spans.steps.min()) == window
+            ):
                 return np.full((rows, window), scale, "float32")
             return np.where(trained(spans, rows, window), np.float32(scale), np.float32(0))
         weights = np.zeros((rows, window), "float32")
@@ -117,11 +122,15 @@ def spread(out: np.ndarray, spans: Spans, values: np.ndarray) -> None:
     """Writes one value of each span to all its steps."""
     ends = np.cumsum(spans.steps)
     total = int(ends[-1]) if len(ends) else 0
-    at = np.arange(total) + np.repeat(spans.row * out.shape[1] + spans.column - (ends - spans.steps), spans.steps)
+    at = np.arange(total) + np.repeat(
+        spans.row * out.shape[1] + spans.column - (ends - spans.steps), spans.steps
+    )
     out.reshape(-1, *out.shape[2:])[at] = np.repeat(values, spans.steps, axis=0)
 
 
-def open_targets(corpus: Corpus, given: Any, targets: Any, target_offset: Any, label_at: str) -> dict[Any, Target]:
+def open_targets(
+    corpus: Corpus, given: Any, targets: Any, target_offset: Any, label_at: str
+) -> dict[Any, Target]:
     """Reads `targets`, `target_offset` and `label_at`; the key is None for a single output.
 
     Args:
@@ -139,7 +148,9 @@ def open_targets(corpus: Corpus, given: Any, targets: Any, target_offset: Any, l
         raise ValueError("`targets` holds nothing. Received: {}. Leave it out, or name at least one output.")
     several = targets if isinstance(targets, dict) else {None: targets}
     return {
-        key: _open(corpus, given, "targets" if key is None else f"targets[{key!r}]", value, target_offset, label_at)
+        key: _open(
+            corpus, given, "targets" if key is None else f"targets[{key!r}]", value, target_offset, label_at
+        )
         for key, value in several.items()
     }
 
@@ -152,7 +163,7 @@ def _open(corpus: Corpus, given: Any, name: str, value: Any, target_offset: Any,
             "for every time step. Leave it out, or pass `targets` of shape (documents,)."
         )
     own = field is not None and (value is None or value is given)
-    offsets, horizon = _offsets(target_offset, 1 if value is None else 0)
+    offsets, horizon = read_offsets(target_offset, 1 if value is None else 0)
     if value is None and offsets == (0,):
         raise ValueError(
             "`target_offset=0` without `targets` asks for the input itself. Received: target_offset=0, targets=None. "
@@ -219,7 +230,9 @@ def _values(corpus: Corpus, given: Any, name: str, value: Any) -> tuple[Field | 
     else:
         found = open_field(name, value, None)
     if isinstance(found, Corpus):
-        raise TypeError(f"`{name}` must be numbers. Received: documents that are dicts. Pass `targets={{output: [...]}}`.")
+        raise TypeError(
+            f"`{name}` must be numbers. Received: documents that are dicts. Pass `targets={{output: [...]}}`."
+        )
     check_laid_out(found, whole)
     return found, None
 
@@ -234,7 +247,7 @@ def _labels(name: str, labels: np.ndarray) -> np.ndarray:
     return labels.astype(out_dtype(name, labels.dtype))
 
 
-def _offsets(given: Any, default: int) -> tuple[tuple[int, ...], bool]:
+def read_offsets(given: Any, default: int) -> tuple[tuple[int, ...], bool]:
     if given is None:
         return (default,), False
     horizon = not np.isscalar(given)
@@ -267,7 +280,9 @@ class Weights:
             self.documents = corpus.labels[given].astype("float32")
         elif isinstance(given, str) and given in corpus.fields:
             self.field = corpus.fields[given]
-        elif not corpus.continuous and not isinstance(given, str) and (is_array(given) or _all_scalars(given)):
+        elif (
+            not corpus.continuous and not isinstance(given, str) and (is_array(given) or _all_scalars(given))
+        ):
             self.documents = np.asarray(given, "float32")
         else:
             found = open_field(name, given, None)

@@ -82,7 +82,9 @@ def environment(keras: str | None) -> Path:
         done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True)  # fmt: skip
         if done.returncode:
-            print(f"{done.stdout}\npip could not install {' '.join(packages)}\n0 passed, 1 failed", flush=True)
+            print(
+                f"{done.stdout}\npip could not install {' '.join(packages)}\n0 passed, 1 failed", flush=True
+            )
             sys.exit(1)
     stamp.write_text(wanted)
     say(f"installed in {time.monotonic() - start:.0f} s")

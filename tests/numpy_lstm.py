@@ -48,7 +48,8 @@ class NumpyLSTM:
             tanh_c = np.tanh(ct)
             dc = dc + dh * o * (1 - tanh_c**2)
             gates = np.concatenate(
-                [dc * g * i * (1 - i), dc * c0 * f * (1 - f), dc * i * (1 - g**2), dh * tanh_c * o * (1 - o)], axis=1
+                [dc * g * i * (1 - i), dc * c0 * f * (1 - f), dc * i * (1 - g**2), dh * tanh_c * o * (1 - o)],
+                axis=1,
             )
             grads[0] += xt.T @ gates
             grads[1] += h0.T @ gates

@@ -81,7 +81,13 @@ def test_fit_arguments_are_seen_by_a_callback():
     assert seen["x"] is x
     assert seen["batch_size"] == 2
     assert seen["shuffle"] is False
-    assert {"validation_data", "validation_steps", "class_weight", "sample_weight", "steps_per_epoch"} <= seen.keys()
+    assert {
+        "validation_data",
+        "validation_steps",
+        "class_weight",
+        "sample_weight",
+        "steps_per_epoch",
+    } <= seen.keys()
     assert compat.fit_arguments(model) == {}
 
 

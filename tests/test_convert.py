@@ -21,7 +21,9 @@ def weights(model):
     return [keras.ops.convert_to_numpy(w).copy() for w in model.weights]
 
 
-@pytest.mark.parametrize("convert", [lambda m: ks.to_stateful(m, 3), ks.to_inference, ks.to_step_model, ks.to_stateless])
+@pytest.mark.parametrize(
+    "convert", [lambda m: ks.to_stateful(m, 3), ks.to_inference, ks.to_step_model, ks.to_stateless]
+)
 @pytest.mark.parametrize("name", ["two_lstm", "nested", "stacked_cells", "shared", "custom_cell"])
 def test_weights_are_copied_and_the_given_model_is_left_alone(name, convert):
     model = zoo.build(name)
@@ -52,7 +54,9 @@ def test_there_and_back(name):
     assert [t.name for t in back.inputs] == [t.name for t in model.inputs]
     arrays = zoo.data(model, 2, 5)
     x = zoo.window(model, arrays, slice(None))
-    for a, b in zip(zoo.outputs(model.predict_on_batch(x)), zoo.outputs(back.predict_on_batch(x)), strict=True):
+    for a, b in zip(
+        zoo.outputs(model.predict_on_batch(x)), zoo.outputs(back.predict_on_batch(x)), strict=True
+    ):
         np.testing.assert_allclose(a, b, atol=1e-6)
     own = [part for part in back._flatten_layers() if type(part).__module__.startswith("keras_stateful")]
     assert not own
@@ -93,7 +97,11 @@ def test_a_step_model_survives_saving(tmp_path):
     step = ks.to_step_model(zoo.build("nested"))
     step.save(tmp_path / "step.keras")
     again = keras.saving.load_model(tmp_path / "step.keras")
-    assert again.state_names == step.state_names == ["encoder_lstm_state_0", "encoder_lstm_state_1", "decoder_gru_state_0"]
+    assert (
+        again.state_names
+        == step.state_names
+        == ["encoder_lstm_state_0", "encoder_lstm_state_1", "decoder_gru_state_0"]
+    )
     assert again.state_paths == ["encoder/lstm", "encoder/lstm", "decoder/gru"]
 
 
@@ -103,7 +111,7 @@ def test_a_saved_and_reloaded_model_trains_on_the_same(tmp_path, name, resets):
     stateful = ks.to_stateful(zoo.build(name), 4, resets=resets)
     arrays = zoo.data(stateful, 4, 4)
     x = zoo.window(stateful, arrays, slice(None), None if resets is None else np.ones(4, bool))
-    y = [np.zeros(tuple(o.shape[:1]) + (4, *o.shape[2:]), "float32") for o in stateful.outputs]
+    y = [np.zeros((*tuple(o.shape[:1]), 4, *o.shape[2:]), "float32") for o in stateful.outputs]
     stateful.compile(keras.optimizers.Adam(0.05), "mse")
     stateful.train_on_batch(x, y[0])
     stateful.save(tmp_path / "m.keras")
@@ -230,7 +238,7 @@ def test_a_mixing_branch_may_be_kept_out_by_layers():
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    ("arguments", "message"),
     [
         (dict(batch_size=0), "batch_size=0"),
         (dict(batch_size=2.5), "batch_size=2.5"),
@@ -278,9 +286,18 @@ def test_plain_weights_and_files_fit_at_any_batch_size(tmp_path):
 def test_conversion_runs_no_initializer(monkeypatch):
     """Three LSTM(1840) would spend seconds on orthogonal matrices that are thrown away."""
     model = zoo.build("two_lstm")
-    monkeypatch.setattr(keras.initializers.Orthogonal, "__call__", lambda *a, **k: pytest.fail("initializer ran"))
-    monkeypatch.setattr(keras.initializers.GlorotUniform, "__call__", lambda *a, **k: pytest.fail("initializer ran"))
-    for converted in (ks.to_stateful(model, 2), ks.to_inference(model), ks.to_step_model(model), ks.to_stateless(model)):
+    monkeypatch.setattr(
+        keras.initializers.Orthogonal, "__call__", lambda *a, **k: pytest.fail("initializer ran")
+    )
+    monkeypatch.setattr(
+        keras.initializers.GlorotUniform, "__call__", lambda *a, **k: pytest.fail("initializer ran")
+    )
+    for converted in (
+        ks.to_stateful(model, 2),
+        ks.to_inference(model),
+        ks.to_step_model(model),
+        ks.to_stateless(model),
+    ):
         recurrent = next(layer for layer in converted.layers if isinstance(layer, layers.LSTM))
         assert isinstance(recurrent.cell.recurrent_initializer, keras.initializers.Orthogonal)
 
@@ -290,4 +307,5 @@ def test_a_users_own_recurrent_layer_class():
         pass
 
     stateful = ks.to_stateful(sequential(Mine(4, return_sequences=True, name="mine")), 2)
-    assert list(ks.get_states(stateful)) == ["mine"] and isinstance(stateful.get_layer("mine"), Mine)
+    assert list(ks.get_states(stateful)) == ["mine"]
+    assert isinstance(stateful.get_layer("mine"), Mine)

@@ -68,7 +68,9 @@ def custom_cell():
 
 
 def nested():
-    inner = keras.Sequential([keras.Input((None, 3)), layers.LSTM(4, return_sequences=True, name="rnn")], name="encoder")
+    inner = keras.Sequential(
+        [keras.Input((None, 3)), layers.LSTM(4, return_sequences=True, name="rnn")], name="encoder"
+    )
     x = keras.Input((None, 3), name="signal")
     return keras.Model(x, layers.GRU(3, return_sequences=True, name="rnn")(inner(x)))
 
@@ -84,7 +86,10 @@ def several():
     signal, who = keras.Input((None, 3), name="signal"), keras.Input((2,), name="who")
     h = layers.LSTM(4, return_sequences=True)(signal)
     last = layers.SimpleRNN(3)(h)
-    return keras.Model([signal, who], [layers.Dense(2, name="a")(h), last, layers.Add(name="sum")([last, layers.Dense(3)(who)])])
+    return keras.Model(
+        [signal, who],
+        [layers.Dense(2, name="a")(h), last, layers.Add(name="sum")([last, layers.Dense(3)(who)])],
+    )
 
 
 def masked_ids():
@@ -107,7 +112,20 @@ def conv_lstm_1d():
     return keras.Sequential([keras.Input((None, 6, 1)), layers.ConvLSTM1D(2, 3, return_sequences=True)])
 
 
-ZOO = [simple_rnn, gru, lstm, stacked_cells, custom_cell, nested, shared, several, masked_ids, masking, conv_lstm, conv_lstm_1d]
+ZOO = [
+    simple_rnn,
+    gru,
+    lstm,
+    stacked_cells,
+    custom_cell,
+    nested,
+    shared,
+    several,
+    masked_ids,
+    masking,
+    conv_lstm,
+    conv_lstm_1d,
+]
 EVERY_RUN = {
     "onnx": {lstm, stacked_cells, nested, shared, several, masked_ids, conv_lstm},
     "litert": {lstm},
@@ -130,7 +148,9 @@ def _data(model, rows, steps, seed=0):
             found.append(rng.integers(0, VOCABULARY, shape).astype("int32"))
         else:
             x = rng.standard_normal(shape).astype("float32")
-            found.append(np.where(rng.random((*shape[:2], *[1] * (len(shape) - 2))) < 0.2, 0, x).astype("float32"))
+            found.append(
+                np.where(rng.random((*shape[:2], *[1] * (len(shape) - 2))) < 0.2, 0, x).astype("float32")
+            )
     return found
 
 
@@ -234,14 +254,23 @@ def test_mixed_precision_is_exported_in_float32(tmp_path):
 
 
 def test_the_manifest_says_what_a_client_needs(tmp_path):
-    ks.export_step_model(lstm(), tmp_path / "out", metadata={"vocabulary": list("abcdefghijk"), "pi": 3.25, "none": None})
+    ks.export_step_model(
+        lstm(), tmp_path / "out", metadata={"vocabulary": list("abcdefghijk"), "pi": 3.25, "none": None}
+    )
     told = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert told["format_version"] == 1
     assert told["artifact"]["entry"] == "model.onnx"
     assert told["versions"]["trained_with"] == keras.backend.backend()
     assert told["versions"]["keras"] == keras.__version__
     assert told["inputs"] == [
-        {"name": "ids", "tensor": "ids", "shape": [None, 1], "dtype": "int32", "time": True, "vocabulary": VOCABULARY}
+        {
+            "name": "ids",
+            "tensor": "ids",
+            "shape": [None, 1],
+            "dtype": "int32",
+            "time": True,
+            "vocabulary": VOCABULARY,
+        }
     ]
     (output,) = told["outputs"]
     assert (output["shape"], output["from_logits"]) == ([None, 1, VOCABULARY], True)
@@ -263,7 +292,9 @@ def test_int8_says_how_far_it_moved(form, tmp_path):
     assert small.manifest.files[0].size < 0.5 * exact.manifest.files[0].size
     moved = np.abs(exact.read(data).astype("float64") - small.read(data))
     (record,) = small.manifest.quantization["outputs"].values()
-    np.testing.assert_allclose([record["max_deviation"], record["mean_deviation"]], [moved.max(), moved.mean()], rtol=1e-6)
+    np.testing.assert_allclose(
+        [record["max_deviation"], record["mean_deviation"]], [moved.max(), moved.mean()], rtol=1e-6
+    )
     assert 0 < record["max_deviation"] < 0.1 * record["largest_output"]
     assert (small.manifest.quantization["rows"], small.manifest.quantization["time_steps"]) == (2, 30)
 
@@ -297,7 +328,11 @@ def test_a_layer_that_is_random_at_inference_is_found_out(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "error", "match"),
     [
-        ({"format": "tflite"}, ValueError, r"`format` must be one of onnx, litert, tf_saved_model. Received: format='tflite'"),
+        (
+            {"format": "tflite"},
+            ValueError,
+            r"`format` must be one of onnx, litert, tf_saved_model. Received: format='tflite'",
+        ),
         ({"batch_size": 0}, ValueError, r"Received: batch_size=0"),
         ({"batch_size": 2.0}, ValueError, r"Received: batch_size=2.0"),
         ({"quantize": "int4"}, ValueError, r"Received: quantize='int4'"),
@@ -325,7 +360,9 @@ def test_an_existing_directory_is_refused(tmp_path):
 @pytest.mark.parametrize("form", ["onnx", "litert", "tf_saved_model"])
 def test_a_missing_extra_is_named_with_its_command(form, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_stateful.conversion.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'The format ".*" cannot be written here: .*pip install "keras-stateful\['):
+    with pytest.raises(
+        ImportError, match=r'The format ".*" cannot be written here: .*pip install "keras-stateful\['
+    ):
         ks.export_step_model(gru(), tmp_path / "out", form)
 
 

@@ -101,11 +101,15 @@ def test_a_model_that_carries_nothing():
 def test_a_callback_with_another_sequence_than_fit_reads(kind):
     with pytest.raises(ValueError, match="another sequence|other data"):
         model_for(kind, resets=False).fit(
-            sequence(resets=False), verbose=0, callbacks=[ks.ResetStatesCallback(sequence(resets=False)), NoStep()]
+            sequence(resets=False),
+            verbose=0,
+            callbacks=[ks.ResetStatesCallback(sequence(resets=False)), NoStep()],
         )
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras refuses steps_per_execution > 1 on torch")
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="Keras refuses steps_per_execution > 1 on torch"
+)
 @pytest.mark.parametrize("kind", ["callback", "plain"])
 def test_a_reset_that_steps_per_execution_would_lose(kind):
     model, data = model_for(kind, resets=False), sequence(resets=False)
@@ -125,7 +129,9 @@ def test_rows_are_reset_where_documents_start(shuffle):
     weights = []
     for kind, resets in (("mask", True), ("callback", False), ("plain", False)):
         model, data = model_for(kind, resets), sequence(resets=resets, shuffle=shuffle, seed=1)
-        model.fit(data, epochs=3, verbose=0, callbacks=[ks.ResetStatesCallback(data)] if kind == "plain" else [])
+        model.fit(
+            data, epochs=3, verbose=0, callbacks=[ks.ResetStatesCallback(data)] if kind == "plain" else []
+        )
         weights.append(model.get_weights())
     for a, b, c in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
@@ -158,4 +164,5 @@ def test_epochs_go_on_where_keras_says():
     model.fit(data, epochs=3, verbose=0, callbacks=[Look()])
     whole, seen[:] = list(seen), []
     model.fit(data, epochs=3, initial_epoch=1, verbose=0, callbacks=[Look()])
-    assert seen == whole[1:] and whole[0] != whole[1]
+    assert seen == whole[1:]
+    assert whole[0] != whole[1]

@@ -164,12 +164,15 @@ def test_tensorflow_broadcasts_a_last_batch_of_one_row():
 
 
 def test_there_is_no_reset_of_a_model():
-    assert not hasattr(keras.Model, "reset_states") and not hasattr(keras.Model, "reset_state")
+    assert not hasattr(keras.Model, "reset_states")
+    assert not hasattr(keras.Model, "reset_state")
 
 
 def test_reset_state_crashes_on_stacked_cells():
     cells = [keras.layers.LSTMCell(4), keras.layers.GRUCell(4)]
-    model = keras.Sequential([keras.Input((TIME, 3), batch_size=ROWS), keras.layers.RNN(cells, stateful=True)])
+    model = keras.Sequential(
+        [keras.Input((TIME, 3), batch_size=ROWS), keras.layers.RNN(cells, stateful=True)]
+    )
     with pytest.raises((AttributeError, TypeError)):
         model.layers[0].reset_state()
     ks.reset_states(model)
@@ -184,7 +187,9 @@ def test_plain_weight_files_hold_no_states(tmp_path):
 
 def test_a_stateful_bidirectional_is_refused():
     wrapped = keras.layers.Bidirectional(keras.layers.SimpleRNN(4, stateful=True, return_sequences=True))
-    model = compiled(keras.Sequential([keras.Input((TIME, 3), batch_size=ROWS), wrapped, keras.layers.Dense(2)]))
+    model = compiled(
+        keras.Sequential([keras.Input((TIME, 3), batch_size=ROWS), wrapped, keras.layers.Dense(2)])
+    )
     with pytest.raises(ValueError, match="(?s)Bidirectional.*future"):
         fit(model, *batches(), callbacks=[ks.ResetStatesCallback()])
 

@@ -3,6 +3,8 @@
 And law 4: resetting a row changes no other row's outputs, bit for bit.
 """
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ ROWS, STEPS = 4, 12
 def pass_over(model, arrays, edges, resets=None):
     """Outputs of a model that is called window by window, joined along time."""
     parts = []
-    for start, stop in zip(edges, edges[1:], strict=False):
+    for start, stop in itertools.pairwise(edges):
         mask = None if resets is None else resets(start, stop)
         x = zoo.window(model, arrays, slice(start, stop), mask)
         parts.append(zoo.outputs(model.predict_on_batch(x)))
@@ -86,8 +88,10 @@ def test_resets_in_mid_window_equal_each_document_alone(name):
     (got,) = pass_over(stateful, arrays, [0, 6, 12], lambda a, b: starts[:, a:b])
     for row in range(ROWS):
         edges = [*np.flatnonzero(starts[row]), STEPS]
-        for a, b in zip(edges, edges[1:], strict=False):
-            x = [np.roll(x[row : row + 1], -a, axis=1) for x in arrays]  # steps behind the document change nothing
+        for a, b in itertools.pairwise(edges):
+            x = [
+                np.roll(x[row : row + 1], -a, axis=1) for x in arrays
+            ]  # steps behind the document change nothing
             (alone,) = zoo.outputs(model.predict_on_batch(zoo.window(model, x, slice(None))))
             np.testing.assert_allclose(got[row, a:b], alone[0, : b - a], rtol=0, atol=1e-5)
 
@@ -104,7 +108,11 @@ def gradients(model, x, y, extra=()):
 def test_resets_in_mid_window_have_the_gradients_of_each_document_alone(layer):
     keras.utils.set_random_seed(2)
     model = keras.Sequential(
-        [keras.Input((None, 3)), getattr(keras.layers, layer)(4, return_sequences=True), keras.layers.Dense(2)]
+        [
+            keras.Input((None, 3)),
+            getattr(keras.layers, layer)(4, return_sequences=True),
+            keras.layers.Dense(2),
+        ]
     )
     (x,) = zoo.data(model, 1, 8)
     y = np.random.default_rng(5).standard_normal((1, 8, 2)).astype("float32")
@@ -167,7 +175,7 @@ def test_dropout_inside_the_cell_draws_one_mask_a_window_with_step_resets(layer)
     windows = [keras.ops.convert_to_numpy(stateful([x, resets], training=True)) for _ in range(8)]
     for w in windows:
         np.testing.assert_allclose(w, np.repeat(w[:, :1], 6, axis=1), atol=1e-6)
-    assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(windows, windows[1:], strict=False))
+    assert any(np.abs(a - b).max() > 1e-4 for a, b in itertools.pairwise(windows))
 
 
 def test_a_graphs_initial_state_is_what_a_reset_sets():

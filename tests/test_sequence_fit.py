@@ -27,7 +27,7 @@ class Recorder(keras.layers.Layer):
         here = keras.ops.arange(self.room)[:, None] == keras.ops.convert_to_tensor(self.count)
         seen = keras.ops.convert_to_tensor(self.seen)
         self.seen.assign(keras.ops.where(here, keras.ops.cast(x[:, 0], "int32")[None], seen))
-        self.count.assign(self.count + 1)
+        self.count.assign(self.count + 1 + 0 * keras.ops.cast(x[0, 0], "int32"))  # only where there is a batch
         return keras.ops.cast(x, "float32")[..., None] * self.scale
 
     def take(self):
@@ -39,7 +39,7 @@ class Recorder(keras.layers.Layer):
 
 
 def recording_model(**compile_arguments):
-    inputs = keras.Input((WINDOW,), batch_size=ROWS, dtype="int32")
+    inputs = keras.Input((WINDOW,), batch_size=ROWS, dtype="int32", name="x")
     recorder = Recorder()
     model = keras.Model(inputs, recorder(inputs))
     model.compile(keras.optimizers.SGD(0.0), "mse", **compile_arguments)
@@ -96,7 +96,9 @@ def test_epochs_of_some_steps_go_on_where_the_last_ended():
     total = len(sequence)
     steps = total // 2 + 1
     model, recorder = recording_model()
-    with pytest.warns(UserWarning, match="ran out of data"):  # Keras's word for a pass that ends within an epoch
+    with pytest.warns(
+        UserWarning, match="ran out of data"
+    ):  # Keras's word for a pass that ends within an epoch
         model.fit(sequence, epochs=3, steps_per_epoch=steps, verbose=0)
     seen = recorder.take()
     assert seen == expected(sequence, 0) + expected(sequence, 1, steps)
@@ -122,7 +124,10 @@ def test_evaluate_and_predict_read_in_order():
 
 def test_resets_arrive_with_their_batch():
     sequence = make(resets=True)
-    inputs = [keras.Input((WINDOW,), batch_size=ROWS, dtype="int32"), keras.Input((), batch_size=ROWS, dtype="bool")]
+    inputs = [
+        keras.Input((WINDOW,), batch_size=ROWS, dtype="int32"),
+        keras.Input((), batch_size=ROWS, dtype="bool"),
+    ]
     recorder = Recorder()
     marked = inputs[0] * 0 + keras.ops.cast(inputs[1], "int32")[:, None]
     model = keras.Model(inputs, recorder(marked))
@@ -132,7 +137,9 @@ def test_resets_arrive_with_their_batch():
     assert recorder.take() == [sequence.reset_mask(i).astype(int).tolist() for i in range(len(sequence))]
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras refuses steps_per_execution above 1 on torch")
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="Keras refuses steps_per_execution above 1 on torch"
+)
 def test_several_steps_per_execution_keep_the_order():
     sequence = make(shuffle=True, seed=3)
     model, recorder = recording_model(steps_per_execution=3)

@@ -117,7 +117,7 @@ def test_in_the_middle_of_an_epoch(make):
 
 
 @pytest.mark.parametrize(
-    "call, message",
+    ("call", "message"),
     [
         (lambda m: ks.reset_states(m, rows=[4]), r"\[4\]"),
         (lambda m: ks.reset_states(m, rows=[-1]), r"\[-1\]"),
@@ -125,7 +125,10 @@ def test_in_the_middle_of_an_epoch(make):
         (lambda m: ks.reset_states(m, rows=[0.5]), "0.5"),
         (lambda m: ks.set_states(m, {}), "each recurrent layer"),
         (lambda m: ks.set_states(m, {"lstm": [np.zeros((2, 4))] * 2}), r"\(2, 4\)"),
-        (lambda m: ks.get_states(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])), "carries no state"),
+        (
+            lambda m: ks.get_states(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])),
+            "carries no state",
+        ),
     ],
 )
 def test_bad_input(call, message):

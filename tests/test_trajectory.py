@@ -70,13 +70,19 @@ def trained(model, inputs, y, weight, rate, callbacks=(), **compile_arguments):
     model.compile(keras.optimizers.SGD(rate), "mse", **compile_arguments)
     losses = StepLosses()
     model.fit(
-        inputs, y, sample_weight=weight, batch_size=ROWS, shuffle=False, verbose=0, callbacks=[*callbacks, losses]
+        inputs,
+        y,
+        sample_weight=weight,
+        batch_size=ROWS,
+        shuffle=False,
+        verbose=0,
+        callbacks=[*callbacks, losses],
     )
     return losses.losses
 
 
 @pytest.mark.parametrize("kind", ["window", "step"])
-@pytest.mark.parametrize("rate, steps, tolerance", [(0.0, 12, 1e-5), (0.3, 50, 5e-5)])
+@pytest.mark.parametrize(("rate", "steps", "tolerance"), [(0.0, 12, 1e-5), (0.3, 50, 5e-5)])
 def test_fit_with_random_resets_equals_numpy(kind, rate, steps, tolerance):
     x, y, weight, resets = problem(steps, kind)
     model = ks.to_stateful(network(), ROWS, resets=kind)
@@ -93,7 +99,9 @@ def test_fit_that_only_carries_equals_numpy(stateful):
     np.testing.assert_allclose(got, wanted, atol=5e-5)
 
 
-@pytest.mark.parametrize("arguments", [dict(run_eagerly=True), dict(jit_compile=True), dict(jit_compile=False)], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [dict(run_eagerly=True), dict(jit_compile=True), dict(jit_compile=False)], ids=str
+)
 def test_however_the_step_is_compiled(arguments):
     if keras.backend.backend() == "torch" and arguments.get("jit_compile"):
         pytest.skip("torch.compile is not part of this package's promise")
@@ -103,7 +111,9 @@ def test_however_the_step_is_compiled(arguments):
     np.testing.assert_allclose(trained(model, [x, resets], y, weight, 0.3, **arguments), wanted, atol=2e-5)
 
 
-@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras refuses steps_per_execution > 1 on torch")
+@pytest.mark.skipif(
+    keras.backend.backend() == "torch", reason="Keras refuses steps_per_execution > 1 on torch"
+)
 def test_resets_inside_the_step_survive_steps_per_execution():
     x, y, weight, resets = problem(12, "window", seed=3)
     model = ks.to_stateful(network(), ROWS, resets="window")

@@ -69,7 +69,8 @@ def test_training_is_the_same_with_and_without_validation(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_is_the_same_when_keras_validates_in_mid_pass(kind):
     steps = 3
-    assert len(sequence()) % steps and len(sequence()) > steps
+    assert len(sequence()) % steps
+    assert len(sequence()) > steps
     _, with_validation, _ = run(kind, True, epochs=5, steps_per_epoch=steps)
     _, without, _ = run(kind, False, epochs=5, steps_per_epoch=steps)
     assert with_validation == without
@@ -110,7 +111,9 @@ def test_val_loss_is_the_mean_over_real_steps(kind):
     np.testing.assert_allclose(history["val_loss"][-1], losses.mean(), atol=1e-5)
 
 
-@pytest.mark.parametrize("mask_zero", [False, True])  # padding is id 0: with `mask_zero`, Keras weighs it once more
+@pytest.mark.parametrize(
+    "mask_zero", [False, True]
+)  # padding is id 0: with `mask_zero`, Keras weighs it once more
 @pytest.mark.parametrize("kind", KINDS)
 def test_loss_is_the_mean_over_real_steps(kind, mask_zero):
     resets = kind == "mask"
@@ -131,7 +134,7 @@ def test_pack_resets_exactly_where_documents_start():
     np.testing.assert_allclose(history["loss"][0], losses.mean(), atol=1e-5)
 
 
-@pytest.mark.parametrize("batch_size, sequence_length", [(None, 128), (2, 5), (1, 7), (5, 16)])
+@pytest.mark.parametrize(("batch_size", "sequence_length"), [(None, 128), (2, 5), (1, 7), (5, 16)])
 def test_evaluate_documents_equals_each_document_in_one_call(batch_size, sequence_length):
     model = model_for("mask")
     model.predict_on_batch([np.ones((3, 8), "int32"), np.zeros(3, bool)])
@@ -163,7 +166,9 @@ def test_predict_documents_equals_each_document_in_one_call(reduce):
     plain = ks.to_stateless(model)
     for g, d in zip(got, docs, strict=True):
         p = in_one_call(plain, d)
-        np.testing.assert_allclose(g, p if reduce is None else p[-1] if reduce == "last" else p.mean(0), atol=1e-5)
+        np.testing.assert_allclose(
+            g, p if reduce is None else p[-1] if reduce == "last" else p.mean(0), atol=1e-5
+        )
 
 
 def test_validate_documents_writes_the_logs_that_early_stopping_follows(tmp_path):
@@ -175,12 +180,17 @@ def test_validate_documents_writes_the_logs_that_early_stopping_follows(tmp_path
         verbose=0,
         callbacks=[
             ks.ValidateDocuments(HELD_OUT, sequence_length=16),
-            keras.callbacks.ModelCheckpoint(saved, monitor="val_loss", save_best_only=True, save_weights_only=True),
+            keras.callbacks.ModelCheckpoint(
+                saved, monitor="val_loss", save_best_only=True, save_weights_only=True
+            ),
             keras.callbacks.EarlyStopping(monitor="val_loss", patience=5, restore_best_weights=True),
         ],
     ).history
-    assert saved.exists() and {"val_loss", "val_accuracy"} <= set(history)
-    np.testing.assert_allclose(min(history["val_loss"]), np.concatenate(loss_by_hand(model, HELD_OUT)).mean(), atol=1e-5)
+    assert saved.exists()
+    assert {"val_loss", "val_accuracy"} <= set(history)
+    np.testing.assert_allclose(
+        min(history["val_loss"]), np.concatenate(loss_by_hand(model, HELD_OUT)).mean(), atol=1e-5
+    )
 
 
 def test_validate_documents_leaves_training_as_it_is():
@@ -193,7 +203,7 @@ def test_validate_documents_leaves_training_as_it_is():
 
 
 @pytest.mark.parametrize(
-    "call, error, message",
+    ("call", "error", "message"),
     [
         (lambda m: ks.evaluate_documents(m, sequence(HELD_OUT)), TypeError, "documents themselves"),
         (lambda m: ks.evaluate_documents(m, np.zeros((3, 9), int)), ValueError, r"list\(x\)"),
@@ -209,7 +219,12 @@ def test_bad_input(call, error, message):
 
 def test_a_model_with_one_output_a_window_is_refused():
     model = keras.Sequential(
-        [keras.Input((None,), dtype="int32"), keras.layers.Embedding(IDS, 4), keras.layers.GRU(5), keras.layers.Dense(2)]
+        [
+            keras.Input((None,), dtype="int32"),
+            keras.layers.Embedding(IDS, 4),
+            keras.layers.GRU(5),
+            keras.layers.Dense(2),
+        ]
     )
     with pytest.raises(ValueError, match="return_sequences=True"):
         ks.predict_documents(model, HELD_OUT)

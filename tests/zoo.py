@@ -22,7 +22,9 @@ class MinimalCell(keras.layers.Layer):
         self.recurrent = self.add_weight(shape=(self.units, self.units), name="recurrent")
 
     def call(self, inputs, states):
-        h = keras.ops.tanh(keras.ops.matmul(inputs, self.kernel) + keras.ops.matmul(states[0], self.recurrent))
+        h = keras.ops.tanh(
+            keras.ops.matmul(inputs, self.kernel) + keras.ops.matmul(states[0], self.recurrent)
+        )
         return h, [h]
 
     def get_initial_state(self, batch_size=None):
@@ -51,7 +53,8 @@ def _shared():
 
 def _nested():
     encoder = keras.Sequential(
-        [keras.Input((None, FEATURES)), layers.LSTM(4, return_sequences=True), layers.Dense(3)], name="encoder"
+        [keras.Input((None, FEATURES)), layers.LSTM(4, return_sequences=True), layers.Dense(3)],
+        name="encoder",
     )
     y = keras.Input((None, 3))
     decoder = keras.Model(y, layers.GRU(3, return_sequences=True)(y), name="decoder")
@@ -64,7 +67,9 @@ def _heads():
     x = keras.Input((None, FEATURES))
     h = layers.LSTM(4, return_sequences=True)(x)
     inner = keras.Sequential([keras.Input((None, 4)), layers.TimeDistributed(layers.Dense(2))], name="inner")
-    return keras.Model(x, layers.Concatenate()([inner(h), layers.TimeDistributed(layers.Dense(2), name="outer")(h)]))
+    return keras.Model(
+        x, layers.Concatenate()([inner(h), layers.TimeDistributed(layers.Dense(2), name="outer")(h)])
+    )
 
 
 def _two_outputs():
@@ -74,17 +79,24 @@ def _two_outputs():
 
 
 def _dict_inputs():
-    inputs = {"ids": keras.Input((None,), dtype="int32", name="ids"), "x": keras.Input((None, FEATURES), name="x")}
+    inputs = {
+        "ids": keras.Input((None,), dtype="int32", name="ids"),
+        "x": keras.Input((None, FEATURES), name="x"),
+    }
     both = layers.Concatenate()([layers.Embedding(7, 2)(inputs["ids"]), inputs["x"]])
     return keras.Model(inputs, layers.GRU(4, return_sequences=True)(both))
 
 
 MODELS: dict[str, Callable[[], keras.Model]] = {
     "simple_rnn": lambda: _sequential(layers.SimpleRNN(4, return_sequences=True), layers.Dense(2)),
-    "gru": lambda: _sequential(layers.GRU(4, return_sequences=True), layers.LayerNormalization(), layers.Dense(2)),
+    "gru": lambda: _sequential(
+        layers.GRU(4, return_sequences=True), layers.LayerNormalization(), layers.Dense(2)
+    ),
     "lstm": lambda: _sequential(layers.LSTM(4, return_sequences=True), layers.Dense(2)),
     "heads": _heads,
-    "two_lstm": lambda: _sequential(layers.LSTM(4, return_sequences=True), layers.LSTM(3, return_sequences=True)),
+    "two_lstm": lambda: _sequential(
+        layers.LSTM(4, return_sequences=True), layers.LSTM(3, return_sequences=True)
+    ),
     "stacked_cells": lambda: _sequential(
         layers.RNN([layers.LSTMCell(4), layers.GRUCell(3)], return_sequences=True), layers.Dense(2)
     ),
@@ -98,14 +110,21 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "two_outputs": _two_outputs,
     "dict_inputs": _dict_inputs,
     "embedding": lambda: _sequential(
-        layers.Embedding(7, 4), layers.GRU(4, return_sequences=True), layers.Dense(7), shape=(None,), dtype="int32"
+        layers.Embedding(7, 4),
+        layers.GRU(4, return_sequences=True),
+        layers.Dense(7),
+        shape=(None,),
+        dtype="int32",
     ),
 }
 
 MASKED: dict[str, Callable[[], keras.Model]] = {
     "masking": lambda: _sequential(layers.Masking(), layers.LSTM(4, return_sequences=True)),
     "mask_zero": lambda: _sequential(
-        layers.Embedding(7, 4, mask_zero=True), layers.GRU(4, return_sequences=True), shape=(None,), dtype="int32"
+        layers.Embedding(7, 4, mask_zero=True),
+        layers.GRU(4, return_sequences=True),
+        shape=(None,),
+        dtype="int32",
     ),
     "mask_two": lambda: _sequential(
         layers.Embedding(7, 4, mask_zero=True),

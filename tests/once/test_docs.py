@@ -52,7 +52,11 @@ def run(source: str, name: str, folder: Path) -> None:
     script.write_text(source, encoding="utf-8")
     backend = os.environ.get("KERAS_BACKEND", "jax")
     done = subprocess.run(
-        [sys.executable, "-c", f"exec(compile(open('page.py').read(), {name!r}, 'exec'), {{'__name__': '__main__'}})"],
+        [
+            sys.executable,
+            "-c",
+            f"exec(compile(open('page.py').read(), {name!r}, 'exec'), {{'__name__': '__main__'}})",
+        ],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": backend, "MPLBACKEND": "agg"},
         stdin=subprocess.DEVNULL,
@@ -67,7 +71,9 @@ def run(source: str, name: str, folder: Path) -> None:
 def test_page(page, tmp_path):
     text = page.read_text(encoding="utf-8")
     kinds = {language for language, _, _ in fences(text)}
-    assert kinds <= LANGUAGES, f"{page.name} has fences of {kinds - LANGUAGES}: make them python, or one of {LANGUAGES}"
+    assert kinds <= LANGUAGES, (
+        f"{page.name} has fences of {kinds - LANGUAGES}: make them python, or one of {LANGUAGES}"
+    )
     if "python" in kinds:
         run(program(text), str(page.relative_to(ROOT)), tmp_path)
 
@@ -96,7 +102,9 @@ def test_docstring_examples(tmp_path):
         if inspect.isclass(value):
             members |= {f"{name}.{key}": m for key, m in vars(value).items() if not key.startswith("_")}
         for path, member in members.items():
-            code = [text for language, _, text in fences(inspect.getdoc(member) or "") if language == "python"]
+            code = [
+                text for language, _, text in fences(inspect.getdoc(member) or "") if language == "python"
+            ]
             if code:
                 examples[path] = "\n".join(code)
     assert examples, "no docstring has an example"

@@ -56,7 +56,9 @@ def test_docstring(name):
     text = inspect.getdoc(value)
     assert text, f"{name} has no docstring"
     if inspect.isclass(value):
-        inherited = {getattr(base, "__doc__", None) for base in (keras.callbacks.Callback, keras.utils.PyDataset)}
+        inherited = {
+            getattr(base, "__doc__", None) for base in (keras.callbacks.Callback, keras.utils.PyDataset)
+        }
         assert value.__doc__ not in {None, *inherited}, f"{name} has only its base class's docstring"
     if any(p.name not in ("self", "args", "kwargs") for p in inspect.signature(value).parameters.values()):
         assert "Args:" in text, f"{name}: the docstring does not explain its arguments"

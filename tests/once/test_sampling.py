@@ -46,7 +46,9 @@ def test_filters_keep_what_a_walk_down_the_sorted_ids_keeps(logits, temperature,
     top_k = None if top_k is None else min(top_k, len(logits))
     wanted = reference(logits, temperature, top_k, top_p, assume)
     scores = logits if from_logits else softmax(logits)
-    weights = filtered_weights(np.float32(scores)[None], temperature, top_k, top_p, from_logits=from_logits)[0]
+    weights = filtered_weights(np.float32(scores)[None], temperature, top_k, top_p, from_logits=from_logits)[
+        0
+    ]
     np.testing.assert_array_equal(weights > 0, wanted > 0)
     np.testing.assert_allclose(weights / weights.sum(), wanted, atol=2e-6)
 
@@ -116,7 +118,9 @@ def test_no_temperature_takes_the_most_likely_even_where_rounding_hides_it():
     ],
 )
 def test_unusable_scores_give_no_id(scores, from_logits, temperature):
-    assert next_ids(np.float32([scores]), np.float32([0.5]), temperature, from_logits=from_logits).tolist() == [-1]
+    assert next_ids(
+        np.float32([scores]), np.float32([0.5]), temperature, from_logits=from_logits
+    ).tolist() == [-1]
 
 
 def test_generate_can_be_imported_without_keras():

@@ -1,0 +1,38 @@
+"""`fit` on a `StatefulStream`: nothing lost to what Keras reads ahead, resets where documents start."""
+
+import keras
+import numpy as np
+import pytest
+from test_sequence_fit import ROWS, WINDOW, documents, recording_model
+from test_validation import documents as texts
+from test_validation import loss_by_hand, network
+
+import keras_stateful as ks
+
+LENGTHS = (21, 30, 9, 14, 33)
+
+
+@pytest.mark.parametrize("steps", [None, 4])
+def test_fit_loses_and_repeats_no_batch(steps):
+    docs = documents(*LENGTHS)
+    both = [{"x": d, "y": d + 1.0} for d in docs]
+    data = ks.StatefulStream(lambda: iter(both), ROWS, WINDOW, targets="y", steps_per_epoch=steps)
+    model, recorder = recording_model()
+    model.fit(data, epochs=3, verbose=0)
+    again = ks.StatefulStream(both, ROWS, WINDOW, targets="y", steps_per_epoch=steps)
+    assert recorder.take() == [batch[0]["x"][:, 0].tolist() for _ in range(3) for batch in again]
+
+
+@pytest.mark.parametrize("kind", ["window", "step", "callback"])
+def test_the_loss_of_each_later_pass_is_the_mean_over_real_steps(kind):
+    keras.utils.set_random_seed(3)
+    docs = texts([23, 31, 9, 17, 28])
+    data = ks.StatefulStream(
+        docs, 3, 8, boundary="pack" if kind == "step" else "align", resets=kind != "callback"
+    )
+    model = network(3, stateful=True) if kind == "callback" else ks.to_stateful(network(), data)
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    callbacks = [ks.ResetStatesCallback(data)] if kind == "callback" else []
+    history = model.fit(data, epochs=3, verbose=0, callbacks=callbacks).history
+    wanted = np.concatenate(loss_by_hand(model, docs)).mean()
+    np.testing.assert_allclose(history["loss"][1:], wanted, atol=1e-5)
