@@ -88,9 +88,7 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         pass
 
 
-def in_order(
-    read: Callable[[int], tuple], indices: Iterable[int], workers: int, ahead: int
-) -> Iterator[tuple]:
+def in_order(read: Callable[[int], Any], indices: Iterable[int], workers: int, ahead: int) -> Iterator[Any]:
     """`read(i)` for each index, in their order, up to `ahead` of them read beforehand by `workers` threads."""
     if workers < 2:
         yield from map(read, indices)

@@ -174,7 +174,7 @@ class ResetStatesCallback(keras.callbacks.Callback):
 
     # Resets
 
-    def _reset_rows(self, sequence: Any, index: int, epoch: int) -> None:
+    def _reset_rows(self, sequence: Any, index: int, epoch: int | None) -> None:
         mask = sequence.reset_mask(index, epoch=epoch)
         if mask.any():
             self._reset(None if mask.all() else mask)

@@ -104,7 +104,7 @@ def fit_arguments(model: keras.Model) -> dict[str, Any]:
     Keras tells callbacks nothing of the data, the shuffle or the weights that `fit` was given, and all three can
     make a stateful training silently wrong. So the frames above are looked through for Keras's own `fit`.
     """
-    frame = sys._getframe()
+    frame: Any = sys._getframe()
     while frame is not None:
         local = frame.f_locals
         if frame.f_code.co_name == "fit" and local.get("self") is model and "epoch_iterator" in local:

@@ -33,7 +33,7 @@ from keras_stateful.rewrite import _parts, copy_layer, skip_initializers
 from keras_stateful.step_model import StepModel
 
 # For each format the backends that write it, best first, with the modules they need beside themselves.
-WAYS = {
+WAYS: dict[str, dict[str, tuple[str, ...]]] = {
     "onnx": {
         "tensorflow": ("onnx", "tf2onnx"),
         "jax": ("onnx", "jax2onnx"),
@@ -43,7 +43,7 @@ WAYS = {
     "tf_saved_model": {"tensorflow": (), "jax": ("tensorflow",)},
 }
 ENTRY = {"onnx": "model.onnx", "litert": "model.tflite", "tf_saved_model": "saved_model"}
-_INSTALL = {
+_INSTALL: dict[str, dict[str, str]] = {
     "onnx": {
         "tensorflow": 'pip install "keras-stateful[tensorflow,export]"',
         "jax": 'pip install "keras-stateful[jax,export]"',

@@ -268,7 +268,7 @@ def _no_recurrent_layer(model: keras.Model, function: str) -> Unconvertible:
 
 def _paths(model: keras.Model, layers: list) -> list[str]:
     calls = [c for c in compat.graph_calls(model) if is_recurrent(c.operation)]
-    paths = []
+    paths: list[str] = []
     for wanted in layers:
         hits = {c.path for c in calls if wanted is c.operation or wanted in (c.path, c.operation.name)}
         if len(hits) != 1:

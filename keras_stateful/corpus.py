@@ -417,7 +417,7 @@ def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
     _check_documents(name, lengths)
     if None in first:
         return Lazy(name, None, reader, lengths, first[None])
-    fields = {
+    fields: dict[Any, Field] = {
         k: Lazy(f"{name}[...][{k!r}]", k, reader, lengths, v) for k, v in first.items() if k not in labels
     }
     return Corpus(fields, lengths, False, {k: np.stack(v) for k, v in labels.items()})

@@ -76,7 +76,7 @@ def predict_documents(
     batch_size: int | None = None,
     sequence_length: int = 128,
     reduce: str | None = None,
-) -> list[Any]:
+) -> Any:
     """The model's outputs for each document, read whole, with the state carried from end to end.
 
     Args:
@@ -125,7 +125,8 @@ def predict_documents(
         else:
             parts[document].append(outputs)
     structure = compat.functional(model).output
-    columns = []
+    columns: list = []
+    column: Any
     for k in range(len(model.outputs)):
         if reduce == "mean":
             column = np.stack([(p[0][k] / s).astype("float32") for p, s in zip(parts, steps, strict=True)])
@@ -190,7 +191,7 @@ class ValidateDocuments(keras.callbacks.Callback):
             raise ValueError(f"`every` must be an int of at least 1, in epochs. Received: every={every!r}.")
         self.documents, self.batch_size, self.sequence_length = documents, batch_size, sequence_length
         self.every, self.layout = every, layout
-        self._reader: _Reader | None = None
+        self._reader: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._reader = _Reader(self.model, self.documents, self.batch_size, self.sequence_length, self.layout)

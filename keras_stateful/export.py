@@ -337,8 +337,7 @@ def _output_tensors(
                 f"The artifact has no output that computes what {tensor.name!r} does in Keras, shape {tensor.shape}. The "
                 "exporter is likely to have changed the model's meaning: try another `format`, and report it to Keras."
             )
-        hits.sort(key=lambda n, a=array: (n in found, _apart(got[n], a)))
-        found.append(hits[0])
+        found.append(min((n in found, _apart(got[n], array), i, n) for i, n in enumerate(hits))[-1])
     return found
 
 
@@ -386,8 +385,8 @@ def _step(session: Session, told: Manifest, feeds: list[np.ndarray]) -> list[np.
     """One step with the arrays as Keras takes them; outputs and states as Keras gives them."""
     result = session.step(tuple(f[:, 0] if t.time else f for t, f in zip(told.inputs, feeds, strict=True))
                           if len(feeds) > 1 else feeds[0][:, 0] if told.inputs[0].time else feeds[0])  # fmt: skip
-    outputs = result if isinstance(result, tuple) else (result,)
-    outputs = [o[:, None] if t.time else o for t, o in zip(told.outputs, outputs, strict=True)]
+    results = result if isinstance(result, tuple) else (result,)
+    outputs = [o[:, None] if t.time else o for t, o in zip(told.outputs, results, strict=True)]
     left = {layer: list(arrays) for layer, arrays in session.get_states().items()}
     return [*outputs, *(left[s.layer].pop(0) for s in told.states)]
 

@@ -46,7 +46,7 @@ class Carry:
         self.initial_state_given = initial_state_given
         self._slot_states: list[list[keras.Variable]] = []
         self._fresh: list[keras.Variable] = []
-        self._step_resets = None
+        self._step_resets: tuple[Any, list] | None = None
 
     def build(self, sequences_shape, initial_state_shape=None):
         super().build(sequences_shape)

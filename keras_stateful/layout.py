@@ -120,9 +120,9 @@ def balance(sizes: np.ndarray, assignment: np.ndarray, rows: int, goal: int) -> 
                     best = (result, other, i, int(j[i]) - 1)
         if best is None:
             break
-        _, other, i, j = best
+        _, other, i, back = best
         going = members[longest][i]
-        coming = members[other][j : j + 1] if j >= 0 else members[other][:0]
+        coming = members[other][back : back + 1] if back >= 0 else members[other][:0]
         moved = sizes[going] - sizes[coming].sum()
         load[longest] -= moved
         load[other] += moved

@@ -303,7 +303,7 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _get(told: dict, key: str, kind: type, *, optional: bool = False) -> Any:
+def _get(told: dict, key: str, kind: Any, *, optional: bool = False) -> Any:
     value = told.get(key)
     if value is None and optional:
         return None
@@ -370,8 +370,8 @@ def _state(told: dict) -> State:
     if None in shape[1:] or math.prod(_row_shape(shape)) > _LARGEST_STATE:
         raise ManifestError(f"A state's sizes must be known and in bounds. Received: {list(shape)}.")
     initial = _read_array(_get(told, "initial", dict), _row_shape(shape), dtype)
-    names = [_get(told, key, str) for key in ("name", "layer", "input", "output")]
-    return State(*names, shape=shape, dtype=dtype, initial=initial)
+    name, layer, given, new = (_get(told, key, str) for key in ("name", "layer", "input", "output"))
+    return State(name, layer, given, new, shape, dtype, initial)
 
 
 def _row_shape(shape: tuple[int | None, ...]) -> tuple[int, ...]:

@@ -19,6 +19,8 @@ from keras_stateful.layers import Carry
 from keras_stateful.masked_loss import masks_into_weights
 from keras_stateful.states import find_states
 
+_WEIGHS_ONCE = "keras_stateful_weighs_once"
+
 
 def weigh_once(model: keras.Model) -> None:
     """Lets the loss of a plain model count each unmasked step of a sequence once; see `masked_loss`."""
@@ -28,8 +30,8 @@ def weigh_once(model: keras.Model) -> None:
         y_pred, sample_weight = masks_into_weights(y_pred, sample_weight)
         return keras_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
 
-    if not hasattr(keras_loss, "keras_stateful_weighs_once"):
-        compute_loss.keras_stateful_weighs_once = True
+    if not hasattr(keras_loss, _WEIGHS_ONCE):
+        setattr(compute_loss, _WEIGHS_ONCE, True)
         model.compute_loss = compute_loss
         model.train_function = model.test_function = None
 

@@ -6,7 +6,7 @@ call to a policy. What the policy wants from outside (a reset mask, a state) it 
 pass such wishes on to the level above, and hand new states up the same way.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import keras
@@ -64,7 +64,7 @@ class Rewriter:
         share: bool,
         share_submodels: bool,
         batch_size: int | None,
-        temporal: set[int] = frozenset(),
+        temporal: Collection[int] = (),
         any_length: bool = False,
         plain: bool = False,
     ):
@@ -215,7 +215,8 @@ def _model_class(model: keras.Model) -> type:
 
 def _parts(obj: Any) -> list:
     """A layer, and every layer or cell below it."""
-    found, todo = [], [obj]
+    found: list = []
+    todo = [obj]
     while todo:
         part = todo.pop()
         if any(part is f for f in found):
@@ -227,7 +228,7 @@ def _parts(obj: Any) -> list:
     return found
 
 
-def copy_layer(layer: Any, cls: type | None = None, **config: Any) -> Any:
+def copy_layer(layer: Any, cls: Any = None, **config: Any) -> Any:
     """A new, unbuilt layer from a layer's config; classes nobody registered are found through the layer itself."""
     known = {type(p).__name__: type(p) for p in _parts(layer) if not type(p).__module__.startswith("keras.")}
     known = {n: c for n, c in known.items() if not issubclass(c, (Carry, Sequential))}
@@ -283,7 +284,7 @@ def copy_variables(old: Any, new: Any) -> None:
 
 def state_variables_below(layer: Any) -> list:
     """State variables of every recurrent layer in `layer`."""
-    found = []
+    found: list = []
     for part in _parts(layer):
         if isinstance(part, Carry):
             found += part.state_variables()

@@ -170,11 +170,7 @@ class Rollout:
             output, *new = self.step([ops.cast(x, self.dtype), *states], training=False)
         if any(before.get(key) is not value for key, value in scope.state_mapping.items()):
             changed = [v.path for v in self.variables if scope.get_current_value(v) is not before.get(id(v))]
-            raise ValueError(
-                "`generate` runs models whose outputs depend on inputs, weights and recurrent states alone. Received: "
-                f"a `model` that draws random numbers or counts at inference, in {changed or 'keras.random'}: the "
-                "same number would come at every step. Make that part depend on `training`, or draw in `next_input`."
-            )
+            raise _noisy(str(changed or "keras.random"))
         new = [ops.reshape(ops.cast(n, s.dtype), s.shape) for n, s in zip(new, states, strict=True)]
         return (output[:, -1] if self.per_step else output), new
 
@@ -322,9 +318,7 @@ def _record(function: Callable, values: Any, x: Any, states: list) -> Callable:
     try:
         with _no_grad():
             recorded = make_fx(flat)(*values, x, *states)
-    except (
-        Exception
-    ):  # the model looks at values, or calls what cannot be recorded: run its Python every time
+    except Exception:  # it looks at values, or calls what cannot be recorded: run its Python every time
         return function
     recorded.graph.eliminate_dead_code()
     recorded.graph.set_codegen(CodeGen())  # takes and gives flat tensors
@@ -334,8 +328,9 @@ def _record(function: Callable, values: Any, x: Any, states: list) -> Callable:
         others = [_ramp(s) for s in states]
         probe = _ramp(x) if x.is_floating_point() else x * 0
         wanted = flat(*values, probe, *others)
-        same = zip(recorded(*values, probe, *others), wanted, strict=True)
-        if not all(a.shape == b.shape and a.isclose(b, atol=1e-5, equal_nan=True).all() for a, b in same):
+        if not _agree(flat(*values, probe, *others), wanted):  # torch draws where no variable tells
+            raise _noisy("torch's generator")
+        if not _agree(recorded(*values, probe, *others), wanted):
             return function
 
     def call(values: list, x: Any, states: list) -> tuple[Any, list]:
@@ -343,6 +338,19 @@ def _record(function: Callable, values: Any, x: Any, states: list) -> Callable:
         return output, new
 
     return call
+
+
+def _noisy(where: str) -> ValueError:
+    return ValueError(
+        "`generate` runs models whose outputs depend on inputs, weights and recurrent states alone. Received: a `model` "
+        f"that draws random numbers or counts at inference, in {where}: the same number could come at every step, and "
+        "`seed` would not decide the text. Make that part depend on `training`, or draw in `next_input`."
+    )
+
+
+def _agree(found: list, wanted: list) -> bool:
+    pairs = zip(found, wanted, strict=True)
+    return all(a.shape == b.shape and a.isclose(b, atol=1e-5, equal_nan=True).all() for a, b in pairs)
 
 
 def _ramp(tensor: Any) -> Any:

@@ -124,7 +124,11 @@ def next_ids(
         weights = filtered_weights(
             scores, 1.0 if temperature is None else temperature, top_k, top_p, from_logits=from_logits, xp=xp
         )
-    ids = _first(scores >= xp.max(scores, axis=-1, keepdims=True), xp) if temperature is None else draw(weights, uniforms, xp=xp)
+    ids = (
+        _first(scores >= xp.max(scores, axis=-1, keepdims=True), xp)
+        if temperature is None
+        else draw(weights, uniforms, xp=xp)
+    )
     usable = xp.sum(weights, axis=-1) > 0
     if not from_logits:  # half precision may miss 1 by some per cent, logits by far more
         sums = xp.absolute(xp.sum(scores, axis=-1) - 1.0) < 0.1

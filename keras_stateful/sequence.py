@@ -227,6 +227,7 @@ class StatefulSequence(Batches):
 
     def _mask(self, spans: Spans, batches: int) -> np.ndarray:
         row, column = spans.row[spans.opens], spans.column[spans.opens]
+        mask: Any
         if self.boundary == "pack":
             mask = np.zeros((batches * self._rows, self.sequence_length), bool)
             mask[row, column] = True
@@ -480,7 +481,7 @@ class StatefulSequence(Batches):
         ]
         cause = (
             f"there are fewer documents ({len(self._lengths)}) than rows"
-            if len(self._plan.pieces.document) < rows
+            if not self._ignores and len(self._plan.sizes) < rows
             else "documents are short beside a window, or one is long beside the rest"
         )
         return (

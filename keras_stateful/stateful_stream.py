@@ -151,7 +151,9 @@ class StatefulStream(Batches):
         answers |= set() if sample_weight is None else {sample_weight}
         self._inputs = [k for k, (_, _, single) in self._like.items() if not single and k not in answers]
         self._check_inputs(targets)
-        self._documents = itertools.chain([self._prepared(0, first)], self._read(items, 1))
+        self._documents: Iterator[_Document] = itertools.chain(
+            [self._prepared(0, first)], self._read(items, 1)
+        )
 
         self._lock = threading.RLock()
         self._rows = [_Row() for _ in range(self.batch_size)]
@@ -451,7 +453,11 @@ class StatefulStream(Batches):
                     arrays[key] = np.nan_to_num(values, posinf=0, neginf=0)
                 if bad.any():
                     not_finite("targets" if key not in self._inputs else "source", number, int(bad.argmax()))
-            elif values.dtype.kind in "iu" and values.size and not _INT32.min <= values.min() <= values.max() <= _INT32.max:
+            elif (
+                values.dtype.kind in "iu"
+                and values.size
+                and not _INT32.min <= values.min() <= values.max() <= _INT32.max
+            ):
                 raise ValueError(
                     f"`{name}` has integers that do not fit int32, which batches have. Received: {values.min()} to "
                     f"{values.max()}. Number the ids from 0, or store the values as floating point."

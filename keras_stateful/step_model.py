@@ -1,5 +1,6 @@
 """Step models: states in, states out. What one exports, and what a compiled loop runs."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -25,7 +26,9 @@ class StepModel(keras.Model):
         state_paths: for each state the key it has in `get_states`.
     """
 
-    def __init__(self, *args, state_paths: list[str] = (), initial_state_given: list[str] = (), **kwargs):
+    def __init__(
+        self, *args, state_paths: Sequence[str] = (), initial_state_given: Sequence[str] = (), **kwargs
+    ):
         super().__init__(*args, **kwargs)
         self.state_paths = list(state_paths)
         self.initial_state_given = list(initial_state_given)

@@ -32,7 +32,7 @@ class Target:
 
     name: str
     field: Field | None
-    labels: np.ndarray | None
+    labels: Any
     offsets: tuple[int, ...]
     horizon: bool
     label_at: str
@@ -274,7 +274,7 @@ class Weights:
 
     def __init__(self, corpus: Corpus, given: Any, name: str = "sample_weight"):
         self.field: Field | None = None
-        self.documents: np.ndarray | None = None
+        self.documents: Any = None
         whole, count = next(iter(corpus.fields.values())), len(corpus.lengths)
         if isinstance(given, str) and given in corpus.labels:
             self.documents = corpus.labels[given].astype("float32")

@@ -106,8 +106,8 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
                 temporal.add(id(call.outputs[0]))
             continue
         ignore = checked is not None and not any(id(t) in checked for t in call.outputs)
-        for tensor, along_time in zip(call.outputs, _follow(call, temporal, ignore), strict=True):
-            if along_time:
+        for tensor, goes_on in zip(call.outputs, _follow(call, temporal, ignore), strict=True):
+            if goes_on:
                 temporal.add(id(tensor))
     return TimeAxis(
         list(found),
@@ -218,14 +218,20 @@ def _try_out(call: Call, temporal: set[int], steps: int = 6) -> list[bool]:
         return [ops.convert_to_numpy(o) for o in keras.tree.flatten(call.operation(*args, **kwargs))]
 
     cut = steps // 2
-    try:
-        whole = run(slice(0, steps))
-    except Exception as error:
-        raise _NotLocal(f"whether it mixes time steps could not be tried out ({error})") from error
-    try:
-        first, second = run(slice(0, cut)), run(slice(cut, steps))
-    except Exception as error:
-        raise _NotLocal("its result depends on the number of time steps in a window") from error
+    with keras.StatelessScope():  # leaves counters and seeds of the layer alone
+        try:
+            whole, again = run(slice(0, steps)), run(slice(0, steps))
+        except Exception as error:
+            raise _NotLocal(f"whether it mixes time steps could not be tried out ({error})") from error
+        if not all(map(_close, whole, again)):
+            raise _NotLocal(
+                "it draws random numbers or counts at inference, so whether it mixes time steps cannot be tried out "
+                "(make that depend on `training`)"
+            )
+        try:
+            first, second = run(slice(0, cut)), run(slice(cut, steps))
+        except Exception as error:
+            raise _NotLocal("its result depends on the number of time steps in a window") from error
 
     along_time = []
     for w, a, b in zip(whole, first, second, strict=True):

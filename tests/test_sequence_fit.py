@@ -27,7 +27,9 @@ class Recorder(keras.layers.Layer):
         here = keras.ops.arange(self.room)[:, None] == keras.ops.convert_to_tensor(self.count)
         seen = keras.ops.convert_to_tensor(self.seen)
         self.seen.assign(keras.ops.where(here, keras.ops.cast(x[:, 0], "int32")[None], seen))
-        self.count.assign(self.count + 1 + 0 * keras.ops.cast(x[0, 0], "int32"))  # only where there is a batch
+        self.count.assign(
+            self.count + 1 + 0 * keras.ops.cast(x[0, 0], "int32")
+        )  # only where there is a batch
         return keras.ops.cast(x, "float32")[..., None] * self.scale
 
     def take(self):

@@ -94,7 +94,7 @@ def test_tests_that_a_page_names_exist(page):
 
 
 def test_docstring_examples(tmp_path):
-    """All in one process, each in a namespace of its own."""
+    """All in one process, each in a namespace and a directory of its own."""
     examples = {}
     for name in sorted(set(keras_stateful.__all__) - {"__version__"}):
         value = getattr(keras_stateful, name)
@@ -110,9 +110,10 @@ def test_docstring_examples(tmp_path):
     assert examples, "no docstring has an example"
     run(
         f"""
-import traceback
+import os, tempfile, traceback
 failed = []
 for name, code in {examples!r}.items():
+    os.chdir(tempfile.mkdtemp(dir={str(tmp_path)!r}))
     try:
         exec(compile(code, name, "exec"), {{"__name__": name}})
     except Exception:
