@@ -79,6 +79,11 @@ class Field:
         step = int(spans.start[k] + column - spans.column[k])
         not_finite(self.name, int(spans.document[k]), step)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all documents are in memory and can be searched quickly."""
+        return False
+
     def search(self) -> None:
         """Looks for NaN, where all documents are in memory and this is quick."""
 
@@ -126,8 +131,12 @@ class Flat(Field):
             self._windows = kept
         return kept[1]
 
+    @property
+    def in_memory(self) -> bool:
+        return not isinstance(self.flat, np.memmap) and self.flat.nbytes <= _SCAN_BYTES
+
     def search(self) -> None:
-        if self.searched or isinstance(self.flat, np.memmap) or self.flat.nbytes > _SCAN_BYTES:
+        if self.searched or not self.in_memory:
             return
         if not _finite(self.flat):
             bad = np.flatnonzero(~np.isfinite(self.flat).reshape(len(self.flat), -1).all(1))
@@ -151,11 +160,14 @@ class Separate(Field):
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         return self.documents[document][start:stop]
 
-    def search(self) -> None:
+    @property
+    def in_memory(self) -> bool:
         size = int(self.lengths.sum()) * int(np.prod(self.shape)) * self.dtype.itemsize
-        if self.searched or size > _SCAN_BYTES or len(self.documents) > _SCAN_DOCUMENTS:
-            return
-        if any(isinstance(d, np.memmap) for d in self.documents[:8]):
+        mapped = any(isinstance(d, np.memmap) for d in self.documents[:8])
+        return size <= _SCAN_BYTES and len(self.documents) <= _SCAN_DOCUMENTS and not mapped
+
+    def search(self) -> None:
+        if self.searched or not self.in_memory:
             return
         for i, document in enumerate(self.documents):
             if not _finite(document):

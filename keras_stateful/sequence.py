@@ -146,8 +146,8 @@ class StatefulSequence(Batches):
 
         self._corpus = open_corpus(corpus, encode)
         self._continuous = self._corpus.continuous and max_document_length is None
-        self._targets = open_targets(self._corpus, corpus, targets, target_offset, label_at)
         self._weights = None if sample_weight is None else Weights(self._corpus, sample_weight)
+        self._targets = open_targets(self._corpus, corpus, targets, target_offset, label_at, self._weights)
         self._inputs = self._chosen_inputs(targets)
         self._reach = max(t.reach for t in self._targets.values())
         self._lengths = self._readable()

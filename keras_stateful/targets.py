@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.corpus import Corpus, Field, check_laid_out, is_array, open_field, out_dtype
+from keras_stateful.corpus import Corpus, Field, check_laid_out, is_array, not_finite, open_field, out_dtype
 from keras_stateful.layout import Spans
 
 LABEL_AT = ("every", "window", "last")
@@ -129,7 +129,12 @@ def spread(out: np.ndarray, spans: Spans, values: np.ndarray) -> None:
 
 
 def open_targets(
-    corpus: Corpus, given: Any, targets: Any, target_offset: Any, label_at: str
+    corpus: Corpus,
+    given: Any,
+    targets: Any,
+    target_offset: Any,
+    label_at: str,
+    weights: "Weights | None" = None,
 ) -> dict[Any, Target]:
     """Reads `targets`, `target_offset` and `label_at`; the key is None for a single output.
 
@@ -137,6 +142,7 @@ def open_targets(
         corpus: the corpus.
         given: what the user gave as corpus.
         targets: what the user gave as targets.
+        weights: where they are 0, targets may be missing.
 
     Raises:
         TypeError: something that cannot be a target.
@@ -149,13 +155,27 @@ def open_targets(
     several = targets if isinstance(targets, dict) else {None: targets}
     return {
         key: _open(
-            corpus, given, "targets" if key is None else f"targets[{key!r}]", value, target_offset, label_at
+            corpus,
+            given,
+            "targets" if key is None else f"targets[{key!r}]",
+            value,
+            target_offset,
+            label_at,
+            weights,
         )
         for key, value in several.items()
     }
 
 
-def _open(corpus: Corpus, given: Any, name: str, value: Any, target_offset: Any, label_at: str) -> Target:
+def _open(
+    corpus: Corpus,
+    given: Any,
+    name: str,
+    value: Any,
+    target_offset: Any,
+    label_at: str,
+    weights: "Weights | None",
+) -> Target:
     field, labels = _values(corpus, given, name, value)
     if labels is None and label_at != "every":
         raise ValueError(
@@ -175,7 +195,10 @@ def _open(corpus: Corpus, given: Any, name: str, value: Any, target_offset: Any,
             f"{labels.shape}. Leave `target_offset` out."
         )
     if field is not None and not own:
-        field.search()
+        if weights is None:
+            field.search()
+        else:
+            weights.search(field)
     if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
         i = int((~np.isfinite(labels)).reshape(len(labels), -1).any(1).argmax())
         raise ValueError(
@@ -315,6 +338,19 @@ class Weights:
                 f"`{name}` must be 0 or more everywhere. Received: {low if not low >= 0 else high}. Use 0 for what shall "
                 "not be trained on."
             )
+
+    def search(self, targets: Field) -> None:
+        """Looks for NaN that counts, where this is quick; elsewhere it is found as it is read."""
+        if targets.searched or not targets.in_memory:
+            return
+        for d, length in enumerate(targets.lengths.tolist()):
+            values = targets.read(d, 0, length)
+            bad = ~np.isfinite(values).reshape(length, -1).all(1)
+            if bad.any():
+                given = self.documents[d] if self.field is None else self.field.read(d, 0, length)
+                bad &= np.broadcast_to(given, bad.shape) > 0
+                if bad.any():
+                    not_finite(targets.name, d, int(bad.argmax()))
 
     def batch(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         """Weights of a batch, float32 `(rows, window)`."""

@@ -30,7 +30,11 @@ def layouts(draw):
     limit = draw(st.none() | st.just("auto") | st.integers(window, 40))
     burn_in = draw(st.sampled_from([0, 0, 1, 3]))
     shortest = limit // window * window if isinstance(limit, int) and boundary == "align" else limit
-    if limit == "auto" or (isinstance(shortest, int) and burn_in > shortest) or burn_in >= max(lengths) - reach:
+    if (
+        limit == "auto"
+        or (isinstance(shortest, int) and burn_in > shortest)
+        or burn_in >= max(lengths) - reach
+    ):
         burn_in = 0
     arguments = {
         "boundary": boundary,
@@ -131,7 +135,10 @@ def test_a_batch_depends_on_index_and_epoch_alone(layout, epoch, random):
 def test_shards_are_the_rows_of_one_layout(layout, count, epoch):
     lengths, rows, window, _, arguments = layout
     whole = StatefulSequence(corpus(lengths), rows * count, window, **arguments)
-    shards = [StatefulSequence(corpus(lengths), rows * count, window, shard=(k, count), **arguments) for k in range(count)]
+    shards = [
+        StatefulSequence(corpus(lengths), rows * count, window, shard=(k, count), **arguments)
+        for k in range(count)
+    ]
     assert {len(s) for s in shards} == {len(whole)}
     assert {s.utilization for s in shards} == {whole.utilization}
     for s in (whole, *shards):
@@ -143,11 +150,23 @@ def test_shards_are_the_rows_of_one_layout(layout, count, epoch):
 
 @settings(max_examples=200)
 @given(
-    LENGTHS, st.integers(1, 5), st.integers(1, 8), st.sampled_from([1, 3]), st.booleans(), st.booleans(), st.integers(0, 3)
+    LENGTHS,
+    st.integers(1, 5),
+    st.integers(1, 8),
+    st.sampled_from([1, 3]),
+    st.booleans(),
+    st.booleans(),
+    st.integers(0, 3),
 )
 def test_ignore_is_one_continuous_text(lengths, rows, window, offset, shuffle, shift, epoch):
     lengths = [*lengths, 2 * rows * window + offset + window]
-    arguments = {"boundary": "ignore", "target_offset": offset, "shuffle": shuffle, "shift_windows": shift, "seed": 1}
+    arguments = {
+        "boundary": "ignore",
+        "target_offset": offset,
+        "shuffle": shuffle,
+        "shift_windows": shift,
+        "seed": 1,
+    }
     sequence = StatefulSequence(corpus(lengths), rows, window, resets=True, **arguments)
     sequence.epoch = epoch
     batches = [parts(sequence[i]) for i in range(len(sequence))]
