@@ -11,7 +11,9 @@ LONGEST = 6
 def sequence(boundary):
     lengths = np.random.default_rng(0).integers(2, LONGEST + 1, 256)
     same, steps = [np.ones(n, "int32") for n in lengths], [np.arange(n) for n in lengths]
-    return ks.StatefulSequence(same, 8, 16, targets=steps, boundary=boundary, resets=True, shuffle=boundary == "pack", seed=1)
+    return ks.StatefulSequence(
+        same, 8, 16, targets=steps, boundary=boundary, resets=True, shuffle=boundary == "pack", seed=1
+    )
 
 
 def accuracy(boundary):
@@ -27,7 +29,9 @@ def accuracy(boundary):
     )
     resets = "step" if boundary == "pack" else "window"
     model = ks.to_stateful(network, 8, resets=resets)
-    model.compile(keras.optimizers.Adam(0.03), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.Adam(0.03), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"]
+    )
     model.fit(data, epochs=30, verbose=0)
     return model.evaluate(data, verbose=0, return_dict=True)["accuracy"]
 

@@ -1,0 +1,329 @@
+"""`Session`: NumPy in and out, rows alone, threads apart, and nothing run that was not exported."""
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import keras_stateful as ks
+
+VOCABULARY = 11
+
+
+def network():
+    keras.utils.set_random_seed(1)
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    h = keras.layers.Embedding(VOCABULARY, 4)(ids)
+    h = keras.layers.LSTM(6, return_sequences=True, name="lower")(h)
+    h = keras.layers.GRU(5, return_sequences=True, name="upper")(h)
+    return keras.Model(ids, keras.layers.Dense(VOCABULARY, activation="softmax")(h))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return network()
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("exports") / "text"
+    ks.export_step_model(model, directory, metadata={"characters": "abc"})
+    return directory
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+def ids(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, VOCABULARY, shape)
+
+
+def test_step_and_read_are_one_pass_of_the_model(model, exported):
+    x = ids(3, 40)
+    wanted = model.predict_on_batch(x)
+    with ks.load_session(exported, batch_size=3) as session:
+        np.testing.assert_allclose(session.read(x[:, :25]), wanted[:, :25], atol=1e-5)
+        for t in range(25, 40):
+            np.testing.assert_allclose(session.step(x[:, t]), wanted[:, t], atol=1e-5)
+        assert session.metadata == {"characters": "abc"}
+
+
+def test_only_the_rows_named_advance(exported):
+    x = ids(4, 12)
+    alone = [ks.load_session(exported).read(x[r : r + 1])[0] for r in range(4)]
+    session, at = ks.load_session(exported, batch_size=4), [0] * 4
+    order = np.random.default_rng(1)
+    while min(at) < 12:
+        rows = [r for r in order.permutation(4)[: order.integers(1, 5)].tolist() if at[r] < 12]
+        if not rows:
+            continue
+        out = session.step(x[rows, [at[r] for r in rows]], rows=rows)
+        for r, o in zip(rows, out, strict=True):
+            np.testing.assert_array_equal(o, alone[r][at[r]])  # bit for bit, whoever else advanced
+            at[r] += 1
+    mask = np.array([True, False, True, False])
+    session.reset(mask)
+    after = session.read(x[mask, :3], rows=mask)
+    np.testing.assert_array_equal(after, np.stack([alone[0][:3], alone[2][:3]]))
+
+
+def test_a_parked_conversation_goes_on(exported):
+    x = ids(1, 20)
+    whole = ks.load_session(exported).read(x)
+    session = ks.load_session(exported, batch_size=2)
+    session.read(x[:, :8], rows=[1])
+    parked = session.get_states(rows=[1])
+    assert {k: [a.shape for a in v] for k, v in parked.items()} == {
+        "lower": [(1, 6), (1, 6)],
+        "upper": [(1, 5)],
+    }
+    session.read(ids(2, 5, seed=3))
+    session.set_states(parked, rows=[0])
+    np.testing.assert_array_equal(session.read(x[:, 8:], rows=[0]), whole[:, 8:])
+    for arrays in parked.values():  # a copy: what its owner does to it changes nothing
+        for a in arrays:
+            a[:] = 7
+    session.set_states(session.get_states())
+    assert all(np.abs(a).max() < 7 for v in session.get_states(rows=[0]).values() for a in v)
+
+
+def test_forks_go_their_own_ways(exported):
+    x, y = ids(1, 10), ids(1, 10, seed=5)
+    session = ks.load_session(exported)
+    session.read(x)
+    other = session.fork()
+    first, second = session.read(x), other.read(y)
+    assert np.abs(first - second).max() > 1e-4
+    again = ks.load_session(exported)
+    again.read(x)
+    np.testing.assert_array_equal(again.fork().read(y), second)
+    np.testing.assert_array_equal(again.read(x), first)
+    session.close()
+    other.read(x)  # a fork outlives what it was made from
+
+
+def test_threads_with_a_session_each_mix_nothing(exported):
+    steps, threads = 10_000, 8
+    root = ks.load_session(exported)
+    wanted, failures = {}, []
+
+    def run(k, into):
+        session, state = root.fork(), np.random.default_rng(k)
+        total = np.zeros(VOCABULARY)
+        try:
+            for i in range(steps):
+                out = session.step([int(state.integers(VOCABULARY))])
+                if i % 100 == 0:
+                    total += out[0]
+            into[k] = total
+        except Exception as error:
+            failures.append(error)
+
+    got: dict = {}
+    together = [threading.Thread(target=run, args=(k, got)) for k in range(threads)]
+    for t in together:
+        t.start()
+    for t in together:
+        t.join()
+    assert not failures
+    for k in (0, threads - 1):
+        run(k, wanted)
+        np.testing.assert_array_equal(got[k], wanted[k])
+
+
+def test_one_session_used_by_several_threads_takes_one_call_after_the_other(exported):
+    session = ks.load_session(exported, batch_size=4)
+    x = ids(4, 200)
+
+    def run(r):
+        for t in range(200):
+            session.step(x[r : r + 1, t], rows=[r])
+
+    threads = [threading.Thread(target=run, args=(r,)) for r in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    alone = ks.load_session(exported, batch_size=4)
+    alone.read(x)
+    for a, b in zip(session.get_states().values(), alone.get_states().values(), strict=True):
+        for one, two in zip(a, b, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_no_framework_is_imported(exported):
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"keras", "tensorflow", "jax", "torch", "onnx"}}:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Block())
+from keras_stateful import generate, load_session
+session = load_session({str(exported)!r})
+assert session.step([1]).shape == (1, {VOCABULARY})
+assert len(generate(session, [1, 2], 5, temperature=0)) == 5
+assert not {{"keras", "tensorflow", "jax", "torch"}} & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
+    )
+    assert done.returncode == 0, done.stderr
+
+
+BAD = {
+    "shape": (lambda s: s.step(np.zeros((2, 3), int)), ValueError, "shape"),
+    "rows": (lambda s: s.step([1]), ValueError, "2"),
+    "dtype": (lambda s: s.step([0.5, 1.5]), TypeError, "ids"),
+    "text": (lambda s: s.step(["a", "b"]), (TypeError, ValueError), "ids"),
+    "id above": (lambda s: s.step([0, VOCABULARY]), ValueError, "11"),
+    "id below": (lambda s: s.step([0, -1]), ValueError, "-1"),
+    "no steps": (lambda s: s.read(np.zeros((2, 0), int)), ValueError, "time step"),
+    "row twice": (lambda s: s.step([1, 1], rows=[0, 0]), ValueError, "once"),
+    "row beyond": (lambda s: s.step([1], rows=[2]), ValueError, "rows"),
+    "mask length": (lambda s: s.reset([True, False, True]), ValueError, "rows"),
+    "states": (lambda s: s.set_states({"lower": []}), ValueError, "states"),
+    "state shape": (
+        lambda s: s.set_states({"lower": [np.zeros((2, 6)), np.zeros((2, 5))], "upper": [np.zeros((2, 5))]}),
+        ValueError,
+        "shape",
+    ),
+    "state type": (lambda s: s.set_states([1]), TypeError, "states"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_changes_nothing(name, exported):
+    call, error, text = BAD[name]
+    session = ks.load_session(exported, batch_size=2)
+    session.read(ids(2, 5))
+    before = session.get_states()
+    with pytest.raises(error, match=text):
+        call(session)
+    for a, b in zip(session.get_states().values(), before.values(), strict=True):
+        for one, two in zip(a, b, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_a_closed_session_says_so(exported):
+    session = ks.load_session(exported)
+    session.close()
+    with pytest.raises(ValueError, match="closed"):
+        session.step([1])
+
+
+@pytest.mark.parametrize("rows", [0, -1, 1.5, "1"])
+def test_batch_size(rows, exported):
+    with pytest.raises((ValueError, TypeError), match="batch_size"):
+        ks.load_session(exported, batch_size=rows)
+
+
+# Artifacts that are not what was exported
+
+
+def edit(directory, **changes):
+    path = directory / "manifest.json"
+    told = json.loads(path.read_text())
+    told.update(changes)
+    path.write_text(json.dumps(told))
+
+
+def test_a_truncated_artifact(copy):
+    artifact = copy / "model.onnx"
+    artifact.write_bytes(artifact.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"model\.onnx"):
+        ks.load_session(copy)
+
+
+def test_an_altered_artifact_of_the_same_size(copy):
+    artifact = copy / "model.onnx"
+    content = bytearray(artifact.read_bytes())
+    content[len(content) // 2] ^= 1
+    artifact.write_bytes(content)
+    with pytest.raises(ValueError, match="SHA-256"):
+        ks.load_session(copy)
+
+
+def test_the_artifact_of_another_model(copy, tmp_path):
+    other = tmp_path / "other"
+    ks.export_step_model(
+        keras.Sequential([keras.Input((None, 2)), keras.layers.GRU(3, return_sequences=True)]), other
+    )
+    shutil.copy(other / "model.onnx", copy / "model.onnx")
+    with pytest.raises(ValueError, match="model"):
+        ks.load_session(copy)
+    shutil.copy(copy / "manifest.json", other / "manifest.json")
+    with pytest.raises(ValueError, match="model"):
+        ks.load_session(other)
+    told = json.loads((exported_manifest := copy / "manifest.json").read_text())  # checksums made to fit
+    import hashlib
+
+    content = (copy / "model.onnx").read_bytes()
+    told["files"][0].update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    exported_manifest.write_text(json.dumps(told))
+    with pytest.raises(ValueError, match="ids|input"):
+        ks.load_session(copy)
+
+
+def test_a_missing_artifact_and_no_export(copy, tmp_path):
+    (copy / "model.onnx").unlink()
+    with pytest.raises(ValueError, match=r"model\.onnx"):
+        ks.load_session(copy)
+    with pytest.raises(ValueError, match=r"manifest\.json"):
+        ks.load_session(tmp_path)
+
+
+def test_a_newer_format_version(copy):
+    version = json.loads((copy / "manifest.json").read_text())["format_version"]
+    edit(copy, format_version=version + 1)
+    with pytest.raises(ValueError, match="newer"):
+        ks.load_session(copy)
+
+
+def test_an_artifact_outside_the_directory_is_not_opened(copy):
+    told = json.loads((copy / "manifest.json").read_text())
+    for path in ("../secret.onnx", "/etc/passwd"):
+        files = [{**told["files"][0], "path": path}]
+        edit(copy, files=files, entry=path)
+        with pytest.raises(ValueError, match=r"path|entry"):
+            ks.load_session(copy)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_broken_manifest_is_an_error_and_nothing_else(copy, exported, data):
+    told = json.loads((exported / "manifest.json").read_text())
+    place, key = told, data.draw(st.sampled_from(sorted(told)))
+    while isinstance(place[key], (dict, list)) and place[key] and data.draw(st.booleans()):
+        place = place[key]
+        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+    place[key] = data.draw(JSON)
+    (copy / "manifest.json").write_text(json.dumps(told))
+    with contextlib.suppress(ValueError):
+        ks.load_session(copy).close()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=200))
+def test_any_bytes_for_a_manifest(copy, content):
+    (copy / "manifest.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"manifest"):
+        ks.load_session(copy)
