@@ -270,7 +270,7 @@ def test_the_artifact_of_another_model(copy, tmp_path):
     import hashlib
 
     content = (copy / "model.onnx").read_bytes()
-    told["files"][0].update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    told["artifact"]["files"][0].update(size=len(content), sha256=hashlib.sha256(content).hexdigest())
     exported_manifest.write_text(json.dumps(told))
     with pytest.raises(ValueError, match="ids|input"):
         ks.load_session(copy)
@@ -294,9 +294,9 @@ def test_a_newer_format_version(copy):
 def test_an_artifact_outside_the_directory_is_not_opened(copy):
     told = json.loads((copy / "manifest.json").read_text())
     for path in ("../secret.onnx", "/etc/passwd"):
-        files = [{**told["files"][0], "path": path}]
-        edit(copy, files=files, entry=path)
-        with pytest.raises(ValueError, match=r"path|entry"):
+        artifact = {**told["artifact"], "entry": path, "files": [{**told["artifact"]["files"][0], "path": path}]}
+        edit(copy, artifact=artifact)
+        with pytest.raises(ValueError, match="below the directory"):
             ks.load_session(copy)
 
 
