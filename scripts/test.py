@@ -14,6 +14,7 @@ import argparse
 import concurrent.futures
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -86,6 +87,11 @@ def environment(keras: str | None) -> Path:
                 f"{done.stdout}\npip could not install {' '.join(packages)}\n0 passed, 1 failed", flush=True
             )
             sys.exit(1)
+    if npm := shutil.which("npm"):  # for the clients of examples/deploy; without it their tests are skipped
+        done = subprocess.run([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"],
+                              cwd=ROOT / "examples" / "deploy", stdin=subprocess.DEVNULL, capture_output=True)  # fmt: skip
+        if done.returncode:
+            say("npm could not install the packages of examples/deploy: the tests of its clients will be skipped")
     stamp.write_text(wanted)
     say(f"installed in {time.monotonic() - start:.0f} s")
     return python
