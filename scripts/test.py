@@ -91,7 +91,9 @@ def environment(keras: str | None) -> Path:
         done = subprocess.run([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"],
                               cwd=ROOT / "examples" / "deploy", stdin=subprocess.DEVNULL, capture_output=True)  # fmt: skip
         if done.returncode:
-            say("npm could not install the packages of examples/deploy: the tests of its clients will be skipped")
+            say(
+                "npm could not install the packages of examples/deploy: the tests of its clients will be skipped"
+            )
     stamp.write_text(wanted)
     say(f"installed in {time.monotonic() - start:.0f} s")
     return python

@@ -294,7 +294,11 @@ def test_a_newer_format_version(copy):
 def test_an_artifact_outside_the_directory_is_not_opened(copy):
     told = json.loads((copy / "manifest.json").read_text())
     for path in ("../secret.onnx", "/etc/passwd"):
-        artifact = {**told["artifact"], "entry": path, "files": [{**told["artifact"]["files"][0], "path": path}]}
+        artifact = {
+            **told["artifact"],
+            "entry": path,
+            "files": [{**told["artifact"]["files"][0], "path": path}],
+        }
         edit(copy, artifact=artifact)
         with pytest.raises(ValueError, match="below the directory"):
             ks.load_session(copy)
