@@ -375,14 +375,9 @@ class Session:
         ):
             raise ValueError(self._wrong_shape(tensor, array, wanted, leading))
         if array.dtype != tensor.dtype:
-            array = _cast(tensor, array)
-        if tensor.vocabulary is not None and array.size:
-            low, high = array.min(), array.max()
-            if low < 0 or high >= tensor.vocabulary:
-                raise ValueError(
-                    f"Input {tensor.name!r} takes ids from 0 to {tensor.vocabulary - 1}, what the model's Embedding knows. "
-                    f"Received: {low if low < 0 else high}. Encode with the vocabulary that the model was trained with."
-                )
+            _check_kind(tensor, array)
+        _check_range(tensor, array)
+        array = array.astype(tensor.dtype, copy=False)
         return array[:, None] if tensor.time and len(leading) == 1 else array
 
     def _wrong_shape(
@@ -408,9 +403,8 @@ class Session:
         return f"{message}."
 
 
-def _cast(tensor: Tensor, array: np.ndarray) -> np.ndarray:
-    target = np.dtype(tensor.dtype)
-    from_kind, to_kind = array.dtype.kind, target.kind
+def _check_kind(tensor: Tensor, array: np.ndarray) -> None:
+    from_kind, to_kind = array.dtype.kind, np.dtype(tensor.dtype).kind
     if (
         from_kind not in "biuf"
         or (to_kind in "iu" and from_kind == "f")
@@ -420,11 +414,23 @@ def _cast(tensor: Tensor, array: np.ndarray) -> np.ndarray:
             f"Input {tensor.name!r} is {tensor.dtype}. Received: dtype {array.dtype}. Convert it first, e.g. "
             f'`x.astype("{tensor.dtype}")`, if that loses nothing.'
         )
-    if to_kind in "iu" and array.size:
-        bounds = np.iinfo(target)
+
+
+def _check_range(tensor: Tensor, array: np.ndarray) -> None:
+    """Ids must be in the vocabulary, other integers in the range of the input's dtype."""
+    if not array.size:
+        return
+    if tensor.vocabulary is not None:
+        low, high = array.min(), array.max()
+        if low < 0 or high >= tensor.vocabulary:
+            raise ValueError(
+                f"Input {tensor.name!r} takes ids from 0 to {tensor.vocabulary - 1}, what the model's Embedding knows. "
+                f"Received: {low if low < 0 else high}. Encode with the vocabulary that the model was trained with."
+            )
+    elif array.dtype != tensor.dtype and np.dtype(tensor.dtype).kind in "iu":
+        bounds = np.iinfo(tensor.dtype)
         if array.min() < bounds.min or array.max() > bounds.max:
             raise ValueError(f"Input {tensor.name!r} is {tensor.dtype}. Received: values beyond its range.")
-    return array.astype(target)
 
 
 def _as_state(state: Any, array: Any, rows: int) -> np.ndarray:
