@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-BACKENDS = ("torch", "tensorflow", "jax")
+BACKENDS = ("jax", "tensorflow", "torch")
 EXTRAS = "tensorflow,jax,torch,datasets,export,examples,test,docs"
 # First and alone: where pip is pointed at CPU builds it finds this one, and a later range does not replace it.
 TORCH = "torch==2.13.0"
