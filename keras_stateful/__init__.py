@@ -4,6 +4,7 @@ Names are imported when first used, so that `from keras_stateful import load_ses
 artifact's own runtime, and nothing else.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +48,9 @@ def __getattr__(name: str) -> Any:
 def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
 
+
+if "keras" in sys.modules:
+    import_module("keras_stateful.convert")  # registers the classes that `keras.models.load_model` looks for
 
 if TYPE_CHECKING:
     from keras_stateful.callbacks import ResetStatesCallback
