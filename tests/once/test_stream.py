@@ -179,63 +179,6 @@ def test_a_generator_is_read_once():
     assert len(list(again)) == len(list(again)) == 8
 
 
-BAD = {
-    "empty": (lambda: StatefulStream([], 2, 4), ValueError, "gives no document"),
-    "one array": (
-        lambda: StatefulStream(np.arange(9), 2, 4),
-        TypeError,
-        "one array is read by `StatefulSequence`",
-    ),
-    "no source": (lambda: StatefulStream(5, 2, 4), TypeError, "must be an iterable of documents"),
-    "single values": (lambda: StatefulStream([3, 4], 2, 4), ValueError, "a single value"),
-    "text": (lambda: StatefulStream(["abc"], 2, 4), TypeError, "encode="),
-    "ends early": (
-        lambda: list(StatefulStream([np.arange(3)], 2, 4)),
-        ValueError,
-        "ends within the first window",
-    ),
-    "too short": (lambda: list(make([30, 40, 1, 9])), ValueError, r"source\[2\] of 1 time steps"),
-    "offset": (
-        lambda: list(make([30, 40, 5, 9], target_offset=5)),
-        ValueError,
-        r"source\[2\] of 5 time steps",
-    ),
-    "ragged": (
-        lambda: list(StatefulStream([np.ones((9, 2)), np.ones((9, 3))], 1, 4)),
-        ValueError,
-        r"source\[1\]",
-    ),
-    "lengths": (
-        lambda: StatefulStream([{"a": np.arange(3), "b": np.arange(4)}], 1, 2, targets="a"),
-        ValueError,
-        "same time",
-    ),
-    "nan": (lambda: StatefulStream([np.full((9, 2), np.nan)], 1, 4), ValueError, "document 0, time step 0"),
-    "weights": (
-        lambda: StatefulStream(
-            [{"a": np.arange(9), "w": -np.ones(9)}], 1, 4, targets="a", target_offset=1, sample_weight="w"
-        ),
-        ValueError,
-        "0 or more",
-    ),
-    "offset 0": (lambda: make([30], target_offset=0), ValueError, "asks for the input itself"),
-    "key": (lambda: make([30], targets="y"), ValueError, "must name a key"),
-    "ignore": (lambda: make([30], boundary="ignore"), ValueError, '"align" or "pack"'),
-    "label_at": (lambda: make([30], label_at="last"), ValueError, "label_at"),
-    "steps": (lambda: make([30], steps_per_epoch=0), ValueError, "steps_per_epoch"),
-    "rows": (lambda: make([30], rows=0), ValueError, "batch_size=0"),
-    "floats": (lambda: StatefulStream([np.ones(9)], 1, 4), ValueError, "holds ids"),
-    "int64": (lambda: StatefulStream([np.arange(9) + 2**40], 1, 4), ValueError, "do not fit int32"),
-}
-
-
-@pytest.mark.parametrize("name", BAD)
-def test_bad_input(name):
-    make_it, error, text = BAD[name]
-    with pytest.raises(error, match=text):
-        make_it()
-
-
 def test_missing_targets_have_weight_0():
     y = np.array([[1.0], [np.nan], [3.0], [4.0]])
     doc = {"x": np.ones((4, 1)), "y": y, "w": np.array([1.0, 0, 1, 1])}
