@@ -162,7 +162,7 @@ def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarra
 
     Raises:
         TypeError: not a step model.
-        ValueError: the model's graph passes an `initial_state` of its own, which depends on the inputs.
+        ValueError: no rows; the model's graph passes an `initial_state` of its own, which depends on the inputs.
 
     Example:
 
@@ -178,6 +178,8 @@ def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarra
         raise TypeError(
             f"`step_model` must come from `to_step_model(model)`. Received: {type(step_model).__name__}."
         )
+    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be an int of at least 1. Received: batch_size={batch_size!r}.")
     if step_model.initial_state_given:
         raise ValueError(
             f"The initial state of {step_model.initial_state_given} is computed by the model's own graph from its "
