@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "ResetStatesCallback": "callbacks",
+    "ResumeTraining": "resume",
     "SampleText": "sample_text",
     "Session": "session",
     "StatefulSequence": "sequence",
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
     from keras_stateful.documents import ValidateDocuments, evaluate_documents, predict_documents
     from keras_stateful.export import export_step_model
     from keras_stateful.generation import generate, stream
+    from keras_stateful.resume import ResumeTraining
     from keras_stateful.sample_text import SampleText
     from keras_stateful.sequence import StatefulSequence
     from keras_stateful.session import Session, load_session

@@ -8,6 +8,7 @@ any `keras.src.trainers.data_adapters.data_adapter.DataAdapter` as it is ("Allow
 
 import itertools
 import math
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,37 @@ class Batches(keras.utils.PyDataset, DataAdapter):
     def __iter__(self) -> Iterator[tuple]:
         return self.read_pass()
 
+    # Where a training stands in the data, for `ResumeTraining`
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What makes the batches what they are, as JSON: arguments, and checksums of data."""
+        raise NotImplementedError
+
+    def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:
+        """Where a pass stands after some batches, as JSON; batches that were only read ahead do not count.
+
+        Args:
+            batches: of the pass, those that were trained on.
+            epoch: the pass.
+            over: whether the next epoch begins a new pass.
+        """
+        raise NotImplementedError
+
+    def seek(self, position: dict[str, Any]) -> None:
+        """The pass that is read next goes on from a `position`, in this process or another.
+
+        Raises:
+            ValueError: data that cannot be repositioned, or that are no longer what they were.
+        """
+        raise NotImplementedError
+
+    def check_seekable(self) -> None:
+        """Raises a ValueError for data that cannot be repositioned."""
+
+    def ends_at(self, batches: int) -> bool:
+        """Whether the present pass has no more than these batches."""
+        return self.num_batches is not None and batches >= self.num_batches
+
     # keras.src.trainers.data_adapters.data_adapter.DataAdapter
 
     def get_numpy_iterator(self) -> Iterator[tuple]:
@@ -51,7 +83,7 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         return (keras.tree.map_structure(keras.ops.convert_to_tensor, batch) for batch in self.read_pass())
 
     def get_tf_dataset(self) -> Any:
-        return self.as_tf_dataset()
+        return self._tf_dataset(counted=False)  # a pass that is resumed has fewer batches than `num_batches`
 
     def as_tf_dataset(self) -> Any:
         """The batches as a `tf.data.Dataset`, for a training loop of one's own; `fit` needs only the sequence itself.
@@ -59,6 +91,9 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         Returns:
             A `tf.data.Dataset` of batches with static shapes. Each iterator of it reads one pass.
         """
+        return self._tf_dataset(counted=self.num_batches is not None)
+
+    def _tf_dataset(self, counted: bool) -> Any:
         import tensorflow as tf
 
         # Where the end comes unforeseen, Keras's step runs once more, without a batch: had the rows a static number, it
@@ -69,7 +104,7 @@ class Batches(keras.utils.PyDataset, DataAdapter):
             self.signature(),
         )
         dataset = tf.data.Dataset.from_generator(self.read_pass, output_signature=signature)
-        if self.num_batches is not None:
+        if counted:
             dataset = dataset.apply(tf.data.experimental.assert_cardinality(self.num_batches))
         return dataset.prefetch(_PREFETCH)
 
@@ -104,11 +139,23 @@ def in_order(read: Callable[[int], Any], indices: Iterable[int], workers: int, a
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def checksum(parts: Any, start: int = 0) -> int:
+    """CRC-32 of the bytes of all arrays in a structure."""
+    for part in keras.tree.flatten(parts):
+        start = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, start) if np.size(part) else start
+    return start
+
+
 def spec_bytes(signature: Any) -> int:
     """Bytes of a batch with this signature."""
     sizes: list[int] = []
     _map_specs(lambda shape, dtype: sizes.append(math.prod(shape) * dtype.itemsize), signature)
     return sum(sizes)
+
+
+def zeros(signature: Any) -> Any:
+    """A batch of zeros with this signature."""
+    return _map_specs(np.zeros, signature)
 
 
 def _map_specs(make: Callable, structure: Any) -> Any:

@@ -7,6 +7,9 @@
 | `mask_of` is `keras.src.backend.common.masking.get_keras_mask` | Keras drops the implicit mask of a call with several tensors, and scales sample weights by it | 3.12 to 3.15 |
 | `compile_arguments` reads `Trainer._compile_config` | `get_compile_config` cannot serialize every loss | 3.12 to 3.15 |
 | `fit_arguments` looks at the frame of `fit` | callbacks are not told data, shuffle or weights | 3.12 to 3.15 |
+| `skip_steps` wraps the epoch iterator's `_enumerate_iterator`, `begin_at` sets `Trainer._initial_epoch` | `fit` begins an epoch at its first step | 3.12 to 3.15 |
+| `build_for_training` is `Trainer._symbolic_build` | on TensorFlow metrics have no variables before the first step | 3.12 to 3.15 |
+| `global_seed_state` is that of `keras.src.random.seed_generator.global_seed_generator` | it cannot be read otherwise without drawing from it | 3.12 to 3.15 |
 | `rnn_loop` is `keras.src.backend.rnn` | `keras.ops.scan` wants outputs shaped like the states on TensorFlow | 3.12 to 3.15 |
 | `ensure_batch` | nothing in `keras.ops` checks a shape at run time; TensorFlow broadcasts one row silently | 3.12 to 3.15 |
 
@@ -21,7 +24,9 @@ from typing import Any, NamedTuple
 
 import keras
 from keras.src import backend as _keras_backend
+from keras.src.backend.common import global_state as _keras_state
 from keras.src.backend.common import masking as _keras_masking
+from keras.src.random import seed_generator as _keras_seeds
 
 rnn_loop = _keras_backend.rnn
 
@@ -123,3 +128,66 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
     `get_compile_config` is public but serializes, which fails for a loss that is a local function.
     """
     return dict(model._compile_config.config)
+
+
+def begin_at(model: keras.Model, epoch: int | None) -> None:
+    """The epoch at which the running `fit` begins; None for what its argument says. To be called before the first."""
+    model._initial_epoch = epoch
+
+
+def epoch_iterator(model: keras.Model) -> Any:
+    """What counts the steps of the `fit` of this model that is running, or None."""
+    frame: Any = sys._getframe()
+    while frame is not None:
+        local = frame.f_locals
+        if frame.f_code.co_name == "fit" and local.get("self") is model and "epoch_iterator" in local:
+            return local["epoch_iterator"]
+        frame = frame.f_back
+    return None
+
+
+def skip_steps(iterator: Any, steps: int, position: int, num_batches: int | None) -> None:
+    """The epoch that an epoch iterator begins next is counted from `steps` on; no batch is read for those before.
+
+    Args:
+        iterator: from `epoch_iterator`.
+        steps: of the epoch, done before.
+        position: batches of the pass, read before; more than `steps` where a pass lasts for several epochs.
+        num_batches: what the iterator had found out about the length of the data.
+    """
+    enumerate_all = iterator._enumerate_iterator
+    if num_batches is not None:
+        iterator._num_batches = num_batches
+
+    def enumerate_rest() -> Iterator[tuple]:
+        del iterator._enumerate_iterator  # later epochs are Keras's own
+        if iterator.steps_per_epoch is not None:
+            iterator._current_iterator = iter(iterator._get_iterator())
+            iterator._steps_seen = position - steps
+        for begin, end, data in enumerate_all():
+            if begin >= steps:
+                yield begin, end, data
+
+    iterator._enumerate_iterator = enumerate_rest
+
+
+def known_batches(iterator: Any) -> int | None:
+    """What an epoch iterator has found out about the length of its data."""
+    return iterator._num_batches
+
+
+def build_for_training(model: keras.Model, batch: tuple) -> None:
+    """Makes the variables of metrics and optimizer, as the first step would."""
+    model._symbolic_build(data_batch=batch)
+
+
+def global_seed_state(create: bool) -> Any:
+    """The variable of the seed generator that Keras uses where none is given; None where there is none yet.
+
+    Args:
+        create: whether to make it then.
+    """
+    if create:
+        return _keras_seeds.global_seed_generator().state
+    generator = _keras_state.get_global_attribute(_keras_seeds.GLOBAL_SEED_GENERATOR)
+    return None if generator is None else generator.state

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_stateful.adapter import Batches, in_order, spec_bytes
+from keras_stateful.adapter import Batches, checksum, in_order, spec_bytes
 from keras_stateful.corpus import Lazy, open_corpus
 from keras_stateful.layout import Dealt, Plan, Settings, Spans, Streams, longest_unwasted
 from keras_stateful.targets import Target, Weights, open_targets
@@ -16,6 +16,7 @@ from keras_stateful.targets import Target, Weights, open_targets
 BOUNDARIES = ("align", "pack", "ignore")
 _WASTEFUL = 0.8
 _TALL = 1 << 21  # bytes of batches that are gathered together
+_CHECKED = 1 << 28  # bytes of a corpus in memory that a fingerprint reads
 
 
 class Span(NamedTuple):
@@ -161,7 +162,7 @@ class StatefulSequence(Batches):
         self._weighted = self._plan.padded or self._weights is not None or not every
         for source in {f.source for f in self._corpus.fields.values() if isinstance(f, Lazy)}:
             source.capacity = max(source.capacity, 4 * self._rows)
-        self.epoch = 0
+        self.epoch = self._begin_at = 0
         if self.utilization < _WASTEFUL:
             warnings.warn(self._remedies(), UserWarning, stacklevel=2)
 
@@ -271,14 +272,15 @@ class StatefulSequence(Batches):
     def read_pass(self) -> Iterator[tuple]:
         """The batches of one epoch: the present one when the first is asked for; with the last, the next begins."""
         epoch, total = self.epoch, self.num_batches
+        first, self._begin_at = self._begin_at, 0
         at_once = max(1, min(32, _TALL // spec_bytes(self.signature()), total))
 
         def read(begin: int) -> list[tuple]:
             return list(self._batches(begin, min(begin + at_once, total), epoch))
 
-        given = 0
+        given = first
         for batches in in_order(
-            read, range(0, total, at_once), self.workers, -(-self.max_queue_size // at_once)
+            read, range(first, total, at_once), self.workers, -(-self.max_queue_size // at_once)
         ):
             for batch in batches:
                 given += 1
@@ -302,6 +304,43 @@ class StatefulSequence(Batches):
             weights[key] = ((rows, window), np.dtype("float32"))
         parts = (y, weights) if self._weighted else (y,)
         return (x, *(part[None] if None in y else part for part in parts))
+
+    def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:
+        """Where pass `epoch` stands after some batches; see `Batches.position`."""
+        return {"epoch": epoch + 1, "batch": 0} if over else {"epoch": epoch, "batch": batches}
+
+    def seek(self, position: dict[str, Any]) -> None:
+        """The pass that is read next is that of `position`, from there on."""
+        epoch = whole_number("epoch", position["epoch"], 0)
+        self.epoch, self._begin_at = epoch, self._checked(position["batch"])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Arguments, and checksums of data: of all batches up to 256 MB in memory, else of 32 batches spread over the epoch."""
+        least, bytes_each = 32, spec_bytes(self.signature())
+        in_memory = all(f.in_memory for f in self._corpus.fields.values())
+        count = min(self.num_batches, max(least, _CHECKED // bytes_each if in_memory else 0))
+        found = 0
+        for i in sorted({round(i) for i in np.linspace(0, self.num_batches - 1, count)}):
+            for batch in self._batches(i, i + 1, 0):
+                found = checksum(batch, found)
+        drawn = self.shuffle or self.shift_windows
+        return {
+            "kind": type(self).__name__,
+            "batch_size": self.global_batch_size,
+            "sequence_length": self.sequence_length,
+            "boundary": self.boundary,
+            "max_document_length": self.max_document_length,
+            "burn_in": self.burn_in,
+            "shuffle": self.shuffle,
+            "shift_windows": self.shift_windows,
+            "seed": self.seed if drawn else None,
+            "resets": self.resets,
+            "shard": list(self.shard),
+            "documents": len(self._lengths),
+            "time steps": int(self._lengths.sum()),
+            "lengths": checksum(self._lengths),
+            "data": found,
+        }
 
     # Arguments
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_stateful.adapter import Batches
+from keras_stateful.adapter import Batches, checksum, zeros
 from keras_stateful.corpus import as_document, is_array, is_tf_dataset, not_finite, out_dtype
 from keras_stateful.sequence import whole_number
 from keras_stateful.targets import LABEL_AT, read_offsets
@@ -33,6 +33,7 @@ class _Document(NamedTuple):
     steps: int  # that have all their targets
     arrays: dict[Any, np.ndarray]
     weights: np.ndarray | float
+    checksum: int
 
 
 class _Row:
@@ -151,9 +152,9 @@ class StatefulStream(Batches):
         answers |= set() if sample_weight is None else {sample_weight}
         self._inputs = [k for k, (_, _, single) in self._like.items() if not single and k not in answers]
         self._check_inputs(targets)
-        self._documents: Iterator[_Document] = itertools.chain(
-            [self._prepared(0, first)], self._read(items, 1)
-        )
+        opening = self._prepared(0, first)
+        self._opening = opening.checksum
+        self._documents: Iterator[_Document] = itertools.chain([opening], self._read(items, 1))
 
         self._lock = threading.RLock()
         self._rows = [_Row() for _ in range(self.batch_size)]
@@ -162,6 +163,9 @@ class StatefulStream(Batches):
         self._pass = self._made = self._given = 0  # its number, its batches
         self._finished = False
         self._masks: dict[int, np.ndarray] = {}
+        self._positions: dict[int, dict] = {}  # after as many batches
+        self._taken = 0  # documents of the source, since it was opened last
+        self._sought = False
         self._counted = self._all = 0.0  # steps of this pass over the source
         self._share: float | None = None  # of the pass before
         self._real_steps = self._all_steps = 0
@@ -264,7 +268,8 @@ class StatefulStream(Batches):
 
     def _begin(self) -> None:
         """Begins an epoch, or goes on with one that was begun for its masks."""
-        if not self._given and not self._finished:
+        if self._sought or (not self._given and not self._finished):
+            self._sought = False
             return
         if not self._finished and len(self._handed) <= _PEEKED:
             self._ready.extendleft(reversed(self._handed))
@@ -278,7 +283,7 @@ class StatefulStream(Batches):
     def _restart(self) -> None:
         self._ready.clear()
         self._rows = [_Row() for _ in range(self.batch_size)]
-        self._documents = self._read(self._open())
+        self._documents, self._taken = self._read(self._open()), 0
         if self._finished and self._all:
             self._share = self._counted / self._all
         self._counted = self._all = 0.0
@@ -304,7 +309,121 @@ class StatefulStream(Batches):
         if document is None and self.steps_per_epoch is not None and not self._once:
             self._documents = self._read(self._open())
             document = next(self._documents, None)
+        if document is not None:
+            self._taken = document.number + 1
         return document
+
+    # Where a training stands
+
+    def ends_at(self, batches: int) -> bool:
+        """Whether the present pass has no more than these batches; reads ahead to see it."""
+        self.reset_mask(batches)
+        with self._lock:
+            return self._made <= batches
+
+    def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:
+        """Where the present pass stands after some batches: which step of which document each row is at.
+
+        Args:
+            batches: not far behind the last one given.
+            epoch: not needed.
+            over: whether the next epoch begins a new pass.
+        """
+        with self._lock:
+            batches = min(batches, self._made)
+            return {**self._positions[batches], "batch": batches, "over": over, "finished": self._finished}
+
+    def _here(self) -> dict[str, Any]:
+        rows = [
+            None if r.document is None else [r.document.number, r.at, r.document.checksum] for r in self._rows
+        ]
+        return {
+            "taken": self._taken,
+            "rows": rows,
+            "share": self._share,
+            "steps": [self._counted, self._all, self._real_steps, self._all_steps],
+        }
+
+    def seek(self, position: dict[str, Any]) -> None:
+        """The next pass goes on from `position`; the source is read again from its start up to there.
+
+        Raises:
+            ValueError: a source that is read once, or that gives other documents than it did.
+        """
+        self.check_seekable()
+        with self._lock:
+            self._ready.clear()
+            self._handed.clear()
+            self._masks.clear()
+            self._positions.clear()
+            self._share, over = position["share"], bool(position["over"])
+            self._counted, self._all, self._real_steps, self._all_steps = position["steps"]
+            self._finished = bool(position["finished"])
+            self._pass += 1
+            if over and self.steps_per_epoch is None:
+                self._restart()
+            else:
+                self._reread(position["rows"], position["taken"])
+            self._sought = not over
+            self._made = self._given = 0 if over else position["batch"]
+            self._finished = False
+
+    def check_seekable(self) -> None:
+        """Raises a ValueError for a source that is read once."""
+        if self._once:
+            raise ValueError(
+                "`source` cannot be repositioned: it is read once. Received: an iterator. Pass a function that makes one, "
+                "`StatefulStream(lambda: read_documents(path), ...)`, or anything that can be read again."
+            )
+
+    def _reread(self, rows: list, taken: int) -> None:
+        """Opens the source, and gives each row the document that it was reading."""
+        numbers = {row[0] for row in rows if row is not None}
+        found: dict[int, _Document] = {}
+        items = self._open()
+        for i in range(max(numbers, default=-1) + 1):
+            item = self._skip(items, i)
+            if i in numbers:
+                found[i] = self._prepared(i, as_document(f"source[{i}]", item, self._encode))
+        for row, here in zip(self._rows, rows, strict=True):
+            row.document, row.at = None, 0
+            if here is not None:
+                number, row.at, wanted = here
+                row.document = found[number]
+                if row.document.checksum != wanted or not 0 < row.at < row.document.steps:
+                    raise ValueError(
+                        f"`source` gives other documents than when the training was saved. Received: another source[{number}]. "
+                        "It must give the same documents in the same order each time it is read; a shuffle needs a fixed seed."
+                    )
+        begun = max(numbers, default=-1) + 1
+        if begun > taken:  # those rows still read what the source gave before it began again
+            items, begun = self._open(), 0
+        for i in range(begun, taken):
+            self._skip(items, i)
+        self._documents, self._taken = self._read(items, taken), taken
+
+    def _skip(self, items: Iterator, number: int) -> Any:
+        for item in items:
+            return item
+        raise ValueError(
+            "`source` gives fewer documents than when the training was saved. Received: an end after "
+            f"{number} documents. It must give the same documents in the same order each time it is read."
+        )
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Arguments, and a checksum of the first document."""
+        return {
+            "kind": type(self).__name__,
+            "batch_size": self.global_batch_size,
+            "sequence_length": self.sequence_length,
+            "boundary": self.boundary,
+            "burn_in": self.burn_in,
+            "resets": self.resets,
+            "steps_per_epoch": self.steps_per_epoch,
+            "label_at": self.label_at,
+            "target_offset": list(self._offsets),
+            "first document": self._opening,
+        }
 
     # Batches
 
@@ -337,12 +456,15 @@ class StatefulStream(Batches):
         self._masks[self._made] = mask
         self._masks.pop(self._made - _MASKS, None)
         self._made += 1
+        self._positions[self._made] = self._here()
+        self._positions.pop(self._made - _MASKS, None)
         return batch, mask
 
     def _next_is_none(self) -> bool:
-        document = self._next_document()
+        taken, document = self._taken, self._next_document()
         if document is not None:
             self._documents = itertools.chain([document], self._documents)
+            self._taken = taken
         return document is None
 
     def _fill(self, row: _Row) -> list[tuple[int, _Document, int, int]]:
@@ -363,8 +485,7 @@ class StatefulStream(Batches):
         return spans
 
     def _gather(self, filled: list) -> tuple[tuple, np.ndarray, float]:
-        zeros = _zeros(self.signature())
-        x, y, w = zeros
+        x, y, w = zeros(self.signature())
         inputs = x if self._is_dict else {None: x[0] if self.resets else x}
         targets = y if isinstance(y, dict) else {None: y}
         mask, weights = self._no_resets(), np.zeros((self.batch_size, self.sequence_length), "float32")
@@ -462,7 +583,7 @@ class StatefulStream(Batches):
                     f"`{name}` has integers that do not fit int32, which batches have. Received: {values.min()} to "
                     f"{values.max()}. Number the ids from 0, or store the values as floating point."
                 )
-        return _Document(number, steps - reach, arrays, weights)
+        return _Document(number, steps - reach, arrays, weights, checksum(arrays))
 
     def _weights(self, number: int, arrays: dict) -> np.ndarray | float:
         if self._weight_key is None:
@@ -553,11 +674,3 @@ def _checked_source(source: Any) -> Any:
             f"`source` must be an iterable of documents, or a function that gives one. Received: {type(source).__name__}."
         )
     return source
-
-
-def _zeros(structure: Any) -> Any:
-    if isinstance(structure, dict):
-        return {k: _zeros(v) for k, v in structure.items()}
-    if len(structure) == 2 and isinstance(structure[1], np.dtype):
-        return np.zeros(*structure)
-    return tuple(_zeros(v) for v in structure)
