@@ -191,6 +191,9 @@ class Rewriter:
         copy = copy_layer(layer, cls, **config)
         copy = time_distributed.plain(copy) if self.plain else time_distributed.for_any_length(copy)
         if same_cell:
+            # The cell that is put aside stays tracked, and on JAX `predict_on_batch` runs a model with an unbuilt layer
+            # once more without compiling it, at every call.
+            copy.cell.built = True
             copy.cell = layer.cell
         else:
             self._pending.append((layer, copy, skip_initializers(copy)))
