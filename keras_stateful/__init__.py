@@ -15,6 +15,7 @@ _HOME = {
     "ResumeTraining": "resume",
     "SampleText": "sample_text",
     "Session": "session",
+    "StateMonitor": "state_monitor",
     "StatefulSequence": "sequence",
     "StatefulStream": "stateful_stream",
     "ValidateDocuments": "documents",
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
     from keras_stateful.sample_text import SampleText
     from keras_stateful.sequence import StatefulSequence
     from keras_stateful.session import Session, load_session
+    from keras_stateful.state_monitor import StateMonitor
     from keras_stateful.stateful_stream import StatefulStream
     from keras_stateful.states import get_states, preserve_states, reset_states, set_states
     from keras_stateful.step_model import initial_states, to_step_model

@@ -1,0 +1,210 @@
+"""What `StateMonitor` writes is what NumPy finds in the states; the training is what it is without it."""
+
+import csv
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_stateful as ks
+
+ROWS, WINDOW, STEPS = 4, 5, 6
+
+
+def data(steps=STEPS):
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((steps * ROWS, WINDOW, 3)).astype("float32")
+    return x, rng.standard_normal((steps * ROWS, WINDOW, 2)).astype("float32")
+
+
+def network(*stack, converted=True, rate=0.0, **compile_arguments):
+    """Stack and a Dense on top; plain Keras layers with `stateful=True`, or converted."""
+    model = keras.Sequential([keras.Input((WINDOW, 3), batch_size=ROWS), *stack, layers.Dense(2)])
+    model = ks.to_stateful(model, ROWS) if converted else model
+    model.compile(keras.optimizers.SGD(rate), "mse", **compile_arguments)
+    return model
+
+
+def two_layers():
+    """With kernels so wide that some units saturate."""
+    keras.utils.set_random_seed(3)
+    wide = keras.initializers.RandomNormal(stddev=8.0, seed=0)
+    options = {"return_sequences": True, "stateful": True, "kernel_initializer": wide}
+    return layers.LSTM(5, name="lstm", **options), layers.GRU(4, name="gru", **options)
+
+
+def fit(model, *callbacks, x=None, epochs=1, steps=STEPS, **arguments):
+    given, y = data(steps)
+    model.fit(given if x is None else x, y, batch_size=ROWS, shuffle=False, verbose=0, epochs=epochs,
+              callbacks=[ks.ResetStatesCallback(), *callbacks], **arguments)  # fmt: skip
+    return model.history.history
+
+
+class Logs(keras.callbacks.Callback):
+    """Keeps what stands in the logs of each batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches.append({k: v for k, v in logs.items() if k != "loss"})
+
+
+def by_hand(old, new, squashed):
+    """The three measures of one layer, from its states at two looks and the values that can saturate."""
+    norms, changes = [], []
+    for row in range(ROWS):
+        before = np.concatenate([s[row] for s in old])
+        after = np.concatenate([s[row] for s in new])
+        size = [np.sqrt((v**2).sum()) for v in (before, after)]
+        norms.append(size[1])
+        changes.append(np.sqrt(((after - before) ** 2).sum()) / max(size))
+    return {"norm": np.mean(norms), "saturation": (np.abs(squashed) > 0.99).mean(), "drift": np.mean(changes)}
+
+
+@pytest.mark.parametrize("converted", [True, False])
+def test_values_are_those_of_the_states_in_the_middle_of_an_epoch(converted):
+    model, seen = network(*two_layers(), converted=converted), Logs()
+    history = fit(model, ks.StateMonitor(every=2), seen)
+    twin = ks.to_inference(model, ROWS)
+    x, _ = data()
+    states = [ks.get_states(twin)]
+    for i in range(STEPS):
+        twin.predict_on_batch(x[i * ROWS : (i + 1) * ROWS])
+        states.append(ks.get_states(twin))
+    assert seen.batches[0] == {}  # no look yet
+    looks = []
+    for step in (2, 4, 6):
+        old, new = states[step - 2], states[step]
+        wanted = {
+            **{f"lstm/{k}": v for k, v in by_hand(old["lstm"], new["lstm"], np.tanh(new["lstm"][1])).items()},
+            **{f"gru/{k}": v for k, v in by_hand(old["gru"], new["gru"], new["gru"][0]).items()},
+        }
+        assert seen.batches[step - 1] == pytest.approx(wanted, abs=1e-5)
+        looks.append(wanted)
+    assert seen.batches[2] == seen.batches[1]  # the last look, until the next
+    assert any(look["gru/saturation"] > 0 for look in looks)
+    for name in looks[0]:
+        assert history[name] == [pytest.approx(np.mean([look[name] for look in looks]), abs=1e-5)]
+
+
+@pytest.mark.parametrize("converted", [True, False])
+def test_training_is_the_same_with_and_without_it(converted):
+    arguments = {"converted": converted, "rate": 0.1}
+    plain, watched = network(*two_layers(), **arguments), network(*two_layers(), **arguments)
+    assert fit(plain, epochs=2)["loss"] == fit(watched, ks.StateMonitor(every=1), epochs=2)["loss"]
+    for a, b in zip(plain.get_weights(), watched.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_reads_the_logs_finds_every_layer_in_every_epoch(tmp_path):
+    """Also where an epoch is shorter than `every`, next to validation, and for some of the layers."""
+    model = network(*two_layers(), rate=0.1)
+    x, y = data(1)
+    stop = keras.callbacks.EarlyStopping(monitor="gru/norm", mode="min", patience=9)
+    callbacks = [
+        ks.StateMonitor(every=100, layers=["gru"]),
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        stop,
+    ]
+    history = fit(model, *callbacks, epochs=2, validation_data=(x, y))
+    names = {"gru/norm", "gru/saturation", "gru/drift"}
+    assert set(history) == names | {"loss", "val_loss"}
+    assert stop.best in history["gru/norm"]
+    with open(tmp_path / "log.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for name in names:
+        assert [float(row[name]) for row in rows] == pytest.approx(history[name])
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch takes one step at a time")
+def test_several_steps_in_one_execution():
+    seen = Logs()
+    fit(network(*two_layers(), steps_per_execution=2), ks.StateMonitor(every=3), seen)
+    assert [len(logs) > 0 for logs in seen.batches] == [False, True, True]  # after 2, 4 and 6 steps
+
+
+# Warnings
+
+
+def rnn(activation, recurrent, bias, kernel=0.0):
+    """A SimpleRNN of 4 units, each for itself."""
+    return layers.SimpleRNN(
+        4, activation, return_sequences=True, name="rnn",
+        kernel_initializer=keras.initializers.Constant(kernel),
+        recurrent_initializer=keras.initializers.Identity(recurrent),
+        bias_initializer=keras.initializers.Constant(bias),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("layer", "says"),
+    [
+        (lambda: rnn("linear", 1.5, 1.0), "`rnn` blows up: a value of .* at epoch 1, batch 4.*tanh"),
+        (lambda: rnn("relu", 0.5, -1.0), "`rnn` is dead: no value above 0.0001 in any of 4 rows at epoch 1, batch 2"),
+        (lambda: rnn("tanh", 0.0, 1.0), "`rnn` stands still: no row changed .* at epoch 1, batch 4"),
+    ],
+    ids=["blows up", "dead", "stands still"],
+)  # fmt: skip
+def test_sick_states_are_told_once(layer, says):
+    with pytest.warns(UserWarning, match=says) as told:
+        fit(network(layer()), ks.StateMonitor(every=2), epochs=2)
+    assert len([w for w in told if "The state of" in str(w.message)]) == 1
+
+
+def test_states_that_are_no_numbers_are_told_once_with_their_rows():
+    x, _ = data()
+    x[ROWS + 2] = np.nan  # row 2 in batch 1
+    seen = Logs()
+    with pytest.warns(UserWarning, match=r"`lstm` is not finite: .*rows 2 of 4 at epoch 1, batch 2") as told:
+        fit(network(*two_layers()), ks.StateMonitor(every=1, layers=["lstm"]), seen, x=x)
+    assert len([w for w in told if "not finite" in str(w.message)]) == 1
+    assert all(np.isnan(v) for v in seen.batches[1].values())
+    assert all(np.isfinite(v) for v in seen.batches[0].values())
+
+
+def test_healthy_states_are_no_warning():
+    model = network(*two_layers(), rate=0.1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(model, ks.StateMonitor(every=1), epochs=2)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="the others carry, or crash")
+def test_a_state_that_never_arrives_is_told():
+    model = network(*two_layers(), converted=False)
+    x, y = data()
+    with pytest.warns(UserWarning, match="`gru` is dead.*ResetStatesCallback"):
+        model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=0, callbacks=[ks.StateMonitor(every=2)])
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(
+    ("every", "error"), [(0, ValueError), (-3, ValueError), (2.5, TypeError), (True, TypeError)]
+)
+def test_every_must_be_a_number_of_steps(every, error):
+    with pytest.raises(error, match=rf"`every`.*Received: every={every}"):
+        ks.StateMonitor(every=every)
+
+
+def test_refused_before_the_first_step(tmp_path):
+    model = network(*two_layers(), rate=0.1)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"`layers` .*'lsmt'; the model has \['lstm', 'gru'\]"):
+        fit(model, ks.StateMonitor(layers=["lsmt"]))
+    with pytest.raises(ValueError, match=r"`CSVLogger` would not see.*\[StateMonitor"):
+        fit(model, keras.callbacks.CSVLogger(tmp_path / "log.csv"), ks.StateMonitor())
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+def test_a_model_without_states():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2)])
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=r"`StateMonitor` needs a model that carries.*to_stateful"):
+        model.fit(np.zeros((4, 3)), np.zeros((4, 2)), verbose=0, callbacks=[ks.StateMonitor()])
