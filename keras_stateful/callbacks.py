@@ -123,10 +123,7 @@ class ResetStatesCallback(keras.callbacks.Callback):
                 )
         if not self._resets_inside and (self._position or self.at_epoch_begin):
             self._reset_rows(self.sequence, self._position, self._pass)
-
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        if self.sequence is None:
-            return
+        # Counted here: a callback with `on_train_batch_end` makes Keras wait for the loss of each step.
         self._position += self._network.steps_per_execution
         total = self.sequence.num_batches
         if total is not None and self._position >= total and not self._whole_passes:
