@@ -5,7 +5,7 @@ to fit the training batch, and neither the model's state nor its metrics are tou
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -274,7 +274,7 @@ class _Scorer:
             keras.layers.Identity(name=name, dtype=tensor.dtype)(tensor)
             for name, tensor in zip(compat.functional(model).output_names, inputs, strict=True)
         ]
-        self.model = keras.Model(
+        self.model = _Metrics(
             inputs, keras.tree.pack_sequence_as(compat.functional(model).output, outputs), name="scorer"
         )
         self.model.compile(**arguments)
@@ -327,11 +327,8 @@ class _Scorer:
         for w in keras.tree.flatten(weight):
             w[len(windows) :] = 0
         y_pred = keras.tree.flatten(y_pred)
+        self.model.put_away = self.put_away.get(document, [])
         self.model.reset_metrics()
-        for variable, value in zip(
-            self.model.metrics_variables, self.put_away.get(document, []), strict=False
-        ):
-            variable.assign(value)
         scores = self.model.test_on_batch(
             y_pred if len(y_pred) > 1 else y_pred[0], y, sample_weight=weight, return_dict=True
         )
@@ -339,6 +336,17 @@ class _Scorer:
             np.array(keras.ops.convert_to_numpy(v)) for v in self.model.metrics_variables
         ]
         self.scores[document] = {name: float(value) for name, value in scores.items()}
+
+
+class _Metrics(keras.Model):
+    """Resets its metrics, which Keras does at each `test_on_batch`, to the values put away."""
+
+    put_away: Sequence[np.ndarray] = ()
+
+    def reset_metrics(self) -> None:
+        super().reset_metrics()
+        for variable, value in zip(self.metrics_variables, self.put_away, strict=False):
+            variable.assign(value)
 
 
 def _evaluate_one_by_one(model: keras.Model, documents: Any, sequence_length: int, layout: dict) -> dict:

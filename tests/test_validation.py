@@ -134,7 +134,7 @@ def test_pack_resets_exactly_where_documents_start():
     np.testing.assert_allclose(history["loss"][0], losses.mean(), atol=1e-5)
 
 
-@pytest.mark.parametrize(("batch_size", "sequence_length"), [(None, 128), (2, 5), (1, 7), (5, 16)])
+@pytest.mark.parametrize(("batch_size", "sequence_length"), [(None, 128), (2, 5), (1, 7), (5, 16), (3, 1)])
 def test_evaluate_documents_equals_each_document_in_one_call(batch_size, sequence_length):
     model = model_for("mask")
     model.predict_on_batch([np.ones((3, 8), "int32"), np.zeros(3, bool)])
