@@ -9,6 +9,7 @@ import binascii
 import hashlib
 import json
 import math
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -37,7 +38,7 @@ _DTYPES = frozenset(
         "float64",
     ]
 )  # NumPy has no bfloat16
-_LARGEST_MANIFEST = 64 << 20  # bytes
+_LARGEST_MANIFEST = 16 << 20  # bytes; as Python objects up to thirty times that
 _LARGEST_STATE = 1 << 26  # numbers in all states of one row
 _MOST_TENSORS, _MOST_FILES, _LONGEST_NAME, _HIGHEST_RANK = 1024, 4096, 1024, 16
 _INLINE = 64  # numbers of an initial state written out as lists
@@ -177,7 +178,7 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = Path(directory) / FILE_NAME
     try:
-        size = path.stat().st_size
+        size = _size(path)
         if size > _LARGEST_MANIFEST:
             raise ManifestError(f"{path} is too large to be a manifest. Received: {size} bytes.")
         data = path.read_bytes()
@@ -263,7 +264,7 @@ def read_artifact(directory: Path, manifest: Manifest) -> bytes:
     for file in manifest.files:
         path = Path(directory, *file.path.split("/"))
         try:
-            size = path.stat().st_size
+            size = _size(path)
             if size != file.size:
                 raise ManifestError(
                     f"{path} is not the file that was exported. Received: {size} bytes; the manifest says {file.size}. "
@@ -297,6 +298,14 @@ def list_files(directory: Path) -> tuple[File, ...]:
 
 class ManifestError(ValueError):
     """A directory that is not, or no longer, what `export_step_model` wrote."""
+
+
+def _size(path: Path) -> int:
+    """Bytes of a regular file; reading a pipe or a device might never end."""
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(f"not a regular file: {stat.filemode(info.st_mode)}")
+    return info.st_size
 
 
 def _no_constant(name: str) -> None:
