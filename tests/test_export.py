@@ -325,38 +325,6 @@ def test_a_layer_that_is_random_at_inference_is_found_out(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error", "match"),
-    [
-        (
-            {"format": "tflite"},
-            ValueError,
-            r"`format` must be one of onnx, litert, tf_saved_model. Received: format='tflite'",
-        ),
-        ({"batch_size": 0}, ValueError, r"Received: batch_size=0"),
-        ({"batch_size": 2.0}, ValueError, r"Received: batch_size=2.0"),
-        ({"quantize": "int4"}, ValueError, r"Received: quantize='int4'"),
-        ({"quantize": "int8"}, ValueError, r"`representative_data` go together"),
-        ({"representative_data": np.zeros((1, 2, 3))}, ValueError, r"`representative_data` go together"),
-        ({"quantize": "int8", "format": "tf_saved_model"}, ValueError, r"has no quantizer"),
-        ({"metadata": {"size": np.float32(1)}}, TypeError, r"metadata\['size'\]"),
-        ({"metadata": [float("nan")]}, TypeError, r"metadata\[0\]"),
-        ({"metadata": {0: "a"}}, TypeError, r"keys are strings. Received: the key 0"),
-    ],
-)
-def test_bad_arguments(arguments, error, match, tmp_path):
-    with pytest.raises(error, match=match):
-        ks.export_step_model(gru(), tmp_path / "out", **arguments)
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_existing_directory_is_refused(tmp_path):
-    (tmp_path / "mine").mkdir()
-    with pytest.raises(ValueError, match="must not exist yet"):
-        ks.export_step_model(gru(), tmp_path / "mine")
-    assert not list((tmp_path / "mine").iterdir())
-
-
 @pytest.mark.parametrize("form", ["onnx", "litert", "tf_saved_model"])
 def test_a_missing_extra_is_named_with_its_command(form, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_stateful.conversion.find_spec", lambda name: None)
@@ -379,10 +347,3 @@ def test_a_class_that_another_process_cannot_import_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"fresh process on tensorflow.*Scale"):
         ks.export_step_model(model, tmp_path / "out", "litert")
     assert not list(tmp_path.iterdir())
-
-
-def test_an_initial_state_from_the_graph_is_refused(tmp_path):
-    x, start = keras.Input((None, 3)), keras.Input((4,))
-    model = keras.Model([x, start], layers.GRU(4)(x, initial_state=start))
-    with pytest.raises(ValueError, match="initial_state"):
-        ks.export_step_model(model, tmp_path / "out")

@@ -108,7 +108,7 @@ class Recorded(keras.utils.PyDataset):
         return np.full((ROWS, TIME, 3), i, "float32"), np.zeros((ROWS, TIME, 2), "float32")
 
 
-def order_received(data, **kwargs):
+def order_received(data, callbacks=(), **kwargs):
     """The index of each batch that a training step really got, from the loss of an identity."""
     x = keras.Input((TIME, 3), batch_size=ROWS)
     model = keras.Model(x, keras.layers.Dense(2, kernel_initializer=keras.initializers.Constant(1 / 3))(x))
@@ -121,7 +121,7 @@ def order_received(data, **kwargs):
             order.append(round(now - total[0]))
             total[0] = now
 
-    model.fit(data, verbose=0, callbacks=[Look()], **kwargs)
+    model.fit(data, verbose=0, callbacks=[Look(), *callbacks], **kwargs)
     return order
 
 
@@ -161,6 +161,50 @@ def test_tensorflow_broadcasts_a_last_batch_of_one_row():
     assert len(network().predict(x, batch_size=ROWS, verbose=0)) == 2 * ROWS
     with pytest.raises(ValueError, match="5 rows"):
         ks.to_stateful(network(), ROWS).predict(x, verbose=0)
+
+
+def test_batches_are_asked_for_before_the_epoch_begins():
+    """Ours are a pure function of index and epoch: `test_a_batch_depends_on_index_and_epoch_alone`."""
+    data, asked = Recorded(), []
+
+    class Look(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            asked.extend(data.asked)
+
+    order_received(data, shuffle=False, callbacks=[Look()])
+    assert asked
+
+
+def test_what_changes_the_state_of_a_plain_model():
+    """Ours: `evaluate` leaves no trace, `predict` and calls go on from where they were, on every backend."""
+    x, y = batches()
+    changed = {}
+    for name, use in {
+        "predict": lambda m: m.predict(x, batch_size=ROWS, verbose=0),
+        "evaluate": lambda m: m.evaluate(x, y, batch_size=ROWS, verbose=0),
+        "call": lambda m: m(x),
+    }.items():
+        for model, owner in (
+            (compiled(network()), "keras"),
+            (compiled(ks.to_stateful(network(), ROWS)), "ours"),
+        ):
+            use(model)
+            changed[name, owner] = carried(model)
+    assert changed["predict", "keras"] == changed["evaluate", "keras"] == (BACKEND != "jax")
+    assert changed["call", "keras"]
+    assert (changed["predict", "ours"], changed["evaluate", "ours"], changed["call", "ours"]) == (
+        True,
+        False,
+        True,
+    )
+
+
+def test_loading_weights_leaves_the_state_as_it_was(tmp_path):
+    model = network("SimpleRNN")
+    model.save_weights(tmp_path / "m.weights.h5")
+    ks.set_states(model, {model.layers[0].name: [np.full((ROWS, 4), 0.7)]})
+    model.load_weights(tmp_path / "m.weights.h5")
+    assert carried(model)
 
 
 def test_there_is_no_reset_of_a_model():

@@ -114,28 +114,3 @@ def test_in_the_middle_of_an_epoch(make):
             np.testing.assert_allclose(a, b, atol=1e-6)
         if i == 1:
             ks.reset_states(twin, rows=[2])
-
-
-@pytest.mark.parametrize(
-    ("call", "message"),
-    [
-        (lambda m: ks.reset_states(m, rows=[4]), r"\[4\]"),
-        (lambda m: ks.reset_states(m, rows=[-1]), r"\[-1\]"),
-        (lambda m: ks.reset_states(m, rows=np.ones(3, bool)), r"\(3,\)"),
-        (lambda m: ks.reset_states(m, rows=[0.5]), "0.5"),
-        (lambda m: ks.set_states(m, {}), "each recurrent layer"),
-        (lambda m: ks.set_states(m, {"lstm": [np.zeros((2, 4))] * 2}), r"\(2, 4\)"),
-        (
-            lambda m: ks.get_states(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])),
-            "carries no state",
-        ),
-    ],
-)
-def test_bad_input(call, message):
-    with pytest.raises(ValueError, match=message):
-        call(stateful())
-
-
-def test_not_a_model():
-    with pytest.raises(TypeError, match="str"):
-        ks.get_states("model")

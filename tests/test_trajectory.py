@@ -134,3 +134,28 @@ def test_train_on_batch_carries():
         model.reset_metrics()
         got = model.train_on_batch([x[here], resets[here]], y[here], sample_weight=weight[here])
         np.testing.assert_allclose(float(np.squeeze(got)), want, atol=2e-5)
+
+
+def test_fit_in_mixed_precision_follows_float32():
+    x, y, weight, resets = problem(12, "window", seed=5)
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = ks.to_stateful(network(), ROWS, resets="window")
+    rng = np.random.default_rng(0)
+    model.set_weights([rng.normal(0, 0.7, w.shape) for w in model.weights])
+    wanted = by_hand(model, x, y, weight, resets, 0.3)
+    without_state = by_hand(model, x, y, weight, np.ones_like(resets), 0.3)
+    got = trained(model, [x, resets], y, weight, 0.3)
+    assert np.abs(np.subtract(got, wanted)).max() < 0.2 * np.abs(np.subtract(without_state, wanted)).max()
+
+
+@pytest.mark.parametrize(
+    "arguments", [dict(run_eagerly=True), dict(jit_compile=True), dict(jit_compile=False)], ids=str
+)
+def test_plain_layers_with_the_callback_however_the_step_is_compiled(arguments):
+    if keras.backend.backend() == "torch" and arguments.get("jit_compile"):
+        pytest.skip("torch.compile is not part of this package's promise")
+    x, y, weight, _ = problem(6, "window", seed=6)
+    model = network(stateful=True)
+    wanted = by_hand(model, x, y, weight, None, 0.3)
+    got = trained(model, x, y, weight, 0.3, [ks.ResetStatesCallback()], **arguments)
+    np.testing.assert_allclose(got, wanted, atol=2e-5)

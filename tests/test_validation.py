@@ -200,31 +200,3 @@ def test_validate_documents_leaves_training_as_it_is():
         model_for("mask").fit(sequence(), epochs=2, verbose=0, callbacks=[*callbacks, seen])
         losses.append(seen.losses)
     assert losses[0] == losses[1]
-
-
-@pytest.mark.parametrize(
-    ("call", "error", "message"),
-    [
-        (lambda m: ks.evaluate_documents(m, sequence(HELD_OUT)), TypeError, "documents themselves"),
-        (lambda m: ks.evaluate_documents(m, np.zeros((3, 9), int)), ValueError, r"list\(x\)"),
-        (lambda m: ks.predict_documents(m, HELD_OUT, reduce="max"), ValueError, "max"),
-        (lambda m: ks.evaluate_documents(network(), HELD_OUT), ValueError, "compile"),
-        (lambda m: ks.ValidateDocuments(HELD_OUT, every=0), ValueError, "every=0"),
-    ],
-)
-def test_bad_input(call, error, message):
-    with pytest.raises(error, match=message):
-        call(model_for("mask"))
-
-
-def test_a_model_with_one_output_a_window_is_refused():
-    model = keras.Sequential(
-        [
-            keras.Input((None,), dtype="int32"),
-            keras.layers.Embedding(IDS, 4),
-            keras.layers.GRU(5),
-            keras.layers.Dense(2),
-        ]
-    )
-    with pytest.raises(ValueError, match="return_sequences=True"):
-        ks.predict_documents(model, HELD_OUT)

@@ -1,0 +1,182 @@
+"""The catalogue of bad input: models that cannot be converted, on the backend at hand.
+
+The rest of it needs no backend: `once/test_catalogue_data.py` and `once/test_catalogue_use.py`. The arguments of `fit`
+stand with the law that they would break: `test_fit_arguments.py`.
+"""
+
+import keras
+import pytest
+from catalogue import Bad, assert_refused
+from keras import layers
+
+import keras_stateful as ks
+
+
+def sequential(*stack, shape=(None, 3), **kwargs):
+    return keras.Sequential([keras.Input(shape, **kwargs), *stack])
+
+
+def lstm(**kwargs):
+    return layers.LSTM(4, return_sequences=True, **kwargs)
+
+
+def custom(function):
+    class Custom(layers.Layer):
+        def call(self, x):
+            return function(x)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    return Custom(name="custom")
+
+
+def attending():
+    x = keras.Input((None, 3))
+    h = lstm()(x)
+    return keras.Model(x, layers.MultiHeadAttention(2, 4, name="attention")(h, h))
+
+
+def reshaped(rows):
+    x = keras.Input((6, 3), batch_size=rows)
+    return keras.Model(x, lstm(name="lstm")(keras.ops.reshape(x, (rows, -1, 3))))
+
+
+def siamese():
+    encoder = keras.Sequential([keras.Input((None, 3)), lstm()], name="encoder")
+    a, b = keras.Input((None, 3)), keras.Input((None, 3))
+    return keras.Model([a, b], layers.Add()([encoder(a), encoder(b)]))
+
+
+def nested():
+    encoder = keras.Sequential([keras.Input((None, 3)), layers.Conv1D(3, 3, name="conv")], name="encoder")
+    return sequential(encoder, lstm())
+
+
+def with_an_input_named_resets():
+    x = keras.Input((None, 3), name="resets")
+    return keras.Model(x, lstm()(x))
+
+
+class Subclassed(keras.Model):
+    def call(self, x):
+        return x
+
+
+def positions():
+    number = custom(lambda x: x + keras.ops.arange(x.shape[1], dtype="float32")[:, None])
+    return sequential(number, lstm(), shape=(6, 3))
+
+
+def stateful_slices():
+    inner = layers.TimeDistributed(layers.GRU(3, stateful=True), name="slices")
+    return keras.Sequential([keras.Input((4, 5, 2), batch_size=2), inner, lstm()])
+
+
+def slices():
+    return sequential(layers.TimeDistributed(layers.GRU(3)), shape=(None, 5, 2))
+
+
+def converting(make, **arguments):
+    return lambda: ks.to_stateful(make(), **{"batch_size": 2, **arguments})
+
+
+ELSEWHERE = "keep it out with `layers=[...]`"
+
+MODELS = {
+    "Conv1D": Bad(
+        converting(lambda: sequential(layers.Conv1D(3, 3, padding="causal", name="conv"), lstm())),
+        ValueError, "`conv`", "kernel_size=3", ELSEWHERE,
+    ),
+    "Conv1D behind": Bad(
+        converting(lambda: sequential(lstm(), layers.Conv1D(3, 3, padding="same", name="conv"))),
+        ValueError, "`conv`", "neighbouring time steps", ELSEWHERE,
+    ),
+    "Conv1D in a sub-model": Bad(converting(nested), ValueError, "`encoder/conv`", "kernel_size=3", ELSEWHERE),
+    "an average over time": Bad(
+        converting(lambda: sequential(lstm(), layers.GlobalAveragePooling1D(name="mean"))),
+        ValueError, "`mean`", "averages over the window", ELSEWHERE,
+    ),
+    "pooling": Bad(
+        converting(lambda: sequential(layers.MaxPooling1D(2, name="pool"), lstm())),
+        ValueError, "`pool`", "neighbouring time steps", ELSEWHERE,
+    ),
+    "Flatten": Bad(
+        converting(lambda: sequential(lstm(), layers.Flatten(name="flat"), layers.Dense(2), shape=(6, 3))),
+        ValueError, "`flat`", "merges the time steps", ELSEWHERE,
+    ),
+    "Reshape": Bad(
+        converting(lambda: sequential(layers.Reshape((3, 6), name="shape"), lstm(), shape=(6, 3))),
+        ValueError, "`shape` (Reshape)", "the number of time steps", ELSEWHERE,
+    ),
+    "attention": Bad(converting(attending), ValueError, "`attention`", "within the window alone", ELSEWHERE),
+    "Bidirectional": Bad(
+        converting(lambda: sequential(layers.Bidirectional(lstm(), name="both"))),
+        ValueError, "`both`", "not known yet", ELSEWHERE,
+    ),
+    "go_backwards": Bad(
+        converting(lambda: sequential(lstm(go_backwards=True, name="back"))),
+        ValueError, "`back`", "from the end", ELSEWHERE,
+    ),
+    "a layer of one's own that sums over time": Bad(
+        converting(lambda: sequential(custom(lambda x: keras.ops.cumsum(x, 1)), lstm())),
+        ValueError, "`custom`", "time steps", ELSEWHERE,
+    ),
+    "a layer of one's own that counts positions": Bad(
+        converting(positions), ValueError, "`custom`", "time steps", ELSEWHERE
+    ),
+    "a stateful layer inside TimeDistributed": Bad(
+        converting(stateful_slices), ValueError, "`slices`", "from slice to slice", ELSEWHERE
+    ),
+    "no recurrent layer": Bad(
+        converting(lambda: sequential(layers.Dense(3, name="dense"))),
+        ValueError, "no recurrent layer", "['dense']", "Recurrent are SimpleRNN, GRU, LSTM",
+    ),
+    "recurrent along another axis only": Bad(
+        converting(slices), ValueError, "no recurrent layer", "time_distributed", "run along another axis"
+    ),
+    "a batch size written into the graph": Bad(
+        converting(lambda: reshaped(3)), ValueError, "`lstm`", "3 rows where the model has 2", "`keras.layers.Reshape`"
+    ),
+    "a subclassed model": Bad(
+        converting(lambda: Subclassed(name="own")), ValueError, "subclass", "'own'", "Functional API"
+    ),
+    "no input": Bad(
+        converting(lambda: keras.Sequential([lstm()])), ValueError, "shape of the model's input", "not built", "`keras.Input("
+    ),
+    "a recurrent sub-model called twice": Bad(
+        converting(siamese), ValueError, "`encoder`", "called 2 times", "one sub-model for each call"
+    ),
+    "an input named resets": Bad(
+        converting(with_an_input_named_resets), ValueError, "input", "'resets'", "Rename"
+    ),
+    "no model": Bad(converting(lambda: "model"), TypeError, "`model`", "'model' of type str", "Keras model"),
+    "no rows": Bad(
+        converting(lambda: sequential(lstm()), batch_size=0), ValueError, "`batch_size`", "batch_size=0", "at least 1"
+    ),
+    "half a row": Bad(
+        converting(lambda: sequential(lstm()), batch_size=2.5), ValueError, "`batch_size`", "batch_size=2.5", "an int"
+    ),
+    "a batch size of True": Bad(
+        converting(lambda: sequential(lstm()), batch_size=True), ValueError, "`batch_size`", "batch_size=True", "an int"
+    ),
+    "unknown resets": Bad(
+        converting(lambda: sequential(lstm()), resets="windows"), ValueError, "`resets`", "'windows'", '"window" or "step"'
+    ),
+    "a layer that does not exist": Bad(
+        converting(lambda: sequential(lstm(name="carried")), layers=["nobody"]),
+        ValueError, "`layers`", "'nobody'", "there are ['carried']",
+    ),
+    "to_inference of no rows": Bad(
+        lambda: ks.to_inference(sequential(lstm()), 0), ValueError, "`batch_size`", "batch_size=0", "at least 1"
+    ),
+    "to_stateless without a recurrent layer": Bad(
+        lambda: ks.to_stateless(sequential(layers.Dense(3, name="dense"))),
+        ValueError, "`to_stateless`", "['dense']", "Recurrent are",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in MODELS.items()])
+def test_models_and_conversions(case):
+    assert_refused(case)
