@@ -253,7 +253,13 @@ def _sequence(documents: Any, rows: int, sequence_length: int, layout: dict) -> 
 
 
 def _count(documents: Any) -> int:
-    return len(next(iter(documents.values()))) if isinstance(documents, dict) else len(documents)
+    column = next(iter(documents.values()), ()) if isinstance(documents, dict) else documents
+    if not hasattr(column, "__len__"):
+        raise TypeError(
+            "`documents` must be a sequence of arrays, one for each document. Received: "
+            f"{type(column).__name__}. Pass a list; `list(documents)` reads an iterator or generator."
+        )
+    return len(column)
 
 
 class _Scorer:

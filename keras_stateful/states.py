@@ -100,6 +100,7 @@ def set_states(model: keras.Model, states: dict[str, list[Any]]) -> None:
         states: `{layer path: [array (batch, ...), ...]}`, every layer's.
 
     Raises:
+        TypeError: not a dict.
         ValueError: other layers, or arrays of another shape.
 
     Example:
@@ -114,9 +115,11 @@ def set_states(model: keras.Model, states: dict[str, list[Any]]) -> None:
     ```
     """
     cells = _found(model)
+    if not isinstance(states, dict):
+        raise TypeError(f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}.")
     if set(states) != {c.key for c in cells}:
         raise ValueError(
-            f"`states` must have an entry for each recurrent layer. Received: {sorted(states)}; "
+            f"`states` must have an entry for each recurrent layer. Received: {sorted(map(str, states))}; "
             f"the model has {sorted(c.key for c in cells)}."
         )
     for cell in cells:
@@ -187,8 +190,10 @@ def _row_mask(rows: Any, batch_size: int) -> np.ndarray:
                 f"`rows` as a mask must have shape ({batch_size},). Received: shape {rows.shape}."
             )
         return rows
-    if rows.size and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= batch_size):
-        raise ValueError(f"`rows` must be row indices from 0 to {batch_size - 1}. Received: {rows.tolist()}.")
+    if rows.ndim != 1 or (rows.size and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= batch_size)):
+        raise ValueError(
+            f"`rows` must be a list of row indices from 0 to {batch_size - 1}, or a bool mask. Received: {rows.tolist()}."
+        )
     mask = np.zeros(batch_size, bool)
     mask[rows.astype(int)] = True
     return mask
