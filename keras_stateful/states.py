@@ -190,7 +190,8 @@ def _row_mask(rows: Any, batch_size: int) -> np.ndarray:
                 f"`rows` as a mask must have shape ({batch_size},). Received: shape {rows.shape}."
             )
         return rows
-    if rows.ndim != 1 or (rows.size and (rows.dtype.kind not in "iu" or rows.min() < 0 or rows.max() >= batch_size)):
+    numbers = rows.ndim == 1 and (not rows.size or rows.dtype.kind in "iu")
+    if not numbers or (rows.size and (rows.min() < 0 or rows.max() >= batch_size)):
         raise ValueError(
             f"`rows` must be a list of row indices from 0 to {batch_size - 1}, or a bool mask. Received: {rows.tolist()}."
         )
