@@ -11,6 +11,8 @@
 | `build_for_training` is `Trainer._symbolic_build` | on TensorFlow metrics have no variables before the first step | 3.12 to 3.15 |
 | `global_seed_state` is that of `keras.src.random.seed_generator.global_seed_generator` | it cannot be read otherwise without drawing from it | 3.12 to 3.15 |
 | `rnn_loop` is `keras.src.backend.rnn` | `keras.ops.scan` wants outputs shaped like the states on TensorFlow | 3.12 to 3.15 |
+| `batch_to_build_from`, in `StatefulModel._maybe_symbolic_build` | under a TensorFlow strategy `fit` reads a batch, and prefetches more, only to see its shapes | 3.14 to 3.15 |
+| `lay_out` sets `Variable._layout` | `add_weight` takes no layout, and `Distribution` knows no rows | 3.14 to 3.15 |
 | `ensure_batch` | nothing in `keras.ops` checks a shape at run time; TensorFlow broadcasts one row silently | 3.12 to 3.15 |
 
 `tests/test_compat.py` fails when one of them moves. The adapter that `fit` reads a sequence through is in
@@ -23,6 +25,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras.src import backend as _keras_backend
 from keras.src.backend.common import global_state as _keras_state
 from keras.src.backend.common import masking as _keras_masking
@@ -101,6 +104,29 @@ def ensure_batch(x: Any, batch_size: int) -> Any:
         if not isinstance(x, keras.KerasTensor):
             return tf.ensure_shape(x, (batch_size, *x.shape[1:]))
     return x
+
+
+def batch_to_build_from(epoch_iterator: Any, replicas: int) -> Any:
+    """What a replica's batch of a sequence looks like, without one being read; None for other data."""
+    signature = getattr(epoch_iterator.data_adapter, "signature", None)
+    if signature is None:
+        return None
+
+    def symbolic(structure: Any) -> Any:
+        if isinstance(structure, dict):
+            return {k: symbolic(v) for k, v in structure.items()}
+        if len(structure) == 2 and isinstance(structure[1], np.dtype):
+            shape, dtype = structure
+            return keras.KerasTensor((shape[0] // replicas, *shape[1:]), dtype=dtype.name)
+        return tuple(symbolic(v) for v in structure)
+
+    return symbolic(signature())
+
+
+def lay_out(variable: keras.Variable, sharding: Any) -> None:
+    """Moves a JAX variable to where a `jax.sharding.Sharding` says; later values go there too."""
+    variable._layout = sharding
+    variable.assign(variable.value)
 
 
 def fit_arguments(model: keras.Model) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_stateful import compat
+from keras_stateful import compat, distribution
 from keras_stateful.layers import Carry, carried_class, plain_class
 from keras_stateful.model import StatefulModel
 from keras_stateful.rewrite import Level, Rewriter, Unconvertible
@@ -32,8 +32,8 @@ def to_stateful(
 
     Args:
         model: a built `Sequential` or Functional model; its recurrent layers may be `stateful` or not.
-        batch_size: rows in every batch; or a `StatefulSequence` (or `StatefulStream`), which tells batch
-            size and resets.
+        batch_size: rows in every batch, on all devices together; or a `StatefulSequence` (or `StatefulStream`), which
+            tells batch size and resets.
         resets: None; "window" for a last input `"resets"`, bool `(batch,)`; "step" for bool `(batch, time)`.
             `True` sets that row to its initial state before the window, or before that step.
         layers: names or paths (or the layers themselves) of the recurrent layers that carry. By default all
@@ -158,11 +158,13 @@ def _carrying(
     share: bool,
     any_length: bool,
 ) -> StatefulModel:
+    function = "to_inference" if any_length else "to_stateful"
+    rows = distribution.graph_rows(batch_size, function)
     chosen = None if layers is None else _paths(model, layers)
     time = find_time_axis(model, chosen)
     recurrent = [p for p in time.recurrent if chosen is None or p in chosen]
     if not recurrent:
-        raise _no_recurrent_layer(model, "to_inference" if any_length else "to_stateful")
+        raise _no_recurrent_layer(model, function)
     if chosen and (missing := [p for p in chosen if p not in recurrent]):
         raise Unconvertible(
             f"`layers` names layers that do not run along the model's time axis. Received: {missing}; "
@@ -180,20 +182,20 @@ def _carrying(
         )
         kwargs = users_arguments(kwargs)
         sequences = args[0] if args else kwargs["sequences"]
-        if sequences.shape[0] != batch_size:
+        if sequences.shape[0] != rows:
             raise Unconvertible(
-                f"`{path}` gets {sequences.shape[0]} rows where the model has {batch_size}: a batch size is written into "
+                f"`{path}` gets {sequences.shape[0]} rows where the model has {rows}: a batch size is written into "
                 "the graph in front of it. Write -1 for the batch (`ops.reshape(h, (-1, time, units))`), or use "
                 "`keras.layers.Reshape`, which leaves the batch alone."
             )
         if resets is not None:
-            shape = (batch_size,) if resets == "window" else (batch_size, sequences.shape[1])
+            shape = (rows,) if resets == "window" else (rows, sequences.shape[1])
             kwargs[RESETS] = level.input(RESETS, shape, "bool")
         return new(*args, **kwargs, **({"slot": index} if index else {}))
 
     rewriter = Rewriter(
         set(recurrent), carry, share=share, share_submodels=False,
-        batch_size=batch_size, temporal=time.inputs, any_length=any_length,
+        batch_size=rows, temporal=time.inputs, any_length=any_length,
     )  # fmt: skip
     inputs, outputs, level = rewriter.run(model, drop=resets_input(model))
     return StatefulModel(
@@ -297,6 +299,6 @@ def _batch_and_resets(batch_size: Any, resets: str | None) -> tuple[int, str | N
                 f"boundary={sequence.boundary!r} and resets={sequence.resets}, which needs resets={told!r}. "
                 "Leave `resets` out."
             )
-        return sequence.batch_size, told
+        return distribution.rows_given(sequence), told
     _check_batch_size(batch_size)
     return batch_size, resets

@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_stateful import compat
+from keras_stateful import compat, distribution
 from keras_stateful.convert import recurrent_paths, twin_with_resets
 from keras_stateful.fit_checks import is_sequence
 from keras_stateful.sequence import StatefulSequence
@@ -221,7 +221,7 @@ class _Reader:
                 f"{tuple(documents.shape)}. For one document pass `[x]`, for many of equal length `list(x)`."
             )
         self.count = _count(documents)
-        rows = batch_size if batch_size is not None else max(1, min(32, self.count))
+        rows = batch_size if batch_size is not None else distribution.whole_rows(max(1, min(32, self.count)))
         self.sequence = _sequence(documents, rows, sequence_length, layout)
         self.twin = twin_with_resets(model, rows)
         if not all(find_time_axis(self.twin, recurrent_paths(self.twin)).outputs):

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_stateful import distribution
 from keras_stateful.states import find_states
 from keras_stateful.time_axis import find_time_axis
 
@@ -29,7 +30,7 @@ def is_arrays(data: Any) -> bool:
 
 
 def model_batch_size(model: keras.Model) -> int:
-    return find_states(model)[0].variables[0].shape[0]
+    return distribution.rows(find_states(model)[0].variables[0])
 
 
 def check_fit(model: keras.Model, arguments: dict, callback: Any) -> None:
@@ -73,7 +74,9 @@ def check_fit(model: keras.Model, arguments: dict, callback: Any) -> None:
 
 
 def check_data(model: keras.Model, name: str, data: Any, arguments: dict) -> None:
-    """Checks one source of batches: its rows, order, resets and targets."""
+    """Checks one source of batches: its devices, rows, order, resets and targets."""
+    states = [v for cell in find_states(model) for v in cell.variables]
+    distribution.check_data(model, states, name, sequence_or_none(data))
     if is_sequence(data):
         check_sequence(model, name, data)
         return
@@ -121,14 +124,13 @@ def check_sequence(model: keras.Model, name: str, sequence: Any) -> None:
             f"A stateful sequence needs a model that carries its state. Received: {model.name!r}, which carries none. "
             "Convert it with `to_stateful(model, sequence)`."
         )
-    rows = states[0].variables[0].shape[0]
-    if sequence.batch_size != rows:
+    rows = distribution.rows(states[0].variables[0])
+    if distribution.rows_given(sequence) != rows:
         raise ValueError(
-            f"`{name}` has another batch size than the model. Received: {name}.batch_size={sequence.batch_size}, "
+            f"`{name}` has another batch size than the model. Received: {name}.batch_size={distribution.rows_given(sequence)}, "
             f"model {rows}. Convert the model with `to_stateful(model, sequence)`, or make the sequence with "
             f"`batch_size={rows}`."
         )
-    _check_shard(name, sequence)
     resets = getattr(model, "resets", None)
     wanted = None if not sequence.resets else "step" if sequence.boundary == "pack" else "window"
     if resets != wanted:
@@ -172,19 +174,6 @@ def _check_targets(model: keras.Model, name: str, sequence: Any) -> None:
             f"`{name}` has a target for every time step, the model an output for each window only. Received: model "
             f"outputs of shape {shapes}, targets ({sequence.batch_size}, {sequence.sequence_length}, ...). Give the "
             "last recurrent layer `return_sequences=True`."
-        )
-
-
-def _check_shard(name: str, sequence: Any) -> None:
-    if keras.backend.backend() != "jax":
-        return
-    import jax
-
-    if jax.process_count() > 1 and tuple(getattr(sequence, "shard", (0, 1)))[1] == 1:
-        raise ValueError(
-            f"Each of the {jax.process_count()} processes would read all rows of `{name}`: `auto_shard_dataset` does "
-            "not reach a sequence. Received: shard=(0, 1). Pass "
-            "`shard=(jax.process_index(), jax.process_count())` and `DataParallel(auto_shard_dataset=False)`."
         )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_stateful import compat
+from keras_stateful import compat, distribution
 
 _ANY_LENGTH = 2**31 - 1  # where TensorFlow knows the time steps at run time only: Keras's loop ends with them
 
@@ -73,6 +73,7 @@ class Carry:
             ]
             for state, value in zip(states, initial, strict=True):
                 state.assign(ops.copy(ops.cast(value, state.dtype)))  # slots must not share a JAX buffer
+                distribution.lay_out_by_rows(state)
             slots.append(states)
             if self.initial_state_given:
                 fresh.append(
@@ -85,6 +86,8 @@ class Carry:
                         name="rnn_fresh",
                     )
                 )
+        for variable in fresh:
+            distribution.lay_out_by_rows(variable)
         self._slot_states, self._fresh = slots, fresh
 
     def call(
@@ -204,18 +207,23 @@ class Carry:
         return [v for states in self._slot_states for v in states] + list(self._fresh)
 
     def reset_state(self, rows=None) -> None:
-        """Sets the state (of the given rows, a bool mask `(batch,)`) to the initial one."""
+        """Sets the state (of the given rows, a bool mask `(batch,)`) to the initial one, on all replicas."""
         if not self._slot_states:
             return
-        initial = keras.tree.flatten(self.get_initial_state(self.batch_size))
+        batch_size = distribution.rows(self._slot_states[0][0])
+        initial = keras.tree.flatten(self.get_initial_state(batch_size))
         for states in self._slot_states:
             for state, value in zip(states, initial, strict=True):
                 value = ops.copy(ops.cast(value, state.dtype))
-                old = ops.convert_to_tensor(state)
-                state.assign(value if rows is None else ops.where(_rows(rows, value), value, old))
+                new = (
+                    value if rows is None else ops.where(_rows(rows, value), value, distribution.read(state))
+                )
+                distribution.write(state, new)
         for fresh in self._fresh:
-            ones = ops.ones((self.batch_size,), "float32")
-            fresh.assign(ones if rows is None else ops.where(rows, ones, ops.convert_to_tensor(fresh)))
+            ones = ops.ones((batch_size,), "float32")
+            distribution.write(
+                fresh, ones if rows is None else ops.where(rows, ones, distribution.read(fresh))
+            )
 
     def save_own_variables(self, store) -> None:
         """Writes nothing: files hold no state."""

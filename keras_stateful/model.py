@@ -6,9 +6,9 @@ from typing import Any
 
 import keras
 
-from keras_stateful import fit_checks
+from keras_stateful import compat, distribution, fit_checks
 from keras_stateful.masked_loss import masks_into_weights
-from keras_stateful.states import preserve_states, reset_states
+from keras_stateful.states import find_states, preserve_states, reset_states
 
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
@@ -24,8 +24,8 @@ class StatefulModel(keras.Model):
 
     @property
     def batch_size(self) -> int:
-        """Rows of every batch."""
-        return self.inputs[0].shape[0]
+        """Rows of every batch, on all devices."""
+        return self.inputs[0].shape[0] * distribution.replicas(self)
 
     @property
     def resets(self) -> str | None:
@@ -80,8 +80,31 @@ class StatefulModel(keras.Model):
         """`keras.Model.predict`, going on from the present state."""
         arguments = _named(super().predict, args, kwargs)
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
+        distribution.check_predict(self, find_states(self)[0].variables[0])
         fit_checks.check_rows(self, "x", arguments.get("x"), arguments["batch_size"])
         return super().predict(**arguments)
+
+    def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.train_on_batch`, not on several replicas."""
+        distribution.check_one_step(self, "train_on_batch")
+        return super().train_on_batch(*args, **kwargs)
+
+    def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.test_on_batch`, not on several replicas."""
+        distribution.check_one_step(self, "test_on_batch")
+        return super().test_on_batch(*args, **kwargs)
+
+    def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
+        """`keras.Model.predict_on_batch`, not on several replicas."""
+        distribution.check_one_step(self, "predict_on_batch")
+        return super().predict_on_batch(*args, **kwargs)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        # Keras's TensorFlow trainer; see `compat.batch_to_build_from`.
+        if iterator is not None:
+            data_batch = compat.batch_to_build_from(iterator, distribution.replicas(self))
+            iterator = iterator if data_batch is None else None
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
 
 
 def _named(method: Any, args: tuple, kwargs: dict) -> dict:

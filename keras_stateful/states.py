@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_stateful import compat
+from keras_stateful import compat, distribution
 from keras_stateful.layers import Carry
 
 
@@ -89,7 +89,7 @@ def get_states(model: keras.Model) -> dict[str, list[np.ndarray]]:
     ```
     """
     sync(model)
-    return {c.key: [np.array(ops.convert_to_numpy(v)) for v in c.variables] for c in _found(model)}
+    return {c.key: [distribution.to_numpy(v) for v in c.variables] for c in _found(model)}
 
 
 def set_states(model: keras.Model, states: dict[str, list[Any]]) -> None:
@@ -124,7 +124,7 @@ def set_states(model: keras.Model, states: dict[str, list[Any]]) -> None:
         )
     for cell in cells:
         shapes = [tuple(np.shape(a)) for a in states[cell.key]]
-        wanted = [tuple(v.shape) for v in cell.variables]
+        wanted = [(distribution.rows(v), *v.shape[1:]) for v in cell.variables]
         if shapes != wanted:
             raise ValueError(
                 f"`states[{cell.key!r}]` has arrays of other shapes than the model's states. Received: {shapes}; "
@@ -133,7 +133,7 @@ def set_states(model: keras.Model, states: dict[str, list[Any]]) -> None:
     sync(model)
     for cell in cells:
         for variable, array in zip(cell.variables, states[cell.key], strict=True):
-            variable.assign(ops.cast(ops.convert_to_tensor(array), variable.dtype))
+            distribution.write(variable, ops.cast(ops.convert_to_tensor(array), variable.dtype))
 
 
 def reset_states(model: keras.Model, rows: Any = None) -> None:
@@ -160,7 +160,7 @@ def reset_states(model: keras.Model, rows: Any = None) -> None:
     ```
     """
     cells = _found(model)
-    mask = None if rows is None else _row_mask(rows, cells[0].variables[0].shape[0])
+    mask = None if rows is None else _row_mask(rows, distribution.rows(cells[0].variables[0]))
     sync(model)
     write_initial(cells, mask)
 
@@ -203,7 +203,7 @@ def _row_mask(rows: Any, batch_size: int) -> np.ndarray:
 def snapshot(model: keras.Model) -> list[Any]:
     """Copies of all states, left on the device."""
     sync(model)
-    return [ops.copy(v) for c in find_states(model) for v in c.variables]
+    return [ops.copy(distribution.read(v)) for c in find_states(model) for v in c.variables]
 
 
 def restore(model: keras.Model, values: list[Any]) -> None:
@@ -211,7 +211,7 @@ def restore(model: keras.Model, values: list[Any]) -> None:
     sync(model)
     variables = [v for c in find_states(model) for v in c.variables]
     for variable, value in zip(variables, values, strict=True):
-        variable.assign(value)
+        distribution.write(variable, value)
 
 
 @contextmanager

@@ -3,11 +3,15 @@
 What the parts are for is tested elsewhere; here a failure says which of them a new Keras has changed.
 """
 
+import inspect
+from types import SimpleNamespace
+
 import keras
 import numpy as np
+import pytest
 import zoo
 
-from keras_stateful import compat
+from keras_stateful import StatefulSequence, compat
 
 
 def two_levels():
@@ -105,3 +109,31 @@ def test_rnn_loop_reads_several_inputs_side_by_side():
     last, outputs, states = compat.rnn_loop(step, inputs, start, input_length=6, return_all_outputs=True)
     np.testing.assert_allclose(zoo.outputs(outputs)[0][0, :, 0], [0, 1, 3, 3, 7, 12])
     assert float(last[0, 0]) == float(states[0][0, 0]) == 12
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX variables have layouts")
+def test_variables_have_a_layout():  # what it does needs several devices: once/test_devices.py
+    import jax
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("batch",))
+    by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    variable = keras.Variable(np.ones((4, 2)), trainable=False)
+    assert variable._layout is None
+    compat.lay_out(variable, by_rows)
+    np.testing.assert_array_equal(variable.numpy(), np.ones((4, 2)))
+    assert variable.value.sharding.is_equivalent_to(by_rows, ndim=2)
+
+
+def test_a_batch_to_build_from_is_not_read():
+    class Unread(StatefulSequence):
+        def read_pass(self):
+            raise AssertionError
+
+    sequence = Unread(np.arange(200), 4, 8, resets=True)
+    (x, resets), y = compat.batch_to_build_from(SimpleNamespace(data_adapter=sequence), replicas=2)
+    assert (x.shape, resets.shape, y.shape) == ((2, 8), (2,), (2, 8))
+    assert (x.dtype, resets.dtype, y.dtype) == ("int32", "bool", "int32")
+    assert compat.batch_to_build_from(SimpleNamespace(data_adapter=[]), replicas=2) is None
+    if keras.backend.backend() == "tensorflow":
+        parameters = inspect.signature(keras.Model._maybe_symbolic_build).parameters
+        assert list(parameters) == ["self", "iterator", "data_batch"]

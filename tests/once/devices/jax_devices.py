@@ -1,0 +1,163 @@
+"""`keras.distribution` on four devices; run by test_devices.py, which makes them."""
+
+import contextlib
+
+import jax
+import keras
+import numpy as np
+import pytest
+from training import DOCUMENTS, ROWS, assert_same, compiled, network, sequence, trained
+
+import keras_stateful as ks
+
+
+def model_parallel():
+    mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"])
+    layouts = keras.distribution.LayoutMap(mesh)
+    layouts[".*first.*kernel"] = (None, "model")
+    return keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch")
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return trained(dropout=0.2)
+
+
+@pytest.fixture(scope="module")
+def data_parallel():
+    return keras.distribution.DataParallel()
+
+
+@pytest.fixture(scope="module")
+def four_devices(data_parallel):
+    with data_parallel.scope():
+        return trained(dropout=0.2)
+
+
+def state_variables(model):
+    return [v for layer in model.layers if hasattr(layer, "state_variables") for v in layer.state_variables()]
+
+
+def assert_states_lie_with_their_rows(model, distribution):
+    rows = distribution.get_data_layout((ROWS, 8)).backend_layout.devices_indices_map((ROWS, 8))
+    assert len({index[0].start for index in rows.values()}) > 1
+    assert len(state_variables(model)) == 3
+    for variable in state_variables(model):
+        for shard in variable.value.addressable_shards:
+            assert shard.index[0] == rows[shard.device][0]
+
+
+def test_data_parallel_equals_one_device(one_device, four_devices):
+    assert len(jax.devices()) == 4
+    assert_same(four_devices, one_device)
+
+
+def test_each_device_holds_the_states_of_its_rows(four_devices, data_parallel):
+    model, distribution = four_devices[0], data_parallel
+    assert_states_lie_with_their_rows(model, distribution)
+    before = ks.get_states(model)
+    ks.reset_states(model, rows=[1, 6])
+    assert_states_lie_with_their_rows(model, distribution)
+    after = ks.get_states(model)["first"][0]
+    kept = np.isin(np.arange(ROWS), [1, 6], invert=True)
+    np.testing.assert_array_equal(after[kept], before["first"][0][kept])
+    assert not after[~kept].any()
+    ks.set_states(model, before)
+    assert_states_lie_with_their_rows(model, distribution)
+    np.testing.assert_array_equal(ks.get_states(model)["first"][0], before["first"][0])
+
+
+def test_resets_by_callback_equal_those_inside_the_step(one_device, data_parallel):
+    wanted = trained(resets=False)
+    with data_parallel.scope():
+        model, history = trained(resets=False)
+        assert_same((model, history), wanted)
+        assert_states_lie_with_their_rows(model, data_parallel)
+
+
+def test_model_parallel_equals_one_device(one_device):
+    with model_parallel().scope():
+        model, history = trained(dropout=0.2)
+        assert_same((model, history), one_device)
+        assert_states_lie_with_their_rows(model, keras.distribution.distribution())
+        kernels = [v for v in model.trainable_variables if "first" in v.path and "kernel" in v.path]
+        assert {v.value.sharding.spec[1] for v in kernels} == {"model"}
+
+
+def test_a_layout_of_the_users_own_stays():
+    mesh = keras.distribution.DeviceMesh((2, 2), ["batch", "model"])
+    layouts = keras.distribution.LayoutMap(mesh)
+    layouts[".*rnn_state"] = ("batch", "model")
+    with keras.distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch").scope():
+        model = compiled(sequence())
+        assert {v.value.sharding.spec for v in state_variables(model)} == {
+            jax.sharding.PartitionSpec("batch", "model")
+        }
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_documents_and_generation_are_those_of_one_device(one_device, four_devices, data_parallel, inside):
+    def outcome(model):
+        return {
+            **ks.evaluate_documents(model, DOCUMENTS[:3]),
+            "outputs": ks.predict_documents(model, DOCUMENTS[:3], reduce="last"),
+            "ids": ks.generate(model, DOCUMENTS[0][:9], 5, temperature=0.0),
+        }
+
+    one = outcome(one_device[0])
+    with data_parallel.scope() if inside else contextlib.nullcontext():
+        four = outcome(four_devices[0])
+    for name, values in one.items():
+        np.testing.assert_allclose(four[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_rows_that_do_not_divide_are_refused(four_devices, data_parallel):
+    with data_parallel.scope():
+        with pytest.raises(
+            ValueError, match="batch_size=6 under DataParallel over 4 devices. Take a multiple of 4"
+        ):
+            ks.to_stateful(network(), 6)
+        writer = ks.to_inference(four_devices[0])
+        assert writer.predict_on_batch(DOCUMENTS[0][None, :8]).shape == (1, 8, 12)
+        with pytest.raises(ValueError, match="or call `predict_on_batch`"):
+            writer.predict(DOCUMENTS[0][None, :8], verbose=0)
+
+
+def test_a_model_from_before_the_distribution_is_refused(data_parallel):
+    data = sequence()
+    model = compiled(data)
+    with (
+        data_parallel.scope(),
+        pytest.raises(ValueError, match="before the distribution was set"),
+    ):
+        model.fit(data, verbose=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, r"shard=\(0, 1\). Pass `shard=\(jax.process_index\(\), 2\)`"),
+        ({"shard": (0, 4), "seed": 0}, r"shard=\(0, 4\)"),
+        ({"shard": (0, 2), "resets": False}, "cannot reset rows of another"),
+    ],
+)
+def test_what_would_read_the_wrong_rows_in_several_processes_is_refused(
+    monkeypatch, data_parallel, arguments, message
+):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with data_parallel.scope():
+        data = sequence(**arguments)
+        model = compiled(data)
+        assert model.batch_size == ROWS
+        with pytest.raises(ValueError, match=message):
+            model.fit(data, verbose=0)
+
+
+def test_processes_without_a_distribution_are_refused(monkeypatch):
+    data = sequence(shard=(0, 2))
+    model = compiled(data)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(ValueError, match=r"a model of its own.*set_distribution"):
+        model.fit(data, verbose=0)
+    with pytest.raises(ValueError, match="The outputs of `predict` lie in 2 processes"):
+        model.predict(data, verbose=0)
