@@ -18,6 +18,7 @@ from keras import ops
 
 from keras_stateful import compat
 from keras_stateful.purity import pure_key
+from keras_stateful.rewrite import _parts
 from keras_stateful.sampling import next_ids
 from keras_stateful.step_model import StepModel, initial_states, to_step_model
 
@@ -72,6 +73,7 @@ class Rollout:
         self.input_vocabulary = _input_vocabulary(calls, entry)
         self.from_logits, self.last_layer = _from_logits(calls, output)
         self._compiled: dict[Any, Callable] = {}
+        self._drawn_in_vain = _drawn_in_vain(calls)
         self._backend = keras.backend.backend()
 
     def conversation(self, rows: int) -> "Conversation":
@@ -168,9 +170,10 @@ class Rollout:
         with keras.StatelessScope(given) as scope:
             before = dict(scope.state_mapping)
             output, *new = self.step([ops.cast(x, self.dtype), *states], training=False)
-        if any(before.get(key) is not value for key, value in scope.state_mapping.items()):
-            changed = [v.path for v in self.variables if scope.get_current_value(v) is not before.get(id(v))]
-            raise _noisy(str(changed or "keras.random"))
+        changed = {key for key, value in scope.state_mapping.items() if before.get(key) is not value}
+        if changed - self._drawn_in_vain:
+            paths = [v.path for v in self.variables if id(v) in changed - self._drawn_in_vain]
+            raise _noisy(str(paths or "keras.random"))
         new = [ops.reshape(ops.cast(n, s.dtype), s.shape) for n, s in zip(new, states, strict=True)]
         return (output[:, -1] if self.per_step else output), new
 
@@ -338,6 +341,13 @@ def _record(function: Callable, values: Any, x: Any, states: list) -> Callable:
         return output, new
 
     return call
+
+
+def _drawn_in_vain(calls: list) -> set[int]:
+    """Seed states of Keras's own cells, which draw their dropout masks at inference too and then leave them unused."""
+    parts = [p for c in calls if isinstance(c.operation, keras.layers.Layer) for p in _parts(c.operation)]
+    own = [p for p in parts if type(p).__module__.startswith("keras.src.layers.rnn.")]
+    return {id(p.seed_generator.state) for p in own if hasattr(p, "seed_generator")}
 
 
 def _noisy(where: str) -> ValueError:

@@ -541,6 +541,12 @@ def test_models_with_noise_of_their_own_are_refused(layer):
             function(model, [1, 2], 3)
 
 
+@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU])
+def test_dropout_of_recurrent_layers_is_no_noise(kind):
+    model = text_model(kind(6, return_sequences=True, dropout=0.5, recurrent_dropout=0.3))
+    assert_greedy(model, [1, 2], ks.generate(model, [1, 2], 3, temperature=0))
+
+
 def test_a_last_activation_that_is_neither_is_asked_for():
     model = text_model(activation="relu")
     assert ks.generate(model, [1], 3, from_logits=True).shape == (3,)
