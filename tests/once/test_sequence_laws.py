@@ -148,6 +148,29 @@ def test_shards_are_the_rows_of_one_layout(layout, count, epoch):
             np.testing.assert_array_equal(np.concatenate(own), joined)
 
 
+@settings(max_examples=50)
+@given(LENGTHS, st.integers(1, 4), st.integers(1, 6), st.integers(1, 4), st.booleans(), st.integers(0, 2))
+def test_shards_of_one_continuous_text(lengths, rows, window, count, shuffle, epoch):
+    lengths = [*lengths, 2 * rows * count * window + 1]
+    arguments = {
+        "boundary": "ignore",
+        "shuffle": shuffle,
+        "shift_windows": shuffle,
+        "seed": 1,
+        "resets": True,
+    }
+    whole, *shards = (
+        StatefulSequence(corpus(lengths), rows * count, window, shard=shard, **arguments)
+        for shard in [(0, 1), *((k, count) for k in range(count))]
+    )
+    for s in (whole, *shards):
+        s.epoch = epoch
+    assert {len(s) for s in shards} == {len(whole)}
+    for i in range(len(whole)):
+        for joined, *own in zip(parts(whole[i]), *(parts(s[i]) for s in shards), strict=True):
+            np.testing.assert_array_equal(np.concatenate(own), joined)
+
+
 @settings(max_examples=200)
 @given(
     LENGTHS,
