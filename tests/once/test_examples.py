@@ -1,6 +1,7 @@
 """The examples run, at toy size, and answer bad input with one line."""
 
 import importlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -26,9 +27,9 @@ def exit_message(book, monkeypatch, *arguments) -> str:
     return str(exit.value.code)
 
 
-def smoke(folder: Path, *arguments: str) -> str:
+def smoke(folder: Path, *arguments: str, script: str = "book.py") -> str:
     done = subprocess.run(
-        [sys.executable, EXAMPLES / "book.py", "--smoke", *arguments],
+        [sys.executable, EXAMPLES / script, "--smoke", *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
         stdin=subprocess.DEVNULL,
@@ -82,6 +83,58 @@ def test_book_finds_passages_that_stand_in_training_too(book):
     novel = book.novel_steps("ab" + passage + "cd", ["x" + passage + "y", "z"])
     assert novel.tolist() == [True] * 2 + [False] * book.PASSAGE + [True] * 2
     assert book.novel_steps("ab" + passage[:-1], ["x" + passage[:-1]]).all()
+
+
+@pytest.mark.parametrize("name", ["words", "authors"])
+def test_claims_of_the_corpora_hold_at_toy_size(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    output = smoke(tmp_path, "--figure", f"{name}.png", script=f"{name}.py")
+    assert "[UNK]" in output
+    assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+def test_words_without_stop_words_and_punctuation(tmp_path):
+    output = smoke(
+        tmp_path, "--only", "embedding", "--drop-stop-words", "--drop-punctuation", script="words.py"
+    )
+    written = output.rpartition("... ")[2].split()
+    assert written
+    assert not {"the", "and", "of", ".", ",", ";"} & set(written)
+
+
+@pytest.mark.parametrize("name", ["words", "authors"])
+def test_a_missing_corpus_is_one_line_with_its_remedy(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module(name)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(SystemExit) as exit:
+        example.main()
+    message = str(exit.value.code)
+    assert 'pip install "keras-stateful[examples]"' in message
+    assert "\n" not in message
+
+
+def test_words_needs_two_documents(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    words = importlib.import_module("words")
+    for files, cause in ((["a.txt"], "two files"), (["a.txt", "b.txt"], "No such file")):
+        monkeypatch.setattr(sys, "argv", ["words.py", "--corpus", *(str(tmp_path / f) for f in files)])
+        with pytest.raises(SystemExit) as exit:
+            words.main()
+        assert cause in str(exit.value.code)
+
+
+def test_authors_of_a_single_year_are_said_and_left_out(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    authors = importlib.import_module("authors")
+    years = {"A": range(1800, 1808), "B": [1808], "C": [1809, 1809, 1810]}
+    addresses = [authors.Address(name, str(year), "") for name, given in years.items() for year in given]
+    training, held_out = authors.split(addresses, seed=0)
+    assert capsys.readouterr().out.rstrip().endswith(": B")
+    assert {a.president for a in training} == {a.president for a in held_out} == {"A", "C"}
+    assert not {(a.president, a.year) for a in training} & {(a.president, a.year) for a in held_out}
+    assert len(training) + len(held_out) == 11
 
 
 def test_ngram_equals_the_formula_by_hand(monkeypatch):
