@@ -102,6 +102,13 @@ def test_words_without_stop_words_and_punctuation(tmp_path):
     assert not {"the", "and", "of", ".", ",", ";"} & set(written)
 
 
+@pytest.mark.parametrize("name", ["alphabet", "carry_matters", "sensors"])
+def test_claims_hold_at_toy_size(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    smoke(tmp_path, "--figure", f"{name}.png", script=f"{name}.py")
+    assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
 @pytest.mark.parametrize("name", ["words", "authors"])
 def test_a_missing_corpus_is_one_line_with_its_remedy(name, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
