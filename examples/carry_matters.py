@@ -167,13 +167,14 @@ def draw(path: Path, results: dict, seconds: float, single_seconds: float) -> No
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(3, 1), layout="constrained")
     for (name, (correct, asked)), style in zip(results.items(), ("o-", "s-", "x:"), strict=True):
         left.plot(np.arange(1, len(asked) + 1), correct / asked, style, label=name)
+    left.set_xticks(range(1, len(asked) + 1, 2))
     left.axhline(1 / KEYS, color="grey", linestyle="--", label="chance")
     left.set(xlabel=f"window of {WINDOW} steps; the key stands in the first", ylabel="accuracy on questions",
              ylim=(0, 1.05))  # fmt: skip
     left.legend(loc="center right")
     bars = right.bar([f"batch {BATCH_SIZE}", "batch 1"], [seconds, single_seconds], color=["C0", "C2"])
     right.bar_label(bars, fmt="%.2f")
-    right.set(title="a training epoch", ylabel="seconds")
+    right.set(title="a training epoch", ylabel="seconds", ylim=(0, 1.1 * single_seconds))
     figure.savefig(path, dpi=80)
 
 
