@@ -14,6 +14,7 @@ import keras
 from keras_stateful.callbacks import ResetStatesCallback
 from keras_stateful.documents import ValidateDocuments
 from keras_stateful.sample_text import SampleText
+from keras_stateful.state_monitor import StateMonitor
 
 # What each class remembers. Those with nothing remember nothing, or make it anew when training begins.
 _REMEMBERED: dict[type, tuple[str, ...]] = {
@@ -31,6 +32,7 @@ _REMEMBERED: dict[type, tuple[str, ...]] = {
     keras.callbacks.TerminateOnNaN: (),
     ResetStatesCallback: ("_position", "_pass"),
     SampleText: ("samples", "_seed"),
+    StateMonitor: ("_steps", "_looked_at", "_warned", "_previous", "_looks"),
     ValidateDocuments: (),
 }
 _INSTEAD = {

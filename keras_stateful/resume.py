@@ -1,6 +1,6 @@
 """`ResumeTraining`: a `fit` that is killed and started again goes on as if it had never stopped.
 
-When what happens, in the `fit` that goes on (Keras 3.12 to 3.15 call their hooks alike on the three backends):
+When what happens, in the `fit` that goes on (Keras 3.14 to 3.15 call their hooks alike on the three backends):
 
     on_train_begin        the newest whole checkpoint is found and compared with what is there now
     (all others' too)     they start afresh: EarlyStopping forgets
@@ -80,7 +80,9 @@ class ResumeTraining(keras.callbacks.Callback):
         self.directory = Path(backup_dir)
         self.sequence = sequence
         self.save_freq = save_freq
-        self._every = None if save_freq == "epoch" else whole_number("save_freq", save_freq, 1, 'or "epoch"')
+        self._every = 0 if save_freq == "epoch" else whole_number("save_freq", save_freq, 1, 'or "epoch"')
+        if not self._every:  # a hook of its own would make Keras wait for the loss of each step
+            self.on_train_batch_end = super().on_train_batch_end  # type: ignore[method-assign]
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
@@ -125,6 +127,8 @@ class ResumeTraining(keras.callbacks.Callback):
         if found is not None:
             run, self._step = found.run, found.run["step"]
             self._restore_model(found)
+            if not self._step:
+                self._network.reset_metrics()  # those saved are of the epoch before
             self._restore_callbacks(found)
             training_state.set_generators(run["generators"])
             self._generators = run["generators"] if self._step else None
@@ -141,7 +145,7 @@ class ResumeTraining(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self._since_saving += batch + 1 - self._step
         self._step = batch + 1
-        if self._every is None or self._since_saving < self._every:
+        if self._since_saving < self._every:
             return
         if self._epoch_ends():
             self._due = True  # after validation and the other callbacks, as part of the epoch's end
@@ -150,7 +154,7 @@ class ResumeTraining(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         ended = self._network.stop_training or epoch + 1 >= self.params["epochs"]
-        if ended or self._due or self._every is None:
+        if ended or self._due or not self._every:
             whole, position = self._resets._whole_passes, self._resets._position
             self._save(epoch + 1, 0, over=whole or position == 0)
 
@@ -163,8 +167,11 @@ class ResumeTraining(keras.callbacks.Callback):
     # Saving and restoring
 
     def _epoch_ends(self) -> bool:
-        steps = self.params.get("steps")
-        return (steps is not None and self._step >= steps) or self.sequence.ends_at(self._resets._position)
+        steps, position = (
+            self.params.get("steps"),
+            self._resets._position,
+        )  # 0 where a pass ends within an epoch
+        return (steps is not None and self._step >= steps) or not position or self.sequence.ends_at(position)
 
     def _save(self, epoch: int, step: int, over: bool) -> None:
         network, position = self._network, self._resets._position

@@ -137,3 +137,47 @@ def test_a_batch_to_build_from_is_not_read():
     if keras.backend.backend() == "tensorflow":
         parameters = inspect.signature(keras.Model._maybe_symbolic_build).parameters
         assert list(parameters) == ["self", "iterator", "data_batch"]
+
+
+def test_an_epoch_is_counted_from_a_later_step():
+    """What `ResumeTraining` needs of the epoch iterators, and of `_initial_epoch`."""
+    seen = []
+
+    class Skips(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            compat.begin_at(self.model, 2)
+
+        def on_epoch_begin(self, epoch, logs=None):
+            compat.begin_at(self.model, None)
+            seen.append(epoch)
+            iterator = compat.epoch_iterator(self.model)
+            assert compat.known_batches(iterator) == 3
+            if epoch == 2:
+                compat.skip_steps(iterator, 2, 2, 3)
+
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(("step", batch))
+
+    model = two_levels()
+    model.compile("sgd", "mse")
+    x, y = np.ones((6, 5, 3)), np.ones((6, 5, 1))
+    model.fit(x, y, batch_size=2, epochs=4, verbose=0, callbacks=[Skips()])
+    assert seen == [2, ("step", 2), 3, ("step", 0), ("step", 1), ("step", 2)]
+    assert compat.epoch_iterator(model) is None
+
+
+def test_metrics_and_optimizer_have_variables_before_the_first_step():
+    model = two_levels()
+    model.compile("adam", "mse", weighted_metrics=["mae"])
+    compat.build_for_training(model, (np.ones((2, 5, 3)), np.ones((2, 5, 1)), np.ones((2, 5))))
+    assert len(model.metrics_variables) == 4  # total and count of loss and mae
+    assert len(model.optimizer.variables) == 2 + 2 * len(model.trainable_variables)
+
+
+def test_the_global_seed_generator_is_found():
+    keras.random.uniform((1,))
+    state = compat.global_seed_state(create=False)
+    assert state is compat.global_seed_state(create=True)
+    before = keras.ops.convert_to_numpy(state).tolist()
+    keras.random.uniform((1,))
+    assert keras.ops.convert_to_numpy(state).tolist() == [before[0], before[1] + 1]

@@ -166,7 +166,7 @@ def test_callbacks_remember(tmp_path):
                 if not file.name.startswith("3-"):
                     shutil.copy(file, folder)
         backup = tmp_path / ("a" if name == "unbroken" else "a-17")
-        *result, states = train(made, backup, [*callbacks, *copies], 4, 9, validation_data=DATA["align"]())
+        *result, _ = train(made, backup, [*callbacks, *copies], 4, 9, validation_data=DATA["align"]())
         files = {f.name: f.read_bytes() for f in folder.iterdir() if f.suffix == ".csv"}
         names = sorted(f.name for f in folder.iterdir())
         results[name] = (
@@ -176,6 +176,188 @@ def test_callbacks_remember(tmp_path):
         )
     assert_same(results["resumed"], results["unbroken"])
     np.testing.assert_equal(results["resumed"][3], results["unbroken"][3])
-    assert len(results["unbroken"][2]) == 3 and stopping.stopped_epoch == 2
+    assert len(results["unbroken"][2]) == 3
+    assert stopping.stopped_epoch == 2
     rates = results["unbroken"][1]["learning_rate"]
-    assert rates == sorted(rates, reverse=True) and rates[-1] < 0.01 * 0.9**3
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.01 * 0.9**3
+
+
+class Killed(Exception):
+    pass
+
+
+def killer(steps):
+    """A callback that ends the training after so many steps."""
+    remaining = iter(range(steps))
+
+    def begin(batch, logs=None):
+        if next(remaining, None) is None:
+            raise Killed
+
+    return keras.callbacks.LambdaCallback(on_train_batch_begin=begin)
+
+
+@pytest.mark.parametrize("save_freq", [1, 4, "epoch"])
+def test_a_fresh_process_goes_on_where_an_error_struck(save_freq, tmp_path):
+    with_nothing_saved = [Losses()]
+    data, model, _ = make("align")
+    history = model.fit(data, epochs=EPOCHS, verbose=0, callbacks=with_nothing_saved)
+    for steps in (15, 3):  # of 36; those after the last save are done again
+        with pytest.raises(Killed):
+            train(make("align"), tmp_path, [killer(steps)], save_freq)
+    result = train(make("align"), tmp_path, [killer(1000)], save_freq)
+    assert_same(
+        result,
+        (
+            with_nothing_saved[0].seen,
+            history.history,
+            history.epoch,
+            model.get_weights(),
+            ks.get_states(model),
+        ),
+    )
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras refuses steps_per_execution above 1 on torch")
+def test_executions_of_several_steps(tmp_path):
+    made = make("align", steps_per_execution=5)
+    unbroken = train(made, tmp_path / "a", [Copies(tmp_path / "a", 2, 4)], 4)
+    for step in (2, 4):
+        assert_same(train(made, tmp_path / f"a-{step}", save_freq=4), unbroken)
+
+
+@pytest.mark.parametrize("kind", ["align", "plain"])
+def test_epochs_that_are_no_passes(kind, tmp_path):
+    made = make(kind)
+    unbroken = train(made, tmp_path / "a", [Copies(tmp_path / "a", 6, 11)], 5, steps_per_epoch=5)
+    for step in (6, 11):
+        assert_same(train(made, tmp_path / f"a-{step}", save_freq=5, steps_per_epoch=5), unbroken)
+
+
+def test_a_training_that_has_ended_is_not_begun_again(tmp_path):
+    longer = train(make("align"), tmp_path / "longer", epochs=2)
+    made = make("align")
+    once = train(made, tmp_path / "a", epochs=1)
+    assert_same(train(made, tmp_path / "a", epochs=1), once)
+    assert_same(train(made, tmp_path / "a", epochs=2), longer)
+
+
+def test_the_progress_bar_goes_on(tmp_path, capsys):
+    made = make("align")
+    with pytest.raises(Killed):
+        train(made, tmp_path, [killer(5)], 3)
+    data, model, _ = made
+    model.fit(data, epochs=1, verbose=1, callbacks=[Losses(), ks.ResumeTraining(tmp_path, data)])
+    out = capsys.readouterr().out
+    assert "Training goes on at epoch 1, step 4" in out
+    assert f"{len(data)}/{len(data)}" in out
+    assert f" 1/{len(data)}" not in out
+
+
+# What is refused
+
+
+@pytest.fixture(scope="module")
+def backup(tmp_path_factory):
+    """Two checkpoints."""
+    path = tmp_path_factory.mktemp("resume") / "backup"
+    train(make("align"), path, epochs=2, save_freq="epoch")
+    return path
+
+
+def align(**arguments):
+    return lambda: ks.StatefulSequence(
+        **{
+            "corpus": documents(),
+            "batch_size": ROWS,
+            "sequence_length": WINDOW,
+            "shuffle": True,
+            "seed": 3,
+            "resets": True,
+            **arguments,
+        }
+    )
+
+
+CHANGES = {
+    "sequence.seed: 3 when saved, 4 now": {"data": align(seed=4)},
+    "sequence.data: ": {"data": align(corpus=[np.where(d == 1, 2, d) for d in documents()])},
+    "sequence.documents: 5 when saved, 4 now": {"data": align(corpus=documents()[1:])},
+    "sequence.batch_size: 2 when saved, 4 now": {"data": align(batch_size=4)},
+    "sequence.sequence_length: 4 when saved, 5 now": {"data": align(sequence_length=5)},
+    "sequence.kind: 'StatefulSequence' when saved, 'StatefulStream' now": {"data": stream},
+    "'dropout': 0.2, ": {"dropout": 0.5},
+    "optimizer.class: 'Adam' when saved, 'SGD' now": {"optimizer": "sgd"},
+    "fit.steps_per_epoch: None when saved, 3 now": {"steps_per_epoch": 3},
+}
+
+
+@pytest.mark.parametrize("told", CHANGES)
+@pytest.mark.filterwarnings("ignore:Only")
+def test_another_training_is_refused_with_what_differs(told, backup, monkeypatch):
+    change = dict(CHANGES[told])
+    monkeypatch.setitem(DATA, "align", change.pop("data", DATA["align"]))
+    made = make("align", change.pop("dropout", 0.2))
+    if "optimizer" in change:
+        made[1].compile(change.pop("optimizer"), made[1].loss, weighted_metrics=["accuracy"])
+    with pytest.raises(ValueError, match="The training in `backup_dir` was another one") as error:
+        train(made, backup, epochs=2, **change)
+    assert told in str(error.value)
+
+
+def test_a_damaged_checkpoint_is_left_out(backup, tmp_path):
+    wanted = train(make("align"), tmp_path / "unbroken")
+    copy = tmp_path / "copy"
+    shutil.copytree(backup, copy)
+    before, newest = sorted(copy.glob("checkpoint-*"))
+    for name in ("model.weights.h5", "state.npz", "run.json"):
+        file = newest / name
+        file.write_bytes(file.read_bytes()[:-20])
+    with pytest.warns(
+        UserWarning, match=f"{newest.name} is left out: model.weights.h5 is not what was written"
+    ):
+        assert_same(train(make("align"), copy), wanted)
+    shutil.rmtree(copy)
+    shutil.copytree(backup, copy)
+    for path in (before, newest):
+        (path / "SHA256SUMS").write_text("")
+    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="No checkpoint in .* can be read"):
+        train(make("align"), copy)
+
+
+def test_streams_that_cannot_be_repositioned(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATA, "once", lambda: ks.StatefulStream(iter(documents()), ROWS, WINDOW, resets=True))
+    with pytest.raises(ValueError, match="`source` cannot be repositioned: it is read once"):
+        train(make("once"), tmp_path)
+    with pytest.raises(Killed):
+        train(make("stream"), tmp_path, [killer(5)])
+    first, *others = documents()
+    changed = [first, *(d[::-1] for d in others)]
+    monkeypatch.setitem(DATA, "changed", lambda: ks.StatefulStream(changed, ROWS, WINDOW, resets=True))
+    with pytest.raises(ValueError, match=r"gives other documents than when .* source\[1\]"):
+        train(make("changed"), tmp_path)
+
+
+def test_what_cannot_be_saved_is_refused_by_name(tmp_path):
+    class Counts(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.count = 0
+
+    data, model, _ = made = make("align")
+    with pytest.raises(
+        ValueError,
+        match=r"cannot save what `Counts` remembers.* with count\. Give it two methods: `get_state",
+    ):
+        train(made, tmp_path, [Counts()])
+    with pytest.raises(ValueError, match="cannot save what `BackupAndRestore` remembers.*Leave it out"):
+        train(made, tmp_path, [keras.callbacks.BackupAndRestore(tmp_path)])
+    with pytest.raises(ValueError, match="`fit` reads other data"):
+        model.fit(sequence(resets=True), verbose=0, callbacks=[ks.ResumeTraining(tmp_path, data)])
+    with pytest.raises(ValueError, match="several `ResumeTraining`"):
+        train(made, tmp_path, [ks.ResumeTraining(tmp_path, data)])
+    with pytest.raises(TypeError, match="`sequence` must be a StatefulSequence"):
+        ks.ResumeTraining(tmp_path, [data])
+    with pytest.raises(ValueError, match="`save_freq` must be 1 or more"):
+        ks.ResumeTraining(tmp_path, data, 0)
+    assert not list(tmp_path.glob("checkpoint-*"))
