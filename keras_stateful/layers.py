@@ -18,7 +18,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_stateful import compat, distribution
+from keras_stateful import compat, distribution, torch_lstm
 
 _ANY_LENGTH = 2**31 - 1  # where TensorFlow knows the time steps at run time only: Keras's loop ends with them
 
@@ -259,6 +259,11 @@ class GRU(Carry, keras.layers.GRU):
 @_register
 class LSTM(Carry, keras.layers.LSTM):
     """`keras.layers.LSTM` that carries its state."""
+
+    def inner_loop(self, sequences, initial_state, mask, training=False):
+        if self._step_resets is None and torch_lstm.serves(self, sequences, mask, training):
+            return torch_lstm.run(self, sequences, initial_state)
+        return super().inner_loop(sequences, initial_state, mask, training)
 
 
 @_register
