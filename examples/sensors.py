@@ -231,7 +231,7 @@ def draw(
     error.plot(scores, "C3")
     error.axhline(limit, color="C3", linestyle=":")
     error.axvline(fault, color="k", linestyle="--")
-    error.set_ylabel(f"hotter than forecast, mean of {MEMORY} minutes (red)")
+    error.set_ylabel("degrees above the forecast (red)")
     figure.savefig(path, dpi=80)
 
 
