@@ -15,6 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_stateful import distribution
 from keras_stateful.layers import Carry
 from keras_stateful.masked_loss import masks_into_weights
 from keras_stateful.states import find_states
@@ -61,6 +62,7 @@ def _repair_jax(layer: Any) -> bool:
     missing = [v for v in states if id(v) not in listed]
     for variable in missing:
         layer._seed_generators.append(SimpleNamespace(state=variable))
+        distribution.lay_out_by_rows(variable)
     return bool(missing)
 
 

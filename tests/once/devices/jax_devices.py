@@ -75,6 +75,31 @@ def test_resets_by_callback_equal_those_inside_the_step(one_device, data_paralle
         assert_states_lie_with_their_rows(model, data_parallel)
 
 
+def test_plain_stateful_layers_with_the_callback(data_parallel):
+    def run():
+        keras.utils.set_random_seed(1)
+        model = keras.Sequential(
+            [
+                keras.Input((None,), batch_size=ROWS, dtype="int32"),
+                keras.layers.Embedding(12, 4),
+                keras.layers.LSTM(4, stateful=True, return_sequences=True, name="plain"),
+                keras.layers.Dense(12),
+            ]
+        )
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        data = sequence(resets=False)
+        losses = model.fit(data, epochs=2, verbose=0, callbacks=[ks.ResetStatesCallback(data)]).history[
+            "loss"
+        ]
+        return losses, model.get_layer("plain").states
+
+    wanted, _ = run()
+    with data_parallel.scope():
+        got, states = run()
+        np.testing.assert_allclose(got, wanted, rtol=1e-5)
+        assert {s.value.sharding.spec[0] for s in states} == {"batch"}
+
+
 def test_model_parallel_equals_one_device(one_device):
     with model_parallel().scope():
         model, history = trained(dropout=0.2)
