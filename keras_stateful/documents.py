@@ -107,9 +107,9 @@ def predict_documents(
     """
     if reduce not in (None, "last", "mean"):
         raise ValueError(f'`reduce` must be None, "last" or "mean". Received: reduce={reduce!r}.')
-    # With the documents as their own targets, unshifted, every step is read.
-    targets = next(iter(documents)) if isinstance(documents, dict) else documents
-    reader = _Reader(model, documents, batch_size, sequence_length, {"targets": targets, "target_offset": 0})
+    # With a label for each document, every step is read, also the last; and a dict loses none of its inputs.
+    labels = np.zeros(_count(documents), "int32")
+    reader = _Reader(model, documents, batch_size, sequence_length, {"targets": labels})
     parts: list[list[list[np.ndarray]]] = [[] for _ in range(reader.count)]
     steps = np.zeros(reader.count)
     for document, y_pred, _, span in reader.windows(real_only=True):

@@ -171,6 +171,19 @@ def test_predict_documents_equals_each_document_in_one_call(reduce):
         )
 
 
+def test_predict_documents_of_several_inputs():
+    a, b = (keras.Input((None, 2), name=name) for name in "ab")
+    x = keras.layers.GRU(4, return_sequences=True)(keras.layers.Concatenate()([a, b]))
+    model = keras.Model({"a": a, "b": b}, x)
+    rng = np.random.default_rng(0)
+    docs = [{name: rng.random((n, 2)).astype("float32") for name in "ab"} for n in (7, 12)]
+    columns = {name: [d[name] for d in docs] for name in "ab"}
+    for given in (docs, columns):
+        for got, d in zip(ks.predict_documents(model, given, sequence_length=5), docs, strict=True):
+            whole = keras.ops.convert_to_numpy(model({name: d[name][None] for name in "ab"}))[0]
+            np.testing.assert_allclose(got, whole, atol=1e-5)
+
+
 def test_validate_documents_writes_the_logs_that_early_stopping_follows(tmp_path):
     data, model = sequence(), model_for("mask")
     saved = tmp_path / "best.weights.h5"
