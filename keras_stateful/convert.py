@@ -269,6 +269,10 @@ def _no_recurrent_layer(model: keras.Model, function: str) -> Unconvertible:
 
 
 def _paths(model: keras.Model, layers: list) -> list[str]:
+    if isinstance(layers, str):
+        raise TypeError(
+            f"`layers` must be a list of names or layers. Received: layers={layers!r}. Pass `[{layers!r}]`."
+        )
     calls = [c for c in compat.graph_calls(model) if is_recurrent(c.operation)]
     paths: list[str] = []
     for wanted in layers:

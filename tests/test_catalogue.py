@@ -167,6 +167,10 @@ MODELS = {
         converting(lambda: sequential(lstm(name="carried")), layers=["nobody"]),
         ValueError, "`layers`", "'nobody'", "there are ['carried']",
     ),
+    "a layer that is not in a list": Bad(
+        converting(lambda: sequential(lstm(name="carried")), layers="carried"),
+        TypeError, "`layers`", "layers='carried'", "Pass `['carried']`",
+    ),
     "to_inference of no rows": Bad(
         lambda: ks.to_inference(sequential(lstm()), 0), ValueError, "`batch_size`", "batch_size=0", "at least 1"
     ),
