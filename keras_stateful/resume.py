@@ -86,9 +86,7 @@ class ResumeTraining(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        self._network = (
-            model  # on JAX, every look at `self.model` brings all variables back from the step: slow
-        )
+        self._network = model  # on JAX, a look at `self.model` brings all variables back: slow
 
     # What Keras calls
 
@@ -167,11 +165,10 @@ class ResumeTraining(keras.callbacks.Callback):
     # Saving and restoring
 
     def _epoch_ends(self) -> bool:
-        steps, position = (
-            self.params.get("steps"),
-            self._resets._position,
-        )  # 0 where a pass ends within an epoch
-        return (steps is not None and self._step >= steps) or not position or self.sequence.ends_at(position)
+        position, steps = self._resets._position, self.params.get("steps")
+        if not position or self.sequence.ends_at(position):  # 0 where a pass ends within an epoch
+            return True
+        return steps is not None and self._step >= steps
 
     def _save(self, epoch: int, step: int, over: bool) -> None:
         network, position = self._network, self._resets._position
