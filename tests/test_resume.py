@@ -120,7 +120,12 @@ def assert_same(one, other):
     keras.tree.map_structure(np.testing.assert_array_equal, one[3:], other[3:])
 
 
-@pytest.mark.parametrize("kind", DATA)
+def mostly_slow(*values, quick):
+    """Parameters of which every run of the suite takes the quick ones."""
+    return [v if v in quick else pytest.param(v, marks=pytest.mark.slow) for v in values]
+
+
+@pytest.mark.parametrize("kind", mostly_slow(*DATA, quick=("align", "pack", "stream", "plain")))
 def test_a_stop_in_mid_epoch_leaves_no_trace(kind, tmp_path):
     made = make(kind)
     unbroken = train(made, tmp_path / "a", [Copies(tmp_path / "a", 5, 16)])
@@ -198,7 +203,7 @@ def killer(steps):
     return keras.callbacks.LambdaCallback(on_train_batch_begin=begin)
 
 
-@pytest.mark.parametrize("save_freq", [1, 4, "epoch"])
+@pytest.mark.parametrize("save_freq", mostly_slow(1, 4, "epoch", quick=(4,)))
 def test_a_fresh_process_goes_on_where_an_error_struck(save_freq, tmp_path):
     with_nothing_saved = [Losses()]
     data, model, _ = make("align")
@@ -227,7 +232,7 @@ def test_executions_of_several_steps(tmp_path):
         assert_same(train(made, tmp_path / f"a-{step}", save_freq=4), unbroken)
 
 
-@pytest.mark.parametrize("kind", ["align", "plain"])
+@pytest.mark.parametrize("kind", mostly_slow("align", "plain", quick=("plain",)))
 def test_epochs_that_are_no_passes(kind, tmp_path):
     made = make(kind)
     unbroken = train(made, tmp_path / "a", [Copies(tmp_path / "a", 6, 11)], 5, steps_per_epoch=5)
@@ -322,7 +327,10 @@ def test_a_damaged_checkpoint_is_left_out(backup, tmp_path):
     shutil.copytree(backup, copy)
     for path in (before, newest):
         (path / "SHA256SUMS").write_text("")
-    with pytest.warns(UserWarning, match="left out"), pytest.raises(ValueError, match="No checkpoint in .* can be read"):
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match="No checkpoint in .* can be read"),
+    ):
         train(make("align"), copy)
 
 
