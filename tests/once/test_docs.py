@@ -93,6 +93,18 @@ def test_tests_that_a_page_names_exist(page):
     assert named <= set(re.findall(r"^def (test_\w+)", code, re.MULTILINE))
 
 
+def test_every_public_name_is_on_the_api_page():
+    named = re.findall(
+        r"^::: keras_stateful\.(\w+)$", (ROOT / "docs/api.md").read_text("utf-8"), re.MULTILINE
+    )
+    assert sorted(named) == sorted(set(keras_stateful.__all__) - {"__version__"})
+
+
+def test_every_page_is_in_the_navigation():
+    pages = set(re.findall(r"\S+\.md$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
+    assert pages == {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+
+
 def test_docstring_examples(tmp_path):
     """All in one process, each in a namespace and a directory of its own."""
     examples = {}
