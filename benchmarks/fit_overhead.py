@@ -63,7 +63,7 @@ def bare_epoch(model, batches: Sequence) -> Callable[[], None]:
     else:
         import torch
 
-        placed = keras.tree.map_structure(torch.as_tensor, list(batches))
+        placed = keras.tree.map_structure(keras.ops.convert_to_tensor, list(batches))
         step = torch.compile(model.train_step) if model.jit_compile else model.train_step
 
         def epoch() -> None:

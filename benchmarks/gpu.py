@@ -20,7 +20,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 
 import keras
 import numpy as np
-from fit_overhead import bare_epoch
+from fit_overhead import bare_epoch, compiled
 from harness import described, interleaved, row, surroundings, table
 
 import keras_stateful as ks
@@ -48,11 +48,6 @@ def network(units: int, layers: int, window: int, policy: str = "float32", use_c
         model.add(keras.layers.LSTM(units, return_sequences=True, use_cudnn=use_cudnn))
     model.add(keras.layers.Dense(VOCABULARY, dtype="float32"))
     keras.config.set_dtype_policy("float32")
-    return model
-
-
-def compiled(model):
-    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
 
 
