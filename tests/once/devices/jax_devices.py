@@ -136,6 +136,17 @@ def test_documents_and_generation_are_those_of_one_device(one_device, four_devic
         np.testing.assert_allclose(four[name], values, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+def test_validation_by_documents_that_do_not_divide(data_parallel):
+    def run():
+        data = sequence()
+        model = compiled(data)
+        return model.fit(data, verbose=0, callbacks=[ks.ValidateDocuments(DOCUMENTS[:5])]).history["val_loss"]
+
+    wanted = run()
+    with data_parallel.scope():
+        np.testing.assert_allclose(run(), wanted, rtol=1e-5)
+
+
 def test_rows_that_do_not_divide_are_refused(four_devices, data_parallel):
     with data_parallel.scope():
         with pytest.raises(
