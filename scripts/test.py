@@ -3,7 +3,7 @@
     python3 scripts/test.py                  # makes .venv, installs what pyproject.toml names, runs everything
     python3 scripts/test.py --only jax       # one check; names below
     python3 scripts/test.py --here           # in the Python that runs this script: makes and installs nothing
-    python3 scripts/test.py --keras 3.12.0   # with this release of Keras
+    python3 scripts/test.py --keras 3.14.0   # with this release of Keras
 
 Checks: lint, types, site, once (tests that do not depend on the backend, documentation, examples), tensorflow, jax,
 torch. As many run side by side as there are cores, each on one thread. The output of what fails is printed; the last

@@ -76,8 +76,9 @@ def test_jax_freezes_the_state_of_the_first_trace():
 @pytest.mark.parametrize("layer", ["GRU", "LSTM"])
 def test_torch_crashes_in_backward(layer):
     x, y = batches(3)
-    with pytest.raises(RuntimeError, match="inplace operation"):
-        fit(compiled(network(layer), 0.1), x, y)
+    if layer == "LSTM" or keras.version() >= "3.15":  # a GRU since it has a loop of its own
+        with pytest.raises(RuntimeError, match="inplace operation"):
+            fit(compiled(network(layer), 0.1), x, y)
     model = compiled(network(layer), 0.1)
     fit(model, x, y, callbacks=[ks.ResetStatesCallback()])
     assert carried(model)
