@@ -60,7 +60,9 @@ def main() -> None:
         for epoch, loss in enumerate(history["loss"], 1):
             print(f"epoch {epoch}: loss {loss:.6f}", flush=True)
         if options.output:
-            keras.distribution.set_distribution(None)  # or the new file's variables would wait for the other processes
+            keras.distribution.set_distribution(
+                None
+            )  # or the new file's variables would wait for the other processes
             model.save(options.output)
 
 

@@ -25,8 +25,12 @@ _HOME = {
     "get_states": "states",
     "initial_states": "step_model",
     "load_session": "session",
+    "plot_activations": "figures",
+    "plot_layout": "figures",
     "predict_documents": "documents",
     "preserve_states": "states",
+    "rank_units": "activations",
+    "record_states": "activations",
     "reset_states": "states",
     "set_states": "states",
     "stream": "generation",
@@ -55,10 +59,12 @@ if "keras" in sys.modules:
     import_module("keras_stateful.convert")  # registers the classes that `keras.models.load_model` looks for
 
 if TYPE_CHECKING:
+    from keras_stateful.activations import rank_units, record_states
     from keras_stateful.callbacks import ResetStatesCallback
     from keras_stateful.convert import to_inference, to_stateful, to_stateless
     from keras_stateful.documents import ValidateDocuments, evaluate_documents, predict_documents
     from keras_stateful.export import export_step_model
+    from keras_stateful.figures import plot_activations, plot_layout
     from keras_stateful.generation import generate, stream
     from keras_stateful.resume import ResumeTraining
     from keras_stateful.sample_text import SampleText

@@ -2,7 +2,7 @@
 
 Keras shuffles the batches of a `PyDataset` by default and hands those of several workers over out of order. But it takes
 any `keras.src.trainers.data_adapters.data_adapter.DataAdapter` as it is ("Allow passing a custom data adapter" in
-`get_data_adapter`, Keras 3.12 to 3.15), so a sequence is both. That base class is the one private name used here;
+`get_data_adapter`, Keras 3.14 to 3.15), so a sequence is both. That base class is the one private name used here;
 `tests/test_sequence_fit.py` fails when Keras no longer lets it through.
 """
 
@@ -17,6 +17,8 @@ from typing import Any
 import keras
 import numpy as np
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+
+from keras_stateful import compat, fit_checks
 
 _PREFETCH = 2
 
@@ -73,16 +75,25 @@ class Batches(keras.utils.PyDataset, DataAdapter):
 
     # keras.src.trainers.data_adapters.data_adapter.DataAdapter
 
+    def _check_reader(self) -> None:
+        call = compat.trainer_call()
+        if call is not None:
+            fit_checks.check_reader(self, call)
+
     def get_numpy_iterator(self) -> Iterator[tuple]:
+        self._check_reader()
         return self.read_pass()
 
     def get_jax_iterator(self) -> Iterator[tuple]:
+        self._check_reader()
         return self.read_pass()
 
     def get_torch_dataloader(self) -> Iterator[tuple]:
+        self._check_reader()
         return (keras.tree.map_structure(keras.ops.convert_to_tensor, batch) for batch in self.read_pass())
 
     def get_tf_dataset(self) -> Any:
+        self._check_reader()
         return self._tf_dataset(counted=False)  # a pass that is resumed has fewer batches than `num_batches`
 
     def as_tf_dataset(self) -> Any:
@@ -97,7 +108,7 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         import tensorflow as tf
 
         # Where the end comes unforeseen, Keras's step runs once more, without a batch: had the rows a static number, it
-        # would count them in the mean of the loss (Keras 3.12 to 3.15).
+        # would count them in the mean of the loss (Keras 3.14 to 3.15).
         endless = self.num_batches is None
         signature = _map_specs(
             lambda shape, dtype: tf.TensorSpec((None, *shape[1:]) if endless else shape, dtype),

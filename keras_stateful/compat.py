@@ -2,18 +2,18 @@
 
 | what | why no public API will do | Keras read |
 |---|---|---|
-| `graph_calls` reads `Function._nodes_by_depth` | `clone_model` cannot enter sub-models, add inputs or outputs, or say which tensor runs along time | 3.12 to 3.15 |
-| `sublayers` reads `Layer._layers` | `Model.layers` does not enter wrappers and custom layers | 3.12 to 3.15 |
-| `mask_of` is `keras.src.backend.common.masking.get_keras_mask` | Keras drops the implicit mask of a call with several tensors, and scales sample weights by it | 3.12 to 3.15 |
-| `compile_arguments` reads `Trainer._compile_config` | `get_compile_config` cannot serialize every loss | 3.12 to 3.15 |
-| `fit_arguments` looks at the frame of `fit` | callbacks are not told data, shuffle or weights | 3.12 to 3.15 |
-| `skip_steps` wraps the epoch iterator's `_enumerate_iterator`, `begin_at` sets `Trainer._initial_epoch` | `fit` begins an epoch at its first step | 3.12 to 3.15 |
-| `build_for_training` is `Trainer._symbolic_build` | on TensorFlow metrics have no variables before the first step | 3.12 to 3.15 |
-| `global_seed_state` is that of `keras.src.random.seed_generator.global_seed_generator` | it cannot be read otherwise without drawing from it | 3.12 to 3.15 |
-| `rnn_loop` is `keras.src.backend.rnn` | `keras.ops.scan` wants outputs shaped like the states on TensorFlow | 3.12 to 3.15 |
+| `graph_calls` reads `Function._nodes_by_depth` | `clone_model` cannot enter sub-models, add inputs or outputs, or say which tensor runs along time | 3.14 to 3.15 |
+| `sublayers` reads `Layer._layers` | `Model.layers` does not enter wrappers and custom layers | 3.14 to 3.15 |
+| `mask_of` is `keras.src.backend.common.masking.get_keras_mask` | Keras drops the implicit mask of a call with several tensors, and scales sample weights by it | 3.14 to 3.15 |
+| `compile_arguments` reads `Trainer._compile_config` | `get_compile_config` cannot serialize every loss | 3.14 to 3.15 |
+| `trainer_call` looks at the frame of `fit`, `evaluate`, `predict` | callbacks are not told data, shuffle or weights, data not their model | 3.14 to 3.15 |
+| `skip_steps` wraps the epoch iterator's `_enumerate_iterator`, `begin_at` sets `Trainer._initial_epoch` | `fit` begins an epoch at its first step | 3.14 to 3.15 |
+| `build_for_training` is `Trainer._symbolic_build` | on TensorFlow metrics have no variables before the first step | 3.14 to 3.15 |
+| `global_seed_state` is that of `keras.src.random.seed_generator.global_seed_generator` | it cannot be read otherwise without drawing from it | 3.14 to 3.15 |
+| `rnn_loop` is `keras.src.backend.rnn` | `keras.ops.scan` wants outputs shaped like the states on TensorFlow | 3.14 to 3.15 |
 | `batch_to_build_from`, in `StatefulModel._maybe_symbolic_build` | under a TensorFlow strategy `fit` reads a batch, and prefetches more, only to see its shapes | 3.14 to 3.15 |
 | `lay_out` sets `Variable._layout` | `add_weight` takes no layout, and `Distribution` knows no rows | 3.14 to 3.15 |
-| `ensure_batch` | nothing in `keras.ops` checks a shape at run time; TensorFlow broadcasts one row silently | 3.12 to 3.15 |
+| `ensure_batch` | nothing in `keras.ops` checks a shape at run time; TensorFlow broadcasts one row silently | 3.14 to 3.15 |
 
 `tests/test_compat.py` fails when one of them moves. The adapter that `fit` reads a sequence through is in
 `adapter.py`; the repairs of plain `stateful=True` layers are in `repairs.py`.
@@ -106,6 +106,36 @@ def ensure_batch(x: Any, batch_size: int) -> Any:
     return x
 
 
+class TrainerCall(NamedTuple):
+    """A call of Keras's own `fit`, `evaluate` or `predict` that is running."""
+
+    method: str
+    model: keras.Model
+    arguments: dict[str, Any]
+
+
+def trainer_call() -> TrainerCall | None:
+    """The innermost call of `fit`, `evaluate` or `predict` that this is run in, or None.
+
+    Keras tells callbacks nothing of the data, the shuffle or the weights that `fit` was given, and data nothing of the
+    model that reads them; all can make a stateful training silently wrong. So the frames above are looked through.
+    """
+    frame: Any = sys._getframe()
+    while frame is not None:
+        method, model = frame.f_code.co_name, frame.f_locals.get("self")
+        if (
+            method in ("fit", "evaluate", "predict")
+            and isinstance(model, keras.Model)
+            and frame.f_globals.get("__name__", "").startswith("keras.src.")
+        ):
+            names = inspect.signature(getattr(keras.Model, method)).parameters
+            return TrainerCall(
+                method, model, {k: frame.f_locals[k] for k in names if k in frame.f_locals and k != "self"}
+            )
+        frame = frame.f_back
+    return None
+
+
 def batch_to_build_from(epoch_iterator: Any, replicas: int) -> Any:
     """What a replica's batch of a sequence looks like, without one being read; None for other data."""
     signature = getattr(epoch_iterator.data_adapter, "signature", None)
@@ -130,22 +160,9 @@ def lay_out(variable: keras.Variable, sharding: Any) -> None:
 
 
 def fit_arguments(model: keras.Model) -> dict[str, Any]:
-    """The arguments of the `fit` that is running, by name; empty outside of one.
-
-    Keras tells callbacks nothing of the data, the shuffle or the weights that `fit` was given, and all three can
-    make a stateful training silently wrong. So the frames above are looked through for Keras's own `fit`.
-    """
-    frame: Any = sys._getframe()
-    while frame is not None:
-        local = frame.f_locals
-        if frame.f_code.co_name == "fit" and local.get("self") is model and "epoch_iterator" in local:
-            return {
-                k: local[k]
-                for k in inspect.signature(keras.Model.fit).parameters
-                if k in local and k != "self"
-            }
-        frame = frame.f_back
-    return {}
+    """The arguments of the `fit` of this model that is running, by name; empty outside of one."""
+    call = trainer_call()
+    return call.arguments if call is not None and call.method == "fit" and call.model is model else {}
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any]:

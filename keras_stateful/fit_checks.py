@@ -4,12 +4,13 @@ Keras accepts all of it and trains on the wrong thing: shuffled windows, rows of
 carried over a document's end, a validation that begins where the last one stopped.
 """
 
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_stateful import distribution
+from keras_stateful import compat, distribution
 from keras_stateful.states import find_states
 from keras_stateful.time_axis import find_time_axis
 
@@ -73,6 +74,53 @@ def check_fit(model: keras.Model, arguments: dict, callback: Any) -> None:
         )
 
 
+def check_reader(sequence: Any, call: Any) -> None:
+    """Whoever reads a sequence must carry its state, and be told where documents start.
+
+    Args:
+        sequence: what is read.
+        call: the `compat.TrainerCall` that reads it.
+
+    Raises:
+        ValueError: a model that carries no state, or plain `stateful=True` layers without `ResetStatesCallback`.
+    """
+    model, name = call.model, "validation_data" if call.arguments.get("_use_cached_eval_dataset") else "x"
+    if not model.built:  # a subclassed model: `ResetStatesCallback` sees its layers later
+        return
+    check_sequence(model, name, sequence)
+    if call.method != "predict" and name == "x":
+        _warn_of_metrics(model, sequence)
+    if hasattr(model, "resets"):  # a StatefulModel
+        return
+    if call.method == "predict":
+        raise ValueError(
+            "`predict` does not reset plain `stateful=True` layers where documents start. Received: "
+            f"{_say(sequence)}, model {model.name!r}. Use `predict_documents(model, documents)`, or convert the model "
+            "with `to_stateful(model, sequence)` and a sequence made with `resets=True`."
+        )
+    callbacks = call.arguments.get("callbacks") or []
+    callbacks = getattr(callbacks, "callbacks", callbacks)
+    if not any(hasattr(c, "validation_sequence") for c in keras.tree.flatten(callbacks)):
+        given = "sequence" if call.method == "fit" else "validation_sequence"
+        raise ValueError(
+            "Nobody would reset the state where documents start, and Keras's own `stateful=True` layers do not carry "
+            f"it in `fit` on every backend. Received: `{call.method}` of model {model.name!r} on {_say(sequence)} without "
+            f"a `ResetStatesCallback`. Pass `callbacks=[ResetStatesCallback({given}={given})]`, or convert the model with "
+            "`to_stateful(model, sequence)`."
+        )
+
+
+def _warn_of_metrics(model: keras.Model, sequence: Any) -> None:
+    """Keras gives `metrics` no weights, so they count padding and whatever else has weight 0."""
+    metrics = compat.compile_arguments(model).get("metrics") if model.compiled else None
+    if metrics and len(sequence.signature()) > 2:
+        warnings.warn(
+            f"`metrics` count padded steps, which have weight 0. Received: compile(metrics={metrics!r}) and "
+            f"{_say(sequence)}, which gives weights. Pass them as `weighted_metrics=` to `compile`.",
+            stacklevel=2,
+        )
+
+
 def check_data(model: keras.Model, name: str, data: Any, arguments: dict) -> None:
     """Checks one source of batches: its devices, rows, order, resets and targets."""
     states = [v for cell in find_states(model) for v in cell.variables]
@@ -122,7 +170,8 @@ def check_sequence(model: keras.Model, name: str, sequence: Any) -> None:
     if not states:
         raise ValueError(
             f"A stateful sequence needs a model that carries its state. Received: {model.name!r}, which carries none. "
-            "Convert it with `to_stateful(model, sequence)`."
+            "Convert it with `to_stateful(model, sequence)`. (For a baseline that reads single windows on purpose, pass "
+            "`(batch for _ in itertools.count() for batch in sequence)` and `steps_per_epoch=len(sequence)`.)"
         )
     rows = distribution.rows(states[0].variables[0])
     if distribution.rows_given(sequence) != rows:
@@ -179,6 +228,12 @@ def _check_targets(model: keras.Model, name: str, sequence: Any) -> None:
 
 def check_validation(model: keras.Model, validation: Any, arguments: dict) -> None:
     """Validation data must fit the model and be read whole, so that `val_loss` depends on the weights alone."""
+    if isinstance(validation, list):
+        raise ValueError(
+            f"`validation_data` is a list, and nobody says what its parts are. Received: a list of {len(validation)}. For "
+            "documents pass `StatefulSequence(documents, ...)`, or `callbacks=[ValidateDocuments(documents)]`; for "
+            "arrays a tuple, `(x, y)`."
+        )
     data = validation[0] if isinstance(validation, tuple) else validation
     check_data(
         model, "validation_data", data, {**arguments, "batch_size": arguments.get("validation_batch_size")}

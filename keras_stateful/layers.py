@@ -100,13 +100,13 @@ class Carry:
         slot=0,
         sequences_mask=None,
     ):
-        sequences = compat.ensure_batch(sequences, self.batch_size)
         if sequences.shape[0] not in (None, self.batch_size):
             raise ValueError(
                 f"`{self.name}` carries the state of {self.batch_size} rows. Received: a batch of "
                 f"{sequences.shape[0]} rows, shape {tuple(sequences.shape)}. Leave out a smaller last batch "
                 "(`drop_remainder`), or convert the model to that batch size with `to_inference(model, batch_size)`."
             )
+        sequences = compat.ensure_batch(sequences, self.batch_size)
         mask = (
             sequences_mask if mask is None else mask
         )  # Keras fills this name where there are several tensors

@@ -44,6 +44,9 @@ def _one(y_pred: Any, weight: Any) -> tuple[Any, Any]:
     if mask is None or weight is None or keras.tree.is_nested(weight):
         return y_pred, weight
     weight = ops.cast(weight, keras.backend.floatx())
+    mask = ops.cast(mask, weight.dtype)
     if len(weight.shape) < len(mask.shape):
         weight = ops.expand_dims(weight, -1)
-    return ops.copy(y_pred), weight * ops.cast(mask, weight.dtype)  # the copy carries no mask
+    elif len(weight.shape) > len(mask.shape):
+        mask = ops.expand_dims(mask, -1)
+    return ops.copy(y_pred), weight * mask  # the copy carries no mask

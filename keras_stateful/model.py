@@ -84,6 +84,14 @@ class StatefulModel(keras.Model):
         fit_checks.check_rows(self, "x", arguments.get("x"), arguments["batch_size"])
         return super().predict(**arguments)
 
+    def export(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused: what Keras writes of a model that carries its state is frozen at it, or shares it among callers."""
+        raise ValueError(
+            f"`export` would freeze {self.name!r} at its present state in most formats. Received: a model that carries "
+            "its state. Use `export_step_model(model, directory, format)`, whose artifact takes states in and gives them "
+            "out."
+        )
+
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.train_on_batch`, not on several replicas."""
         distribution.check_one_step(self, "train_on_batch")

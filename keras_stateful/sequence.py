@@ -196,6 +196,8 @@ class StatefulSequence(Batches):
                      layout.spans(begin, end, self._low, self._low + self._rows, shift)
                      for shift in target.offsets]  # fmt: skip
             y[key] = target.batch(later, rows, window, weights.get(key))
+            if target.horizon and self._weighted:  # a loss `(batch, time, offsets)` broadcasts them
+                weights[key] = weights[key][..., None]
         parts = [
             x,
             *(part[None] if None in y else part for part in ((y, weights) if self._weighted else (y,))),
@@ -301,7 +303,7 @@ class StatefulSequence(Batches):
         for key, target in self._targets.items():
             horizon = (len(target.offsets),) if target.horizon else ()
             y[key] = ((rows, window, *horizon, *target.shape, *(1,) * target.lifted), target.dtype)
-            weights[key] = ((rows, window), np.dtype("float32"))
+            weights[key] = ((rows, window, *(1,) * target.horizon), np.dtype("float32"))
         parts = (y, weights) if self._weighted else (y,)
         return (x, *(part[None] if None in y else part for part in parts))
 

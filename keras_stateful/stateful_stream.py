@@ -261,7 +261,7 @@ class StatefulStream(Batches):
             k: ((rows, window, *horizon, *o.shape, *(1,) * o.lifted), o.dtype)
             for k, o in self._outputs.items()
         }
-        weights = {k: ((rows, window), np.dtype("float32")) for k in y}
+        weights = {k: ((rows, window, *(1,) * self._horizon), np.dtype("float32")) for k in y}
         return (x, *(part[None] if None in y else part for part in (y, weights)))
 
     # Passes
@@ -516,6 +516,8 @@ class StatefulStream(Batches):
                 x["resets"] = mask
             else:
                 x = (inputs[None], mask)
+        if self._horizon:  # a loss `(batch, time, offsets)` broadcasts them
+            weights = weights[..., None]
         weighted = {k: weights.copy() for k in w} if isinstance(w, dict) else weights
         return (x, y, weighted), mask, counts
 

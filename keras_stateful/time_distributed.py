@@ -1,6 +1,6 @@
 """`TimeDistributed` for any window length.
 
-Keras 3.12 to 3.15 runs it over as many steps as the *batch* has rows where the number of time steps is unknown
+Keras 3.14 to 3.15 runs it over as many steps as the *batch* has rows where the number of time steps is unknown
 (`ops.shape(inputs)[0]`, taken before the axes are swapped). TensorFlow meets such shapes as soon as a model is
 called with windows of a second length, so what `to_stateful` and `to_inference` return would be silently wrong.
 `docs/keras-defects.md` has the reproduction, `tests/test_keras_facts.py` tells when this is no longer needed.

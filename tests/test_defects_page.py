@@ -11,7 +11,9 @@ import pytest
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "keras-defects.md"
 SECTIONS = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-PROGRAMS = {s.split("\n", 1)[0]: re.findall(r"^```python\n(.*?)^```", s, re.DOTALL | re.MULTILINE) for s in SECTIONS}
+PROGRAMS = {
+    s.split("\n", 1)[0]: re.findall(r"^```python\n(.*?)^```", s, re.DOTALL | re.MULTILINE) for s in SECTIONS
+}
 
 
 def test_every_defect_has_a_program():
@@ -33,6 +35,8 @@ for name, parts in {PROGRAMS!r}.items():
 assert not failed, failed
 """
     environment = {**os.environ, "KERAS_BACKEND": keras.backend.backend()}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
+    )
     if done.returncode:
         pytest.fail(done.stderr[-3000:])

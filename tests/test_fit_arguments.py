@@ -1,5 +1,7 @@
 """Law 6: each argument of fit is right, or refused with the remedy before the first step."""
 
+import itertools
+
 import keras
 import numpy as np
 import pytest
@@ -89,12 +91,48 @@ def test_one_output_a_window_under_targets_for_every_step():
     refused(ks.to_stateful(many_to_one(), 3), "return_sequences=True", x=ks.StatefulSequence(TRAIN, 3, 8))
 
 
-def test_a_model_that_carries_nothing():
+@pytest.mark.parametrize("callback", [True, False])
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_a_model_that_carries_nothing(method, callback):
     model = network(3)
     model.compile("sgd", "sparse_categorical_crossentropy")
     data = sequence(resets=False)
+    callbacks = [ks.ResetStatesCallback(data), NoStep()] if callback else [NoStep()]
     with pytest.raises(ValueError, match=r"to_stateful\(model, sequence\)"):
-        model.fit(data, verbose=0, callbacks=[ks.ResetStatesCallback(data), NoStep()])
+        getattr(model, method)(data, verbose=0, callbacks=callbacks)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
+def test_plain_layers_without_the_callback(method):
+    model, data = model_for("plain"), sequence(resets=False)
+    remedy = "predict_documents" if method == "predict" else "callbacks=.ResetStatesCallback"
+    with pytest.raises(ValueError, match=remedy):
+        getattr(model, method)(data, verbose=0, callbacks=[NoStep()])
+
+
+def test_metrics_without_weights_are_told_to_count_padding():
+    model, data = model_for("mask"), sequence()
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    with pytest.warns(UserWarning, match="weighted_metrics"):
+        model.fit(data, verbose=0)
+
+
+def test_a_list_is_no_validation_data():
+    refused(model_for("mask"), "ValidateDocuments", x=sequence(), validation_data=HELD_OUT)
+
+
+def test_keras_exports_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="export_step_model"):
+        model_for("mask").export(tmp_path / "exported")
+
+
+def test_single_windows_on_purpose():
+    """What the error about a model that carries nothing names as the way to a baseline."""
+    model, data = network(3), sequence(resets=False)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    windows = (batch for _ in itertools.count() for batch in data)
+    history = model.fit(windows, epochs=2, steps_per_epoch=len(data), verbose=0)
+    assert len(history.epoch) == 2
 
 
 @pytest.mark.parametrize("kind", ["callback", "plain"])

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from test_sequence_fit import ROWS, WINDOW, documents, recording_model
+from test_sequence_fit import ROWS, WINDOW, documents, readers_without_state, recording_model  # noqa: F401
 from test_validation import documents as texts
 from test_validation import loss_by_hand, network
 
@@ -13,6 +13,7 @@ LENGTHS = (21, 30, 9, 14, 33)
 
 
 @pytest.mark.parametrize("steps", [None, 4])
+@pytest.mark.usefixtures("readers_without_state")
 def test_fit_loses_and_repeats_no_batch(steps):
     docs = documents(*LENGTHS)
     both = [{"x": d, "y": d + 1.0} for d in docs]

@@ -213,3 +213,25 @@ def test_validate_documents_leaves_training_as_it_is():
         model_for("mask").fit(sequence(), epochs=2, verbose=0, callbacks=[*callbacks, seen])
         losses.append(seen.losses)
     assert losses[0] == losses[1]
+
+
+def test_several_offsets_of_ids_weigh_each_step_once():
+    """Keras's losses are then `(batch, time, offsets)`, and weights must broadcast against them."""
+    inputs = keras.Input((None,), dtype="int32")
+    x = keras.layers.Embedding(IDS, 4)(inputs)
+    x = keras.layers.GRU(4, return_sequences=True)(x)
+    x = keras.layers.Dense(2 * IDS)(x)
+    model = keras.Model(inputs, keras.layers.Reshape((-1, 2, IDS))(x))
+    data = ks.StatefulSequence(TRAIN, 3, 8, target_offset=[1, 3], resets=True)
+    model = ks.to_stateful(model, data)
+    model.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    loss = model.fit(data, verbose=0).history["loss"][0]
+    steps = []
+    for document, logits in zip(TRAIN, ks.predict_documents(model, TRAIN), strict=True):
+        last = len(document) - 3
+        y = np.stack([document[1 : 1 + last], document[3 : 3 + last]], axis=-1)
+        log_p = logits[:last] - np.log(np.exp(logits[:last]).sum(-1, keepdims=True))
+        steps.append(-np.take_along_axis(log_p, y[..., None], -1).mean((-2, -1)))
+    np.testing.assert_allclose(loss, np.concatenate(steps).mean(), rtol=1e-5)
+    scores = ks.evaluate_documents(model, TRAIN, target_offset=[1, 3])["loss"]
+    np.testing.assert_allclose(scores, [s.mean() for s in steps], rtol=1e-5)

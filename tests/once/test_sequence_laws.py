@@ -51,7 +51,8 @@ def layouts(draw):
 
 def parts(batch):
     (x, mask), y, *weights = batch
-    return x, mask, y, weights[0] if weights else np.ones(x.shape, "float32")
+    weights = weights[0].reshape(x.shape[:2]) if weights else np.ones(x.shape, "float32")
+    return x, mask, y, weights
 
 
 def steps_of(sequence, epoch):

@@ -87,7 +87,7 @@ def test_several_outputs_horizons_and_weights():
     assert y["next"].shape == (2, 4, 2)
     assert y["twice"].shape == (2, 4, 2, 1)
     np.testing.assert_array_equal(y["next"], np.stack([x, x + 2], axis=-1))
-    np.testing.assert_array_equal(w["next"] > 0, x % 3 > 0)
+    np.testing.assert_array_equal(w["next"] > 0, (x % 3 > 0)[..., None])
 
 
 def test_one_weight_per_document_balances_classes():

@@ -155,7 +155,7 @@ def test_dicts_labels_horizons_and_weights():
     x, y, w = next(iter(ahead))
     assert y.shape == (2, 5, 2)
     np.testing.assert_array_equal(y[0, :4], np.stack([np.arange(4) + 1, np.arange(4) + 3], 1))
-    np.testing.assert_array_equal(w[0] > 0, [True] * 4 + [False])
+    np.testing.assert_array_equal(w[0, :, 0] > 0, [True] * 4 + [False])
     floats = StatefulStream([{"x": np.ones((9, 2)), "y": np.ones(9)}], 1, 4, targets="y")
     assert next(iter(floats))[1].shape == (1, 4, 1)
 
