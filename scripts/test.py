@@ -26,7 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ("jax", "tensorflow", "torch")
-EXTRAS = "tensorflow,jax,torch,datasets,export,examples,test,docs"
+EXTRAS = "tensorflow,jax,torch,datasets,export,plots,examples,test,docs"
 # First and alone: where pip is pointed at CPU builds it finds this one, and a later range does not replace it.
 TORCH = "torch==2.13.0"
 LIMIT = 40 * 60  # seconds for one check
