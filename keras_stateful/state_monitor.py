@@ -38,7 +38,7 @@ class StateMonitor(keras.callbacks.Callback):
 
     The logs of each batch hold the last look, so the progress bar shows it; the logs of an epoch hold the mean over its
     looks, at least one. Put it before `CSVLogger`, `TensorBoard` and whatever else reads the logs. It changes nothing
-    in the training. `docs/see.md` has what the numbers mean and what a look costs.
+    in the training.
 
     It warns, once for each layer and cause, of a state that is NaN or infinite, has values beyond 1,000, is zero in all
     rows, or no longer changes.
