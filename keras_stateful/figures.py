@@ -128,7 +128,8 @@ def plot_layout(sequence: Any, *, first: int = 0, batches: int | None = None) ->
     left, right = first * window, last * window
     figure, axes = plt.subplots(figsize=(10, min(12.0, 1.3 + 0.28 * rows)), layout="constrained")
     axes.set_facecolor(_GREY)
-    colours = plt.get_cmap("tab20").colors[1::2] + plt.get_cmap("Set3").colors[:8]
+    light = plt.get_cmap("tab20").colors[1::2]
+    colours = light[:7] + light[8:] + plt.get_cmap("Set3").colors[:8]  # without the grey of padding
     for row, runs in enumerate(_runs(sequence, first, last)):
         axes.broken_barh(
             [(run.begin, run.steps) for run in runs],
