@@ -27,6 +27,7 @@ NAMES = (
     "growth",
     "fit_overhead",
     "resets",
+    "state_monitor",
     "torch_loop",
     "held_out",
     "layout",
