@@ -5,7 +5,7 @@ from harness import BACKENDS, interleaved, row
 
 __all__ = ["BACKENDS", "measure"]
 
-UNITS, ROWS, WINDOW, STEPS, ROUNDS = 256, 32, 64, 100, 5
+UNITS, ROWS, WINDOW, STEPS, ROUNDS = 128, 32, 32, 100, 5
 ALONE = "no monitor"
 
 
