@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_stateful import compat
 from keras_stateful.convert import to_inference
-from keras_stateful.rollout import _input_vocabulary
+from keras_stateful.rollout import input_vocabulary
 from keras_stateful.states import Cell, find_states, sync
 
 
@@ -180,7 +180,7 @@ def _array(twin: keras.Model, tensor: Any, given: Any) -> np.ndarray:
             f"`ids` must be one document of shape {('timesteps', *wanted)}, without a batch axis. Received: shape "
             f"{array.shape}."
         )
-    vocabulary = _input_vocabulary(list(compat.graph_calls(twin)), tensor)
+    vocabulary = input_vocabulary(list(compat.graph_calls(twin)), tensor)
     if vocabulary is not None and (array.min() < 0 or array.max() >= vocabulary):
         wrong = array.min() if array.min() < 0 else array.max()
         raise ValueError(

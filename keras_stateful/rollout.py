@@ -70,7 +70,7 @@ class Rollout:
         self.per_step = len(output.shape) > 1 and output.shape[1] is None
         self.output_shape = tuple(output.shape[2 if self.per_step else 1 :])
         calls = list(compat.graph_calls(step))
-        self.input_vocabulary = _input_vocabulary(calls, entry)
+        self.input_vocabulary = input_vocabulary(calls, entry)
         self.from_logits, self.last_layer = _from_logits(calls, output)
         self._compiled: dict[Any, Callable] = {}
         self._drawn_in_vain = _drawn_in_vain(calls)
@@ -387,7 +387,8 @@ def _trace(function: Callable, shape: tuple, dtype: str) -> Any:
     return traced.structured_outputs
 
 
-def _input_vocabulary(calls: list[compat.Call], entry: Any) -> int | None:
+def input_vocabulary(calls: list[compat.Call], entry: Any) -> int | None:
+    """How many ids the `Embedding` behind an input knows; None where there is none."""
     sizes = [
         c.operation.input_dim
         for c in calls
