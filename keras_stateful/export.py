@@ -19,7 +19,7 @@ import numpy as np
 import keras_stateful
 from keras_stateful import compat, conversion, manifest
 from keras_stateful.manifest import FORMATS, Manifest, State, Tensor
-from keras_stateful.rollout import _from_logits, _input_vocabulary
+from keras_stateful.rollout import _from_logits, input_vocabulary
 from keras_stateful.runtimes import Runtime, open_runtime
 from keras_stateful.session import Session, load_session
 from keras_stateful.step_model import StepModel, initial_states, to_step_model
@@ -197,7 +197,7 @@ def _describe(
     calls = list(compat.graph_calls(step))
     inputs = []
     for given, tensor in zip(step.data_inputs, single.inputs, strict=False):
-        vocabulary = _input_vocabulary(calls, given)
+        vocabulary = input_vocabulary(calls, given)
         name = _input_tensor(runtime, tensor.name)
         inputs.append(
             Tensor(tensor.name, name, _shape(tensor), tensor.dtype, conversion.has_time(given), vocabulary)
