@@ -19,7 +19,7 @@ import numpy as np
 import keras_stateful
 from keras_stateful import compat, conversion, manifest
 from keras_stateful.manifest import FORMATS, Manifest, State, Tensor
-from keras_stateful.rollout import _from_logits, input_vocabulary
+from keras_stateful.rollout import reads_as_logits, input_vocabulary
 from keras_stateful.runtimes import Runtime, open_runtime
 from keras_stateful.session import Session, load_session
 from keras_stateful.step_model import StepModel, initial_states, to_step_model
@@ -214,7 +214,7 @@ def _describe(
     outputs = [
         Tensor(
             names[i], found[i], _shape(single.outputs[i]), single.outputs[i].dtype, conversion.has_time(given),
-            from_logits=_from_logits(calls, ends.get(id(given), given))[0],
+            from_logits=reads_as_logits(calls, ends.get(id(given), given))[0],
         )
         for i, given in enumerate(step.data_outputs)
     ]  # fmt: skip

@@ -71,7 +71,7 @@ class Rollout:
         self.output_shape = tuple(output.shape[2 if self.per_step else 1 :])
         calls = list(compat.graph_calls(step))
         self.input_vocabulary = input_vocabulary(calls, entry)
-        self.from_logits, self.last_layer = _from_logits(calls, output)
+        self.from_logits, self.last_layer = reads_as_logits(calls, output)
         self._compiled: dict[Any, Callable] = {}
         self._drawn_in_vain = _drawn_in_vain(calls)
         self._backend = keras.backend.backend()
@@ -397,7 +397,7 @@ def input_vocabulary(calls: list[compat.Call], entry: Any) -> int | None:
     return min(sizes, default=None)
 
 
-def _from_logits(calls: list[compat.Call], output: Any) -> tuple[bool | None, str]:
+def reads_as_logits(calls: list[compat.Call], output: Any) -> tuple[bool | None, str]:
     """Whether an output is logits, as far as the operation it comes from tells, and that operation in words."""
     call = next((c for c in reversed(calls) if any(t is output for t in c.outputs)), None)
     if call is None:
@@ -406,7 +406,7 @@ def _from_logits(calls: list[compat.Call], output: Any) -> tuple[bool | None, st
     if isinstance(layer, (keras.layers.Dropout, keras.layers.Identity)) or (
         isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.linear
     ):
-        return _from_logits(calls, call.args[0])
+        return reads_as_logits(calls, call.args[0])
     while isinstance(layer, keras.layers.TimeDistributed):
         layer = layer.layer
     if isinstance(layer, keras.layers.Softmax) or type(layer).__name__ == "Softmax":
