@@ -19,7 +19,7 @@ import numpy as np
 import keras_stateful
 from keras_stateful import compat, conversion, manifest
 from keras_stateful.manifest import FORMATS, Manifest, State, Tensor
-from keras_stateful.rollout import reads_as_logits, input_vocabulary
+from keras_stateful.rollout import input_vocabulary, reads_as_logits
 from keras_stateful.runtimes import Runtime, open_runtime
 from keras_stateful.session import Session, load_session
 from keras_stateful.step_model import StepModel, initial_states, to_step_model
