@@ -120,6 +120,10 @@ def next_ids(
     Returns:
         int32 `(rows,)`; -1 where the scores are NaN or infinite, or probabilities that do not sum to 1.
     """
+    if temperature is None and from_logits and xp is np:  # NumPy's argmax finds NaN first
+        ids = np.argmax(scores, axis=-1)
+        usable = np.isfinite(scores[np.arange(len(ids)), ids])
+        return np.where(usable, ids, -1).astype("int32")
     with np.errstate(invalid="ignore"):  # unusable scores are told by the NaN that comes out
         weights = filtered_weights(
             scores, 1.0 if temperature is None else temperature, top_k, top_p, from_logits=from_logits, xp=xp
