@@ -10,6 +10,7 @@ from typing import Any
 import keras
 
 from keras_stateful import compat, distribution
+from keras_stateful.arguments import int_at_least
 from keras_stateful.layers import Carry, carried_class, plain_class
 from keras_stateful.model import StatefulModel
 from keras_stateful.rewrite import Level, Rewriter, Unconvertible
@@ -98,7 +99,7 @@ def to_inference(model: keras.Model, batch_size: int = 1, *, share_weights: bool
         y = live.predict_on_batch(reading[None, None])   # (1, 1, 1), the state carried from call to call
     ```
     """
-    _check_batch_size(batch_size)
+    batch_size = int_at_least("batch_size", batch_size, 1)
     model = readable(model, "to_inference")
     return _carrying(
         model, batch_size, None, recurrent_paths(model) or None, share=share_weights, any_length=True
@@ -286,11 +287,6 @@ def _paths(model: keras.Model, layers: list) -> list[str]:
     return paths
 
 
-def _check_batch_size(batch_size: Any) -> None:
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be an int of at least 1. Received: batch_size={batch_size!r}.")
-
-
 def _batch_and_resets(batch_size: Any, resets: str | None) -> tuple[int, str | None]:
     if resets not in (None, "window", "step"):
         raise ValueError(f'`resets` must be None, "window" or "step". Received: resets={resets!r}.')
@@ -304,5 +300,4 @@ def _batch_and_resets(batch_size: Any, resets: str | None) -> tuple[int, str | N
                 "Leave `resets` out."
             )
         return distribution.rows_given(sequence), told
-    _check_batch_size(batch_size)
-    return batch_size, resets
+    return int_at_least("batch_size", batch_size, 1), resets

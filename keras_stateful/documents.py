@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_stateful import compat, distribution
+from keras_stateful.arguments import int_at_least
 from keras_stateful.convert import recurrent_paths, twin_with_resets
 from keras_stateful.fit_checks import is_sequence
 from keras_stateful.sequence import StatefulSequence
@@ -187,10 +188,9 @@ class ValidateDocuments(keras.callbacks.Callback):
         **layout: Any,
     ):
         super().__init__()
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"`every` must be an int of at least 1, in epochs. Received: every={every!r}.")
+        self.every = int_at_least("every", every, 1, unit="epochs")
         self.documents, self.batch_size, self.sequence_length = documents, batch_size, sequence_length
-        self.every, self.layout = every, layout
+        self.layout = layout
         self._reader: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 import keras_stateful
 from keras_stateful import compat, conversion, manifest
+from keras_stateful.arguments import int_at_least
 from keras_stateful.manifest import FORMATS, Manifest, State, Tensor
 from keras_stateful.rollout import input_vocabulary, reads_as_logits
 from keras_stateful.runtimes import Runtime, open_runtime
@@ -75,7 +76,8 @@ def export_step_model(
     ```
     """
     directory = Path(directory)
-    _check(directory, format, batch_size, quantize, representative_data, metadata)
+    batch_size = int_at_least("batch_size", batch_size, 1)
+    _check(directory, format, quantize, representative_data, metadata)
     backend = conversion.backend_for(format)
     step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)
     start = [s[0] for s in initial_states(step)]
@@ -113,16 +115,12 @@ def export_step_model(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _check(
-    directory: Path, artifact_format: str, batch_size: int, quantize: str | None, data: Any, metadata: Any
-) -> None:
+def _check(directory: Path, artifact_format: str, quantize: str | None, data: Any, metadata: Any) -> None:
     if artifact_format not in FORMATS:
         raise ValueError(
             f"`format` must be one of {', '.join(FORMATS)}. Received: format={artifact_format!r}."
         )
     _refuse_existing(directory)
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be an int of at least 1. Received: batch_size={batch_size!r}.")
     if quantize not in (None, "int8"):
         raise ValueError(f'`quantize` must be None or "int8". Received: quantize={quantize!r}.')
     if quantize is not None and artifact_format == "tf_saved_model":

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_stateful.arguments import int_at_least
 from keras_stateful.generation import check, generate
 
 
@@ -76,12 +77,11 @@ class SampleText(keras.callbacks.Callback):
         write: Callable[[str], Any] | None = print,
     ):
         super().__init__()
-        if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-            raise ValueError(f"`every` must be an int of at least 1, in epochs. Received: every={every!r}.")
+        self.every = int_at_least("every", every, 1, unit="epochs")
         for name, value in (("encode", encode), ("decode", decode)):
             if not callable(value):
                 raise TypeError(f"`{name}` must be a function. Received: {name}={value!r}.")
-        self.prompt, self.length, self.every = prompt, length, every
+        self.prompt, self.length = prompt, length
         self.encode, self.decode, self.write = encode, decode, write
         self.seed = seed
         self.options = {

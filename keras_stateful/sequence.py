@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_stateful.adapter import Batches, checksum, in_order, spec_bytes
+from keras_stateful.arguments import whole_number
 from keras_stateful.corpus import Lazy, open_corpus
 from keras_stateful.layout import Dealt, Plan, Settings, Spans, Streams, longest_unwasted
 from keras_stateful.targets import Target, Weights, open_targets
@@ -530,14 +531,3 @@ class StatefulSequence(Batches):
             f"batch_size={rows}, sequence_length={window}, boundary={self.boundary!r}, "
             f"max_document_length={self.max_document_length}. " + (f"{'; '.join(better)}." if better else "")
         ).strip()
-
-
-def whole_number(name: str, value: Any, least: int, alternative: str = "") -> int:
-    """An int argument of at least `least`."""
-    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
-        raise TypeError(
-            f"`{name}` must be an int{' ' * bool(alternative)}{alternative}. Received: {name}={value!r}."
-        )
-    if operator.index(value) < least:
-        raise ValueError(f"`{name}` must be {least} or more. Received: {name}={value!r}.")
-    return operator.index(value)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_stateful.arguments import int_at_least
 from keras_stateful.manifest import Manifest, ManifestError, Tensor, read_artifact, read_manifest
 from keras_stateful.runtimes import Runtime, check_names, open_runtime
 
@@ -46,7 +47,7 @@ def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
         y = session.read(np.zeros((2, 10, 3), "float32"))       # (2, 10, 4)
     ```
     """
-    _check_batch_size(batch_size)
+    batch_size = int_at_least("batch_size", batch_size, 1)
     directory = Path(directory)
     manifest = read_manifest(directory)
     content = read_artifact(directory, manifest)
@@ -456,11 +457,6 @@ def _padded(array: np.ndarray, rows: int) -> np.ndarray:
     if len(array) == rows:
         return array
     return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
-
-
-def _check_batch_size(batch_size: Any) -> None:
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be an int of at least 1. Received: batch_size={batch_size!r}.")
 
 
 __all__ = ["ManifestError", "Session", "load_session"]

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_stateful import compat
-from keras_stateful.sequence import whole_number
+from keras_stateful.arguments import whole_number
 from keras_stateful.states import Cell, find_states, get_states
 
 _MEASURES = ("norm", "saturation", "drift")

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_stateful.adapter import Batches, checksum, zeros
+from keras_stateful.arguments import whole_number
 from keras_stateful.corpus import as_document, is_array, is_tf_dataset, not_finite, out_dtype
-from keras_stateful.sequence import whole_number
 from keras_stateful.targets import LABEL_AT, read_offsets
 
 _PEEKED = 8  # batches that Keras may take from an iterator that it then leaves, to see their shape

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_stateful import compat
+from keras_stateful.arguments import int_at_least
 from keras_stateful.convert import pack_outputs, readable, recurrent_paths, resets_input, users_arguments
 from keras_stateful.layers import plain_class
 from keras_stateful.rewrite import Level, Rewriter
@@ -178,8 +179,7 @@ def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarra
         raise TypeError(
             f"`step_model` must come from `to_step_model(model)`. Received: {type(step_model).__name__}."
         )
-    if not isinstance(batch_size, int) or isinstance(batch_size, bool) or batch_size < 1:
-        raise ValueError(f"`batch_size` must be an int of at least 1. Received: batch_size={batch_size!r}.")
+    batch_size = int_at_least("batch_size", batch_size, 1)
     if step_model.initial_state_given:
         raise ValueError(
             f"The initial state of {step_model.initial_state_given} is computed by the model's own graph from its "
