@@ -14,6 +14,7 @@ Neural Networks in Python with Keras" (2016), whose input, the letter's number a
 """
 
 import argparse
+import importlib.util
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -216,7 +217,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--figure", type=Path, metavar="PATH", help="draw answers and states into this file")
     parser.add_argument("--one-hot", action="store_true", help="letters as vectors instead of one number")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.figure and importlib.util.find_spec("matplotlib") is None:
+        parser.error('--figure draws with matplotlib: pip install "keras-stateful[plots]".')
+    return options
 
 
 if __name__ == "__main__":

@@ -22,9 +22,15 @@ from typing import NamedTuple
 
 import keras
 import numpy as np
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from keras_stateful import StatefulSequence, predict_documents, to_stateful
+
+try:
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+except ModuleNotFoundError as error:
+    sys.exit(
+        f'authors.py: the package {error.name} is not installed: pip install "keras-stateful[examples]".'
+    )
 
 WINDOW = 64  # words of a window, and how far gradients flow back
 UNKNOWN = 1  # the id of [UNK]; 0 is for padding, so that a mask can be tried too
@@ -264,6 +270,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.figure and importlib.util.find_spec("matplotlib") is None:
+        parser.error('--figure draws with matplotlib: pip install "keras-stateful[plots]".')
     if options.smoke:
         options.batch_size, options.units, options.epochs, options.rate = 4, 16, 8, 1e-2
     return options

@@ -15,6 +15,7 @@ window of each document; the carried value then reaches the questions in all the
 """
 
 import argparse
+import importlib.util
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -183,7 +184,10 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="fewer and shorter documents")
     parser.add_argument("--figure", type=Path, metavar="PATH", help="draw the accuracies into this file")
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.figure and importlib.util.find_spec("matplotlib") is None:
+        parser.error('--figure draws with matplotlib: pip install "keras-stateful[plots]".')
+    return options
 
 
 if __name__ == "__main__":

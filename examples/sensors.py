@@ -10,6 +10,7 @@ hour can tell them; whoever sees sixteen minutes cannot.
 """
 
 import argparse
+import importlib.util
 import tempfile
 from pathlib import Path
 
@@ -242,7 +243,10 @@ def parse_options() -> argparse.Namespace:
         "--figure", type=Path, metavar="PATH", help="draw forecasts and the fault into this file"
     )
     parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.figure and importlib.util.find_spec("matplotlib") is None:
+        parser.error('--figure draws with matplotlib: pip install "keras-stateful[plots]".')
+    return options
 
 
 if __name__ == "__main__":

@@ -22,10 +22,14 @@ from typing import NamedTuple
 import keras
 import numpy as np
 from ngram import WittenBell
-from stop_words import get_stop_words
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from keras_stateful import StatefulSequence, evaluate_documents, generate, to_inference, to_stateful
+
+try:
+    from stop_words import get_stop_words
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+except ModuleNotFoundError as error:
+    sys.exit(f'words.py: the package {error.name} is not installed: pip install "keras-stateful[examples]".')
 
 BATCH_SIZE = 16  # streams read side by side
 WINDOW = 40  # words of a window, and how far gradients flow back
@@ -267,6 +271,8 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--length", type=int, default=120, help="words to write")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    if options.figure and importlib.util.find_spec("matplotlib") is None:
+        parser.error('--figure draws with matplotlib: pip install "keras-stateful[plots]".')
     if options.smoke:
         options.vocabulary, options.units, options.length = 300, 32, 20
         options.epochs, options.rate = 12, 1e-2

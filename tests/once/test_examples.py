@@ -109,17 +109,41 @@ def test_claims_hold_at_toy_size(name, tmp_path):
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("name", ["words", "authors"])
-def test_a_missing_corpus_is_one_line_with_its_remedy(name, monkeypatch):
+@pytest.mark.parametrize("command", ["words.py", "authors.py", "book.py --shakespeare"])
+def test_a_missing_corpus_is_one_line_with_its_remedy(command, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    example = importlib.import_module(name)
-    monkeypatch.setattr(sys, "argv", [f"{name}.py"])
+    example = importlib.import_module(command.partition(".")[0])
+    monkeypatch.setattr(sys, "argv", command.split())
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     with pytest.raises(SystemExit) as exit:
         example.main()
     message = str(exit.value.code)
     assert 'pip install "keras-stateful[examples]"' in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("words", "tokenizers"), ("words", "stop_words"), ("authors", "tokenizers")]
+)
+def test_a_missing_tool_is_one_line_with_its_remedy(name, missing, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(SystemExit) as exit:
+        importlib.import_module(name)
+    assert missing in str(exit.value.code)
+    assert 'pip install "keras-stateful[examples]"' in str(exit.value.code)
+
+
+@pytest.mark.parametrize("name", ["alphabet", "carry_matters", "sensors", "words", "authors"])
+def test_a_picture_without_matplotlib_is_refused_before_the_training(name, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module(name)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--figure", "picture.png"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(SystemExit):
+        example.main()
+    assert 'pip install "keras-stateful[plots]"' in capsys.readouterr().err
 
 
 def test_words_needs_two_documents(monkeypatch, tmp_path):

@@ -4,6 +4,7 @@ import base64
 import html
 import json
 import re
+import sys
 
 import keras
 import numpy as np
@@ -128,6 +129,19 @@ def test_the_layout_covers_what_the_sequence_says(boundary):
     np.testing.assert_array_equal(covered, real)
     (marks,) = (c for c in axes.collections if c.get_label() == "resets")
     assert len(marks.get_segments()) == resets
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: ks.plot_activations("ab", np.ones((2, 1))),
+        lambda: ks.plot_layout(ks.StatefulSequence(np.arange(40), 2, 4)),
+    ],
+)
+def test_without_matplotlib_the_error_gives_the_command(draw, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "keras-stateful\[plots\]"'):
+        draw()
 
 
 BAD = {
