@@ -1,228 +1,16 @@
-"""What data may be: arrays, memory maps, lists, random-access sources and dicts of these, read span by span.
+"""What data may be: arrays, memory maps, lists, random-access sources and dicts of these, opened as fields.
 
-A corpus has fields, one array per document each. Nothing is copied whole: a batch gathers its own steps and converts only
-those (`int32` for integers, `float32` for floating point and bool).
+A corpus has fields, one array per document each.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from keras_stateful.layout import Spans
-
-_SCAN_BYTES = (
-    1 << 29
-)  # in-memory features up to this size are searched for NaN at once, others as they are read
-_SCAN_DOCUMENTS = 50_000
-_INT32 = np.iinfo("int32")
-
-
-class Field:
-    """One array `(timesteps, ...)` per document.
-
-    Attributes:
-        name: how errors call it.
-        lengths: time steps of each document, `(documents,)`.
-        shape: of one time step.
-        dtype: as stored.
-        out_dtype: as batches have it.
-    """
-
-    def __init__(self, name: str, lengths: np.ndarray, shape: tuple, dtype: np.dtype):
-        self.name, self.lengths, self.shape, self.dtype = name, lengths, tuple(shape), dtype
-        self.out_dtype = out_dtype(name, dtype)
-        self.searched = self.out_dtype == np.int32
-
-    def read(self, document: int, start: int, stop: int) -> np.ndarray:
-        """Time steps `start` to `stop` of a document, as stored."""
-        raise NotImplementedError
-
-    def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
-        """The steps of all spans, `(rows, window, ...)`, zeros elsewhere, as stored."""
-        out = np.zeros((rows, window, *self.shape), self.dtype)
-        for row, column, document, start, steps in zip(*(a.tolist() for a in spans[:5]), strict=True):
-            out[row, column : column + steps] = self.read(document, start, start + steps)
-        return out
-
-    def batch(self, spans: Spans, rows: int, window: int, keep: np.ndarray | None = None) -> np.ndarray:
-        """The steps of all spans, `(rows, window, ...)`, converted and checked.
-
-        Args:
-            keep: bool `(rows, window)`; where it is False, values that are no numbers become 0.
-        """
-        found = self.gather(spans, rows, window)
-        if not self.searched and not _finite(found):
-            bad = ~np.isfinite(found).reshape(rows, window, -1).all(-1)
-            self._refuse(spans, bad if keep is None else bad & keep)
-            found[bad] = 0
-        return self._converted(found)
-
-    def _converted(self, found: np.ndarray) -> np.ndarray:
-        if found.dtype.itemsize > 3 and found.dtype.kind in "iu" and found.dtype != np.int32 and found.size:
-            low, high = int(found.min()), int(found.max())
-            if low < _INT32.min or high > _INT32.max:
-                raise ValueError(
-                    f"`{self.name}` has integers that do not fit int32, which batches have. Received: "
-                    f"{low if low < _INT32.min else high}. Number the ids from 0, or store the values as floating point."
-                )
-        return found.astype(self.out_dtype, copy=False)
-
-    def _refuse(self, spans: Spans, bad: np.ndarray) -> None:
-        if not bad.any():
-            return
-        row, column = np.argwhere(bad)[0]
-        k = np.flatnonzero((spans.row == row) & (spans.column <= column))[-1]
-        step = int(spans.start[k] + column - spans.column[k])
-        not_finite(self.name, int(spans.document[k]), step)
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether all documents are in memory and can be searched quickly."""
-        return False
-
-    def search(self) -> None:
-        """Looks for NaN, where all documents are in memory and this is quick."""
-
-    def document_name(self, document: int) -> str:
-        return f"{self.name}[{document}]"
-
-
-class Flat(Field):
-    """Documents that are slices of one array."""
-
-    def __init__(self, name: str, flat: np.ndarray, offsets: np.ndarray, lengths: np.ndarray):
-        super().__init__(name, lengths, flat.shape[1:], flat.dtype)
-        self.flat, self.offsets = flat, offsets
-        self._windows: tuple[int, np.ndarray] | None = None
-
-    def read(self, document: int, start: int, stop: int) -> np.ndarray:
-        at = self.offsets[document]
-        return self.flat[at + start : at + stop]
-
-    def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
-        begin = self.offsets[spans.document] + spans.start
-        if spans.single and len(begin) and begin.max() + window <= len(self.flat):
-            return _padded(self._strided(window)[begin], spans, rows, window)
-        if len(begin) <= 3 * rows or int(np.prod(self.shape)) > 8:
-            return super().gather(spans, rows, window)
-        ends = np.cumsum(spans.steps)
-        before = ends - spans.steps
-        total = int(ends[-1])
-        counter = np.arange(total)
-        values = self.flat[counter + np.repeat(begin - before, spans.steps)]
-        if total == rows * window:
-            return values.reshape(rows, window, *self.shape)
-        out = np.zeros((rows * window, *self.shape), self.dtype)
-        out[counter + np.repeat(spans.row * window + spans.column - before, spans.steps)] = values
-        return out.reshape(rows, window, *self.shape)
-
-    def _strided(self, window: int) -> np.ndarray:
-        """Every window of the array, `(timesteps - window + 1, window, ...)`, without a copy."""
-        kept = self._windows
-        if kept is None or kept[0] != window:
-            shape = (len(self.flat) - window + 1, window, *self.shape)
-            strides = (self.flat.strides[0], *self.flat.strides)
-            plain = self.flat.view(np.ndarray)
-            kept = (window, np.lib.stride_tricks.as_strided(plain, shape, strides, writeable=False))
-            self._windows = kept
-        return kept[1]
-
-    @property
-    def in_memory(self) -> bool:
-        return not isinstance(self.flat, np.memmap) and self.flat.nbytes <= _SCAN_BYTES
-
-    def search(self) -> None:
-        if self.searched or not self.in_memory:
-            return
-        if not _finite(self.flat):
-            bad = np.flatnonzero(~np.isfinite(self.flat).reshape(len(self.flat), -1).all(1))
-            for document, (at, steps) in enumerate(zip(self.offsets, self.lengths, strict=True)):
-                inside = bad[(bad >= at) & (bad < at + steps)]
-                if len(inside):
-                    not_finite(self.name, document, int(inside[0] - at))
-        self.searched = True
-
-    def document_name(self, document: int) -> str:
-        return super().document_name(document) if len(self.lengths) > 1 else self.name
-
-
-class Separate(Field):
-    """Documents in arrays of their own."""
-
-    def __init__(self, name: str, documents: list[np.ndarray], lengths: np.ndarray, dtype: np.dtype):
-        super().__init__(name, lengths, documents[0].shape[1:], dtype)
-        self.documents = documents
-
-    def read(self, document: int, start: int, stop: int) -> np.ndarray:
-        return self.documents[document][start:stop]
-
-    @property
-    def in_memory(self) -> bool:
-        size = int(self.lengths.sum()) * int(np.prod(self.shape)) * self.dtype.itemsize
-        mapped = any(isinstance(d, np.memmap) for d in self.documents[:8])
-        return size <= _SCAN_BYTES and len(self.documents) <= _SCAN_DOCUMENTS and not mapped
-
-    def search(self) -> None:
-        if self.searched or not self.in_memory:
-            return
-        for i, document in enumerate(self.documents):
-            if not _finite(document):
-                bad = ~np.isfinite(document).reshape(len(document), -1).all(1)
-                not_finite(self.name, i, int(bad.argmax()))
-        self.searched = True
-
-
-class Lazy(Field):
-    """Documents that a source reads when asked; a few are kept."""
-
-    def __init__(
-        self, name: str, key: str | None, source: "LazySource", lengths: np.ndarray, like: np.ndarray
-    ):
-        super().__init__(name, lengths, like.shape[1:], like.dtype)
-        self.key, self.source = key, source
-
-    def read(self, document: int, start: int, stop: int) -> np.ndarray:
-        found = self.source.get(document)[self.key]
-        if len(found) != self.lengths[document]:
-            raise ValueError(
-                f"`{self.name}` gives another document than before. Received: document {document} of {len(found)} "
-                f"time steps, at first {self.lengths[document]}. A source must give the same document for an index "
-                "each time; where it cannot, read it with `StatefulStream`."
-            )
-        return found[start:stop]
-
-
-class LazySource:
-    """Reads documents by index and keeps the last ones."""
-
-    def __init__(self, name: str, source: Any, encode: Callable | None):
-        self.name, self.source, self.encode = name, source, encode
-        self.capacity = 16
-        self._kept: OrderedDict[int, dict] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def get(self, index: int) -> dict[str | None, np.ndarray]:
-        """The arrays of a document; the key is None where it is a single one."""
-        with self._lock:
-            if index in self._kept:
-                self._kept.move_to_end(index)
-                return self._kept[index]
-        document = self.load(index)
-        with self._lock:
-            self._kept[index] = document
-            while len(self._kept) > self.capacity:
-                self._kept.popitem(last=False)
-        return document
-
-    def load(self, index: int) -> dict[str | None, np.ndarray]:
-        return as_document(f"{self.name}[{index}]", self.source[index], self.encode)
+from keras_stateful.arrays import as_array, is_array, is_tf_dataset, out_dtype
+from keras_stateful.fields import Field, Flat, Lazy, LazySource, Separate, check_laid_out
 
 
 @dataclass
@@ -259,7 +47,7 @@ def open_corpus(corpus: Any, encode: Callable | None = None) -> Corpus:
     if isinstance(documents, Corpus):
         return documents
     documents.search()
-    continuous = is_array(corpus) and corpus_array(corpus).dtype != object and encode is None
+    continuous = is_array(corpus) and np.asanyarray(corpus).dtype != object and encode is None
     return Corpus({None: documents}, documents.lengths, continuous)
 
 
@@ -296,33 +84,6 @@ def _open_dict(corpus: dict) -> Corpus:
     return Corpus(fields, fields[names[0]].lengths, kinds == {True})
 
 
-def check_laid_out(part: Field, whole: Field) -> None:
-    """Raises unless both have the same documents and time steps."""
-    if len(part.lengths) != len(whole.lengths):
-        raise ValueError(
-            f"`{part.name}` and `{whole.name}` must have the same documents. Received: {len(part.lengths)} and "
-            f"{len(whole.lengths)}."
-        )
-    different = np.flatnonzero(part.lengths != whole.lengths)
-    if len(different):
-        i = int(different[0])
-        raise ValueError(
-            f"`{part.name}` and `{whole.name}` must have the same time steps. Received: {part.document_name(i)} of "
-            f"{part.lengths[i]}, {whole.document_name(i)} of {whole.lengths[i]}"
-            + (f" (and {len(different) - 1} more)" if len(different) > 1 else "")
-            + ". Lay it out as the corpus, one value for each time step; `target_offset` does the shifting."
-        )
-
-
-def is_array(value: Any) -> bool:
-    """Whether a value is one array, not a list of them."""
-    return hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__array__")
-
-
-def corpus_array(value: Any) -> np.ndarray:
-    return value if isinstance(value, np.ndarray) else np.asarray(value)
-
-
 def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus:
     """Opens one array, or documents; a `Corpus` where the documents are dicts."""
     if is_tf_dataset(value):
@@ -333,7 +94,7 @@ def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus
             "`np.frombuffer(text.encode(), 'uint8')` for bytes as ids, or pass `encode=` with a list of texts."
         )
     if is_array(value):
-        array = corpus_array(value)
+        array = np.asanyarray(value)
         if array.dtype == object:
             value = list(array)
         elif encode is None:
@@ -363,7 +124,7 @@ def _one_array(name: str, array: np.ndarray) -> Field:
 
 
 def _in_memory(name: str, values: Iterable) -> Field:
-    documents = [v if type(v) is np.ndarray else _as_array(f"{name}[{i}]", v) for i, v in enumerate(values)]
+    documents = [v if type(v) is np.ndarray else as_array(f"{name}[{i}]", v) for i, v in enumerate(values)]
     lengths = np.fromiter((len(d) if d.ndim else -1 for d in documents), "int64", len(documents))
     _check_documents(name, lengths)
     kinds = {(d.dtype, d.shape[1:]) for d in documents}
@@ -474,84 +235,6 @@ def _check_documents(name: str, lengths: np.ndarray) -> None:
             f"`{name}` has empty documents. Received: {len(empty)} of length 0, the first at index {empty[0]}. Leave "
             f"them out: `[d for d in documents if len(d)]`."
         )
-
-
-def as_document(name: str, item: Any, encode: Callable | None) -> dict[str | None, np.ndarray]:
-    """One document of a source as arrays by name; the name is None where it is a single array."""
-    if encode is not None:
-        item = encode(item)
-    if isinstance(item, dict):
-        found: dict[str | None, np.ndarray] = {k: _as_array(f"{name}[{k!r}]", v) for k, v in item.items()}
-    else:
-        found = {None: _as_array(name, item)}
-    for k, value in found.items():
-        out_dtype(name if k is None else f"{name}[{k!r}]", value.dtype)
-    return found
-
-
-def _as_array(name: str, value: Any) -> np.ndarray:
-    if isinstance(value, (str, bytes)):
-        raise TypeError(
-            f"`{name}` must be numbers. Received: text, {value[:20]!r}... Pass `encode=`, a function from a document to "
-            "its ids, or encode the documents first."
-        )
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        raise ValueError(
-            f"`{name}` must be an array `(timesteps, ...)`. Received: {str(value)[:60]}... ({error})"
-        ) from None
-
-
-def out_dtype(name: str, dtype: np.dtype) -> np.dtype:
-    """The dtype that batches have of values stored as `dtype`."""
-    if dtype.kind in "iu":
-        return np.dtype("int32")
-    if dtype.kind in "fb" or dtype.name == "bfloat16":
-        return np.dtype("float32")
-    raise TypeError(
-        f"`{name}` must be numbers. Received: dtype {dtype}. "
-        + (
-            "Encode text as ids, with `encode=` or beforehand."
-            if dtype.kind in "USO"
-            else "Convert it to float32 or int32."
-        )
-    )
-
-
-def not_finite(name: str, document: int, step: int) -> None:
-    """Raises for a value that is NaN or infinite."""
-    remedy = (
-        "Give missing targets weight 0: `sample_weight=~np.isnan(targets)`, laid out as the corpus; their value then "
-        "does not matter."
-        if name.startswith("targets")
-        else "A network passes it on to every later state. Fill in or leave out missing readings."
-    )
-    raise ValueError(
-        f"`{name}` is NaN or infinite. Received: document {document}, time step {step}. {remedy}"
-    )
-
-
-def _finite(values: np.ndarray) -> bool:
-    if values.dtype.kind != "f":
-        return values.dtype.kind in "iub" or bool(np.isfinite(values.astype("float32")).all())
-    return not values.size or bool(np.isfinite(values.min()) and np.isfinite(values.max()))
-
-
-def _padded(found: np.ndarray, spans: Spans, rows: int, window: int) -> np.ndarray:
-    """Puts windows into their rows, with zeros behind what is shorter."""
-    short = np.flatnonzero(spans.steps < window)
-    for k, steps in zip(short.tolist(), spans.steps[short].tolist(), strict=True):
-        found[k, steps:] = 0
-    if len(found) == rows:
-        return found
-    out = np.zeros((rows, *found.shape[1:]), found.dtype)
-    out[spans.row] = found
-    return out
-
-
-def is_tf_dataset(value: Any) -> bool:
-    return type(value).__module__.startswith("tensorflow") and hasattr(value, "as_numpy_iterator")
 
 
 def _read_tf_dataset(name: str, dataset: Any, encode: Callable | None) -> list:

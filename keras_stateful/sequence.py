@@ -10,7 +10,8 @@ import numpy as np
 
 from keras_stateful.adapter import Batches, checksum, in_order, spec_bytes
 from keras_stateful.arguments import whole_number
-from keras_stateful.corpus import Lazy, open_corpus
+from keras_stateful.corpus import open_corpus
+from keras_stateful.fields import Lazy
 from keras_stateful.layout import Dealt, Plan, Settings, Spans, Streams, longest_unwasted
 from keras_stateful.targets import Target, Weights, open_targets
 

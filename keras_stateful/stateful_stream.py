@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_stateful.adapter import Batches, checksum, zeros
 from keras_stateful.arguments import whole_number
-from keras_stateful.corpus import as_document, is_array, is_tf_dataset, not_finite, out_dtype
+from keras_stateful.arrays import as_document, is_array, is_tf_dataset, out_dtype, refuse_not_finite
 from keras_stateful.targets import LABEL_AT, read_offsets
 
 _PEEKED = 8  # batches that Keras may take from an iterator that it then leaves, to see their shape
@@ -575,7 +575,9 @@ class StatefulStream(Batches):
                     bad &= np.broadcast_to(weights, bad.shape) > 0
                     arrays[key] = np.nan_to_num(values, posinf=0, neginf=0)
                 if bad.any():
-                    not_finite("targets" if key not in self._inputs else "source", number, int(bad.argmax()))
+                    refuse_not_finite(
+                        "targets" if key not in self._inputs else "source", number, int(bad.argmax())
+                    )
             elif (
                 values.dtype.kind in "iu"
                 and values.size

@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.corpus import Corpus, Field, check_laid_out, is_array, not_finite, open_field, out_dtype
+from keras_stateful.arrays import is_array, out_dtype, refuse_not_finite
+from keras_stateful.corpus import Corpus, open_field
+from keras_stateful.fields import Field, check_laid_out
 from keras_stateful.layout import Spans
 
 LABEL_AT = ("every", "window", "last")
@@ -350,7 +352,7 @@ class Weights:
                 given = self.documents[d] if self.field is None else self.field.read(d, 0, length)
                 bad &= np.broadcast_to(given, bad.shape) > 0
                 if bad.any():
-                    not_finite(targets.name, d, int(bad.argmax()))
+                    refuse_not_finite(targets.name, d, int(bad.argmax()))
 
     def batch(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         """Weights of a batch, float32 `(rows, window)`."""

@@ -1,0 +1,93 @@
+"""What one array may be, and a document of such: numbers, which batches have as `int32` or `float32`. NumPy only."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+_INT32 = np.iinfo("int32")
+
+
+def is_array(value: Any) -> bool:
+    """Whether a value is one array, not a list of them."""
+    return hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__array__")
+
+
+def is_tf_dataset(value: Any) -> bool:
+    """Whether a value is a `tf.data.Dataset`; TensorFlow is not imported."""
+    return type(value).__module__.startswith("tensorflow") and hasattr(value, "as_numpy_iterator")
+
+
+def as_document(name: str, item: Any, encode: Callable | None) -> dict[str | None, np.ndarray]:
+    """One document of a source as arrays by name; the name is None where it is a single array."""
+    if encode is not None:
+        item = encode(item)
+    if isinstance(item, dict):
+        found: dict[str | None, np.ndarray] = {k: as_array(f"{name}[{k!r}]", v) for k, v in item.items()}
+    else:
+        found = {None: as_array(name, item)}
+    for k, value in found.items():
+        out_dtype(name if k is None else f"{name}[{k!r}]", value.dtype)
+    return found
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """An array of numbers, or an error that says what is none."""
+    if isinstance(value, (str, bytes)):
+        raise TypeError(
+            f"`{name}` must be numbers. Received: text, {value[:20]!r}... Pass `encode=`, a function from a document to "
+            "its ids, or encode the documents first."
+        )
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(
+            f"`{name}` must be an array `(timesteps, ...)`. Received: {str(value)[:60]}... ({error})"
+        ) from None
+
+
+def out_dtype(name: str, dtype: np.dtype) -> np.dtype:
+    """The dtype that batches have of values stored as `dtype`."""
+    if dtype.kind in "iu":
+        return np.dtype("int32")
+    if dtype.kind in "fb" or dtype.name == "bfloat16":
+        return np.dtype("float32")
+    raise TypeError(
+        f"`{name}` must be numbers. Received: dtype {dtype}. "
+        + (
+            "Encode text as ids, with `encode=` or beforehand."
+            if dtype.kind in "USO"
+            else "Convert it to float32 or int32."
+        )
+    )
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite."""
+    if values.dtype.kind != "f":
+        return values.dtype.kind in "iub" or bool(np.isfinite(values.astype("float32")).all())
+    return not values.size or bool(np.isfinite(values.min()) and np.isfinite(values.max()))
+
+
+def check_int32(name: str, values: np.ndarray) -> None:
+    """Raises for integers that batches cannot hold."""
+    if values.dtype.itemsize > 3 and values.dtype.kind in "iu" and values.dtype != np.int32 and values.size:
+        low, high = int(values.min()), int(values.max())
+        if low < _INT32.min or high > _INT32.max:
+            raise ValueError(
+                f"`{name}` has integers that do not fit int32, which batches have. Received: "
+                f"{low if low < _INT32.min else high}. Number the ids from 0, or store the values as floating point."
+            )
+
+
+def refuse_not_finite(name: str, document: int, step: int) -> None:
+    """Raises for a value that is NaN or infinite."""
+    remedy = (
+        "Give missing targets weight 0: `sample_weight=~np.isnan(targets)`, laid out as the corpus; their value then "
+        "does not matter."
+        if name.startswith("targets")
+        else "A network passes it on to every later state. Fill in or leave out missing readings."
+    )
+    raise ValueError(
+        f"`{name}` is NaN or infinite. Received: document {document}, time step {step}. {remedy}"
+    )
