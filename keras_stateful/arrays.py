@@ -76,7 +76,7 @@ def check_int32(name: str, values: np.ndarray) -> None:
         if low < _INT32.min or high > _INT32.max:
             raise ValueError(
                 f"`{name}` has integers that do not fit int32, which batches have. Received: "
-                f"{low if low < _INT32.min else high}. Number the ids from 0, or store the values as floating point."
+                f"{low} to {high}. Number the ids from 0, or store the values as floating point."
             )
 
 

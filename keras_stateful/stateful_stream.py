@@ -1,47 +1,20 @@
 """`StatefulStream`: documents that come one after the other, as the batches that stateful training reads."""
 
-import itertools
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from keras_stateful.adapter import Batches, checksum, zeros
+from keras_stateful.adapter import Batches
 from keras_stateful.arguments import whole_number
-from keras_stateful.arrays import as_document, is_array, is_tf_dataset, out_dtype, refuse_not_finite
-from keras_stateful.targets import LABEL_AT, read_offsets
+from keras_stateful.source import Source
+from keras_stateful.stream_windows import StreamWindows
+from keras_stateful.targets import LABEL_AT
 
 _PEEKED = 8  # batches that Keras may take from an iterator that it then leaves, to see their shape
 _MASKS = 64  # masks that are kept behind the last batch given
-_INT32 = np.iinfo("int32")
-
-
-class _Output(NamedTuple):
-    """Where an output's targets come from: a key of the documents, None where they are arrays."""
-
-    key: str | None
-    is_label: bool
-    shape: tuple
-    dtype: np.dtype
-    lifted: bool  # single floats get an axis of length 1, as a `Dense(1)` gives
-
-
-class _Document(NamedTuple):
-    number: int
-    steps: int  # that have all their targets
-    arrays: dict[Any, np.ndarray]
-    weights: np.ndarray | float
-    checksum: int
-
-
-class _Row:
-    """What a row of the batch is reading."""
-
-    def __init__(self) -> None:
-        self.document: _Document | None = None
-        self.at = 0
 
 
 class StatefulStream(Batches):
@@ -138,33 +111,25 @@ class StatefulStream(Batches):
             steps_per_epoch = whole_number("steps_per_epoch", steps_per_epoch, 1, "or None")
         self.boundary, self.resets, self.label_at = boundary, bool(resets), label_at
         self.steps_per_epoch, self.shard, self.epoch = steps_per_epoch, (0, 1), 0
-        self._source, self._encode = _checked_source(source), encode
-        self._weight_key = sample_weight
-
-        items = self._open()
-        first = _first(items, encode)
-        self._like = {k: (v.shape[1:], v.dtype, v.ndim == 0) for k, v in first.items()}
-        self._offsets, self._horizon = read_offsets(target_offset, 1 if targets is None else 0)
-        self._outputs = self._open_outputs(targets, target_offset)
-        answers = (
-            {o.key for o in self._outputs.values() if o.key is not None} if 0 in self._offsets else set()
+        self._source = Source(
+            source, encode, targets, target_offset, label_at, sample_weight, again=steps_per_epoch is not None
         )
-        answers |= set() if sample_weight is None else {sample_weight}
-        self._inputs = [k for k, (_, _, single) in self._like.items() if not single and k not in answers]
-        self._check_inputs(targets)
-        opening = self._prepared(0, first)
-        self._opening = opening.checksum
-        self._documents: Iterator[_Document] = itertools.chain([opening], self._read(items, 1))
-
+        self._windows = StreamWindows(
+            self._source,
+            self.batch_size,
+            self.sequence_length,
+            boundary,
+            self.burn_in,
+            label_at,
+            self.resets,
+        )
         self._lock = threading.RLock()
-        self._rows = [_Row() for _ in range(self.batch_size)]
         self._ready: deque[tuple] = deque()  # batches, with their masks, made for these or given back
         self._handed: list[tuple] = []  # the first ones given in this pass
         self._pass = self._made = self._given = 0  # its number, its batches
         self._finished = False
         self._masks: dict[int, np.ndarray] = {}
         self._positions: dict[int, dict] = {}  # after as many batches
-        self._taken = 0  # documents of the source, since it was opened last
         self._sought = False
         self._counted = self._all = 0.0  # steps of this pass over the source
         self._share: float | None = None  # of the pass before
@@ -224,7 +189,7 @@ class StatefulStream(Batches):
                 raise ValueError(
                     f"A stream keeps the masks of its last {_MASKS} batches. Received: batch {i}; {self._made} were read."
                 )
-            return self._masks.get(i, self._no_resets())
+            return self._masks.get(i, self._windows.no_resets())
 
     def read_pass(self) -> Iterator[tuple]:
         """The batches of one epoch. An iterator that is left after a few batches gives them back to the next one."""
@@ -247,22 +212,7 @@ class StatefulStream(Batches):
 
     def signature(self) -> tuple:
         """A batch of `(shape, dtype)` pairs in place of arrays."""
-        rows, window = self.batch_size, self.sequence_length
-        inputs: dict = {
-            k: ((rows, window, *self._like[k][0]), out_dtype("source", self._like[k][1]))
-            for k in self._inputs
-        }
-        x: Any = inputs if self._is_dict else inputs[None]
-        if self.resets:
-            mask = (self._no_resets().shape, np.dtype(bool))
-            x = {**inputs, "resets": mask} if self._is_dict else (x, mask)
-        horizon = (len(self._offsets),) if self._horizon else ()
-        y = {
-            k: ((rows, window, *horizon, *o.shape, *(1,) * o.lifted), o.dtype)
-            for k, o in self._outputs.items()
-        }
-        weights = {k: ((rows, window, *(1,) * self._horizon), np.dtype("float32")) for k in y}
-        return (x, *(part[None] if None in y else part for part in (y, weights)))
+        return self._windows.signature()
 
     # Passes
 
@@ -273,7 +223,7 @@ class StatefulStream(Batches):
             return
         if not self._finished and len(self._handed) <= _PEEKED:
             self._ready.extendleft(reversed(self._handed))
-        elif self.steps_per_epoch is None and (self._finished or not self._once):
+        elif self.steps_per_epoch is None and (self._finished or not self._source.once):
             self._restart()
         self._masks = {i: mask for i, (_, mask) in enumerate(self._ready)}
         self._made, self._given, self._finished = len(self._ready), 0, False
@@ -282,36 +232,10 @@ class StatefulStream(Batches):
 
     def _restart(self) -> None:
         self._ready.clear()
-        self._rows = [_Row() for _ in range(self.batch_size)]
-        self._documents, self._taken = self._read(self._open()), 0
+        self._windows.restart()
         if self._finished and self._all:
             self._share = self._counted / self._all
         self._counted = self._all = 0.0
-
-    @property
-    def _once(self) -> bool:
-        return isinstance(self._source, Iterator)
-
-    def _open(self) -> Iterator:
-        source = (
-            self._source()
-            if callable(self._source) and not isinstance(self._source, Iterable)
-            else self._source
-        )
-        return iter(source.as_numpy_iterator() if is_tf_dataset(source) else source)
-
-    def _read(self, items: Iterator, number: int = 0) -> Iterator[_Document]:
-        for i, item in enumerate(items, number):
-            yield self._prepared(i, as_document(f"source[{i}]", item, self._encode))
-
-    def _next_document(self) -> _Document | None:
-        document = next(self._documents, None)
-        if document is None and self.steps_per_epoch is not None and not self._once:
-            self._documents = self._read(self._open())
-            document = next(self._documents, None)
-        if document is not None:
-            self._taken = document.number + 1
-        return document
 
     # Where a training stands
 
@@ -334,12 +258,9 @@ class StatefulStream(Batches):
             return {**self._positions[batches], "batch": batches, "over": over, "finished": self._finished}
 
     def _here(self) -> dict[str, Any]:
-        rows = [
-            None if r.document is None else [r.document.number, r.at, r.document.checksum] for r in self._rows
-        ]
         return {
-            "taken": self._taken,
-            "rows": rows,
+            "taken": self._source.taken,
+            "rows": self._windows.reading(),
             "share": self._share,
             "steps": [self._counted, self._all, self._real_steps, self._all_steps],
         }
@@ -363,52 +284,14 @@ class StatefulStream(Batches):
             if over and self.steps_per_epoch is None:
                 self._restart()
             else:
-                self._reread(position["rows"], position["taken"])
+                self._windows.go_on(position["rows"], position["taken"])
             self._sought = not over
             self._made = self._given = 0 if over else position["batch"]
             self._finished = False
 
     def check_seekable(self) -> None:
         """Raises a ValueError for a source that is read once."""
-        if self._once:
-            raise ValueError(
-                "`source` cannot be repositioned: it is read once. Received: an iterator. Pass a function that makes one, "
-                "`StatefulStream(lambda: read_documents(path), ...)`, or anything that can be read again."
-            )
-
-    def _reread(self, rows: list, taken: int) -> None:
-        """Opens the source, and gives each row the document that it was reading."""
-        numbers = {row[0] for row in rows if row is not None}
-        found: dict[int, _Document] = {}
-        items = self._open()
-        for i in range(max(numbers, default=-1) + 1):
-            item = self._skip(items, i)
-            if i in numbers:
-                found[i] = self._prepared(i, as_document(f"source[{i}]", item, self._encode))
-        for row, here in zip(self._rows, rows, strict=True):
-            row.document, row.at = None, 0
-            if here is not None:
-                number, row.at, wanted = here
-                row.document = found[number]
-                if row.document.checksum != wanted or not 0 < row.at < row.document.steps:
-                    raise ValueError(
-                        f"`source` gives other documents than when the training was saved. Received: another source[{number}]. "
-                        "It must give the same documents in the same order each time it is read; a shuffle needs a fixed seed."
-                    )
-        begun = max(numbers, default=-1) + 1
-        if begun > taken:  # those rows still read what the source gave before it began again
-            items, begun = self._open(), 0
-        for i in range(begun, taken):
-            self._skip(items, i)
-        self._documents, self._taken = self._read(items, taken), taken
-
-    def _skip(self, items: Iterator, number: int) -> Any:
-        for item in items:
-            return item
-        raise ValueError(
-            "`source` gives fewer documents than when the training was saved. Received: an end after "
-            f"{number} documents. It must give the same documents in the same order each time it is read."
-        )
+        self._source.check_seekable()
 
     def fingerprint(self) -> dict[str, Any]:
         """Arguments, and a checksum of the first document."""
@@ -421,8 +304,8 @@ class StatefulStream(Batches):
             "resets": self.resets,
             "steps_per_epoch": self.steps_per_epoch,
             "label_at": self.label_at,
-            "target_offset": list(self._offsets),
-            "first document": self._opening,
+            "target_offset": list(self._source.offsets),
+            "first document": self._source.opening,
         }
 
     # Batches
@@ -431,7 +314,7 @@ class StatefulStream(Batches):
         """The next batch, and its mask; None where the source has ended and all rows have."""
         if self.steps_per_epoch is not None and self._made >= self.steps_per_epoch:
             return None
-        filled = [self._fill(row) for row in self._rows]
+        filled = self._windows.fill()
         if not any(filled):
             if self._made == 0 and self._all_steps:
                 raise ValueError(
@@ -439,13 +322,13 @@ class StatefulStream(Batches):
                     "function that makes one for each epoch: `StatefulStream(lambda: read_documents(path), ...)`."
                 )
             return None
-        if not self._all_steps and all(row.document is None for row in self._rows) and self._next_is_none():
+        if not self._all_steps and self._windows.idle and self._source.at_end():
             steps = sum(n for spans in filled for _, _, _, n in spans)
             raise ValueError(
                 f"`source` ends within the first window. Received: {steps} time steps, batch_size={self.batch_size}, "
                 f"sequence_length={self.sequence_length}. Take fewer rows, a shorter window, or more text."
             )
-        batch, mask, counted = self._gather(filled)
+        batch, mask, counted = self._windows.gather(filled)
         real = sum(n for spans in filled for _, _, _, n in spans)
         everything = self.batch_size * self.sequence_length
         self._real_steps, self._all_steps = self._real_steps + real, self._all_steps + everything
@@ -459,222 +342,3 @@ class StatefulStream(Batches):
         self._positions[self._made] = self._here()
         self._positions.pop(self._made - _MASKS, None)
         return batch, mask
-
-    def _next_is_none(self) -> bool:
-        taken, document = self._taken, self._next_document()
-        if document is not None:
-            self._documents = itertools.chain([document], self._documents)
-            self._taken = taken
-        return document is None
-
-    def _fill(self, row: _Row) -> list[tuple[int, _Document, int, int]]:
-        """What a row reads in the next window: column, document, first time step, steps."""
-        spans, column, window = [], 0, self.sequence_length
-        while column < window:
-            if row.document is None:
-                if column and self.boundary == "align":
-                    break
-                row.document, row.at = self._next_document(), 0
-                if row.document is None:
-                    break
-            steps = min(window - column, row.document.steps - row.at)
-            spans.append((column, row.document, row.at, steps))
-            column, row.at = column + steps, row.at + steps
-            if row.at == row.document.steps:
-                row.document = None
-        return spans
-
-    def _gather(self, filled: list) -> tuple[tuple, np.ndarray, float]:
-        x, y, w = zeros(self.signature())
-        inputs = x if self._is_dict else {None: x[0] if self.resets else x}
-        targets = y if isinstance(y, dict) else {None: y}
-        mask, weights = self._no_resets(), np.zeros((self.batch_size, self.sequence_length), "float32")
-        for row, spans in enumerate(filled):
-            for column, document, start, steps in spans:
-                stop, end = column + steps, start + steps
-                for key in self._inputs:
-                    inputs[key][row, column:stop] = document.arrays[key][start:end]
-                for key, output in self._outputs.items():
-                    self._put(targets[key][row, column:stop], output, document.arrays[output.key], start, end)
-                skip = min(max(self.burn_in - start, 0), steps)
-                if self.label_at == "every":
-                    weights[row, column + skip : stop] = 1
-                elif skip < steps and (self.label_at == "window" or end == document.steps):
-                    weights[row, stop - 1] = 1
-                if start == 0:
-                    mask[(row, column) if mask.ndim == 2 else row] = True
-        counts = float(weights.sum())
-        if self._weight_key is not None:
-            for row, spans in enumerate(filled):
-                for column, document, start, steps in spans:
-                    given = document.weights
-                    weights[row, column : column + steps] *= (
-                        given[start : start + steps] if np.ndim(given) else given
-                    )
-        if self.resets:
-            if self._is_dict:
-                x["resets"] = mask
-            else:
-                x = (inputs[None], mask)
-        if self._horizon:  # a loss `(batch, time, offsets)` broadcasts them
-            weights = weights[..., None]
-        weighted = {k: weights.copy() for k in w} if isinstance(w, dict) else weights
-        return (x, y, weighted), mask, counts
-
-    def _put(self, into: np.ndarray, output: _Output, values: np.ndarray, start: int, end: int) -> None:
-        into = into[..., 0] if output.lifted else into
-        if output.is_label:
-            into[:] = values
-        elif self._horizon:
-            for k, offset in enumerate(self._offsets):
-                into[:, k] = values[start + offset : end + offset]
-        else:
-            into[:] = values[start + self._offsets[0] : end + self._offsets[0]]
-
-    def _no_resets(self) -> np.ndarray:
-        shape = (self.batch_size, self.sequence_length) if self.boundary == "pack" else (self.batch_size,)
-        return np.zeros(shape, bool)
-
-    # Documents
-
-    @property
-    def _is_dict(self) -> bool:
-        return None not in self._like
-
-    def _prepared(self, number: int, arrays: dict[Any, np.ndarray]) -> _Document:
-        """Checks a document."""
-        name = f"source[{number}]"
-        found = {k: (v.shape[1:], v.dtype, v.ndim == 0) for k, v in arrays.items()}
-        if found != self._like:
-            raise ValueError(
-                f"The documents of `source` must be alike but for their length. Received: source[0] with {self._like}, "
-                f"{name} with {found} (shape of a time step, dtype, whether a single value)."
-            )
-        lengths = {k: len(v) for k, v in arrays.items() if v.ndim}
-        steps = max(lengths.values())
-        if len(set(lengths.values())) > 1:
-            raise ValueError(
-                f"The arrays of a document must have the same time steps. Received: {name} with {lengths}."
-            )
-        reach = max(self._offsets)
-        if steps <= reach:
-            raise ValueError(
-                f"A document needs at least one time step with its target. Received: {name} of {steps} time steps, "
-                f"target_offset up to {reach}. Leave such documents out of the source."
-            )
-        weights = self._weights(number, arrays)
-        targets = {o.key for o in self._outputs.values()}
-        for key, values in arrays.items():
-            if key not in (*self._inputs, *targets):
-                continue
-            if values.dtype.kind not in "iub" and not np.isfinite(values).all():
-                bad = (
-                    ~np.isfinite(values).reshape(len(values), -1).all(1) if values.ndim else np.array([True])
-                )
-                if key not in self._inputs and self._weight_key is not None:
-                    bad &= np.broadcast_to(weights, bad.shape) > 0
-                    arrays[key] = np.nan_to_num(values, posinf=0, neginf=0)
-                if bad.any():
-                    refuse_not_finite(
-                        "targets" if key not in self._inputs else "source", number, int(bad.argmax())
-                    )
-            elif (
-                values.dtype.kind in "iu"
-                and values.size
-                and not _INT32.min <= values.min() <= values.max() <= _INT32.max
-            ):
-                raise ValueError(
-                    f"`{name}` has integers that do not fit int32, which batches have. Received: {values.min()} to "
-                    f"{values.max()}. Number the ids from 0, or store the values as floating point."
-                )
-        return _Document(number, steps - reach, arrays, weights, checksum(arrays))
-
-    def _weights(self, number: int, arrays: dict) -> np.ndarray | float:
-        if self._weight_key is None:
-            return 1.0
-        if self._weight_key not in arrays:
-            raise ValueError(
-                f"`sample_weight` names a key that documents lack. Received: {self._weight_key!r}; they have "
-                f"{sorted(arrays, key=str)}."
-            )
-        weights = np.asarray(arrays[self._weight_key], "float32")
-        if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.ndim < 2):
-            raise ValueError(
-                f"`sample_weight` must be one number of 0 or more per time step or document. Received: source[{number}] of "
-                f"shape {weights.shape}, from {weights.min()} to {weights.max()}."
-            )
-        return weights
-
-    def _open_outputs(self, targets: Any, target_offset: Any) -> dict[Any, _Output]:
-        several = targets if isinstance(targets, dict) else {None: targets}
-        if not several:
-            raise ValueError(
-                "`targets` holds nothing. Received: {}. Leave it out, or name at least one output."
-            )
-        outputs = {}
-        for name, key in several.items():
-            if key is None and None in self._like:
-                if self._offsets == (0,):
-                    raise ValueError(
-                        "`target_offset=0` without `targets` asks for the input itself. Received: target_offset=0. Pass "
-                        "`target_offset=1` for the next time step, or documents that are dicts with a key for `targets`."
-                    )
-            elif not isinstance(key, str) or key not in self._like:
-                raise ValueError(
-                    f"`targets` must name a key of the documents. Received: {key!r}; they have "
-                    f"{sorted(self._like, key=str) if self._is_dict else 'no keys: each is one array'}."
-                )
-            shape, dtype, is_label = self._like[key]
-            if is_label and self._offsets != (0,):
-                raise ValueError(
-                    f"One label per document cannot be shifted. Received: target_offset={target_offset!r}, targets={key!r}."
-                )
-            if not is_label and self.label_at != "every":
-                raise ValueError(
-                    f"`label_at` says where one label per document is trained on. Received: label_at={self.label_at!r} with "
-                    "targets for every time step. Leave it out."
-                )
-            dtype = out_dtype("targets", dtype)
-            lifted = dtype.kind == "f" and not shape and not self._horizon
-            outputs[name] = _Output(key, is_label, () if is_label else shape, dtype, lifted)
-        return outputs
-
-    def _check_inputs(self, targets: Any) -> None:
-        if not self._inputs:
-            raise ValueError(f"`targets` takes the only input. Received: targets={targets!r}.")
-        for key in self._inputs:
-            shape, dtype, _ = self._like[key]
-            if key == "resets":
-                raise ValueError('The key "resets" is kept for the mask. Rename that array of the documents.')
-            if not shape and out_dtype("source", dtype).kind == "f":
-                raise ValueError(
-                    f"An array `(timesteps,)` holds ids, which are integers. Received: documents of {dtype}. For a single "
-                    "feature give `x[:, None]`, `(timesteps, 1)`."
-                )
-
-
-def _first(items: Iterator, encode: Callable | None) -> dict[Any, np.ndarray]:
-    for item in items:
-        document = as_document("source[0]", item, encode)
-        if all(v.ndim == 0 for v in document.values()):
-            raise ValueError(
-                "A document must be an array `(timesteps, ...)`. Received: source[0], a single value. If the source gives "
-                "time steps one by one, group them: `itertools.batched`, or `encode=`."
-            )
-        return document
-    raise ValueError(
-        "`source` gives no document. Received: an empty source. Is its path right, or was it read before?"
-    )
-
-
-def _checked_source(source: Any) -> Any:
-    if isinstance(source, (str, bytes, dict)) or is_array(source):
-        raise TypeError(
-            f"`source` must give documents one after the other. Received: {type(source).__name__}. Pass a list or other "
-            "iterable of arrays, or a function that gives an iterator; one array is read by `StatefulSequence`."
-        )
-    if not isinstance(source, Iterable) and not callable(source):
-        raise TypeError(
-            f"`source` must be an iterable of documents, or a function that gives one. Received: {type(source).__name__}."
-        )
-    return source
