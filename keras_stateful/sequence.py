@@ -4,6 +4,7 @@ import operator
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,8 +13,9 @@ from keras_stateful.adapter import Batches, checksum, in_order, spec_bytes
 from keras_stateful.arguments import whole_number
 from keras_stateful.corpus import open_corpus
 from keras_stateful.fields import Lazy
-from keras_stateful.layout import Dealt, Plan, Settings, Spans, Streams, longest_unwasted
-from keras_stateful.targets import Target, Weights, open_targets
+from keras_stateful.plan import Plan, Settings, piece_limit, remedies
+from keras_stateful.targets import Weights, open_targets
+from keras_stateful.windows import Windows, choose_inputs
 
 BOUNDARIES = ("align", "pack", "ignore")
 _WASTEFUL = 0.8
@@ -35,13 +37,6 @@ class Span(NamedTuple):
     start: int
     steps: int
     column: int
-
-
-def _part(part: Any, rows: slice) -> Any:
-    """Some rows of an array, or of all arrays in a dict or pair."""
-    if isinstance(part, dict):
-        return {k: v[rows] for k, v in part.items()}
-    return tuple(v[rows] for v in part) if isinstance(part, tuple) else part[rows]
 
 
 class StatefulSequence(Batches):
@@ -145,28 +140,47 @@ class StatefulSequence(Batches):
         self.shuffle, self.shift_windows = bool(shuffle), bool(shift_windows)
         self.shard = self._checked_shard(shard)
         self._rows = self.global_batch_size // self.shard[1]
-        self._low = self.shard[0] * self._rows
 
         self._corpus = open_corpus(corpus, encode)
         self._continuous = self._corpus.continuous and max_document_length is None
         self._weights = None if sample_weight is None else Weights(self._corpus, sample_weight)
         self._targets = open_targets(self._corpus, corpus, targets, target_offset, label_at, self._weights)
-        self._inputs = self._chosen_inputs(targets)
+        inputs = choose_inputs(self._corpus, targets, self._targets)
         self._reach = max(t.reach for t in self._targets.values())
         self._lengths = self._readable()
-        self._check_arguments(max_document_length, seed, targets)
+        self._check_arguments(max_document_length, seed)
         self.seed = random.randint(1, 10**9) if seed is None else whole_number("seed", seed, 0)
-        self.max_document_length = self._limit(max_document_length)
-        self._plan = Plan(self._lengths, self._settings(), self._reach if self._ignores else 0)
+        settings = Settings(
+            rows=self.global_batch_size,
+            window=self.sequence_length,
+            boundary="ignore" if self._ignores else boundary,
+            limit=None,
+            burn_in=self.burn_in,
+            shuffle=self.shuffle,
+            shift_windows=self.shift_windows,
+            seed=self.seed,
+        )
+        self.max_document_length = piece_limit(max_document_length, self._lengths, settings)
+        settings = replace(settings, limit=self.max_document_length)
+        self._plan = Plan(self._lengths, settings, self._reach if self._ignores else 0)
         self.dropped = self._plan.dropped
         self._check_plan()
-        every = {t.label_at for t in self._targets.values()} == {"every"}
-        self._weighted = self._plan.padded or self._weights is not None or not every
+        low = self.shard[0] * self._rows
+        self._windows = Windows(
+            self._corpus,
+            inputs,
+            self._targets,
+            self._weights,
+            self._plan,
+            boundary,
+            self.resets,
+            range(low, low + self._rows),
+        )
         for source in {f.source for f in self._corpus.fields.values() if isinstance(f, Lazy)}:
             source.capacity = max(source.capacity, 4 * self._rows)
         self.epoch = self._begin_at = 0
         if self.utilization < _WASTEFUL:
-            warnings.warn(self._remedies(), UserWarning, stacklevel=2)
+            warnings.warn(remedies(self._plan, boundary), UserWarning, stacklevel=2)
 
     # What a batch holds
 
@@ -176,44 +190,7 @@ class StatefulSequence(Batches):
     def __getitem__(self, index: int) -> tuple:
         """Batch `index` of the present epoch: `(x, y)`, or `(x, y, sample_weight)` if anything is ever padded."""
         i = self._checked(index)
-        return next(self._batches(i, i + 1, self.epoch))
-
-    def _batches(self, begin: int, end: int, epoch: int) -> Iterator[tuple]:
-        """Batches `begin` to `end`, gathered together as one tall batch."""
-        layout, window = self._plan.layout(epoch), self.sequence_length
-        count, rows = end - begin, (end - begin) * self._rows
-        spans = layout.spans(begin, end, self._low, self._low + self._rows)
-        inputs = {k: self._corpus.fields[k].batch(spans, rows, window) for k in self._inputs}
-        x: Any = inputs if self._corpus.is_dict else inputs[None]
-        if self.resets:
-            mask = self._mask(spans, count)
-            x = {**inputs, "resets": mask} if self._corpus.is_dict else (x, mask)
-        y, weights = {}, {}
-        for key, target in self._targets.items():
-            if self._weighted:
-                weights[key] = target.weights(spans, rows, window, self._scale(target, layout))
-                if self._weights is not None:
-                    weights[key] *= self._weights.batch(spans, rows, window)
-            later = [spans if shift == 0 or target.field is None else
-                     layout.spans(begin, end, self._low, self._low + self._rows, shift)
-                     for shift in target.offsets]  # fmt: skip
-            y[key] = target.batch(later, rows, window, weights.get(key))
-            if target.horizon and self._weighted:  # a loss `(batch, time, offsets)` broadcasts them
-                weights[key] = weights[key][..., None]
-        parts = [
-            x,
-            *(part[None] if None in y else part for part in ((y, weights) if self._weighted else (y,))),
-        ]
-        if count == 1:
-            yield tuple(parts)
-            return
-        for k in range(count):
-            yield tuple(_part(part, slice(k * self._rows, (k + 1) * self._rows)) for part in parts)
-
-    def _scale(self, target: Target, layout: Dealt | Streams) -> float:
-        """All steps / counted steps of the epoch, in all shards."""
-        everything = self.num_batches * self.global_batch_size * self.sequence_length
-        return everything / layout.counted(target.label_at)
+        return next(self._windows.read(i, i + 1, self.epoch))
 
     def reset_mask(self, i: int, epoch: int | None = None) -> np.ndarray:
         """Which rows start from the initial state in batch `i`.
@@ -227,19 +204,7 @@ class StatefulSequence(Batches):
             state before this step.
         """
         i = self._checked(i)
-        layout = self._plan.layout(self.epoch if epoch is None else epoch)
-        return self._mask(layout.spans(i, i + 1, self._low, self._low + self._rows), 1)
-
-    def _mask(self, spans: Spans, batches: int) -> np.ndarray:
-        row, column = spans.row[spans.opens], spans.column[spans.opens]
-        mask: Any
-        if self.boundary == "pack":
-            mask = np.zeros((batches * self._rows, self.sequence_length), bool)
-            mask[row, column] = True
-        else:
-            mask = np.zeros(batches * self._rows, bool)
-            mask[row] = True
-        return mask
+        return self._windows.mask(self._windows.spans(i, self.epoch if epoch is None else epoch))
 
     def locate(self, i: int) -> list[list[Span]]:
         """Where the time steps of batch `i` come from.
@@ -249,7 +214,7 @@ class StatefulSequence(Batches):
             one for each document that the window touches.
         """
         i = self._checked(i)
-        spans = self._plan.layout(self.epoch).spans(i, i + 1, self._low, self._low + self._rows)
+        spans = self._windows.spans(i, self.epoch)
         rows: list[list[Span]] = [[] for _ in range(self._rows)]
         columns = (spans.row, spans.document, spans.start, spans.steps, spans.column)
         for row, *span in zip(*(a.tolist() for a in columns), strict=True):
@@ -280,7 +245,7 @@ class StatefulSequence(Batches):
         at_once = max(1, min(32, _TALL // spec_bytes(self.signature()), total))
 
         def read(begin: int) -> list[tuple]:
-            return list(self._batches(begin, min(begin + at_once, total), epoch))
+            return list(self._windows.read(begin, min(begin + at_once, total), epoch))
 
         given = first
         for batches in in_order(
@@ -294,20 +259,7 @@ class StatefulSequence(Batches):
 
     def signature(self) -> tuple:
         """A batch of `(shape, dtype)` pairs in place of arrays."""
-        rows, window = self._rows, self.sequence_length
-        fields = self._corpus.fields
-        inputs: dict = {k: ((rows, window, *fields[k].shape), fields[k].out_dtype) for k in self._inputs}
-        x: Any = inputs if self._corpus.is_dict else inputs[None]
-        if self.resets:
-            mask = ((rows, window) if self.boundary == "pack" else (rows,), np.dtype(bool))
-            x = {**inputs, "resets": mask} if self._corpus.is_dict else (x, mask)
-        y, weights = {}, {}
-        for key, target in self._targets.items():
-            horizon = (len(target.offsets),) if target.horizon else ()
-            y[key] = ((rows, window, *horizon, *target.shape, *(1,) * target.lifted), target.dtype)
-            weights[key] = ((rows, window, *(1,) * target.horizon), np.dtype("float32"))
-        parts = (y, weights) if self._weighted else (y,)
-        return (x, *(part[None] if None in y else part for part in parts))
+        return self._windows.signature()
 
     def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:
         """Where pass `epoch` stands after some batches; see `Batches.position`."""
@@ -325,7 +277,7 @@ class StatefulSequence(Batches):
         count = min(self.num_batches, max(least, _CHECKED // bytes_each if in_memory else 0))
         found = 0
         for i in sorted({round(i) for i in np.linspace(0, self.num_batches - 1, count)}):
-            for batch in self._batches(i, i + 1, 0):
+            for batch in self._windows.read(i, i + 1, 0):
                 found = checksum(batch, found)
         drawn = self.shuffle or self.shift_windows
         return {
@@ -377,28 +329,6 @@ class StatefulSequence(Batches):
     def _ignores(self) -> bool:
         return self._continuous or self.boundary == "ignore"
 
-    def _chosen_inputs(self, targets: Any) -> list:
-        named = targets.values() if isinstance(targets, dict) else [targets]
-        answers = {t for t in named if isinstance(t, str)} if self._targets_at_once() else set()
-        chosen = [k for k in self._corpus.fields if k not in answers]
-        if not chosen:
-            raise ValueError(
-                f"`targets` takes the only input. Received: targets={targets!r} with a corpus of "
-                f"{sorted(self._corpus.fields)}. Pass `target_offset=1` to predict the next time step from the last."
-            )
-        for key in chosen:
-            field = self._corpus.fields[key]
-            if not field.shape and field.out_dtype.kind == "f":
-                raise ValueError(
-                    f"An array `(timesteps,)` holds ids, which are integers. Received: `{field.name}` of {field.dtype}, one "
-                    "number at each time step. For a single feature pass `x[:, None]`, `(timesteps, 1)`; for ids, "
-                    '`x.astype("int32")`.'
-                )
-        return chosen
-
-    def _targets_at_once(self) -> bool:
-        return all(0 in t.offsets for t in self._targets.values())
-
     def _readable(self) -> np.ndarray:
         """Time steps of each document that have all their targets."""
         lengths = self._corpus.lengths
@@ -413,7 +343,7 @@ class StatefulSequence(Batches):
             )
         return lengths - self._reach
 
-    def _check_arguments(self, limit: Any, seed: Any, targets: Any) -> None:
+    def _check_arguments(self, limit: Any, seed: Any) -> None:
         if self._corpus.continuous and self.boundary == "ignore" and limit is not None:
             raise ValueError(
                 f'`max_document_length` cuts documents, and boundary="ignore" knows none. Received: '
@@ -441,39 +371,6 @@ class StatefulSequence(Batches):
                 f"shift_windows={self.shift_windows}, seed=None. Pass the same `seed=` to every shard."
             )
 
-    def _settings(self, **changes: Any) -> Settings:
-        own = {
-            "rows": self.global_batch_size,
-            "window": self.sequence_length,
-            "boundary": "ignore" if self._ignores else self.boundary,
-            "limit": getattr(self, "max_document_length", None),
-            "burn_in": self.burn_in,
-            "shuffle": self.shuffle,
-            "shift_windows": self.shift_windows,
-            "seed": getattr(self, "seed", 0),
-        }
-        return Settings(**{**own, **changes})
-
-    def _limit(self, given: Any) -> int | None:
-        if given is None:
-            return None
-        if given == "auto":
-            return longest_unwasted(self._lengths, self._settings())
-        limit = whole_number("max_document_length", given, 1, 'or "auto"')
-        if self.boundary == "align" and limit < self.sequence_length:
-            raise ValueError(
-                '`max_document_length` cuts at the edges of windows in boundary="align". Received: '
-                f"max_document_length={limit}, sequence_length={self.sequence_length}. Take at least {self.sequence_length}, "
-                'or boundary="pack".'
-            )
-        shortest = limit // self.sequence_length * self.sequence_length if self.boundary == "align" else limit
-        if self.burn_in > shortest and self._lengths.max() > shortest:
-            raise ValueError(
-                f"`burn_in` reads steps of the piece before, and must not be longer than that. Received: burn_in={self.burn_in}, "
-                f"pieces of {shortest} time steps. Take a smaller `burn_in` or a larger `max_document_length`."
-            )
-        return limit
-
     def _check_plan(self) -> None:
         rows, window, corpus = self.global_batch_size, self.sequence_length, self._corpus
         if self._ignores and self.num_batches < 1:
@@ -500,35 +397,3 @@ class StatefulSequence(Batches):
                     f"`burn_in` leaves no time step to train on. Received: burn_in={self.burn_in}, the longest document "
                     f"of {self._lengths.max()} time steps with a target. Take a smaller `burn_in`."
                 )
-
-    def _remedies(self) -> str:
-        rows, window = self.global_batch_size, self.sequence_length
-        if len(self._lengths) > 100_000:
-            tried = []
-        else:
-            tried = [(f"batch_size={r}", self._settings(rows=r)) for r in (rows // 2, rows // 4) if r]
-            if not self.max_document_length:
-                tried.append(
-                    (
-                        'max_document_length="auto"',
-                        self._settings(limit=longest_unwasted(self._lengths, self._settings())),
-                    )
-                )
-            if self.boundary == "align":
-                tried.append(('boundary="pack"', self._settings(boundary="pack")))
-            if window > 1:
-                tried.append((f"sequence_length={window // 2}", self._settings(window=window // 2)))
-        found = [(Plan(self._lengths, s).utilization, name) for name, s in tried]
-        better = [
-            f"{name} gives {u:.2f}" for u, name in sorted(found, reverse=True) if u > self.utilization + 0.005
-        ]
-        cause = (
-            f"there are fewer documents ({len(self._lengths)}) than rows"
-            if not self._ignores and len(self._plan.sizes) < rows
-            else "documents are short beside a window, or one is long beside the rest"
-        )
-        return (
-            f"Only {self.utilization:.2f} of all time steps are real; the rest is padding with weight 0: {cause}. Received: "
-            f"batch_size={rows}, sequence_length={window}, boundary={self.boundary!r}, "
-            f"max_document_length={self.max_document_length}. " + (f"{'; '.join(better)}." if better else "")
-        ).strip()

@@ -1,0 +1,130 @@
+"""The windows of a corpus: batches of inputs, targets and weights, where the layout of an epoch says they stand."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_stateful.batch import assemble, no_resets, rows_of
+from keras_stateful.corpus import Corpus
+from keras_stateful.layout import Dealt, Spans, Streams
+from keras_stateful.plan import Plan
+from keras_stateful.targets import Target, Weights
+
+
+def choose_inputs(corpus: Corpus, given: Any, targets: dict[Any, Target]) -> list:
+    """Keys of the fields that a model reads: all that are not targets at the same step.
+
+    Args:
+        corpus: the corpus.
+        given: what the user gave as targets.
+        targets: what was read from it.
+
+    Raises:
+        ValueError: no field is left, or one that is neither ids nor features.
+    """
+    named = given.values() if isinstance(given, dict) else [given]
+    answers = (
+        {t for t in named if isinstance(t, str)} if all(0 in t.offsets for t in targets.values()) else set()
+    )
+    chosen = [k for k in corpus.fields if k not in answers]
+    if not chosen:
+        raise ValueError(
+            f"`targets` takes the only input. Received: targets={given!r} with a corpus of "
+            f"{sorted(corpus.fields)}. Pass `target_offset=1` to predict the next time step from the last."
+        )
+    for key in chosen:
+        field = corpus.fields[key]
+        if not field.shape and field.out_dtype.kind == "f":
+            raise ValueError(
+                f"An array `(timesteps,)` holds ids, which are integers. Received: `{field.name}` of {field.dtype}, one "
+                "number at each time step. For a single feature pass `x[:, None]`, `(timesteps, 1)`; for ids, "
+                '`x.astype("int32")`.'
+            )
+    return chosen
+
+
+class Windows:
+    """Batches by index and epoch.
+
+    Args:
+        corpus: the data.
+        inputs: keys of the fields that a model reads.
+        targets: by name of the output.
+        weights: the user's own, or None.
+        plan: the layouts of all epochs.
+        boundary: as in `StatefulSequence`.
+        resets: whether the reset mask rides along.
+        rows: which rows of the layout are read, all consecutive.
+    """
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        inputs: list,
+        targets: dict[Any, Target],
+        weights: Weights | None,
+        plan: Plan,
+        boundary: str,
+        resets: bool,
+        rows: range,
+    ):
+        self._corpus, self._inputs, self._targets, self._weights = corpus, inputs, targets, weights
+        self._plan, self._boundary, self._resets, self._rows = plan, boundary, resets, rows
+        every = {t.label_at for t in targets.values()} == {"every"}
+        self._weighted = plan.padded or weights is not None or not every
+
+    def signature(self) -> tuple:
+        """A batch of `(shape, dtype)` pairs in place of arrays."""
+        shape, fields = (len(self._rows), self._plan.settings.window), self._corpus.fields
+        inputs = {k: ((*shape, *fields[k].shape), fields[k].out_dtype) for k in self._inputs}
+        mask = (no_resets(*shape, self._boundary).shape, np.dtype(bool)) if self._resets else None
+        y, weights = {}, {}
+        for key, target in self._targets.items():
+            horizon = (len(target.offsets),) if target.horizon else ()
+            y[key] = ((*shape, *horizon, *target.shape, *(1,) * target.lifted), target.dtype)
+            weights[key] = ((*shape, *(1,) * target.horizon), np.dtype("float32"))
+        return assemble(inputs, mask, y, weights if self._weighted else None)
+
+    def spans(self, i: int, epoch: int) -> Spans:
+        """What batch `i` of an epoch reads."""
+        return self._plan.layout(epoch).spans(i, i + 1, self._rows.start, self._rows.stop)
+
+    def mask(self, spans: Spans, batches: int = 1) -> np.ndarray:
+        """The reset mask of so many batches, one after the other."""
+        mask = no_resets(batches * len(self._rows), self._plan.settings.window, self._boundary)
+        row, column = spans.row[spans.opens], spans.column[spans.opens]
+        mask[(row, column) if mask.ndim == 2 else row] = True
+        return mask
+
+    def read(self, begin: int, end: int, epoch: int) -> Iterator[tuple]:
+        """Batches `begin` to `end` of an epoch, gathered together as one tall batch."""
+        layout, window = self._plan.layout(epoch), self._plan.settings.window
+        low, high = self._rows.start, self._rows.stop
+        count, rows = end - begin, (end - begin) * (high - low)
+        spans = layout.spans(begin, end, low, high)
+        inputs = {k: self._corpus.fields[k].batch(spans, rows, window) for k in self._inputs}
+        mask = self.mask(spans, count) if self._resets else None
+        y, weights = {}, {}
+        for key, target in self._targets.items():
+            if self._weighted:
+                weights[key] = target.weights(spans, rows, window, self._scale(target, layout))
+                if self._weights is not None:
+                    weights[key] *= self._weights.batch(spans, rows, window)
+            later = [spans if shift == 0 or target.field is None else
+                     layout.spans(begin, end, low, high, shift) for shift in target.offsets]  # fmt: skip
+            y[key] = target.batch(later, rows, window, weights.get(key))
+            if target.horizon and self._weighted:  # a loss `(batch, time, offsets)` broadcasts them
+                weights[key] = weights[key][..., None]
+        tall = assemble(inputs, mask, y, weights if self._weighted else None)
+        if count == 1:
+            yield tall
+            return
+        for k in range(count):
+            one = slice(k * (high - low), (k + 1) * (high - low))
+            yield tuple(rows_of(part, one) for part in tall)
+
+    def _scale(self, target: Target, layout: Dealt | Streams) -> float:
+        """All steps / counted steps of the epoch, in all shards."""
+        settings = self._plan.settings
+        return self._plan.num_batches * settings.rows * settings.window / layout.counted(target.label_at)
