@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 import keras_stateful as ks
+from keras_stateful import checkpoint
 
 EPOCHS, ROWS, WINDOW, IDS = 3, 2, 4, 7
 LENGTHS = (21, 30, 9, 14, 17)
@@ -225,11 +226,28 @@ def test_a_fresh_process_goes_on_where_an_error_struck(save_freq, tmp_path):
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras refuses steps_per_execution above 1 on torch")
-def test_executions_of_several_steps(tmp_path):
-    made = make("align", steps_per_execution=5)
-    unbroken = train(made, tmp_path / "a", [Copies(tmp_path / "a", 2, 4)], 4)
-    for step in (2, 4):
-        assert_same(train(made, tmp_path / f"a-{step}", save_freq=4), unbroken)
+@pytest.mark.parametrize(
+    ("kind", "at_once", "save_freq", "saved"),
+    [("align", 5, 4, (2, 4)), ("stream", 2, 3, (3, 9))],  # executions; steps, no multiple of `at_once`
+)
+def test_executions_of_several_steps(kind, at_once, save_freq, saved, tmp_path):
+    made = make(kind, steps_per_execution=at_once)
+    unbroken = train(made, tmp_path / "a", [Copies(tmp_path / "a", *saved)], save_freq)
+    for execution in saved:
+        assert_same(train(made, tmp_path / f"a-{execution}", save_freq=save_freq), unbroken)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras compiles nothing on torch by itself")
+@pytest.mark.parametrize(
+    "jit_compile", [pytest.param(False, marks=pytest.mark.slow) if BACKEND == "jax" else True]
+)
+def test_compiled_otherwise_than_by_default(jit_compile, tmp_path):
+    assert make("align")[1].jit_compile is not jit_compile  # that of all other tests
+    with pytest.raises(Killed):
+        train(make("align", jit_compile=jit_compile), tmp_path, [killer(5)], 4)
+    made = make("align", jit_compile=jit_compile)
+    unbroken = train(made, tmp_path / "unbroken", epochs=1)
+    assert_same(train(made, tmp_path, [killer(1000)], 4, epochs=1), unbroken)
 
 
 @pytest.mark.parametrize("kind", mostly_slow("align", "plain", quick=("plain",)))
@@ -295,6 +313,8 @@ CHANGES = {
     "'dropout': 0.2, ": {"dropout": 0.5},
     "optimizer.class: 'Adam' when saved, 'SGD' now": {"optimizer": "sgd"},
     "fit.steps_per_epoch: None when saved, 3 now": {"steps_per_epoch": 3},
+    "sequence.boundary: 'align' when saved, 'pack' now": {"data": align(boundary="pack")},
+    "compile.loss: {'SparseCategoricalCrossentropy': ": {"loss": "sparse_categorical_crossentropy"},
 }
 
 
@@ -304,8 +324,10 @@ def test_another_training_is_refused_with_what_differs(told, backup, monkeypatch
     change = dict(CHANGES[told])
     monkeypatch.setitem(DATA, "align", change.pop("data", DATA["align"]))
     made = make("align", change.pop("dropout", 0.2))
-    if "optimizer" in change:
-        made[1].compile(change.pop("optimizer"), made[1].loss, weighted_metrics=["accuracy"])
+    if change.keys() & {"optimizer", "loss"}:
+        model = made[1]
+        new = change.pop("optimizer", model.optimizer), change.pop("loss", model.loss)
+        model.compile(*new, weighted_metrics=["accuracy"])
     with pytest.raises(ValueError, match="The training in `backup_dir` was another one") as error:
         train(made, backup, epochs=2, **change)
     assert told in str(error.value)
@@ -369,3 +391,32 @@ def test_what_cannot_be_saved_is_refused_by_name(tmp_path):
     with pytest.raises(ValueError, match="`save_freq` must be 1 or more"):
         ks.ResumeTraining(tmp_path, data, 0)
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_another_layer_is_refused(backup, monkeypatch):
+    monkeypatch.setattr(layers, "LSTM", lambda _, **arguments: layers.GRU(5, **arguments))
+    with pytest.raises(ValueError, match="The training in `backup_dir` was another one") as error:
+        train(make("align"), backup, epochs=2)
+    for told in ("LSTM: {", "GRU: None when saved, "):
+        assert told in str(error.value), error.value
+
+
+def test_another_backend_is_refused(backup, tmp_path):
+    found = checkpoint.newest(backup)
+    found.run["fingerprint"]["fit.backend"] = "another"
+    checkpoint.write(tmp_path, found.run, lambda path: shutil.copy(found.weights, path))
+    with pytest.raises(ValueError, match=f"fit.backend: 'another' when saved, '{BACKEND}' now"):
+        train(make("align"), tmp_path, epochs=2)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="on JAX and TensorFlow: tests/once/devices")
+def test_several_processes_of_torch_are_refused(tmp_path, monkeypatch):
+    import torch.distributed as group
+
+    for name, value in (("is_available", True), ("is_initialized", True), ("get_world_size", 2)):
+        monkeypatch.setattr(group, name, lambda value=value: value)
+    with pytest.raises(
+        ValueError, match=r"Received: 2 processes of torch\.distributed\. Train in one process"
+    ):
+        train(make("align"), tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()
