@@ -6,7 +6,7 @@
     python3 scripts/test.py --keras 3.14.0   # with this release of Keras
 
 Checks: lint, types, site, once (tests that do not depend on the backend, documentation, examples), tensorflow, jax,
-torch. As many run side by side as there are cores, each on one thread. The output of what fails is printed; the last
+torch, slow (tests marked so, on JAX or what KERAS_BACKEND says). As many run side by side as there are cores, each on one thread. The output of what fails is printed; the last
 line sums everything up, and the exit status is 0 only if nothing failed and every run of tests found tests.
 """
 
@@ -142,6 +142,7 @@ def say(line: str) -> None:
 # The longest first, so that cores stay busy.
 CHECKS = {
     **{name: ["pytest", "tests", "--ignore=tests/once"] for name in BACKENDS},
+    "slow": ["pytest", "tests", "-m", "slow"],
     "once": ["pytest", "tests/once"],
     "types": ["mypy"],
     "site": ["mkdocs", "build", "--strict", "--quiet", "--site-dir", str(ROOT / "site")],

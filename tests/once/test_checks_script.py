@@ -37,6 +37,20 @@ def test_counts(script, monkeypatch, tmp_path, body, passed, failed):
     assert (result.passed, result.failed) == (passed, failed)
 
 
+def test_slow_tests_are_run_and_no_others(script, monkeypatch, tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import pytest\n@pytest.mark.slow\ndef test_one(): pass\ndef test_two(): assert 0"
+    )
+    (tmp_path / "pytest.ini").write_text(
+        "[pytest]\nmarkers =\n    slow: as in pyproject.toml\naddopts = -m 'not slow'"
+    )
+    command = [str(tmp_path) if part == "tests" else part for part in script.CHECKS["slow"]]
+    monkeypatch.setitem(script.CHECKS, "slow", [*command, "-p", "no:cacheprovider"])
+    monkeypatch.setattr(script, "ROOT", tmp_path)
+    result = script.check("slow", Path(sys.executable))
+    assert (result.passed, result.failed) == (1, 0), result.output
+
+
 def test_a_check_that_hangs_fails(script, monkeypatch, tmp_path):
     (tmp_path / "test_it.py").write_text("import time\ndef test_one(): time.sleep(60)")
     monkeypatch.setitem(script.CHECKS, "jax", ["pytest", str(tmp_path)])
