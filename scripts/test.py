@@ -6,8 +6,9 @@
     python3 scripts/test.py --keras 3.14.0   # with this release of Keras
 
 Checks: lint, types, site, once (tests that do not depend on the backend, documentation, examples), tensorflow, jax,
-torch, slow (tests marked so, on JAX or what KERAS_BACKEND says). As many run side by side as there are cores, each on one thread. The output of what fails is printed; the last
-line sums everything up, and the exit status is 0 only if nothing failed and every run of tests found tests.
+torch, slow (the tests with that marker, on JAX or on what KERAS_BACKEND says). As many run side by side as there are
+cores, each on one thread. The output of what fails is printed; the last line sums everything up, and the exit status is 0
+only if nothing failed and every run of tests found tests.
 """
 
 import argparse
