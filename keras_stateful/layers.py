@@ -151,9 +151,20 @@ class Carry:
         return (output, *new_states) if wanted else output
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        if self._step_resets is None:
+        if self._step_resets is not None:
+            return self._loop_with_resets(sequences, initial_state, mask, training)
+        if (
+            mask is None
+            or keras.backend.backend() != "tensorflow"
+            or getattr(self, "use_cudnn", None) != "auto"
+        ):
             return super().inner_loop(sequences, initial_state, mask=mask, training=training)
-        return self._loop_with_resets(sequences, initial_state, mask, training)
+        # Keras would take cuDNN, and stops where a row is all padding: one whose document ended in an earlier window.
+        self.use_cudnn = False
+        try:
+            return super().inner_loop(sequences, initial_state, mask=mask, training=training)
+        finally:
+            self.use_cudnn = "auto"
 
     def _loop_with_resets(self, sequences, initial_state, mask, training):
         """The ordinary scan, with rows set to the initial state before the steps that `resets` marks.

@@ -242,12 +242,15 @@ def copy_layer(layer: Any, cls: Any = None, **config: Any) -> Any:
             new_config.pop(key, None)
     with keras.saving.custom_object_scope(known):
         try:
-            return cls.from_config(new_config)
+            copy = cls.from_config(new_config)
         except Exception as error:
             raise Unconvertible(
                 f"`{layer.name}` ({plain_class(type(layer)).__name__}) cannot be copied from its config: {error}. "
                 "Give the class a `get_config` that returns every argument of its constructor."
             ) from error
+    if getattr(layer, "use_cudnn", None) is False:  # which Keras leaves out of the config
+        copy.use_cudnn, copy.supports_jit = False, layer.supports_jit
+    return copy
 
 
 def skip_initializers(layer: Any) -> Callable[[], None]:
