@@ -1,6 +1,9 @@
 """What `StateMonitor` writes is what NumPy finds in the states; the training is what it is without it."""
 
 import csv
+import importlib.util
+import re
+import time
 import warnings
 
 import keras
@@ -118,6 +121,66 @@ def test_what_reads_the_logs_finds_every_layer_in_every_epoch(tmp_path):
         rows = list(csv.DictReader(file))
     for name in names:
         assert [float(row[name]) for row in rows] == pytest.approx(history[name])
+
+
+def scalars(folder):
+    """`{tag: [(step, value), ...]}` of the event files in a folder, as TensorBoard reads them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(folder), {"tensors": 0})
+    events.Reload()
+    return {
+        tag: [(e.step, float(make_ndarray(e.tensor_proto))) for e in events.Tensors(tag)]
+        for tag in events.Tags()["tensors"]
+    }
+
+
+@pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("tensorflow", "tensorboard")),
+    reason="Keras's callback writes with tensorflow and tensorboard",
+)
+@pytest.mark.parametrize("update_freq", ["epoch", 1])
+def test_tensorboard_event_files_hold_the_numbers(update_freq, tmp_path):
+    seen = Logs()
+    board = keras.callbacks.TensorBoard(tmp_path, update_freq=update_freq, write_graph=False)
+    history = fit(network(*two_layers(), rate=0.1), ks.StateMonitor(every=2), board, seen, epochs=2)
+    written = scalars(tmp_path / "train")
+    names = {f"{layer}/{measure}" for layer in ("lstm", "gru") for measure in ("norm", "saturation", "drift")}
+    for name in names:
+        wanted = list(enumerate(history[name]))
+        assert written.pop(f"epoch_{name}") == [(step, pytest.approx(v, rel=1e-6)) for step, v in wanted]
+    if update_freq == "epoch":
+        assert not any(name in tag for name in names for tag in written)
+        return
+    for name in names:
+        wanted = [(step, logs[name]) for step, logs in enumerate(seen.batches) if name in logs]
+        steps, values = zip(*written[f"batch_{name}"], strict=True)
+        assert list(np.subtract(steps, steps[0])) == [step - wanted[0][0] for step, _ in wanted]
+        assert values == pytest.approx([v for _, v in wanted], rel=1e-6)
+
+
+def test_the_progress_bar_prints_the_numbers(capsys):
+    """Those of the last look while the epoch goes on, and in its last line those of the epoch."""
+    seen, (x, y) = Logs(), data()
+    model = network(*two_layers(), rate=0.1)
+    slow = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: time.sleep(0.07)
+    )  # it skips fast steps
+    callbacks = [ks.ResetStatesCallback(), ks.StateMonitor(every=2), seen, slow]
+    model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=1, callbacks=callbacks)
+
+    def shown(name, printed):
+        return [float(v) for v in re.findall(rf"{name}: ([\d.e+-]+)", printed)]
+
+    printed = capsys.readouterr().out
+    end = printed.rindex(f"{STEPS}/{STEPS}")
+    assert len(model.history.history) == 7  # of two layers three measures, and the loss
+    for name, (value,) in model.history.history.items():
+        assert shown(name, printed[end:]) == [pytest.approx(value, abs=5e-5, rel=5e-4)]
+    for logs in seen.batches[1:]:
+        wanted = pytest.approx(logs["lstm/norm"], abs=5e-5)
+        assert any(value == wanted for value in shown("lstm/norm", printed[:end]))
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch takes one step at a time")
