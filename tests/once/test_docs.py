@@ -93,6 +93,17 @@ def test_tests_that_a_page_names_exist(page):
     assert named <= set(re.findall(r"^def (test_\w+)", code, re.MULTILINE))
 
 
+@pytest.mark.parametrize("name", ["backends", "reliability"])
+def test_every_row_names_a_test(name):
+    """Of the tables that have a column for it."""
+    text = (ROOT / "docs" / f"{name}.md").read_text("utf-8")
+    tables = [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
+    tables = [table for table in tables if re.search(r"\| tests? \|$", table[0])]
+    assert len(tables) >= 2
+    for row in (row for table in tables for row in table[2:]):
+        assert re.search(r"`test_\w+`[^|]*\|$", row), row
+
+
 def test_every_public_name_is_on_the_api_page():
     named = re.findall(
         r"^::: keras_stateful\.(\w+)$", (ROOT / "docs/api.md").read_text("utf-8"), re.MULTILINE
