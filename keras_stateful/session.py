@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.arguments import int_at_least
+from keras_stateful.feeds import as_state, by_input, checked, row_indices
 from keras_stateful.manifest import Manifest, ManifestError, Tensor, read_artifact, read_manifest
 from keras_stateful.runtimes import Runtime, check_names, open_runtime
 
@@ -122,7 +123,7 @@ class Session:
         with self._lock:
             index = self._rows(rows)
             count = self.batch_size if index is None else len(index)
-            feeds = [self._checked(t, a, (count,)) for t, a in self._by_input(x)]
+            feeds = [checked(t, a, (count,), self.batch_size) for t, a in by_input(x, self.manifest.inputs)]
             return self._unpack(
                 [o[:, 0] if t.time else o for t, o in self._outputs(self._advance(feeds, index))]
             )
@@ -146,8 +147,8 @@ class Session:
             index = self._rows(rows)
             count = self.batch_size if index is None else len(index)
             feeds, length = [], None
-            for tensor, array in self._by_input(x):
-                feed = self._checked(tensor, array, (count, None) if tensor.time else (count,))
+            for tensor, array in by_input(x, self.manifest.inputs):
+                feed = checked(tensor, array, (count, None) if tensor.time else (count,), self.batch_size)
                 if tensor.time and length not in (None, feed.shape[1]):
                     raise ValueError(
                         f"All inputs of one `read` must have the same number of time steps. Received: {feed.shape[1]} "
@@ -231,7 +232,7 @@ class Session:
                 wanted = [s for s in self.manifest.states if s.layer == layer]
                 if not isinstance(states[layer], (list, tuple)) or len(states[layer]) != len(wanted):
                     raise ValueError(f"`states[{layer!r}]` must be a list of {len(wanted)} arrays.")
-                new += [_as_state(s, a, count) for s, a in zip(wanted, states[layer], strict=True)]
+                new += [as_state(s, a, count) for s, a in zip(wanted, states[layer], strict=True)]
             by_layer = [s for layer in layers for s in self.manifest.states if s.layer == layer]
             in_order = {s.name: a for s, a in zip(by_layer, new, strict=True)}
             given = [in_order[s.name] for s in self.manifest.states]
@@ -323,128 +324,7 @@ class Session:
     def _rows(self, rows: Any, *, repeats: bool = False) -> np.ndarray | None:
         """Row indices, or None for all."""
         self._open()
-        if rows is None:
-            return None
-        index = np.asarray(rows)
-        if index.dtype == bool and index.ndim == 1:
-            if index.shape != (self.batch_size,):
-                raise ValueError(
-                    f"`rows` as a mask must have one value for each row. Received: shape {index.shape}; the session has "
-                    f"batch_size={self.batch_size}."
-                )
-            index = np.flatnonzero(index)
-        if index.ndim != 1 or index.dtype.kind not in "iu" or not len(index):
-            raise ValueError(
-                f"`rows` must be None, a bool mask, or a list of at least one row index. Received: rows={rows!r}."
-            )
-        if index.min() < 0 or index.max() >= self.batch_size:
-            raise ValueError(
-                f"`rows` names a row that does not exist. Received: rows={rows!r}; the session has rows 0 to "
-                f"{self.batch_size - 1}. `load_session(directory, batch_size=...)` sets how many."
-            )
-        if not repeats and len(np.unique(index)) != len(index):
-            raise ValueError(f"`rows` must name each row once. Received: rows={rows!r}.")
-        return index.astype(np.intp)
-
-    def _by_input(self, x: Any) -> list[tuple[Tensor, Any]]:
-        inputs = self.manifest.inputs
-        names = [t.name for t in inputs]
-        if isinstance(x, dict):
-            if set(x) != set(names):
-                raise ValueError(
-                    f"`x` must have one entry for each input. Received: {sorted(map(str, x))}; the model has {names}."
-                )
-            return [(t, x[t.name]) for t in inputs]
-        if len(inputs) == 1:
-            return [(inputs[0], x)]
-        if not isinstance(x, (tuple, list)) or len(x) != len(inputs):
-            given = f"{type(x).__name__} of {len(x)}" if isinstance(x, (tuple, list)) else type(x).__name__
-            raise ValueError(
-                f"`x` must be a tuple or a dict for a model of several inputs. Received: {given}; the inputs are {names}."
-            )
-        return list(zip(inputs, x, strict=True))
-
-    def _checked(self, tensor: Tensor, array: Any, leading: tuple[int | None, ...]) -> np.ndarray:
-        """The array in the artifact's dtype and, for one step, with a time axis of length 1."""
-        try:
-            array = np.asarray(array)
-        except ValueError as error:
-            raise ValueError(f"Input {tensor.name!r} is not an array: {error}.") from None
-        wanted = leading + tensor.step_shape
-        if len(array.shape) != len(wanted) or any(
-            w not in (None, s) for w, s in zip(wanted, array.shape, strict=True)
-        ):
-            raise ValueError(self._wrong_shape(tensor, array, wanted, leading))
-        if array.dtype != tensor.dtype:
-            _check_kind(tensor, array)
-        _check_range(tensor, array)
-        array = array.astype(tensor.dtype, copy=False)
-        return array[:, None] if tensor.time and len(leading) == 1 else array
-
-    def _wrong_shape(
-        self,
-        tensor: Tensor,
-        array: np.ndarray,
-        wanted: tuple[int | None, ...],
-        leading: tuple[int | None, ...],
-    ) -> str:
-        axes = ["rows", "time"][: len(leading)]
-        words = ", ".join([*axes, *("any" if d is None else str(d) for d in tensor.step_shape)])
-        message = f"Input {tensor.name!r} must have shape ({words}). Received: shape {array.shape}"
-        if array.ndim == len(wanted) and array.shape[0] != wanted[0]:
-            return (
-                f"{message}, {array.shape[0]} rows for {wanted[0]}. The session has batch_size={self.batch_size}; "
-                "`rows=` advances some of them, `load_session(directory, batch_size=...)` sets how many there are."
-            )
-        if len(leading) == 1 and array.ndim == len(wanted) + 1:
-            return f"{message}. `step` takes one time step without a time axis; `read` takes many."
-        if array.ndim == len(wanted) - 1:
-            missing = "time axis; `step` takes one step" if len(leading) == 2 else "row axis: write `x[None]`"
-            return f"{message}. It may lack the {missing}."
-        return f"{message}."
-
-
-def _check_kind(tensor: Tensor, array: np.ndarray) -> None:
-    from_kind, to_kind = array.dtype.kind, np.dtype(tensor.dtype).kind
-    if (
-        from_kind not in "biuf"
-        or (to_kind in "iu" and from_kind == "f")
-        or (to_kind == "b" and from_kind != "b")
-    ):
-        raise TypeError(
-            f"Input {tensor.name!r} is {tensor.dtype}. Received: dtype {array.dtype}. Convert it first, e.g. "
-            f'`x.astype("{tensor.dtype}")`, if that loses nothing.'
-        )
-
-
-def _check_range(tensor: Tensor, array: np.ndarray) -> None:
-    """Ids must be in the vocabulary, other integers in the range of the input's dtype."""
-    if not array.size:
-        return
-    if tensor.vocabulary is not None:
-        low, high = array.min(), array.max()
-        if low < 0 or high >= tensor.vocabulary:
-            raise ValueError(
-                f"Input {tensor.name!r} takes ids from 0 to {tensor.vocabulary - 1}, what the model's Embedding knows. "
-                f"Received: {low if low < 0 else high}. Encode with the vocabulary that the model was trained with."
-            )
-    elif array.dtype != tensor.dtype and np.dtype(tensor.dtype).kind in "iu":
-        bounds = np.iinfo(tensor.dtype)
-        if array.min() < bounds.min or array.max() > bounds.max:
-            raise ValueError(f"Input {tensor.name!r} is {tensor.dtype}. Received: values beyond its range.")
-
-
-def _as_state(state: Any, array: Any, rows: int) -> np.ndarray:
-    array = np.asarray(array)
-    wanted = (rows, *state.shape[1:])
-    if array.shape != wanted:
-        raise ValueError(
-            f"`states[{state.layer!r}]` has an array of another shape than the session's state. Received: {array.shape}; "
-            f"it must be {wanted}. `rows=` says which rows to write."
-        )
-    if array.dtype.kind not in "biuf":
-        raise TypeError(f"`states[{state.layer!r}]` must hold numbers. Received: dtype {array.dtype}.")
-    return array.astype(state.dtype)
+        return None if rows is None else row_indices(rows, self.batch_size, repeats=repeats)
 
 
 def _spread(array: np.ndarray, index: np.ndarray, rows: int) -> np.ndarray:
