@@ -8,8 +8,8 @@ from keras import ops
 
 from keras_stateful import compat
 from keras_stateful.convert import to_inference
-from keras_stateful.rollout import input_vocabulary
 from keras_stateful.states import Cell, find_states, sync
+from keras_stateful.vocabulary import input_vocabulary
 
 
 def record_states(model: keras.Model, ids: Any, layer: str | None = None, *, state: int = 0) -> np.ndarray:

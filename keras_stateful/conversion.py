@@ -29,7 +29,7 @@ import keras
 import numpy as np
 
 from keras_stateful import compat
-from keras_stateful.rewrite import _parts, copy_layer, skip_initializers
+from keras_stateful.rewrite import copy_layer, parts_of, skip_initializers
 from keras_stateful.step_model import StepModel
 
 # For each format the backends that write it, best first, with the modules they need beside themselves.
@@ -111,12 +111,12 @@ def single_step(step: StepModel) -> keras.Model:
                 copy = copy_layer(operation, **({"unroll": True} if hasattr(operation, "unroll") else {}))
                 # Two layers of different sub-models may have one name; a flat model's names are unique.
                 copy.name = call.path.replace("/", "_")
-                for part in _parts(copy):
+                for part in parts_of(copy):
                     for rate in {"dropout", "recurrent_dropout"} & set(vars(part)):
                         setattr(
                             part, rate, 0.0
                         )  # JAX draws the mask at inference, too, and cannot export that
-                    if _is_mixed(part):
+                    if is_mixed(part):
                         part.dtype_policy = keras.DTypePolicy("float32")
                 pending.append((operation, copy, skip_initializers(copy)))
                 copies[id(operation)] = copy
@@ -142,7 +142,7 @@ def has_time(tensor: Any) -> bool:
     return len(tensor.shape) > 1 and tensor.shape[1] is None
 
 
-def _is_mixed(layer: Any) -> bool:
+def is_mixed(layer: Any) -> bool:
     policy = layer.dtype_policy
     return policy.compute_dtype != policy.variable_dtype or policy.compute_dtype in ("float16", "bfloat16")
 
@@ -217,7 +217,7 @@ def _custom_classes(
     """Modules that a fresh process must import, and classes nobody registered, for the user's own layers."""
     modules, classes = [], []
     for layer in model.layers:
-        for part in _parts(layer):
+        for part in parts_of(layer):
             cls = type(part)
             if cls.__module__.split(".")[0] in ("keras", "keras_stateful"):
                 continue

@@ -20,10 +20,10 @@ import keras_stateful
 from keras_stateful import compat, conversion, manifest
 from keras_stateful.arguments import int_at_least
 from keras_stateful.manifest import FORMATS, Manifest, State, Tensor
-from keras_stateful.rollout import input_vocabulary, reads_as_logits
 from keras_stateful.runtimes import Runtime, open_runtime
 from keras_stateful.session import Session, load_session
 from keras_stateful.step_model import StepModel, initial_states, to_step_model
+from keras_stateful.vocabulary import input_vocabulary, reads_as_logits
 
 STEPS = 16  # chained steps that an artifact must agree on with Keras
 TOLERANCE = 1e-5  # of the largest number of that output, at least of 1
@@ -174,7 +174,7 @@ def _umask() -> int:
 
 
 def _computes_in_float32(step: StepModel) -> bool:
-    return not any(conversion._is_mixed(layer) for layer in step._flatten_layers(include_self=False))
+    return not any(conversion.is_mixed(layer) for layer in step._flatten_layers(include_self=False))
 
 
 def _has_masks(step: StepModel) -> bool:

@@ -216,7 +216,7 @@ def _model_class(model: keras.Model) -> type:
     return keras.Model if type(model).__name__ == "Functional" else type(model)
 
 
-def _parts(obj: Any) -> list:
+def parts_of(obj: Any) -> list:
     """A layer, and every layer or cell below it."""
     found: list = []
     todo = [obj]
@@ -233,7 +233,9 @@ def _parts(obj: Any) -> list:
 
 def copy_layer(layer: Any, cls: Any = None, **config: Any) -> Any:
     """A new, unbuilt layer from a layer's config; classes nobody registered are found through the layer itself."""
-    known = {type(p).__name__: type(p) for p in _parts(layer) if not type(p).__module__.startswith("keras.")}
+    known = {
+        type(p).__name__: type(p) for p in parts_of(layer) if not type(p).__module__.startswith("keras.")
+    }
     known = {n: c for n, c in known.items() if not issubclass(c, (Carry, Sequential))}
     cls = type(layer) if cls is None else cls
     new_config = {**layer.get_config(), **config}
@@ -259,7 +261,7 @@ def skip_initializers(layer: Any) -> Callable[[], None]:
     Three LSTM(1840) spend most of a conversion in the orthogonal initializer otherwise.
     """
     undo = []
-    for part in _parts(layer):
+    for part in parts_of(layer):
         for name, value in list(vars(part).items()):
             if isinstance(value, keras.initializers.Initializer):
                 undo.append((part, name, value))
@@ -291,7 +293,7 @@ def copy_variables(old: Any, new: Any) -> None:
 def state_variables_below(layer: Any) -> list:
     """State variables of every recurrent layer in `layer`."""
     found: list = []
-    for part in _parts(layer):
+    for part in parts_of(layer):
         if isinstance(part, Carry):
             found += part.state_variables()
         elif getattr(part, "states", None) is not None:  # a plain stateful layer

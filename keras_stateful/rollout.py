@@ -18,9 +18,10 @@ from keras import ops
 
 from keras_stateful import compat
 from keras_stateful.purity import pure_key
-from keras_stateful.rewrite import _parts
+from keras_stateful.rewrite import parts_of
 from keras_stateful.sampling import next_ids
 from keras_stateful.step_model import StepModel, initial_states, to_step_model
+from keras_stateful.vocabulary import input_vocabulary, reads_as_logits
 
 WINDOW = 64  # time steps of a prompt read at once inside a compiled call
 _KEPT = 32  # compiled functions of one model
@@ -345,7 +346,7 @@ def _record(function: Callable, values: Any, x: Any, states: list) -> Callable:
 
 def _drawn_in_vain(calls: list) -> set[int]:
     """Seed states of Keras's own cells, which draw their dropout masks at inference too and then leave them unused."""
-    parts = [p for c in calls if isinstance(c.operation, keras.layers.Layer) for p in _parts(c.operation)]
+    parts = [p for c in calls if isinstance(c.operation, keras.layers.Layer) for p in parts_of(c.operation)]
     own = [p for p in parts if type(p).__module__.startswith("keras.src.layers.rnn.")]
     return {id(p.seed_generator.state) for p in own if hasattr(p, "seed_generator")}
 
@@ -385,41 +386,6 @@ def _trace(function: Callable, shape: tuple, dtype: str) -> Any:
 
     traced = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(shape, dtype))
     return traced.structured_outputs
-
-
-def input_vocabulary(calls: list[compat.Call], entry: Any) -> int | None:
-    """How many ids the `Embedding` behind an input knows; None where there is none."""
-    sizes = [
-        c.operation.input_dim
-        for c in calls
-        if isinstance(c.operation, keras.layers.Embedding) and c.args[0] is entry
-    ]
-    return min(sizes, default=None)
-
-
-def reads_as_logits(calls: list[compat.Call], output: Any) -> tuple[bool | None, str]:
-    """Whether an output is logits, as far as the operation it comes from tells, and that operation in words."""
-    call = next((c for c in reversed(calls) if any(t is output for t in c.outputs)), None)
-    if call is None:
-        return None, "an input"
-    layer = call.operation
-    if isinstance(layer, (keras.layers.Dropout, keras.layers.Identity)) or (
-        isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.linear
-    ):
-        return reads_as_logits(calls, call.args[0])
-    while isinstance(layer, keras.layers.TimeDistributed):
-        layer = layer.layer
-    if isinstance(layer, keras.layers.Softmax) or type(layer).__name__ == "Softmax":
-        return False, f"`{call.path}`"
-    if not isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Activation)):
-        return None, f"`{call.path}` ({type(layer).__name__})"
-    told = {
-        keras.activations.linear: True,
-        keras.activations.log_softmax: True,
-        keras.activations.softmax: False,
-    }
-    name = getattr(layer.activation, "__name__", layer.activation)
-    return told.get(layer.activation), f"`{call.path}` ({type(layer).__name__}, activation={name})"
 
 
 def _column(buffer: Any, t: Any) -> Any:

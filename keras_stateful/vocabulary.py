@@ -1,0 +1,43 @@
+"""Which ids a model reads, and whether the scores that it gives are logits: told from its graph."""
+
+from typing import Any
+
+import keras
+
+from keras_stateful import compat
+
+
+def input_vocabulary(calls: list[compat.Call], entry: Any) -> int | None:
+    """How many ids the `Embedding` behind an input knows; None where there is none."""
+    sizes = [
+        c.operation.input_dim
+        for c in calls
+        if isinstance(c.operation, keras.layers.Embedding)
+        and (c.args[0] if c.args else c.kwargs["inputs"]) is entry
+    ]
+    return min(sizes, default=None)
+
+
+def reads_as_logits(calls: list[compat.Call], output: Any) -> tuple[bool | None, str]:
+    """Whether an output is logits, as far as the operation it comes from tells, and that operation in words."""
+    call = next((c for c in reversed(calls) if any(t is output for t in c.outputs)), None)
+    if call is None:
+        return None, "an input"
+    layer = call.operation
+    if isinstance(layer, (keras.layers.Dropout, keras.layers.Identity)) or (
+        isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.linear
+    ):
+        return reads_as_logits(calls, call.args[0])
+    while isinstance(layer, keras.layers.TimeDistributed):
+        layer = layer.layer
+    if isinstance(layer, keras.layers.Softmax) or type(layer).__name__ == "Softmax":
+        return False, f"`{call.path}`"
+    if not isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Activation)):
+        return None, f"`{call.path}` ({type(layer).__name__})"
+    told = {
+        keras.activations.linear: True,
+        keras.activations.log_softmax: True,
+        keras.activations.softmax: False,
+    }
+    name = getattr(layer.activation, "__name__", layer.activation)
+    return told.get(layer.activation), f"`{call.path}` ({type(layer).__name__}, activation={name})"
