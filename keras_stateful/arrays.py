@@ -91,3 +91,19 @@ def refuse_not_finite(name: str, document: int, step: int) -> None:
     raise ValueError(
         f"`{name}` is NaN or infinite. Received: document {document}, time step {step}. {remedy}"
     )
+
+
+def refuse_id(name: str, values: np.ndarray, size: int, place: tuple[int, int] | None = None) -> None:
+    """Raises for an array with an id that the model's `Embedding` does not know; the place is document and time step."""
+    low, high = int(values.min()), int(values.max())
+    wrong = low if low < 0 else high
+    where = "" if place is None else f"; the first such in document {place[0]} at time step {place[1]}"
+    remedy = (
+        "Number the ids from 0."
+        if low < 0
+        else f"Give the Embedding input_dim={high + 1} or more, or encode with the vocabulary that the model was built for."
+    )
+    raise ValueError(
+        f"`{name}` holds an id that the model's Embedding does not know. Received: id {wrong}{where}; the Embedding "
+        f"knows 0 to {size - 1}. {remedy}"
+    )

@@ -14,7 +14,7 @@ import numpy as np
 from keras_stateful import compat, distribution
 from keras_stateful.arguments import int_at_least
 from keras_stateful.convert import recurrent_paths, twin_with_resets
-from keras_stateful.fit_checks import is_sequence
+from keras_stateful.fit_checks import check_ids, is_sequence
 from keras_stateful.scoring import Scorer, fresh_compile_arguments
 from keras_stateful.sequence import StatefulSequence
 from keras_stateful.time_axis import find_time_axis
@@ -229,6 +229,7 @@ class _Reader:
                 f"outputs of shape {[tuple(o.shape) for o in model.outputs]}. Give the last recurrent layer "
                 "`return_sequences=True`; `predict_documents(..., reduce='last')` then takes the last."
             )
+        check_ids(self.twin, self.sequence)
         self.masked = any(compat.mask_of(o) is not None for o in self.twin.outputs)
 
     def windows(self, *, run: bool = True, real_only: bool = False) -> Iterator[tuple[int, Any, tuple, Any]]:

@@ -11,12 +11,20 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.arrays import all_finite, as_document, check_int32, out_dtype, refuse_not_finite
+from keras_stateful.arrays import (
+    all_finite,
+    as_document,
+    check_int32,
+    out_dtype,
+    refuse_id,
+    refuse_not_finite,
+)
 from keras_stateful.layout import Spans
 
 _SCAN_BYTES = (
     1 << 29
 )  # features in memory up to this size are searched for NaN at once, others as they are read
+_SCAN_IDS = 100_000_000  # likewise ids, of arrays in memory or mapped
 _SCAN_DOCUMENTS = 50_000
 
 
@@ -35,6 +43,8 @@ class Field:
         self.name, self.lengths, self.shape, self.dtype = name, lengths, tuple(shape), dtype
         self.out_dtype = out_dtype(name, dtype)
         self.searched = self.out_dtype == np.int32
+        self._id_range: tuple[int, int] | None = None
+        self._sizes: set[int] = set()  # that `check_ids` has found to be enough
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         """Time steps `start` to `stop` of a document, as stored."""
@@ -62,12 +72,38 @@ class Field:
         return found.astype(self.out_dtype, copy=False)
 
     def _refuse(self, spans: Spans, bad: np.ndarray) -> None:
-        if not bad.any():
-            return
-        row, column = np.argwhere(bad)[0]
-        k = np.flatnonzero((spans.row == row) & (spans.column <= column))[-1]
-        step = int(spans.start[k] + column - spans.column[k])
-        refuse_not_finite(self.name, int(spans.document[k]), step)
+        if bad.any():
+            refuse_not_finite(self.name, *_place(spans, bad))
+
+    def _search_ids(self) -> tuple[int, int] | None:
+        """The smallest and the largest id, or ones beyond these; None where a search would take long."""
+        return None
+
+    def check_ids(self, size: int, lengths: np.ndarray) -> bool:
+        """Looks for ids that an Embedding of `size` does not know, in the first `lengths` steps of each document.
+
+        Returns:
+            Whether there was a search; False where it would take long.
+        """
+        if self._id_range is None:
+            self._id_range = self._search_ids()
+        if self._id_range is None:
+            return False
+        if size in self._sizes or (self._id_range[0] >= 0 and self._id_range[1] < size):
+            return True
+        for document, steps in enumerate(lengths.tolist()):
+            values = self.read(document, 0, steps)
+            if steps and (values.min() < 0 or values.max() >= size):
+                bad = ((values < 0) | (values >= size)).reshape(steps, -1).any(1)
+                refuse_id(self.name, values, size, (document, int(bad.argmax())))
+        self._sizes.add(size)
+        return True
+
+    def check_batch(self, size: int, found: np.ndarray, spans: Spans) -> None:
+        """The same for what was read of some spans, `(rows, window, ...)`."""
+        if found.min() < 0 or found.max() >= size:
+            bad = np.any(((found < 0) | (found >= size)).reshape(*found.shape[:2], -1), axis=-1)
+            refuse_id(self.name, found, size, _place(spans, np.asarray(bad)))
 
     @property
     def in_memory(self) -> bool:
@@ -136,6 +172,9 @@ class Flat(Field):
                     refuse_not_finite(self.name, document, int(inside[0] - at))
         self.searched = True
 
+    def _search_ids(self) -> tuple[int, int] | None:
+        return (int(self.flat.min()), int(self.flat.max())) if self.flat.size <= _SCAN_IDS else None
+
     def document_name(self, document: int) -> str:
         return super().document_name(document) if len(self.lengths) > 1 else self.name
 
@@ -164,6 +203,12 @@ class Separate(Field):
                 bad = ~np.isfinite(document).reshape(len(document), -1).all(1)
                 refuse_not_finite(self.name, i, int(bad.argmax()))
         self.searched = True
+
+    def _search_ids(self) -> tuple[int, int] | None:
+        count = int(self.lengths.sum()) * int(np.prod(self.shape))
+        if count > _SCAN_IDS or len(self.documents) > _SCAN_DOCUMENTS:
+            return None
+        return min(int(d.min()) for d in self.documents), max(int(d.max()) for d in self.documents)
 
 
 class Lazy(Field):
@@ -231,6 +276,13 @@ def check_laid_out(part: Field, whole: Field) -> None:
             + (f" (and {len(different) - 1} more)" if len(different) > 1 else "")
             + ". Lay it out as the corpus, one value for each time step; `target_offset` does the shifting."
         )
+
+
+def _place(spans: Spans, bad: np.ndarray) -> tuple[int, int]:
+    """Document and time step of the first mark in `(rows, window)`."""
+    row, column = np.argwhere(bad)[0]
+    k = np.flatnonzero((spans.row == row) & (spans.column <= column))[-1]
+    return int(spans.document[k]), int(spans.start[k] + column - spans.column[k])
 
 
 def _padded(found: np.ndarray, spans: Spans, rows: int, window: int) -> np.ndarray:

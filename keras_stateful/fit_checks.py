@@ -13,6 +13,7 @@ import numpy as np
 from keras_stateful import compat, distribution
 from keras_stateful.states import find_states
 from keras_stateful.time_axis import find_time_axis
+from keras_stateful.vocabulary import ids_known
 
 
 def is_sequence(data: Any) -> bool:
@@ -205,11 +206,17 @@ def check_sequence(model: keras.Model, name: str, sequence: Any) -> None:
             'it with `resets=True` and convert the model with `to_stateful(model, sequence)`, or use boundary="align".'
         )
     _check_targets(model, name, sequence)
+    check_ids(model, sequence)
+
+
+def check_ids(model: keras.Model, sequence: Any) -> None:
+    """Ids that no `Embedding` of the model knows are refused: on JAX they would turn into NaN, without an error."""
+    x = sequence.signature()[0]
+    keys = [k for k in x if k != "resets"] if isinstance(x, dict) else [None]
+    sequence.check_ids(ids_known(model, keys))
 
 
 def _check_targets(model: keras.Model, name: str, sequence: Any) -> None:
-    if not getattr(sequence, "per_step_targets", True):
-        return
     flags = getattr(model, "_outputs_along_time", None)
     if flags is None:
         try:
@@ -238,6 +245,13 @@ def check_validation(model: keras.Model, validation: Any, arguments: dict) -> No
     check_data(
         model, "validation_data", data, {**arguments, "batch_size": arguments.get("validation_batch_size")}
     )
+    part = getattr(data, "steps_per_epoch", None) if is_sequence(data) else None
+    if part is not None:
+        raise ValueError(
+            "A stream with `steps_per_epoch` goes on where the validation before stopped, so `val_loss` would be that of other "
+            f"documents each time. Received: validation_data=StatefulStream(..., steps_per_epoch={part}). Leave it out, and "
+            "give the stream fewer documents."
+        )
     steps = arguments.get("validation_steps")
     length = _batches(data, model)
     if steps is not None and length is not None and steps < length:

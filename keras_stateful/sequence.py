@@ -204,7 +204,7 @@ class StatefulSequence(Batches):
             state before this step.
         """
         i = self._checked(i)
-        return self._windows.mask(self._windows.spans(i, self.epoch if epoch is None else epoch))
+        return self._windows.reset_mask(i, self.epoch if epoch is None else epoch)
 
     def locate(self, i: int) -> list[list[Span]]:
         """Where the time steps of batch `i` come from.
@@ -231,10 +231,17 @@ class StatefulSequence(Batches):
         """Rows of the batches given: those of this shard."""
         return self._rows
 
-    @property
-    def per_step_targets(self) -> bool:
-        """Whether targets have a time axis: always."""
-        return True
+    def check_ids(self, known: dict[Any, int]) -> None:
+        """Refuses ids that a model does not know, at once or, of sources on disk and very long texts, as they are read.
+
+        Args:
+            known: how many ids the model's `Embedding` knows, by key of the input; the key is None for a single one.
+        """
+        lengths = self._lengths
+        if self._ignores:  # the last steps of the text are targets only
+            lengths = lengths.copy()
+            lengths[-1] = max(0, lengths[-1] - self._reach)
+        self._windows.check_ids(known, lengths)
 
     # How it is read
 

@@ -148,11 +148,6 @@ class StatefulStream(Batches):
         return self.steps_per_epoch
 
     @property
-    def per_step_targets(self) -> bool:
-        """Whether targets have a time axis: always."""
-        return True
-
-    @property
     def utilization(self) -> float:
         """Real time steps / all time steps that were read so far, in (0, 1]."""
         return self._real_steps / self._all_steps if self._all_steps else 1.0
@@ -191,6 +186,14 @@ class StatefulStream(Batches):
                 )
             return self._masks.get(i, self._windows.no_resets())
 
+    def check_ids(self, known: dict[Any, int]) -> None:
+        """Refuses ids that a model does not know, as they are read.
+
+        Args:
+            known: how many ids the model's `Embedding` knows, by key of the input; the key is None for a single one.
+        """
+        self._windows.known = known
+
     def read_pass(self) -> Iterator[tuple]:
         """The batches of one epoch. An iterator that is left after a few batches gives them back to the next one."""
         with self._lock:
@@ -208,6 +211,7 @@ class StatefulStream(Batches):
                 self._finished = self._given == self.steps_per_epoch
                 if len(self._handed) <= _PEEKED:
                     self._handed.append(item)
+            self._windows.check_ids(item[0][0])
             yield item[0]
 
     def signature(self) -> tuple:

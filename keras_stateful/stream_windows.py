@@ -1,8 +1,10 @@
 """What the rows of a stream read next, and the batches made of it."""
 
+from typing import Any
+
 import numpy as np
 
-from keras_stateful.arrays import out_dtype
+from keras_stateful.arrays import out_dtype, refuse_id
 from keras_stateful.batch import assemble, no_resets
 from keras_stateful.source import Document, Output, Source
 
@@ -32,6 +34,7 @@ class StreamWindows:
     ):
         self._source, self._rows, self._window = source, [_Row() for _ in range(rows)], window
         self._boundary, self._burn_in, self._label_at, self._resets = boundary, burn_in, label_at, resets
+        self.known: dict[Any, int] = {}  # how many ids the model that reads them knows, by key
 
     def signature(self) -> tuple:
         """A batch of `(shape, dtype)` pairs in place of arrays."""
@@ -54,6 +57,13 @@ class StreamWindows:
     def no_resets(self) -> np.ndarray:
         """The mask of a batch in which no document starts."""
         return no_resets(len(self._rows), self._window, self._boundary)
+
+    def check_ids(self, x: Any) -> None:
+        """Refuses a batch's inputs that hold ids beyond `known`."""
+        for key, size in self.known.items():
+            ids = x[key] if key is not None else x[0] if self._resets else x
+            if ids.min() < 0 or ids.max() >= size:
+                refuse_id("source" if key is None else f"source[...][{key!r}]", ids, size)
 
     # Where the rows are
 

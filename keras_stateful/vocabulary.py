@@ -18,6 +18,24 @@ def input_vocabulary(calls: list[compat.Call], entry: Any) -> int | None:
     return min(sizes, default=None)
 
 
+def ids_known(model: keras.Model, keys: list) -> dict[Any, int]:
+    """How many ids each input that goes straight into an `Embedding` may hold; inputs that do not are left out.
+
+    Args:
+        model: any model; of a subclassed one nothing is known.
+        keys: of the inputs in question; the key is None for a single one, the model's first.
+    """
+    if not compat.is_graph(model):
+        return {}
+    given = compat.functional(model).input
+    by_key = given if isinstance(given, dict) else {t.name: t for t in keras.tree.flatten(given)}
+    entries = {k: keras.tree.flatten(given)[0] if k is None else by_key.get(k) for k in keys}
+    plain = keras.layers.Embedding.call  # a subclass may fold ids before it looks them up
+    calls = [c for c in compat.graph_calls(model) if getattr(type(c.operation), "call", None) is plain]
+    sizes = {k: input_vocabulary(calls, entry) for k, entry in entries.items() if entry is not None}
+    return {k: size for k, size in sizes.items() if size is not None}
+
+
 def reads_as_logits(calls: list[compat.Call], output: Any) -> tuple[bool | None, str]:
     """Whether an output is logits, as far as the operation it comes from tells, and that operation in words."""
     call = next((c for c in reversed(calls) if any(t is output for t in c.outputs)), None)

@@ -71,6 +71,8 @@ class Windows:
     ):
         self._corpus, self._inputs, self._targets, self._weights = corpus, inputs, targets, weights
         self._plan, self._boundary, self._resets, self._rows = plan, boundary, resets, rows
+        self._masks: tuple[Any, Any] = (None, None)  # reset masks of some batches: which, and they
+        self._vocabulary: dict[Any, int] = {}  # of fields whose ids are checked as they are read
         every = {t.label_at for t in targets.values()} == {"every"}
         self._weighted = plan.padded or weights is not None or not every
 
@@ -86,6 +88,16 @@ class Windows:
             weights[key] = ((*shape, *(1,) * target.horizon), np.dtype("float32"))
         return assemble(inputs, mask, y, weights if self._weighted else None)
 
+    def check_ids(self, known: dict[Any, int], lengths: np.ndarray) -> None:
+        """Refuses ids that a model does not know: now, or as they are read where a search would take long.
+
+        Args:
+            known: how many ids the model knows, by key of the field.
+            lengths: time steps of each document that are read.
+        """
+        fields = {k: self._corpus.fields[k] for k in known if self._corpus.fields[k].out_dtype == np.int32}
+        self._vocabulary = {k: known[k] for k, f in fields.items() if not f.check_ids(known[k], lengths)}
+
     def spans(self, i: int, epoch: int) -> Spans:
         """What batch `i` of an epoch reads."""
         return self._plan.layout(epoch).spans(i, i + 1, self._rows.start, self._rows.stop)
@@ -97,6 +109,21 @@ class Windows:
         mask[(row, column) if mask.ndim == 2 else row] = True
         return mask
 
+    def reset_mask(self, i: int, epoch: int) -> np.ndarray:
+        """The reset mask of one batch. Those of the batches around it are made with it, since a fit asks for all."""
+        rows = len(self._rows)
+        several = max(1, min(64, 2**16 // no_resets(rows, self._plan.settings.window, self._boundary).size))
+        key = (epoch, i // several)
+        known, masks = self._masks
+        if known != key:
+            begin = i - i % several
+            end = min(begin + several, self._plan.num_batches)
+            spans = self._plan.layout(epoch).spans(begin, end, self._rows.start, self._rows.stop)
+            mask = self.mask(spans, end - begin)
+            masks = mask.reshape(end - begin, rows, *mask.shape[1:])
+            self._masks = (key, masks)
+        return masks[i % several].copy()
+
     def read(self, begin: int, end: int, epoch: int) -> Iterator[tuple]:
         """Batches `begin` to `end` of an epoch, gathered together as one tall batch."""
         layout, window = self._plan.layout(epoch), self._plan.settings.window
@@ -104,6 +131,8 @@ class Windows:
         count, rows = end - begin, (end - begin) * (high - low)
         spans = layout.spans(begin, end, low, high)
         inputs = {k: self._corpus.fields[k].batch(spans, rows, window) for k in self._inputs}
+        for key, size in self._vocabulary.items():
+            self._corpus.fields[key].check_batch(size, inputs[key], spans)
         mask = self.mask(spans, count) if self._resets else None
         y, weights = {}, {}
         for key, target in self._targets.items():
