@@ -29,7 +29,7 @@ BATCH_SIZE, WINDOW = 16, 16  # windows of 16 minutes
 HORIZONS = [1, 5, 20]  # minutes ahead
 INPUTS = ("air", "load", "winding")
 DEGREES = 20.0  # temperatures are fed as (Celsius - 60) / DEGREES
-SETTLED = 60  # minutes after which a session's constants are known and the monitor watches
+SETTLED = 90  # minutes after which a session's constants are known: about two periods of its load
 MEMORY = 30  # minutes over which the monitor averages the error of its forecasts
 
 Session = dict[str, np.ndarray]  # each input (minutes, 1)
@@ -41,7 +41,7 @@ def main() -> None:
     rng = np.random.default_rng(options.seed)
     count, epochs = (20, 10) if options.smoke else (60, 30)
     training = [simulate(rng, minutes) for minutes in rng.integers(200, 700, count)]
-    seeds = rng.integers(0, 2**32, 4 if options.smoke else 12)
+    seeds = rng.integers(0, 2**32, 4 if options.smoke else 40)
     held_out = [simulate(np.random.default_rng(seed), 400) for seed in seeds]
     minutes = sum(len(session["winding"]) for session in training)
     print(f"training on {count} sessions, {minutes:,} minutes; {len(held_out)} sessions held out")
@@ -114,7 +114,7 @@ def main() -> None:
     if not options.smoke:
         assert (with_carry < 0.75 * persistence).all()
         assert with_carry[far] < 0.8 * with_reset[far]
-        assert len(delays) >= 0.5 * len(faulty)
+        assert len(delays) >= 0.75 * len(faulty)
         assert len(delays) >= len(too_hot)
         assert false <= 0.1 * len(held_out)
 
@@ -183,16 +183,18 @@ def watch(monitor, session: Session) -> np.ndarray:
 
 
 def score(session: Session, forecasts: np.ndarray) -> np.ndarray:
-    """By how many degrees the last `MEMORY` minutes were hotter, on average, than forecast five minutes before.
+    """By how many degrees the last `MEMORY` minutes were hotter, on average, than forecast one minute before.
 
-    `(minutes,)`; NaN until the session has settled.
+    `(minutes,)`; NaN until all of these minutes lie behind `SETTLED`: before, the forecasts are worse, and a limit that
+    lets them pass would let a fault pass too. Further ahead most of the error is that nobody knows when the load
+    will switch; within a minute it is that more heat stays in the winding than should.
     """
-    ahead = HORIZONS.index(5)
     error = np.zeros(len(forecasts))
-    error[5:] = DEGREES * (session["winding"][5:, 0] - forecasts[:-5, ahead])
+    error[1:] = DEGREES * (session["winding"][1:, 0] - forecasts[:-1, HORIZONS.index(1)])
     total = np.cumsum(error)
     mean = np.full(len(error), np.nan)
-    mean[SETTLED:] = (total[SETTLED:] - total[SETTLED - MEMORY : -MEMORY]) / MEMORY
+    first = SETTLED + MEMORY
+    mean[first:] = (total[first:] - total[SETTLED:-MEMORY]) / MEMORY
     return mean
 
 
