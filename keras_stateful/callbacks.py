@@ -19,15 +19,16 @@ class ResetStatesCallback(keras.callbacks.Callback):
     initial state, and afterwards training goes on from its own.
 
     Args:
-        sequence: the `StatefulSequence` that `fit` reads; None for data without document boundaries.
-        validation_sequence: the one given as `validation_data`; None likewise (or to take fit's).
+        sequence: the `StatefulSequence` that `fit` reads. None takes fit's own; other data have no document boundaries.
+        validation_sequence: the one that `evaluate`, or fit's validation, reads; None likewise.
         at_epoch_begin: whether all rows are reset where an epoch (with a sequence: a pass over it) starts.
 
     Raises:
         TypeError: something that is not a sequence.
-        ValueError: before the first step: `fit` reads another sequence; the model carries no state; a reset would
-            be lost in `steps_per_execution`; and everything that would train on the wrong thing (a shuffle,
-            `class_weight` beside a sequence, `validation_steps` that end in the middle, ...), with the remedy.
+        ValueError: before the first step: `fit` or `evaluate` reads another sequence; two of these callbacks; the
+            model carries no state; a reset would be lost in `steps_per_execution`; and everything that would train on
+            the wrong thing (a shuffle, `class_weight` beside a sequence, `validation_steps` that end in the middle,
+            ...), with the remedy.
 
     Example:
 
@@ -55,6 +56,7 @@ class ResetStatesCallback(keras.callbacks.Callback):
         self.sequence = sequence
         self.validation_sequence = validation_sequence
         self.at_epoch_begin = at_epoch_begin
+        self._reading, self._testing = sequence, validation_sequence  # in the present call
         self._saved: list | None = None
 
     def set_model(self, model: keras.Model) -> None:
@@ -70,7 +72,13 @@ class ResetStatesCallback(keras.callbacks.Callback):
                     "`stateful=True`."
                 )
             repair(model)
-            if self.sequence is not None and not _is_stateful_model(model):
+            # As early as this, since it makes the compiled steps anew, which Keras then holds.
+            read = [
+                fit_checks.sequence_or_none(_arguments(model).get("x")),
+                self.sequence,
+                self.validation_sequence,
+            ]
+            if any(s is not None for s in read) and not _is_stateful_model(model):
                 weigh_once(model)
 
     @property
@@ -81,51 +89,53 @@ class ResetStatesCallback(keras.callbacks.Callback):
     # Training
 
     def on_train_begin(self, logs: Any = None) -> None:
+        self._reading = self.sequence
         arguments = compat.fit_arguments(self._network)
         if arguments:
-            validation = arguments.get("validation_data")
-            if self.validation_sequence is None:
-                self.validation_sequence = fit_checks.sequence_or_none(validation)
             if not _is_stateful_model(self._network):  # which checked them before Keras saw them
                 fit_checks.check_fit(self._network, arguments, self)
+            _check_alone(arguments.get("callbacks"))
+            self._check_validation(fit_checks.sequence_or_none(arguments.get("validation_data")))
+            if self.sequence is None:
+                self._reading = fit_checks.sequence_or_none(arguments.get("x"))
         self._position = 0
         self._pass: int | None = None
-        if self.sequence is not None:
-            self._whole_passes = self.params.get("steps") in (None, self.sequence.num_batches)
+        if self._reading is not None:
+            self._whole_passes = self.params.get("steps") in (None, self._reading.num_batches)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        if self.sequence is None:
+        if self._reading is None:
             if self.at_epoch_begin:
                 self._reset(None)
             return
         if self._whole_passes or self._position == 0:
             self._begin_pass(epoch)
-        self._begun = self.sequence.epochs_begun
+        self._begun = self._reading.epochs_begun
         self._first_step = True
 
     def _begin_pass(self, epoch: int) -> None:
         if self._whole_passes or self._pass is None:
-            self.sequence.epoch = epoch
-        self._position, self._pass = 0, self.sequence.epoch
+            self._reading.epoch = epoch
+        self._position, self._pass = 0, self._reading.epoch
         if not self._resets_inside:
-            self._check_execution_steps(self.sequence, self._pass)
+            self._check_execution_steps(self._reading, self._pass)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if self.sequence is None:
+        if self._reading is None:
             return
         if self._first_step:
             self._first_step = False
-            if self.sequence.epochs_begun == self._begun:
+            if self._reading.epochs_begun == self._begun:
                 raise ValueError(
                     "`fit` reads other data than the sequence of `ResetStatesCallback`, so resets would fall in the "
                     "wrong places. Make one sequence and give it to both: `model.fit(sequence, "
                     "callbacks=[ResetStatesCallback(sequence)])`."
                 )
         if not self._resets_inside and (self._position or self.at_epoch_begin):
-            self._reset_rows(self.sequence, self._position, self._pass)
+            self._reset_rows(self._reading, self._position, self._pass)
         # Counted here: a callback with `on_train_batch_end` makes Keras wait for the loss of each step.
         self._position += self._network.steps_per_execution
-        total = self.sequence.num_batches
+        total = self._reading.num_batches
         if total is not None and self._position >= total and not self._whole_passes:
             self._position = 0  # with `steps_per_epoch`, Keras begins a new pass in its next epoch
 
@@ -152,15 +162,18 @@ class ResetStatesCallback(keras.callbacks.Callback):
     # Evaluation, inside fit and outside
 
     def on_test_begin(self, logs: Any = None) -> None:
+        read = fit_checks.sequence_or_none(_arguments(self._network).get("x"))
+        self._check_validation(read)
+        self._testing = self.validation_sequence if read is None else read
         if not _is_stateful_model(self._network):  # whose `evaluate` does this itself
             self._saved = snapshot(self._network)
             self._reset(None)
-        if self.validation_sequence is not None and not self._resets_inside:
-            self._test_pass = self.validation_sequence.epoch
-            self._check_execution_steps(self.validation_sequence, self._test_pass)
+        if self._testing is not None and not self._resets_inside:
+            self._test_pass = self._testing.epoch
+            self._check_execution_steps(self._testing, self._test_pass)
 
     def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-        sequence = self.validation_sequence
+        sequence = self._testing
         if sequence is not None and not self._resets_inside and batch > 0:
             self._reset_rows(sequence, batch, self._test_pass)
 
@@ -168,6 +181,13 @@ class ResetStatesCallback(keras.callbacks.Callback):
         if self._saved is not None:
             restore(self._network, self._saved)
             self._saved = None
+
+    def _check_validation(self, read: Any) -> None:
+        if read is not None and self.validation_sequence is not None and self.validation_sequence is not read:
+            raise ValueError(
+                "`ResetStatesCallback` was given another `validation_sequence` than is read, so resets would fall in the "
+                f"wrong places. Received: {self.validation_sequence!r}; read is {read!r}. Leave it out."
+            )
 
     # Resets
 
@@ -179,6 +199,21 @@ class ResetStatesCallback(keras.callbacks.Callback):
     def _reset(self, mask: np.ndarray | None) -> None:
         sync(self._network)  # only where something is written: on JAX it is slow
         write_initial(find_states(self._network), mask)
+
+
+def _arguments(model: keras.Model) -> dict[str, Any]:
+    """The arguments of the `fit` or `evaluate` of this model that is running, by name."""
+    call = compat.trainer_call()
+    return call.arguments if call is not None and call.model is model else {}
+
+
+def _check_alone(callbacks: Any) -> None:
+    given = [c for c in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks))
+             if isinstance(c, ResetStatesCallback)]  # fmt: skip
+    if len(given) > 1:
+        raise ValueError(
+            f"One `ResetStatesCallback` does all resets. Received: callbacks with {len(given)} of them. Leave one."
+        )
 
 
 def _is_stateful_model(model: keras.Model) -> bool:

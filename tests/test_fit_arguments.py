@@ -56,6 +56,10 @@ CASES = {
         dict(x=sequence(resets=False), validation_data=sequence(HELD_OUT, resets=False), validation_steps=1),
         "validation_steps=1",
     ),
+    "validation of other documents each time": (
+        dict(x=sequence(resets=False),
+             validation_data=ks.StatefulStream(HELD_OUT, 3, 8, steps_per_epoch=2)), "steps_per_epoch=2",
+    ),
     "pack without resets": (dict(x=sequence(boundary="pack", resets=False)), "pack"),
 }  # fmt: skip
 
@@ -76,7 +80,7 @@ def test_what_would_train_on_the_wrong_thing_is_refused(case, kind):
 def refused(model, message, **arguments):
     model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match=message):
-        model.fit(**arguments, verbose=0, callbacks=[NoStep(), *arguments.pop("callbacks", [])])
+        model.fit(**{**arguments, "callbacks": [NoStep(), *arguments.get("callbacks", [])]}, verbose=0)
 
 
 def test_model_and_sequence_must_agree_about_resets():
@@ -89,6 +93,22 @@ def test_model_and_sequence_must_agree_about_resets():
 
 def test_one_output_a_window_under_targets_for_every_step():
     refused(ks.to_stateful(many_to_one(), 3), "return_sequences=True", x=ks.StatefulSequence(TRAIN, 3, 8))
+
+
+@pytest.mark.parametrize("kind", ["callback", "plain"])
+def test_two_reset_callbacks_and_another_validation_sequence(kind):
+    data = sequence(resets=False)
+    own, wrong = ks.ResetStatesCallback(data), ks.ResetStatesCallback(data, sequence(resets=False))
+    refused(
+        model_for(kind, resets=False),
+        "Received: callbacks with 2",
+        x=data,
+        callbacks=[own, ks.ResetStatesCallback()],
+    )
+    held_out = sequence(resets=False)
+    refused(
+        model_for(kind, resets=False), "Leave it out", x=data, callbacks=[wrong], validation_data=held_out
+    )
 
 
 @pytest.mark.parametrize("callback", [True, False])

@@ -82,10 +82,21 @@ def test_validation_depends_on_the_weights_alone(kind):
     fresh = model_for(kind, kind == "mask")
     fresh.set_weights(model.get_weights())
     held_out = sequence(HELD_OUT, resets=kind == "mask")
-    callbacks = [ks.ResetStatesCallback(None, held_out)] if kind != "mask" else []
-    for trained in (model, fresh, model):
+    given = [(None, held_out), (held_out,), ()]  # it takes the sequence that `evaluate` reads
+    for trained, sequences in zip((model, fresh, model), given, strict=True):
+        callbacks = [ks.ResetStatesCallback(*sequences)] if kind != "mask" else []
         result = trained.evaluate(held_out, verbose=0, return_dict=True, callbacks=callbacks)
         np.testing.assert_allclose(result["loss"], history["val_loss"][-1], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["callback", "plain"])
+def test_the_callback_takes_the_sequence_that_fit_reads(kind):
+    def losses(give):
+        model, steps, data = model_for(kind, resets=False), StepLosses(), sequence(resets=False)
+        model.fit(data, epochs=2, verbose=0, callbacks=[ks.ResetStatesCallback(*[data] * give), steps])
+        return steps.losses
+
+    assert losses(give=False) == losses(give=True)
 
 
 def in_one_call(plain, document):
