@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_stateful.adapter import Batches, checksum, in_order, spec_bytes
 from keras_stateful.arguments import whole_number
+from keras_stateful.classes import Classes, with_id_targets
 from keras_stateful.corpus import open_corpus
 from keras_stateful.fields import Lazy
 from keras_stateful.plan import Plan, Settings, piece_limit, remedies
@@ -59,7 +60,8 @@ class StatefulSequence(Batches):
             gives targets an axis of that length, `(batch_size, sequence_length, offsets, ...)`.
         label_at: where labels of documents are trained on: at "every" step, at each "window"'s last real step of the
             document, or at the document's "last" (with cut documents: each piece's).
-        sample_weight: laid out as the corpus, or one value per document.
+        sample_weight: laid out as the corpus, or one value per document; or the key of a dict corpus, which is then no
+            input. A weight belongs to the time step that is read, whatever the `target_offset`.
         boundary: "align": each document begins at the first step of a window. "pack": back to back, with resets inside
             windows. "ignore": documents joined to one continuous text. A single array is one text with either.
         max_document_length: time steps after which a document is cut; each piece starts from the initial state. "auto":
@@ -84,6 +86,7 @@ class StatefulSequence(Batches):
         num_batches: batches of an epoch, `len(sequence)`; the same in every epoch.
         utilization: real time steps / all time steps, in (0, 1].
         dropped: time steps that "ignore" leaves out.
+        has_targets: whether `targets` other than the corpus were given.
         max_document_length: time steps, also where "auto" was given.
 
     Raises:
@@ -145,11 +148,14 @@ class StatefulSequence(Batches):
         self._continuous = self._corpus.continuous and max_document_length is None
         self._weights = None if sample_weight is None else Weights(self._corpus, sample_weight)
         self._targets = open_targets(self._corpus, corpus, targets, target_offset, label_at, self._weights)
-        inputs = choose_inputs(self._corpus, targets, self._targets)
+        inputs = choose_inputs(self._corpus, targets, self._targets, sample_weight)
+        self.has_targets = targets is not None and targets is not corpus
         self._reach = max(t.reach for t in self._targets.values())
         self._lengths = self._readable()
         self._check_arguments(max_document_length, seed)
-        self.seed = random.randint(1, 10**9) if seed is None else whole_number("seed", seed, 0)
+        if seed is None:  # without a use for one, the global generator is left as it is
+            seed = random.randint(1, 10**9) if self.shuffle or self.shift_windows else 0
+        self.seed = whole_number("seed", seed, 0)
         settings = Settings(
             rows=self.global_batch_size,
             window=self.sequence_length,
@@ -242,6 +248,14 @@ class StatefulSequence(Batches):
             lengths = lengths.copy()
             lengths[-1] = max(0, lengths[-1] - self._reach)
         self._windows.check_ids(known, lengths)
+
+    def check_classes(self, known: dict[Any, Classes]) -> None:
+        """Refuses target ids that a model's output has no class for, at once or as they are read likewise.
+
+        Args:
+            known: the classes of each output, by its name; the name is None for a single one.
+        """
+        self._windows.check_classes(with_id_targets(known, self.signature()[1]))
 
     # How it is read
 

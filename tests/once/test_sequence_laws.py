@@ -5,6 +5,7 @@ should be is read off the values, not computed by the code under test.
 """
 
 import itertools
+import random
 
 import numpy as np
 from hypothesis import given, settings
@@ -238,6 +239,19 @@ def test_more_rows_than_documents_are_idle():
     sequence = StatefulSequence(corpus([20, 30]), 5, 6, resets=True)
     assert sum(any(v for v, *_ in row) for row in steps_of(sequence, 0)) == 2
     np.testing.assert_allclose(sequence.utilization, (19 + 29) / (len(sequence) * 30))
+
+
+def test_the_global_generator_is_drawn_from_for_a_shuffle_without_a_seed_alone():
+    def drawn(**arguments):
+        random.seed(0)
+        before = random.getstate()
+        StatefulSequence(corpus([13, 20, 7, 31]), 2, 5, boundary="pack", resets=True, **arguments)
+        return random.getstate() != before
+
+    assert not drawn()  # what is built behind it has the weights that it would have had
+    assert not drawn(shuffle=True, shift_windows=True, seed=0)
+    assert drawn(shuffle=True)
+    assert drawn(shift_windows=True)
 
 
 def test_epochs_differ_and_seeds_decide():
