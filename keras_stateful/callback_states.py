@@ -11,6 +11,7 @@ from typing import Any
 
 import keras
 
+from keras_stateful import checkpoint
 from keras_stateful.callbacks import ResetStatesCallback
 from keras_stateful.documents import ValidateDocuments
 from keras_stateful.sample_text import SampleText
@@ -62,6 +63,18 @@ def check(callbacks: list[keras.callbacks.Callback]) -> None:
         )
 
 
+def check_goes_on(callbacks: list[keras.callbacks.Callback], ended: int, epochs: int) -> None:
+    """Raises a ValueError for a callback whose work at the end of a training cannot be undone, to go on from there."""
+    if any(
+        getattr(c, "swap_on_epoch", False) for c in callbacks if isinstance(c, keras.callbacks.SwapEMAWeights)
+    ):
+        raise ValueError(
+            f"`SwapEMAWeights(swap_on_epoch=True)` put the averages in the place of the weights when the training ended. "
+            f"Received: epochs={epochs} for a training that ended after {ended}. Train anew with that many, in another "
+            "`backup_dir`, or use `SwapEMAWeights()`, which leaves the weights to the last."
+        )
+
+
 def get(callbacks: list[keras.callbacks.Callback]) -> dict[str, Any]:
     """What all callbacks remember, by name."""
     return {name: _get(callback) for name, callback in _named(callbacks)}
@@ -93,7 +106,15 @@ def _saves_itself(callback: keras.callbacks.Callback) -> bool:
 
 def _get(callback: Any) -> Any:
     if _saves_itself(callback):
-        return callback.get_state()
+        own = callback.get_state()
+        try:
+            checkpoint.check(own)
+        except TypeError as error:
+            raise TypeError(
+                f"`{type(callback).__name__}.get_state` gives what cannot be saved. {error} Return those, such as "
+                "`np.asarray(value)` or `float(value)`."
+            ) from None
+        return own
     state = {
         name: getattr(callback, name)
         for name in _REMEMBERED.get(type(callback), ())

@@ -132,6 +132,11 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(path, run)
 
 
+def check(value: Any) -> None:
+    """Raises a TypeError for what `write` cannot write."""
+    _packed(value, {})
+
+
 def lock(directory: Path) -> None:
     """Makes this process the one that writes to a directory, until `unlock` or its end, however it ends.
 

@@ -94,6 +94,7 @@ class ResumeTraining(keras.callbacks.Callback):
         arguments = compat.fit_arguments(self._network)
         self._list = arguments["callbacks"]
         self._check(arguments["x"])
+        self._validation = fit_checks.sequence_or_none(arguments["validation_data"])
         checkpoint.lock(self.directory)
         self._fingerprint = fingerprint(self._network, self.sequence, arguments["steps_per_epoch"])
         self._waiting: checkpoint.Checkpoint | None = None
@@ -110,6 +111,8 @@ class ResumeTraining(keras.callbacks.Callback):
                 "differs (`seed=` fixes a seed), or pass another `backup_dir` to train anew."
             )
         ended = found.run["ended"] or found.run["epoch"] >= self.params["epochs"]
+        if not ended and found.run["epoch"] >= found.run["epochs"]:
+            callback_states.check_goes_on(self._others, found.run["epochs"], self.params["epochs"])
         compat.begin_at(self._network, self.params["epochs"] if ended else found.run["epoch"])
         if ended:  # no epoch begins
             self._restore_model(found)
@@ -131,6 +134,8 @@ class ResumeTraining(keras.callbacks.Callback):
             training_state.set_generators(run["generators"])
             self._generators = run["generators"] if self._step else None
             self.sequence.seek(run["sequence"])
+            if self._validation is not None:  # where it is shuffled, the order of its sums
+                self._validation.epoch = run["validation"]
             compat.skip_steps(self._iterator, self._step, run["position"], run["num_batches"])
         self._take_place(first=self._generators is not None)
 
@@ -168,19 +173,24 @@ class ResumeTraining(keras.callbacks.Callback):
         position, steps = self._resets._position, self.params.get("steps")
         if not position or self.sequence.ends_at(position):  # 0 where a pass ends within an epoch
             return True
+        if self._network.stop_training:
+            return True
         return steps is not None and self._step >= steps
 
     def _save(self, epoch: int, step: int, over: bool) -> None:
         network, position = self._network, self._resets._position
+        callback_states.check(self._others)  # again: attributes that the first steps made
         sync(network)
         run = {
             "epoch": epoch,
             "step": step,
             "position": 0 if over else position,
+            "epochs": self.params["epochs"],
             "ended": bool(network.stop_training),
             "num_batches": compat.known_batches(self._iterator),
             "fingerprint": self._fingerprint,
             "sequence": self.sequence.position(position, self._resets._pass, over=over),
+            "validation": getattr(self._validation, "epoch", 0),
             "variables": training_state.get_variables(network),
             "generators": training_state.get_generators(),
             "callbacks": callback_states.get(self._others),
@@ -211,7 +221,7 @@ class ResumeTraining(keras.callbacks.Callback):
                 f"{type(x).__name__}. Make one sequence and give it to both: `model.fit(sequence, "
                 "callbacks=[ResumeTraining(backup_dir, sequence)])`."
             )
-        resets = [c for c in self._others if isinstance(c, ResetStatesCallback) and c.sequence is x]
+        resets = [c for c in self._others if isinstance(c, ResetStatesCallback) and c.sequence in (None, x)]
         if not resets:
             raise ValueError(
                 "`ResumeTraining` needs to know where the resets stand. Received: callbacks without "
