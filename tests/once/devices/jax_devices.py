@@ -1,6 +1,7 @@
 """`keras.distribution` on four devices; run by test_devices.py, which makes them."""
 
 import contextlib
+import shutil
 
 import jax
 import keras
@@ -197,3 +198,51 @@ def test_processes_without_a_distribution_are_refused(monkeypatch):
         model.fit(data, verbose=0)
     with pytest.raises(ValueError, match="The outputs of `predict` lie in 2 processes"):
         model.predict(data, verbose=0)
+
+
+class Steps(keras.callbacks.Callback):
+    """The loss of every step, and where the states lie before the first; after `stop` steps an error."""
+
+    def __init__(self, distribution=None, stop=None):
+        super().__init__()
+        self.distribution, self.stop, self.losses = distribution, stop, {}
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if len(self.losses) == self.stop:
+            raise KeyboardInterrupt
+        if self.distribution is not None:
+            assert_states_lie_with_their_rows(self.model, self.distribution)
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.losses[self.epoch, batch] = logs["loss"]
+
+    def get_state(self):
+        return {"losses": self.losses}
+
+    def set_state(self, state):
+        self.losses = state["losses"]
+
+
+def test_a_resumed_training_has_its_rows_where_they_were(data_parallel, tmp_path):
+    def run(steps, *resume):
+        data = sequence(shuffle=True, seed=3)
+        model = compiled(data, dropout=0.2)
+        resume = [ks.ResumeTraining(folder, data, 4) for folder in resume]
+        history = model.fit(data, epochs=2, verbose=0, callbacks=[steps, *resume]).history
+        return model, history, steps.losses
+
+    backup = tmp_path / "backup"
+    with data_parallel.scope():
+        model, history, losses = run(Steps())
+        with pytest.raises(KeyboardInterrupt):
+            run(Steps(stop=len(losses) - 3), backup)
+        shutil.copytree(backup, tmp_path / "moved")
+        resumed = run(Steps(data_parallel), backup)
+        assert_states_lie_with_their_rows(resumed[0], data_parallel)
+        assert resumed[1:] == (history, losses)
+        for name, arrays in ks.get_states(model).items():
+            np.testing.assert_array_equal(ks.get_states(resumed[0])[name], arrays)
+    assert_same(run(Steps(), tmp_path / "moved")[:2], (model, history))  # on one device

@@ -126,6 +126,14 @@ def test_what_replicas_cannot_do_is_refused(strategy, two_replicas):
             getattr(two_replicas[0], method)(data[0][0])
 
 
+def test_resuming_replicas_is_refused(two_replicas, tmp_path):
+    data = sequence(shuffle=True, seed=3)
+    resume = ks.ResumeTraining(tmp_path / "backup", data)
+    with pytest.raises(ValueError, match="Received: 2 replicas of MirroredStrategy. Train in one process"):
+        two_replicas[0].fit(data, verbose=0, callbacks=[resume])
+    assert not (tmp_path / "backup").exists()
+
+
 def test_plain_stateful_layers_are_refused(strategy):
     with strategy.scope():
         model = keras.Sequential(
