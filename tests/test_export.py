@@ -300,7 +300,7 @@ def test_int8_says_how_far_it_moved(form, tmp_path):
 
 
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_stateful.export.TOLERANCE", 1e-30)
+    monkeypatch.setattr("keras_stateful.agreement.TOLERANCE", 1e-30)
     with pytest.raises(RuntimeError, match=r"something else than Keras|no output that computes"):
         ks.export_step_model(lstm(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
