@@ -80,16 +80,28 @@ def check_int32(name: str, values: np.ndarray) -> None:
             )
 
 
-def refuse_not_finite(name: str, document: int, step: int) -> None:
-    """Raises for a value that is NaN or infinite."""
+def refuse_not_finite(name: str, document: int, step: int, offsets: tuple[int, ...] = (0,)) -> None:
+    """Raises for a value that is NaN or infinite; `offsets`: how many steps later the targets of a step stand."""
     remedy = (
-        "Give missing targets weight 0: `sample_weight=~np.isnan(targets)`, laid out as the corpus; their value then "
-        "does not matter."
+        f"Give missing targets weight 0: {_known_targets(offsets)}; their value then does not matter."
         if name.startswith("targets")
         else "A network passes it on to every later state. Fill in or leave out missing readings."
     )
     raise ValueError(
         f"`{name}` is NaN or infinite. Received: document {document}, time step {step}. {remedy}"
+    )
+
+
+def _known_targets(offsets: tuple[int, ...]) -> str:
+    """The weights that leave out missing targets, as Python: a weight belongs to the step that is read."""
+    reach = max(offsets)
+    if not reach:
+        return "`sample_weight=~np.isnan(targets)`, laid out as the corpus"
+    parts = [f"known[{o or ''}:{'' if o == reach else o - reach}]" for o in sorted(set(offsets))]
+    return (
+        f"a weight belongs to the time step that is read, its target stands up to {reach} later, so with `known = "
+        f"~np.isnan(targets)` (one bool per time step) `sample_weight=np.append({' & '.join(parts)}, np.zeros({reach}))` for "
+        "each document"
     )
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from keras_stateful import compat, distribution
 from keras_stateful.arguments import int_at_least
 from keras_stateful.convert import recurrent_paths, twin_with_resets
-from keras_stateful.fit_checks import check_ids, is_sequence
+from keras_stateful.fit_checks import check_ids, is_sequence, sequence_or_none
+from keras_stateful.fit_targets import check_labels, check_targets
 from keras_stateful.scoring import Scorer, fresh_compile_arguments
 from keras_stateful.sequence import StatefulSequence
 from keras_stateful.time_axis import find_time_axis
@@ -60,6 +61,7 @@ def evaluate_documents(
     """
     scorer = Scorer(model, sequence_length)
     reader = _Reader(model, documents, batch_size, sequence_length, layout)
+    check_targets(model, "documents", reader.sequence)
     if reader.masked:  # a mask weighs in Keras's loss, and is known inside the model only
         return _evaluate_one_by_one(model, documents, sequence_length, layout)
     for document, _, batch, row in reader.windows(run=False):
@@ -157,7 +159,8 @@ class ValidateDocuments(keras.callbacks.Callback):
         **layout: `targets`, `target_offset`, `label_at`, `sample_weight`, `burn_in`, as for `StatefulSequence`.
 
     Raises:
-        ValueError: as `evaluate_documents`, when training begins.
+        ValueError: as `evaluate_documents`, when training begins; likewise documents without `targets` where training has
+            them, `validation_data` beside it, and a callback that reads `val_*` or the logs and stands before it.
 
     Example:
 
@@ -193,8 +196,34 @@ class ValidateDocuments(keras.callbacks.Callback):
         self._reader: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
+        arguments = compat.fit_arguments(self.model)
+        self._check_fit(arguments)
         self._reader = _Reader(self.model, self.documents, self.batch_size, self.sequence_length, self.layout)
+        check_labels(
+            sequence_or_none(arguments.get("x")), self._reader.sequence.has_targets, "ValidateDocuments(...)"
+        )
+        check_targets(self.model, "documents", self._reader.sequence)
         self._reader.twin.compile(**fresh_compile_arguments(self.model))
+
+    def _check_fit(self, arguments: dict) -> None:
+        """Nobody else writes `val_loss`, and who reads it comes later."""
+        if arguments.get("validation_data") is not None:
+            raise ValueError(
+                "`ValidateDocuments` and `validation_data` both write `val_loss`. Received: both. Leave one of them out."
+            )
+        callbacks = getattr(arguments.get("callbacks"), "callbacks", [])
+        for callback in callbacks[: callbacks.index(self)] if self in callbacks else []:
+            monitor = str(getattr(callback, "monitor", ""))
+            if monitor.startswith("val_") or isinstance(
+                callback, (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
+            ):
+                name = type(callback).__name__
+                what = f"monitor={monitor!r}" if monitor.startswith("val_") else "reads the logs"
+                raise ValueError(
+                    f"`{name}` would not see what `ValidateDocuments` writes into the logs. Received: callbacks in which "
+                    f"{name} ({what}) stands first. Keras calls them in order: `callbacks=[ValidateDocuments(...), "
+                    f"{name}(...)]`."
+                )
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self.every or logs is None:

@@ -57,27 +57,41 @@ class Field:
             out[row, column : column + steps] = self.read(document, start, start + steps)
         return out
 
-    def batch(self, spans: Spans, rows: int, window: int, keep: np.ndarray | None = None) -> np.ndarray:
+    def batch(
+        self,
+        spans: Spans,
+        rows: int,
+        window: int,
+        keep: np.ndarray | None = None,
+        offsets: tuple[int, ...] = (0,),
+    ) -> np.ndarray:
         """The steps of all spans, `(rows, window, ...)`, converted and checked.
 
         Args:
             keep: bool `(rows, window)`; where it is False, values that are no numbers become 0.
+            offsets: of targets, for the remedy that an error names.
         """
         found = self.gather(spans, rows, window)
         if not self.searched and not all_finite(found):
             bad = ~np.isfinite(found).reshape(rows, window, -1).all(-1)
-            self._refuse(spans, bad if keep is None else bad & keep)
+            self._refuse(spans, bad if keep is None else bad & keep, offsets)
             found[bad] = 0
         check_int32(self.name, found)
         return found.astype(self.out_dtype, copy=False)
 
-    def _refuse(self, spans: Spans, bad: np.ndarray) -> None:
+    def _refuse(self, spans: Spans, bad: np.ndarray, offsets: tuple[int, ...]) -> None:
         if bad.any():
-            refuse_not_finite(self.name, *_place(spans, bad))
+            refuse_not_finite(self.name, *place(spans, bad), offsets)
 
     def _search_ids(self) -> tuple[int, int] | None:
         """The smallest and the largest id, or ones beyond these; None where a search would take long."""
         return None
+
+    def ids_within(self, size: int) -> bool | None:
+        """Whether all ids are from 0 to `size - 1`; None where a search would take long."""
+        if self._id_range is None:
+            self._id_range = self._search_ids()
+        return None if self._id_range is None else self._id_range[0] >= 0 and self._id_range[1] < size
 
     def check_ids(self, size: int, lengths: np.ndarray) -> bool:
         """Looks for ids that an Embedding of `size` does not know, in the first `lengths` steps of each document.
@@ -85,11 +99,10 @@ class Field:
         Returns:
             Whether there was a search; False where it would take long.
         """
-        if self._id_range is None:
-            self._id_range = self._search_ids()
-        if self._id_range is None:
+        within = self.ids_within(size)
+        if within is None:
             return False
-        if size in self._sizes or (self._id_range[0] >= 0 and self._id_range[1] < size):
+        if within or size in self._sizes:
             return True
         for document, steps in enumerate(lengths.tolist()):
             values = self.read(document, 0, steps)
@@ -103,14 +116,14 @@ class Field:
         """The same for what was read of some spans, `(rows, window, ...)`."""
         if found.min() < 0 or found.max() >= size:
             bad = np.any(((found < 0) | (found >= size)).reshape(*found.shape[:2], -1), axis=-1)
-            refuse_id(self.name, found, size, _place(spans, np.asarray(bad)))
+            refuse_id(self.name, found, size, place(spans, np.asarray(bad)))
 
     @property
     def in_memory(self) -> bool:
         """Whether all documents are in memory and can be searched quickly."""
         return False
 
-    def search(self) -> None:
+    def search(self, offsets: tuple[int, ...] = (0,)) -> None:
         """Looks for NaN, where all documents are in memory and this is quick."""
 
     def document_name(self, document: int) -> str:
@@ -161,7 +174,7 @@ class Flat(Field):
     def in_memory(self) -> bool:
         return not isinstance(self.flat, np.memmap) and self.flat.nbytes <= _SCAN_BYTES
 
-    def search(self) -> None:
+    def search(self, offsets: tuple[int, ...] = (0,)) -> None:
         if self.searched or not self.in_memory:
             return
         if not all_finite(self.flat):
@@ -169,7 +182,7 @@ class Flat(Field):
             for document, (at, steps) in enumerate(zip(self.offsets, self.lengths, strict=True)):
                 inside = bad[(bad >= at) & (bad < at + steps)]
                 if len(inside):
-                    refuse_not_finite(self.name, document, int(inside[0] - at))
+                    refuse_not_finite(self.name, document, int(inside[0] - at), offsets)
         self.searched = True
 
     def _search_ids(self) -> tuple[int, int] | None:
@@ -195,13 +208,13 @@ class Separate(Field):
         mapped = any(isinstance(d, np.memmap) for d in self.documents[:8])
         return size <= _SCAN_BYTES and len(self.documents) <= _SCAN_DOCUMENTS and not mapped
 
-    def search(self) -> None:
+    def search(self, offsets: tuple[int, ...] = (0,)) -> None:
         if self.searched or not self.in_memory:
             return
         for i, document in enumerate(self.documents):
             if not all_finite(document):
                 bad = ~np.isfinite(document).reshape(len(document), -1).all(1)
-                refuse_not_finite(self.name, i, int(bad.argmax()))
+                refuse_not_finite(self.name, i, int(bad.argmax()), offsets)
         self.searched = True
 
     def _search_ids(self) -> tuple[int, int] | None:
@@ -274,11 +287,16 @@ def check_laid_out(part: Field, whole: Field) -> None:
             f"`{part.name}` and `{whole.name}` must have the same time steps. Received: {part.document_name(i)} of "
             f"{part.lengths[i]}, {whole.document_name(i)} of {whole.lengths[i]}"
             + (f" (and {len(different) - 1} more)" if len(different) > 1 else "")
-            + ". Lay it out as the corpus, one value for each time step; `target_offset` does the shifting."
+            + ". Lay it out as the corpus, one value for each time step"
+            + (
+                ": a weight belongs to the time step that is read."
+                if part.name.startswith("sample_weight")
+                else "; `target_offset` does the shifting."
+            )
         )
 
 
-def _place(spans: Spans, bad: np.ndarray) -> tuple[int, int]:
+def place(spans: Spans, bad: np.ndarray) -> tuple[int, int]:
     """Document and time step of the first mark in `(rows, window)`."""
     row, column = np.argwhere(bad)[0]
     k = np.flatnonzero((spans.row == row) & (spans.column <= column))[-1]

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 
 from keras_stateful import compat, distribution
+from keras_stateful.fit_targets import check_labels, check_targets
+from keras_stateful.repairs import check_forward
 from keras_stateful.states import find_states
 from keras_stateful.time_axis import find_time_axis
 from keras_stateful.vocabulary import ids_known
@@ -51,6 +53,7 @@ def check_fit(model: keras.Model, arguments: dict, callback: Any) -> None:
     if validation is not None:
         check_validation(model, validation, arguments)
     if is_sequence(x):
+        _check_steps(x, arguments)
         for name in ("y", "sample_weight", "class_weight"):
             if arguments.get(name) is not None:
                 instead = {
@@ -75,6 +78,34 @@ def check_fit(model: keras.Model, arguments: dict, callback: Any) -> None:
         )
 
 
+def _check_steps(sequence: Any, arguments: dict) -> None:
+    """The steps that a stream can give."""
+    if sequence.num_batches is not None:
+        return
+    steps = arguments.get("steps_per_epoch")
+    if steps is not None:
+        raise ValueError(
+            "`fit` would lose steps where a pass over the stream ends within an epoch. Received: "
+            f"fit(steps_per_epoch={steps}) beside a StatefulStream. Give it to the stream, which goes on with its source from "
+            f"epoch to epoch: `StatefulStream(..., steps_per_epoch={steps})`."
+        )
+    epochs, begun = arguments.get("epochs") or 1, arguments.get("initial_epoch") or 0
+    if sequence.once and epochs - begun > 1:
+        raise ValueError(
+            f"The source of the stream is read once, and `fit` would read it in each epoch. Received: an iterator, epochs="
+            f"{epochs}. Pass a function that makes one for each: `StatefulStream(lambda: read_documents(path), ...)`."
+        )
+
+
+def _check_batch_size(name: str, sequence: Any, batch_size: Any) -> None:
+    rows = distribution.rows_given(sequence)
+    if batch_size is not None and batch_size != rows:
+        raise ValueError(
+            f"A sequence has its own batch size. Received: {name}={batch_size} beside a sequence of {rows} rows. Leave it "
+            "out, or make the sequence with that batch size, and the model from it."
+        )
+
+
 def check_reader(sequence: Any, call: Any) -> None:
     """Whoever reads a sequence must carry its state, and be told where documents start.
 
@@ -88,7 +119,7 @@ def check_reader(sequence: Any, call: Any) -> None:
     model, name = call.model, "validation_data" if call.arguments.get("_use_cached_eval_dataset") else "x"
     if not model.built:  # a subclassed model: `ResetStatesCallback` sees its layers later
         return
-    check_sequence(model, name, sequence)
+    check_sequence(model, name, sequence, targets=call.method != "predict")
     if call.method != "predict" and name == "x":
         _warn_of_metrics(model, sequence)
     if hasattr(model, "resets"):  # a StatefulModel
@@ -127,6 +158,12 @@ def check_data(model: keras.Model, name: str, data: Any, arguments: dict) -> Non
     states = [v for cell in find_states(model) for v in cell.variables]
     distribution.check_data(model, states, name, sequence_or_none(data))
     if is_sequence(data):
+        size = (
+            "validation_batch_size"
+            if name == "validation_data" and "validation_batch_size" in arguments
+            else "batch_size"
+        )
+        _check_batch_size(size, data, arguments.get("batch_size"))
         check_sequence(model, name, data)
         return
     check_rows(model, name, data, arguments.get("batch_size"))
@@ -165,8 +202,23 @@ def check_rows(model: keras.Model, name: str, data: Any, batch_size: int | None)
         )
 
 
-def check_sequence(model: keras.Model, name: str, sequence: Any) -> None:
-    """A sequence and a model must agree on rows, resets and the shape of targets."""
+def check_rows_of_predict(model: keras.Model, data: Any, batch_size: int | None) -> None:
+    """`predict` takes the model's rows: Keras would read others one after the other, with the state of those before."""
+    if not is_arrays(data):
+        return
+    rows = model_batch_size(model)
+    count = int(np.shape(keras.tree.flatten(data)[0])[0])
+    if count != rows and (batch_size or rows) == rows:
+        raise ValueError(
+            f"`predict` takes one window for each of the model's {rows} rows. Received: {count} rows. For rows that are "
+            f"separate: `to_inference(model{'' if count == 1 else f', {count}'}).predict(x)`; for whole documents "
+            "`predict_documents(model, documents)`; for windows that follow each other, one call for each."
+        )
+    check_rows(model, "x", data, batch_size)
+
+
+def check_sequence(model: keras.Model, name: str, sequence: Any, *, targets: bool = True) -> None:
+    """A sequence and a model must agree on rows, resets, inputs and, where they are used, targets."""
     states = find_states(model)
     if not states:
         raise ValueError(
@@ -205,8 +257,33 @@ def check_sequence(model: keras.Model, name: str, sequence: Any) -> None:
             f'`{name}` resets inside windows, which no callback can do. Received: boundary="pack", resets=False. Make '
             'it with `resets=True` and convert the model with `to_stateful(model, sequence)`, or use boundary="align".'
         )
-    _check_targets(model, name, sequence)
+    check_forward(model)
+    _check_outputs(model, name, sequence)
+    _check_inputs(model, name, sequence)
     check_ids(model, sequence)
+    if targets:
+        check_targets(model, name, sequence)
+
+
+def _check_inputs(model: keras.Model, name: str, sequence: Any) -> None:
+    """Of a dict, Keras takes what has no input for another input, where the model's inputs are a dict too."""
+    x = sequence.signature()[0]
+    if not isinstance(x, dict) or not compat.is_graph(model):
+        return
+    inputs = compat.functional(model).input
+    taken = set(inputs) if isinstance(inputs, dict) else {t.name for t in keras.tree.flatten(inputs)}
+    missing, spare = sorted(taken - set(x)), sorted(set(x) - taken) if isinstance(inputs, dict) else []
+    if missing or spare:
+        remedy = (
+            f"Give the model an input for {spare}, or leave it out of the corpus (what is only a target goes to `targets=` as "
+            "arrays; with `target_offset` above 0 a key of the corpus is an input too)."
+            if spare
+            else f"Add {missing} to the corpus, or name the inputs as its keys: `keras.Input(..., name=...)`."
+        )
+        raise ValueError(
+            f"`{name}` and the model have different inputs. Received: {name} with {sorted(x)}, the model with "
+            f"{sorted(taken)}. {remedy}"
+        )
 
 
 def check_ids(model: keras.Model, sequence: Any) -> None:
@@ -216,7 +293,7 @@ def check_ids(model: keras.Model, sequence: Any) -> None:
     sequence.check_ids(ids_known(model, keys))
 
 
-def _check_targets(model: keras.Model, name: str, sequence: Any) -> None:
+def _check_outputs(model: keras.Model, name: str, sequence: Any) -> None:
     flags = getattr(model, "_outputs_along_time", None)
     if flags is None:
         try:
@@ -245,6 +322,9 @@ def check_validation(model: keras.Model, validation: Any, arguments: dict) -> No
     check_data(
         model, "validation_data", data, {**arguments, "batch_size": arguments.get("validation_batch_size")}
     )
+    if is_sequence(data):
+        check_labels(sequence_or_none(arguments.get("x")), data.has_targets, "validation_data")
+        _check_validation_stream(data, arguments)
     part = getattr(data, "steps_per_epoch", None) if is_sequence(data) else None
     if part is not None:
         raise ValueError(
@@ -259,6 +339,21 @@ def check_validation(model: keras.Model, validation: Any, arguments: dict) -> No
             "`validation_steps` would end each validation in the middle, and the next would go on from there. "
             f"Received: validation_steps={steps}, validation_data of {length} batches. Leave it out, and "
             "pass fewer documents."
+        )
+
+
+def _check_validation_stream(data: Any, arguments: dict) -> None:
+    steps = arguments.get("validation_steps")
+    if data.num_batches is None and steps is not None:
+        raise ValueError(
+            "`validation_steps` would end each validation in the middle of the stream, and the next would go on from there. "
+            f"Received: validation_steps={steps}. Leave it out, and give the stream fewer documents."
+        )
+    epochs, begun = arguments.get("epochs") or 1, arguments.get("initial_epoch") or 0
+    if getattr(data, "once", False) and epochs - begun > 1:
+        raise ValueError(
+            "The source of the validation's stream is read once, and each validation would read it. Received: an iterator, "
+            f"epochs={epochs}. Pass a function that makes one: `StatefulStream(lambda: read_documents(path), ...)`."
         )
 
 

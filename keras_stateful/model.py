@@ -81,7 +81,7 @@ class StatefulModel(keras.Model):
         arguments = _named(super().predict, args, kwargs)
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         distribution.check_predict(self, find_states(self)[0].variables[0])
-        fit_checks.check_rows(self, "x", arguments.get("x"), arguments["batch_size"])
+        fit_checks.check_rows_of_predict(self, arguments.get("x"), arguments["batch_size"])
         return super().predict(**arguments)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:

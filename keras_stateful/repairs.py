@@ -37,20 +37,25 @@ def weigh_once(model: keras.Model) -> None:
         model.train_function = model.test_function = None
 
 
-def repair(model: keras.Model) -> None:
-    """Makes a model's plain stateful layers carry their state in `fit`; does nothing where it is not needed.
-
-    Raises:
-        ValueError: a stateful `Bidirectional`, which has no meaning under truncated backpropagation.
-    """
-    plain = {id(c.layer): c.layer for c in find_states(model) if not isinstance(c.layer, Carry)}
+def check_forward(model: keras.Model) -> None:
+    """Raises a ValueError for a stateful `Bidirectional`, which has no meaning under truncated backpropagation."""
     for cell in find_states(model):
-        if id(cell.layer) in plain and cell.layer.go_backwards:
+        if not isinstance(cell.layer, Carry) and cell.layer.go_backwards:
             raise ValueError(
                 f"`{cell.key}` is stateful and reads each window from its end (`go_backwards`, the backward half of a "
                 "`Bidirectional`). Received: a layer that would carry the state of the future into the past. Use a "
                 "forward layer, or a `Bidirectional` without `stateful=True` on whole documents."
             )
+
+
+def repair(model: keras.Model) -> None:
+    """Makes a model's plain stateful layers carry their state in `fit`; does nothing where it is not needed.
+
+    Raises:
+        ValueError: a stateful `Bidirectional`; see `check_forward`.
+    """
+    check_forward(model)
+    plain = {id(c.layer): c.layer for c in find_states(model) if not isinstance(c.layer, Carry)}
     repaired = [_REPAIRS[keras.backend.backend()](layer) for layer in plain.values()]
     if any(repaired):  # whatever was traced before holds the states as constants
         model.train_function = model.test_function = model.predict_function = None

@@ -221,15 +221,26 @@ class Source:
                     ~np.isfinite(values).reshape(len(values), -1).all(1) if values.ndim else np.array([True])
                 )
                 if key not in self.inputs and self._weight_key is not None:
-                    bad &= np.broadcast_to(weights, bad.shape) > 0
+                    bad = self._counted(bad, weights)
                     arrays[key] = np.nan_to_num(values, posinf=0, neginf=0)
                 if bad.any():
-                    refuse_not_finite(
-                        "targets" if key not in self.inputs else "source", number, int(bad.argmax())
-                    )
+                    place = number, int(bad.argmax())
+                    if key in self.inputs:
+                        refuse_not_finite("source", *place)
+                    refuse_not_finite("targets", *place, self.offsets)
             else:
                 check_int32(name, values)
         return Document(number, steps - reach, arrays, weights, checksum(arrays))
+
+    def _counted(self, bad: np.ndarray, weights: np.ndarray | float) -> np.ndarray:
+        """Of the marks on targets those whose step, up to some offset before, has a weight."""
+        if len(bad) == 1:  # a label
+            return bad & np.any(np.asarray(weights) > 0)
+        counted = np.broadcast_to(weights, bad.shape)[: len(bad) - max(self.offsets)] > 0
+        found = np.zeros_like(bad)
+        for offset in self.offsets:
+            found[offset : offset + len(counted)] |= counted
+        return bad & found
 
     def _weights(self, number: int, arrays: dict) -> np.ndarray | float:
         if self._weight_key is None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_stateful.adapter import Batches
 from keras_stateful.arguments import whole_number
+from keras_stateful.classes import Classes, with_id_targets
 from keras_stateful.source import Source
 from keras_stateful.stream_windows import StreamWindows
 from keras_stateful.targets import LABEL_AT
@@ -53,6 +54,8 @@ class StatefulStream(Batches):
 
     Attributes:
         num_batches: `steps_per_epoch`.
+        has_targets: whether `targets` were given.
+        once: whether the source is read once: an iterator.
         utilization: real time steps / all time steps that were read so far, in (0, 1].
 
     Raises:
@@ -123,6 +126,7 @@ class StatefulStream(Batches):
             label_at,
             self.resets,
         )
+        self.has_targets = targets is not None
         self._lock = threading.RLock()
         self._ready: deque[tuple] = deque()  # batches, with their masks, made for these or given back
         self._handed: list[tuple] = []  # the first ones given in this pass
@@ -152,10 +156,16 @@ class StatefulStream(Batches):
         """Real time steps / all time steps that were read so far, in (0, 1]."""
         return self._real_steps / self._all_steps if self._all_steps else 1.0
 
+    @property
+    def once(self) -> bool:
+        """Whether the source is read once: an iterator."""
+        return self._source.once
+
     def __len__(self) -> int:
         if self.steps_per_epoch is None:
             raise TypeError(
-                "A stream without `steps_per_epoch` has no length: nobody knows it before its end."
+                "A stream without `steps_per_epoch` has no length: nobody knows it before its end. Received: len(stream). "
+                "`fit` needs none; to fix one, make it with `StatefulStream(..., steps_per_epoch=...)`."
             )
         return self.steps_per_epoch
 
@@ -194,6 +204,14 @@ class StatefulStream(Batches):
         """
         self._windows.known = known
 
+    def check_classes(self, known: dict[Any, Classes]) -> None:
+        """Refuses target ids that a model's output has no class for, as they are read.
+
+        Args:
+            known: the classes of each output, by its name; the name is None for a single one.
+        """
+        self._windows.classes = with_id_targets(known, self.signature()[1])
+
     def read_pass(self) -> Iterator[tuple]:
         """The batches of one epoch. An iterator that is left after a few batches gives them back to the next one."""
         with self._lock:
@@ -211,7 +229,7 @@ class StatefulStream(Batches):
                 self._finished = self._given == self.steps_per_epoch
                 if len(self._handed) <= _PEEKED:
                     self._handed.append(item)
-            self._windows.check_ids(item[0][0])
+            self._windows.check(item[0])
             yield item[0]
 
     def signature(self) -> tuple:

@@ -6,6 +6,7 @@ import numpy as np
 
 from keras_stateful.arrays import out_dtype, refuse_id
 from keras_stateful.batch import assemble, no_resets
+from keras_stateful.classes import Classes
 from keras_stateful.source import Document, Output, Source
 
 Filled = list[list[tuple[int, Document, int, int]]]  # for each row: column, document, first time step, steps
@@ -35,6 +36,7 @@ class StreamWindows:
         self._source, self._rows, self._window = source, [_Row() for _ in range(rows)], window
         self._boundary, self._burn_in, self._label_at, self._resets = boundary, burn_in, label_at, resets
         self.known: dict[Any, int] = {}  # how many ids the model that reads them knows, by key
+        self.classes: dict[Any, Classes] = {}  # of its outputs
 
     def signature(self) -> tuple:
         """A batch of `(shape, dtype)` pairs in place of arrays."""
@@ -58,8 +60,14 @@ class StreamWindows:
         """The mask of a batch in which no document starts."""
         return no_resets(len(self._rows), self._window, self._boundary)
 
-    def check_ids(self, x: Any) -> None:
-        """Refuses a batch's inputs that hold ids beyond `known`."""
+    def check(self, batch: tuple) -> None:
+        """Refuses a batch whose inputs hold ids beyond `known`, or its targets ids beyond `classes`."""
+        x, y, weights = batch
+        for key, classes in self.classes.items():
+            targets, counted = (y, weights) if key is None else (y[key], weights[key])
+            bad = classes.beyond(targets, counted)
+            if bad.any():
+                classes.refuse("targets" if key is None else f"targets[{key!r}]", targets[bad])
         for key, size in self.known.items():
             ids = x[key] if key is not None else x[0] if self._resets else x
             if ids.min() < 0 or ids.max() >= size:

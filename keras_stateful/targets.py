@@ -60,6 +60,12 @@ class Target:
     def dtype(self) -> np.dtype:
         return self.labels.dtype if self.field is None else self.field.out_dtype
 
+    def ids_within(self, count: int) -> bool | None:
+        """Whether all ids are from 0 to `count - 1`; None where a search would take long."""
+        if self.field is not None:
+            return self.field.ids_within(count)
+        return bool(self.labels.min() >= 0 and self.labels.max() < count)
+
     def weights(self, spans: Spans, rows: int, window: int, scale: float) -> np.ndarray:
         """`scale` at the steps that count, 0 elsewhere: float32 `(rows, window)`."""
         if self.label_at == "every":
@@ -87,7 +93,7 @@ class Target:
         """
         if self.field is not None:
             keep = None if weights is None or self.field.searched else weights > 0
-            found = [self.field.batch(s, rows, window, keep) for s in spans]
+            found = [self.field.batch(s, rows, window, keep, self.offsets) for s in spans]
             values = np.stack(found, axis=2) if self.horizon else found[0]
         else:
             values = self._repeated(spans[0], rows, window)
@@ -198,9 +204,9 @@ def _open(
         )
     if field is not None and not own:
         if weights is None:
-            field.search()
+            field.search(offsets)
         else:
-            weights.search(field)
+            weights.search(field, offsets)
     if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
         i = int((~np.isfinite(labels)).reshape(len(labels), -1).any(1).argmax())
         raise ValueError(
@@ -305,9 +311,13 @@ class Weights:
             self.documents = corpus.labels[given].astype("float32")
         elif isinstance(given, str) and given in corpus.fields:
             self.field = corpus.fields[given]
-        elif (
-            not corpus.continuous and not isinstance(given, str) and (is_array(given) or _all_scalars(given))
-        ):
+        elif isinstance(given, str):
+            known = sorted([*corpus.fields, *corpus.labels], key=str) if corpus.is_dict else "no keys"
+            raise ValueError(
+                f"`{name}` names a key that the corpus lacks. Received: {given!r}; the corpus has {known}. Pass one of its "
+                "keys, or an array."
+            )
+        elif not corpus.continuous and (is_array(given) or _all_scalars(given)):
             self.documents = np.asarray(given, "float32")
         else:
             found = open_field(name, given, None)
@@ -341,8 +351,13 @@ class Weights:
                 "not be trained on."
             )
 
-    def search(self, targets: Field) -> None:
-        """Looks for NaN that counts, where this is quick; elsewhere it is found as it is read."""
+    def search(self, targets: Field, offsets: tuple[int, ...]) -> None:
+        """Looks for NaN that counts, where this is quick; elsewhere it is found as it is read.
+
+        Args:
+            targets: by time step.
+            offsets: how many steps after a weight its targets stand.
+        """
         if targets.searched or not targets.in_memory:
             return
         for d, length in enumerate(targets.lengths.tolist()):
@@ -350,9 +365,11 @@ class Weights:
             bad = ~np.isfinite(values).reshape(length, -1).all(1)
             if bad.any():
                 given = self.documents[d] if self.field is None else self.field.read(d, 0, length)
-                bad &= np.broadcast_to(given, bad.shape) > 0
-                if bad.any():
-                    refuse_not_finite(targets.name, d, int(bad.argmax()))
+                counted = np.broadcast_to(given, bad.shape)[: max(0, length - max(offsets))] > 0
+                for offset in offsets:
+                    counts = bad[offset : offset + len(counted)] & counted
+                    if counts.any():
+                        refuse_not_finite(targets.name, d, int(counts.argmax()) + offset, offsets)
 
     def batch(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         """Weights of a batch, float32 `(rows, window)`."""

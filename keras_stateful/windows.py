@@ -6,19 +6,22 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.batch import assemble, no_resets, rows_of
+from keras_stateful.classes import Classes
 from keras_stateful.corpus import Corpus
+from keras_stateful.fields import place
 from keras_stateful.layout import Dealt, Spans, Streams
 from keras_stateful.plan import Plan
 from keras_stateful.targets import Target, Weights
 
 
-def choose_inputs(corpus: Corpus, given: Any, targets: dict[Any, Target]) -> list:
-    """Keys of the fields that a model reads: all that are not targets at the same step.
+def choose_inputs(corpus: Corpus, given: Any, targets: dict[Any, Target], weights: Any = None) -> list:
+    """Keys of the fields that a model reads: all that are neither targets at the same step nor weights.
 
     Args:
         corpus: the corpus.
         given: what the user gave as targets.
         targets: what was read from it.
+        weights: what the user gave as weights.
 
     Raises:
         ValueError: no field is left, or one that is neither ids nor features.
@@ -27,6 +30,7 @@ def choose_inputs(corpus: Corpus, given: Any, targets: dict[Any, Target]) -> lis
     answers = (
         {t for t in named if isinstance(t, str)} if all(0 in t.offsets for t in targets.values()) else set()
     )
+    answers |= {weights} if isinstance(weights, str) else set()
     chosen = [k for k in corpus.fields if k not in answers]
     if not chosen:
         raise ValueError(
@@ -73,6 +77,8 @@ class Windows:
         self._plan, self._boundary, self._resets, self._rows = plan, boundary, resets, rows
         self._masks: tuple[Any, Any] = (None, None)  # reset masks of some batches: which, and they
         self._vocabulary: dict[Any, int] = {}  # of fields whose ids are checked as they are read
+        self._classes: dict[Any, Classes] = {}  # of outputs whose targets are
+        self._found_known: dict[Any, Classes] = {}  # to which the targets of a whole epoch kept
         every = {t.label_at for t in targets.values()} == {"every"}
         self._weighted = plan.padded or weights is not None or not every
 
@@ -97,6 +103,19 @@ class Windows:
         """
         fields = {k: self._corpus.fields[k] for k in known if self._corpus.fields[k].out_dtype == np.int32}
         self._vocabulary = {k: known[k] for k, f in fields.items() if not f.check_ids(known[k], lengths)}
+
+    def check_classes(self, known: dict[Any, Classes]) -> None:
+        """Refuses target ids that a model's output has no class for: now, or as they are read likewise.
+
+        Args:
+            known: the classes of each output.
+        """
+        within = {k: self._targets[k].ids_within(c.count) for k, c in known.items()}
+        self._classes = {k: known[k] for k, inside in within.items() if not inside}
+        if False in within.values() and self._classes != self._found_known:
+            for i in range(self._plan.num_batches):
+                next(self.read(i, i + 1, 0))
+            self._found_known = dict(self._classes)
 
     def spans(self, i: int, epoch: int) -> Spans:
         """What batch `i` of an epoch reads."""
@@ -143,6 +162,10 @@ class Windows:
             later = [spans if shift == 0 or target.field is None else
                      layout.spans(begin, end, low, high, shift) for shift in target.offsets]  # fmt: skip
             y[key] = target.batch(later, rows, window, weights.get(key))
+            if key in self._classes:
+                bad = self._classes[key].beyond(y[key], weights.get(key))
+                if bad.any():
+                    self._classes[key].refuse(target.name, y[key][bad], place(spans, bad))
             if target.horizon and self._weighted:  # a loss `(batch, time, offsets)` broadcasts them
                 weights[key] = weights[key][..., None]
         tall = assemble(inputs, mask, y, weights if self._weighted else None)

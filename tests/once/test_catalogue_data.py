@@ -194,6 +194,17 @@ TARGETS = {
     "weights of the wrong count": Bad(
         lambda: make(docs(9, 9), sample_weight=[1]), ValueError, "`sample_weight`", "shape (1,) for 2", "Give one for each"
     ),
+    "weights under a key that is not there": Bad(
+        lambda: make(columns(a=90), targets="a", target_offset=1, sample_weight="w"),
+        ValueError, "`sample_weight`", "'w'; the corpus has ['a']", "one of its keys",
+    ),
+    "weights under a key of no dict": Bad(
+        lambda: make(docs(9), sample_weight="w"), ValueError, "`sample_weight`", "'w'; the corpus has no keys", "an array"
+    ),
+    "weights of another length": Bad(
+        lambda: make(docs(9, 9), sample_weight=docs(9, 8)), ValueError, "`sample_weight`", "sample_weight[1] of 8",
+        "the time step that is read",
+    ),
     "weights with features": Bad(
         lambda: make(docs(9), sample_weight=[ones]), ValueError, "`sample_weight`", "(2,)", "Sum or average"
     ),

@@ -1,0 +1,167 @@
+"""Whether targets fit the outputs and the losses of a model: Keras broadcasts shapes, and JAX takes ids that are no class."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_stateful import compat
+from keras_stateful.classes import Classes
+
+_SPARSE = (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
+_ELEMENTWISE = (
+    keras.losses.MeanSquaredError,
+    keras.losses.MeanAbsoluteError,
+    keras.losses.MeanAbsolutePercentageError,
+    keras.losses.MeanSquaredLogarithmicError,
+    keras.losses.LogCosh,
+    keras.losses.Huber,
+    keras.losses.CosineSimilarity,
+    keras.losses.Poisson,
+    keras.losses.KLDivergence,
+    keras.losses.Hinge,
+    keras.losses.SquaredHinge,
+    keras.losses.CategoricalHinge,
+    keras.losses.BinaryCrossentropy,
+    keras.losses.BinaryFocalCrossentropy,
+    keras.losses.CategoricalCrossentropy,
+    keras.losses.CategoricalFocalCrossentropy,
+    keras.losses.mean_squared_error,
+    keras.losses.mean_absolute_error,
+    keras.losses.mean_absolute_percentage_error,
+    keras.losses.mean_squared_logarithmic_error,
+    keras.losses.log_cosh,
+    keras.losses.huber,
+    keras.losses.cosine_similarity,
+    keras.losses.poisson,
+    keras.losses.kl_divergence,
+    keras.losses.hinge,
+    keras.losses.squared_hinge,
+    keras.losses.categorical_hinge,
+    keras.losses.binary_crossentropy,
+    keras.losses.binary_focal_crossentropy,
+    keras.losses.categorical_crossentropy,
+    keras.losses.categorical_focal_crossentropy,
+)
+
+
+class _Output(NamedTuple):
+    key: Any  # of its target; None where there is one
+    name: str
+    shape: tuple
+    loss: Any
+
+
+def check_targets(model: keras.Model, name: str, sequence: Any) -> None:
+    """Refuses targets that an output's loss would broadcast, and ids that the output has no class for.
+
+    Of a loss that is not Keras's own, or of a subclassed model, nothing is known.
+
+    Args:
+        model: a compiled model.
+        name: of the argument that gives the sequence.
+        sequence: a `StatefulSequence` or `StatefulStream`.
+
+    Raises:
+        ValueError: targets that do not fit, with the remedy.
+    """
+    specs = sequence.signature()[1]
+    classes = {}
+    for output in _outputs(model, specs):
+        shape, dtype = specs[output.key] if output.key is not None else specs
+        if _one_of(output.loss, _ELEMENTWISE):
+            _check_shape(name, shape, dtype, output)
+        elif _one_of(output.loss, _SPARSE) and output.shape[-1] is not None:
+            ignored = getattr(output.loss, "ignore_class", None)
+            classes[output.key] = Classes(output.shape[-1], ignored, output.name)
+    sequence.check_classes(classes)
+
+
+def check_labels(sequence: Any, validation: Any, received: str) -> None:
+    """A validation must be scored on what is trained on, where that is not the corpus itself.
+
+    Args:
+        sequence: what `fit` reads, or None.
+        validation: whether the validation has targets of its own.
+        received: how the error calls the validation.
+    """
+    if sequence is not None and sequence.has_targets and not validation:
+        raise ValueError(
+            "The validation would be scored on its own next time step, where training has `targets`. Received: "
+            f"{received} without `targets`. Give it the same kind: `targets=...`, laid out as its documents."
+        )
+
+
+def _outputs(model: keras.Model, specs: Any) -> Iterator[_Output]:
+    """The outputs that have a target and a loss."""
+    if not compat.is_graph(model) or not model.compiled:
+        return
+    graph = compat.functional(model)
+    loss = compat.compile_arguments(model).get("loss")
+    by_key = (
+        graph.output
+        if isinstance(graph.output, dict)
+        else dict(zip(graph.output_names, graph.outputs, strict=True))
+    )
+    if not isinstance(specs, dict):
+        if len(by_key) == 1:
+            [(name, tensor)] = by_key.items()
+            [loss] = [loss] if not keras.tree.is_nested(loss) else keras.tree.flatten(loss)[:1] or [None]
+            yield _Output(None, name, tuple(tensor.shape), loss)
+        return
+    for i, (key, tensor) in enumerate(by_key.items()):
+        if isinstance(loss, dict):
+            own = loss.get(key)
+        elif isinstance(loss, (list, tuple)):
+            own = loss[i] if i < len(loss) else None
+        else:
+            own = loss if len(by_key) == 1 else None
+        if key in specs and not keras.tree.is_nested(own):
+            yield _Output(key, key, tuple(tensor.shape), own)
+
+
+def _one_of(loss: Any, own: tuple) -> bool:
+    """Whether a loss is one of these of Keras's own, given as text, function or object."""
+    if isinstance(loss, str):
+        try:
+            loss = keras.losses.get(loss)
+        except ValueError:
+            return False
+    return any(loss is o or type(loss) is o for o in own)
+
+
+def _check_shape(name: str, target: tuple, dtype: Any, output: _Output) -> None:
+    if _fit(target[2:], output.shape[2:]):
+        return
+    step = tuple(target[2:])
+    remedy = (
+        f"Give that output the targets' shape at one time step, {step}"
+        + (f" or {step[:-1]}" if len(step) > 1 and step[-1] == 1 else "")
+        + (
+            f": a `Dense({step[0]})`."
+            if len(step) == 1 or (len(step) == 2 and step[-1] == 1)
+            else " (a `Reshape` inside `TimeDistributed`)."
+            if step
+            else ", with a last axis of length 1."
+        )
+    )
+    if len(step) < len(output.shape[2:]) and dtype.kind == "i":
+        remedy = (
+            "Ids of classes need a sparse loss: "
+            "`keras.losses.SparseCategoricalCrossentropy(from_logits=...)`."
+        )
+    raise ValueError(
+        f"The loss would broadcast the targets of `{name}` against the output {output.name!r}. Received: targets of shape "
+        f"{target}, an output of shape {output.shape}. {remedy}"
+    )
+
+
+def _fit(target: tuple, output: tuple) -> bool:
+    """Whether shapes beyond `(batch, time)` are the same, but for a last axis of length 1, which Keras takes away."""
+    if len(target) == len(output) + 1 and target[-1] == 1:
+        target = target[:-1]
+    elif len(output) == len(target) + 1 and output[-1] == 1:
+        output = output[:-1]
+    return len(target) == len(output) and all(
+        a == b or b is None for a, b in zip(target, output, strict=True)
+    )

@@ -1,0 +1,169 @@
+"""Targets that do not fit the outputs are refused before the first step: Keras broadcasts shapes, JAX takes any id."""
+
+import keras
+import numpy as np
+import pytest
+from test_fit_arguments import NoStep
+
+import keras_stateful as ks
+
+CLASSES = 5
+SPARSE = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+IDS = [np.arange(60) % CLASSES, np.arange(1, 61) % CLASSES]
+READINGS = [np.random.default_rng(0).random((60, 2), "float32")] * 2
+LOAD = [r[:, :1] for r in READINGS]
+
+
+def model_of(sequence, units=CLASSES, loss=SPARSE, ids=True, plain=False):
+    entry = (
+        [keras.Input((None,), batch_size=2 if plain else None, dtype="int32"), keras.layers.Embedding(9, 3)]
+        if ids
+        else [keras.Input((None, 2), batch_size=2 if plain else None)]
+    )
+    network = keras.Sequential(
+        [
+            *entry,
+            keras.layers.GRU(4, return_sequences=True, stateful=plain),
+            keras.layers.Dense(units, name="out"),
+        ]
+    )
+    model = network if plain else ks.to_stateful(network, sequence)
+    model.compile("sgd", loss)
+    return model
+
+
+def fit(model, sequence, **arguments):
+    plain = getattr(model, "resets", None) is None
+    callbacks = [*arguments.pop("callbacks", []), *[ks.ResetStatesCallback()] * plain]
+    return model.fit(sequence, verbose=0, callbacks=[*callbacks, NoStep()], **arguments)
+
+
+def with_target(wrong, step=59):
+    """Documents of which one ends with an id that is a target only."""
+    return [IDS[0], np.where(np.arange(60) == step, wrong, IDS[1])]
+
+
+MADE = {
+    "arrays": lambda d, **k: ks.StatefulSequence(d, 2, 10, **k),
+    "packed": lambda d, **k: ks.StatefulSequence(d, 2, 10, boundary="pack", **k),
+    "a source": lambda d, **k: ks.StatefulSequence(Source(d), 2, 10, **k),
+    "a stream": lambda d, **k: ks.StatefulStream(d, 2, 10, **k),
+}
+
+
+class Source(list):
+    """Not a list of arrays to `StatefulSequence`: it is read by index."""
+
+
+@pytest.mark.parametrize("wrong", [CLASSES, -1])
+@pytest.mark.parametrize("made", MADE)
+def test_a_target_that_is_no_class(made, wrong):
+    sequence = MADE[made](with_target(wrong), resets=True)
+    told = f"(?s)no class for. Received: id {wrong}.*0 to {CLASSES - 1}"
+    with pytest.raises(Exception, match=told):  # TensorFlow wraps what a stream raises as it is read
+        model_of(sequence).fit(sequence, verbose=0)
+    if made != "a stream":
+        with pytest.raises(ValueError, match=told):
+            fit(model_of(sequence), sequence)
+
+
+def test_a_target_that_is_no_class_elsewhere():
+    good, wrong = (ks.StatefulSequence(d, 2, 10, resets=True) for d in (IDS, with_target(8)))
+    told = "Received: id 8, for document 1 at time step 58"
+    with pytest.raises(ValueError, match=told):
+        fit(model_of(good), good, validation_data=wrong)
+    with pytest.raises(ValueError, match=told):
+        model_of(good).evaluate(wrong, verbose=0)
+    with pytest.raises(ValueError, match=told):
+        ks.evaluate_documents(model_of(good), with_target(8))
+    with pytest.raises(ValueError, match=told):
+        fit(model_of(good), good, callbacks=[ks.ValidateDocuments(with_target(8))])
+    labels = ks.StatefulSequence(IDS, 2, 10, targets=[1, CLASSES], resets=True)
+    with pytest.raises(ValueError, match=f"id {CLASSES}, for document 1 at time step 0"):
+        fit(model_of(labels), labels)
+
+
+@pytest.mark.parametrize("made", ["arrays", "packed"])
+@pytest.mark.parametrize("kind", ["only an input", "without weight", "ignored", "one's own loss"])
+def test_ids_that_are_no_class_and_no_target_either(kind, made):
+    loss, arguments, documents = SPARSE, {}, with_target(8, step=0)
+    if kind == "without weight":
+        documents = IDS
+        arguments = {"targets": with_target(-1), "sample_weight": [np.ones(60), np.arange(60) != 59]}
+    elif kind == "ignored":
+        documents, arguments = IDS, {"targets": with_target(-1)}
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
+    elif kind == "one's own loss":
+        documents = with_target(8)
+
+        def loss(y, y_pred):
+            return keras.ops.mean(y_pred, -1) * keras.ops.cast(y, "float32")
+
+    sequence = MADE[made](documents, resets=True, **arguments)
+    with pytest.raises(pytest.fail.Exception, match="a step was trained"):
+        fit(model_of(sequence, loss=loss), sequence)
+
+
+SHAPES = {
+    "three outputs for one column": (3, "mse", {"targets": LOAD}, r"a `Dense\(1\)`"),
+    "one output for a horizon": (1, "mse", {"targets": LOAD, "target_offset": [1, 4]}, r"a `Dense\(2\)`"),
+    "one output for two columns": (1, "mae", {"targets": READINGS}, r"a `Dense\(2\)`"),
+    "a loss object": (3, keras.losses.Huber(), {"targets": LOAD}, r"a `Dense\(1\)`"),
+    "a loss in a dict": (3, {"out": "mse"}, {"targets": LOAD}, r"a `Dense\(1\)`"),
+    "ids for categorical": (CLASSES, "categorical_crossentropy", {"targets": IDS}, "SparseCategorical"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("case", SHAPES)
+def test_targets_of_another_shape_than_the_output(case, plain):
+    units, loss, arguments, told = SHAPES[case]
+    sequence = ks.StatefulSequence(READINGS, 2, 10, resets=not plain, **arguments)
+    with pytest.raises(ValueError, match=f"(?s)broadcast.*{told}"):
+        fit(model_of(sequence, units, loss, ids=False, plain=plain), sequence)
+
+
+FITTING = {
+    "one column": (1, "mse", {"targets": LOAD}),
+    "a scalar target": (1, "mse", {"targets": [r[:, 0] for r in READINGS]}),
+    "binary ids": (1, keras.losses.BinaryCrossentropy(from_logits=True), {"targets": [i % 2 for i in IDS]}),
+    "a horizon of one column": (2, "mse", {"targets": LOAD, "target_offset": [1, 4]}),
+    "two columns": (2, "mse", {"targets": READINGS}),
+    "ids": (CLASSES, SPARSE, {"targets": IDS}),
+    "ids of one column": (CLASSES, SPARSE, {"targets": [i[:, None] for i in IDS]}),
+    "one's own loss": (3, lambda y, p: keras.ops.mean(keras.ops.square(p - y), -1), {"targets": LOAD}),
+}
+
+
+@pytest.mark.parametrize("case", FITTING)
+def test_targets_that_fit(case):
+    units, loss, arguments = FITTING[case]
+    sequence = ks.StatefulSequence(READINGS, 2, 10, resets=True, **arguments)
+    history = model_of(sequence, units, loss, ids=False).fit(sequence, verbose=0)
+    assert np.isfinite(history.history["loss"][0])
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_classifier_is_not_validated_on_its_next_ids(plain):
+    sequence = ks.StatefulSequence(IDS, 2, 10, targets=[0, 1], resets=not plain)
+    model, told = model_of(sequence, plain=plain), "(?s)without `targets`.*Give it the same kind"
+    with pytest.raises(ValueError, match=told):
+        fit(model, sequence, callbacks=[ks.ValidateDocuments(IDS)])
+    with pytest.raises(ValueError, match=told):
+        fit(model, sequence, validation_data=ks.StatefulSequence(IDS, 2, 10, resets=not plain))
+    labelled = [ks.ValidateDocuments(IDS, targets=[0, 1])]
+    with pytest.raises(pytest.fail.Exception, match="a step was trained"):
+        fit(model, sequence, callbacks=labelled)
+
+
+@pytest.mark.parametrize("method", ["fit", "evaluate", "validate"])
+@pytest.mark.parametrize("plain", [False, True])
+def test_metrics_without_weights_count_padding(plain, method):
+    even = ks.StatefulSequence(np.tile(IDS[0], 2), 2, 10, resets=not plain)
+    padded = ks.StatefulSequence(IDS, 2, 9, resets=not plain)
+    model = model_of(even, plain=plain)
+    model.compile("sgd", SPARSE, metrics=["accuracy"])
+    arguments = {"x": even, "validation_data": padded} if method == "validate" else {"x": padded}
+    method = getattr(model, "evaluate" if method == "evaluate" else "fit")
+    with pytest.warns(UserWarning, match="`metrics` count padded steps"):
+        method(**arguments, verbose=0, callbacks=[ks.ResetStatesCallback()] * plain)
