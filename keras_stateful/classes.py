@@ -38,15 +38,15 @@ class Classes(NamedTuple):
         """Raises for targets that are no classes; the place is document and time step of what is read there."""
         low, high = int(wrong.min()), int(wrong.max())
         where = "" if place is None else f", for document {place[0]} at time step {place[1]}"
-        more = (
-            f"If {high} is a class, give that output {high + 1} units or more; o"
+        count = (
+            f"If {high} is a class, give that output {high + 1} units or more; else n"
             if high >= self.count
-            else "O"
+            else "N"
         )
         raise ValueError(
             f"`{name}` holds an id that the output {self.output!r} has no class for. Received: id "
             f"{high if high >= self.count else low}{where}; the output has {self.count} classes, 0 to {self.count - 1}. "
-            f"{more}r number them from 0, and give steps that have no class weight 0 (`sample_weight=`)."
+            f"{count}umber them from 0, and give steps that have no class weight 0 (`sample_weight=`)."
         )
 
 

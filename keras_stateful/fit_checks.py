@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_stateful import compat, distribution
+from keras_stateful.arrays import refuse_id
 from keras_stateful.fit_targets import check_labels, check_targets
 from keras_stateful.repairs import check_forward
 from keras_stateful.states import find_states
@@ -291,6 +292,16 @@ def check_ids(model: keras.Model, sequence: Any) -> None:
     x = sequence.signature()[0]
     keys = [k for k in x if k != "resets"] if isinstance(x, dict) else [None]
     sequence.check_ids(ids_known(model, keys))
+
+
+def check_ids_of_arrays(model: keras.Model, x: Any) -> None:
+    """The same of one input in NumPy; of several, or other tensors, nothing is looked at."""
+    if isinstance(x, np.ndarray) and x.dtype.kind in "iu" and x.size:
+        known = getattr(model, "_ids_known", None)
+        if known is None:
+            known = model._ids_known = ids_known(model, [None]).get(None, 0)
+        if known and (x.min() < 0 or x.max() >= known):
+            refuse_id("x", x, known)
 
 
 def _check_outputs(model: keras.Model, name: str, sequence: Any) -> None:

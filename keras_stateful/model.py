@@ -82,6 +82,7 @@ class StatefulModel(keras.Model):
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         distribution.check_predict(self, find_states(self)[0].variables[0])
         fit_checks.check_rows_of_predict(self, arguments.get("x"), arguments["batch_size"])
+        fit_checks.check_ids_of_arrays(self, arguments.get("x"))
         return super().predict(**arguments)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
@@ -105,6 +106,7 @@ class StatefulModel(keras.Model):
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict_on_batch`, not on several replicas."""
         distribution.check_one_step(self, "predict_on_batch")
+        fit_checks.check_ids_of_arrays(self, args[0] if args else kwargs.get("x"))
         return super().predict_on_batch(*args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:

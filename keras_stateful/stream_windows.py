@@ -63,15 +63,15 @@ class StreamWindows:
     def check(self, batch: tuple) -> None:
         """Refuses a batch whose inputs hold ids beyond `known`, or its targets ids beyond `classes`."""
         x, y, weights = batch
+        for key, size in self.known.items():
+            ids = x[key] if key is not None else x[0] if self._resets else x
+            if ids.min() < 0 or ids.max() >= size:
+                refuse_id("source" if key is None else f"source[...][{key!r}]", ids, size)
         for key, classes in self.classes.items():
             targets, counted = (y, weights) if key is None else (y[key], weights[key])
             bad = classes.beyond(targets, counted)
             if bad.any():
                 classes.refuse("targets" if key is None else f"targets[{key!r}]", targets[bad])
-        for key, size in self.known.items():
-            ids = x[key] if key is not None else x[0] if self._resets else x
-            if ids.min() < 0 or ids.max() >= size:
-                refuse_id("source" if key is None else f"source[...][{key!r}]", ids, size)
 
     # Where the rows are
 

@@ -1,6 +1,7 @@
 """Law 6: each argument of fit is right, or refused with the remedy before the first step."""
 
 import itertools
+import re
 
 import keras
 import numpy as np
@@ -60,6 +61,23 @@ CASES = {
         dict(x=sequence(resets=False),
              validation_data=ks.StatefulStream(HELD_OUT, 3, 8, steps_per_epoch=2)), "steps_per_epoch=2",
     ),
+    "steps of fit beside a stream": (
+        dict(x=ks.StatefulStream(TRAIN, 3, 8), epochs=4, steps_per_epoch=2), r"StatefulStream\(..., steps_per_epoch=2",
+    ),
+    "epochs of an iterator": (dict(x=ks.StatefulStream(iter(TRAIN), 3, 8), epochs=2), "(?s)an iterator, epochs=2.*lambda"),
+    "validations of an iterator": (
+        dict(x=sequence(resets=False), validation_data=ks.StatefulStream(iter(HELD_OUT), 3, 8), epochs=2),
+        "(?s)an iterator, epochs=2.*lambda",
+    ),
+    "validation that ends in the middle of a stream": (
+        dict(x=sequence(resets=False), validation_data=ks.StatefulStream(HELD_OUT, 3, 8), validation_steps=1),
+        "validation_steps=1",
+    ),
+    "batch size beside a sequence": (dict(x=sequence(resets=False), batch_size=32), "batch_size=32 beside a sequence of 3"),
+    "batch size beside a validation sequence": (
+        dict(x=sequence(resets=False), validation_data=sequence(HELD_OUT, resets=False), validation_batch_size=32),
+        "validation_batch_size=32 beside",
+    ),
     "pack without resets": (dict(x=sequence(boundary="pack", resets=False)), "pack"),
 }  # fmt: skip
 
@@ -109,6 +127,92 @@ def test_two_reset_callbacks_and_another_validation_sequence(kind):
     refused(
         model_for(kind, resets=False), "Leave it out", x=data, callbacks=[wrong], validation_data=held_out
     )
+
+
+def test_the_batch_size_of_the_sequence_may_be_given():
+    history = model_for("mask").fit(sequence(), batch_size=3, validation_data=sequence(HELD_OUT), verbose=0)
+    assert np.isfinite(history.history["val_loss"][0])
+
+
+def test_what_an_iterator_and_a_stream_can_give():
+    whole = len(list(ks.StatefulStream(TRAIN, 3, 8)))
+    for epochs, data in ((1, ks.StatefulStream(iter(TRAIN), 3, 8, resets=True)),
+                         (2, ks.StatefulStream(iter(TRAIN), 3, 8, resets=True, steps_per_epoch=2)),
+                         (4, ks.StatefulStream(TRAIN, 3, 8, resets=True, steps_per_epoch=5))):  # fmt: skip
+        steps = itertools.count()
+        callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs, s=steps: next(s))
+        history = model_for("mask").fit(data, epochs=epochs, verbose=0, callbacks=[callback])
+        assert len(history.history["loss"]) == epochs
+        assert next(steps) == epochs * (data.steps_per_epoch or whole)
+
+
+def two_inputs(structure):
+    """A model with inputs "a" and "b", or "a" alone."""
+    inputs = {k: keras.Input((None,), dtype="int32", name=k) for k in structure}
+    parts = [keras.layers.Embedding(IDS, 4)(i) for i in inputs.values()]
+    h = keras.layers.Concatenate()(parts) if len(parts) > 1 else parts[0]
+    y = keras.layers.Dense(IDS, activation="softmax")(keras.layers.GRU(5, return_sequences=True)(h))
+    return keras.Model(inputs, y)
+
+
+@pytest.mark.parametrize(("given", "taken"), [("ab", "a"), ("a", "ab")])
+def test_inputs_of_other_names(given, taken):
+    data = ks.StatefulSequence(
+        {k: TRAIN for k in given}, 3, 8, targets=given[-1], target_offset=1, resets=True
+    )
+    model = ks.to_stateful(two_inputs(taken), data)
+    told = [str(sorted([*keys, "resets"])) for keys in (given, taken)]
+    refused(model, f"different inputs(.|\n)*{re.escape(told[0])}(.|\n)*{re.escape(told[1])}", x=data)
+
+
+def test_a_stateful_bidirectional():
+    both = keras.layers.Bidirectional(keras.layers.LSTM(5, return_sequences=True, stateful=True), name="both")
+    model = keras.Sequential([keras.Input((8,), batch_size=3, dtype="int32"), keras.layers.Embedding(IDS, 4), both,
+                              keras.layers.Dense(IDS, activation="softmax")])  # fmt: skip
+    data = sequence(resets=False)
+    refused(model, "(?s)from its end.*forward layer", x=data, callbacks=[ks.ResetStatesCallback(data)])
+
+
+@pytest.mark.parametrize(("rows", "count"), [(3, 1), (1, 2), (3, 6)])
+def test_predict_of_other_rows(rows, count):
+    """Keras would read the second row with the state that the first one left."""
+    model, x = ks.to_inference(model_for("mask"), rows), arrays()[0]
+    wanted = np.concatenate(
+        [ks.to_inference(model, 1).predict(x[i : i + 1], verbose=0) for i in range(count)]
+    )
+    with pytest.raises(ValueError, match=f"(?s){rows} rows. Received: {count} rows.*to_inference") as caught:
+        model.predict(x[:count], verbose=0)
+    remedy = re.search(r"`(to_inference\(.*?\))\.predict", str(caught.value))[1]
+    there = eval(remedy, {"to_inference": ks.to_inference, "model": model})
+    np.testing.assert_allclose(there.predict(x[:count], verbose=0), wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["predict", "predict_on_batch"])
+def test_predict_of_ids_that_the_embedding_does_not_know(method):
+    model, x = ks.to_inference(model_for("mask"), 2), arrays(2)[0]
+    getattr(model, method)(x)
+    x[1, 3] = IDS
+    with pytest.raises(ValueError, match=f"Received: id {IDS}"):
+        getattr(model, method)(x)
+
+
+@pytest.mark.parametrize("kind", ["mask", "plain"])
+def test_validate_documents_comes_first_and_alone(kind, tmp_path):
+    model, validate = model_for(kind, kind == "mask"), ks.ValidateDocuments(HELD_OUT)
+    data, held_out = (sequence(d, resets=kind == "mask") for d in (TRAIN, HELD_OUT))
+    resets = [ks.ResetStatesCallback()] * (kind == "plain")
+    for early in (keras.callbacks.EarlyStopping(), keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+                  keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="val_accuracy")):  # fmt: skip
+        name = type(early).__name__
+        refused(
+            model,
+            rf"(?s){name}.*ValidateDocuments\(...\), {name}",
+            x=data,
+            callbacks=[*resets, early, validate],
+        )
+    refused(model, "both write `val_loss`", x=data, callbacks=[*resets, validate], validation_data=held_out)
+    late = [*resets, keras.callbacks.EarlyStopping("loss"), validate, keras.callbacks.EarlyStopping()]
+    assert "val_loss" in model.fit(data, verbose=0, callbacks=late).history
 
 
 @pytest.mark.parametrize("callback", [True, False])
