@@ -38,6 +38,11 @@ def as_array(name: str, value: Any) -> np.ndarray:
             f"`{name}` must be numbers. Received: text, {value[:20]!r}... Pass `encode=`, a function from a document to "
             "its ids, or encode the documents first."
         )
+    if isinstance(value, tuple) and any(getattr(part, "ndim", 0) for part in value):
+        raise ValueError(
+            f"`{name}` must be an array `(timesteps, ...)`. Received: a tuple of {len(value)} arrays. Give a dict of arrays "
+            "for several inputs, and targets as `targets=`."
+        )
     try:
         return np.asarray(value)
     except ValueError as error:

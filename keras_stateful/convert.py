@@ -64,8 +64,8 @@ def to_stateful(
 
     Source: Keras issues on stateful RNNs are listed in `docs/keras-defects.md`.
     """
-    batch_size, resets = _batch_and_resets(batch_size, resets)
     model = readable(model, "to_stateful")
+    batch_size, resets = _batch_and_resets(batch_size, resets)
     if layers is None and recurrent_paths(model):
         layers = recurrent_paths(model)
     return _carrying(model, batch_size, resets, layers, share=False, any_length=False)
@@ -239,7 +239,10 @@ def recurrent_paths(model: keras.Model) -> list[str]:
 
 def readable(model: Any, function: str) -> keras.Model:
     if not isinstance(model, keras.Model):
-        raise TypeError(f"`model` must be a Keras model. Received: {model!r} of type {type(model).__name__}.")
+        order = " The order is `to_stateful(model, sequence)`." if hasattr(model, "sequence_length") else ""
+        raise TypeError(
+            f"`model` must be a Keras model. Received: {model!r} of type {type(model).__name__}.{order}"
+        )
     if isinstance(model, keras.Sequential) and not model.built:
         raise Unconvertible(
             f"`{function}` needs to know the shape of the model's input. Received: a Sequential that is not built. "

@@ -41,6 +41,11 @@ def open_corpus(corpus: Any, encode: Callable | None = None) -> Corpus:
         TypeError: something else, text that is not encoded, an iterator.
         ValueError: nothing in it, an empty document, ragged or unequal parts, NaN.
     """
+    if type(corpus).__module__.split(".")[0] == "pandas":
+        raise TypeError(
+            f"`corpus` must be arrays. Received: a pandas {type(corpus).__name__}. Pass a list of arrays, a document for each "
+            "group: `[part[columns].to_numpy() for _, part in frame.groupby(...)]`."
+        )
     if isinstance(corpus, dict) and encode is None:
         return _open_dict(corpus)
     documents = open_field("corpus", corpus, encode)

@@ -69,6 +69,11 @@ def export_step_model(
     session = ks.load_session("exported")
     ```
     """
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"`model` must be a Keras model. Received: {type(model).__name__}, and a directory of type "
+            f"{type(directory).__name__}. The order is `export_step_model(model, directory)`."
+        )
     directory = Path(directory)
     batch_size = int_at_least("batch_size", batch_size, 1)
     _check(directory, format, quantize, representative_data, metadata)

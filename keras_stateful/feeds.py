@@ -84,7 +84,8 @@ def _wrong_shape(
 ) -> str:
     axes = ["rows", "time"][: len(leading)]
     words = ", ".join([*axes, *("any" if d is None else str(d) for d in tensor.step_shape)])
-    message = f"Input {tensor.name!r} must have shape ({words}). Received: shape {array.shape}"
+    words = f"({words},)" if len(wanted) == 1 else f"({words})"
+    message = f"Input {tensor.name!r} must have shape {words}. Received: shape {array.shape}"
     if array.ndim == len(wanted) and array.shape[0] != wanted[0]:
         return (
             f"{message}, {array.shape[0]} rows for {wanted[0]}. The session has batch_size={batch_size}; "
@@ -105,10 +106,10 @@ def _check_kind(tensor: Tensor, array: np.ndarray) -> None:
         or (to_kind in "iu" and from_kind == "f")
         or (to_kind == "b" and from_kind != "b")
     ):
-        raise TypeError(
-            f"Input {tensor.name!r} is {tensor.dtype}. Received: dtype {array.dtype}. Convert it first, e.g. "
-            f'`x.astype("{tensor.dtype}")`, if that loses nothing.'
-        )
+        remedy = f'Convert it first, e.g. `x.astype("{tensor.dtype}")`, if that loses nothing.'
+        if from_kind not in "biuf":
+            remedy = f"Encode it first: pass {'ids' if to_kind in 'iu' else 'numbers'}, as the model was trained on."
+        raise TypeError(f"Input {tensor.name!r} is {tensor.dtype}. Received: dtype {array.dtype}. {remedy}")
 
 
 def _check_range(tensor: Tensor, array: np.ndarray) -> None:

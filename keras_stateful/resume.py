@@ -78,6 +78,11 @@ class ResumeTraining(keras.callbacks.Callback):
                 f"Received: {type(sequence).__name__}."
             )
         self.directory = Path(backup_dir)
+        if self.directory.exists() and not self.directory.is_dir():
+            raise ValueError(
+                f"`backup_dir` must be a directory, or a path where there is nothing yet. Received: {backup_dir!r}, a file. "
+                "Name another, or remove the file."
+            )
         self.sequence = sequence
         self.save_freq = save_freq
         self._every = 0 if save_freq == "epoch" else whole_number("save_freq", save_freq, 1, 'or "epoch"')

@@ -30,7 +30,9 @@ class Scorer:
             for name, tensor in zip(compat.functional(model).output_names, inputs, strict=True)
         ]
         self.model = _Metrics(
-            inputs, keras.tree.pack_sequence_as(compat.functional(model).output, outputs), name="scorer"
+            inputs if len(inputs) > 1 else inputs[0],  # a list of one, fed with an array, makes Keras warn
+            keras.tree.pack_sequence_as(compat.functional(model).output, outputs),
+            name="scorer",
         )
         self.model.compile(**arguments)
         step_bytes = max(4 * int(np.prod([d or 1 for d in o.shape[2:]])) for o in model.outputs)

@@ -158,7 +158,7 @@ class Session:
                 feeds.append(feed)
             if not length:
                 raise ValueError(
-                    "`x` must have at least one time step, axis 1 of `(rows, time, ...)`. Received: an empty prompt."
+                    "`x` must have at least one time step, axis 1 of `(rows, time, ...)`. Received: no time steps."
                 )
             collected: list[list[np.ndarray]] = [[] for _ in self.manifest.outputs]
             before = self._states

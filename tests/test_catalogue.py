@@ -5,6 +5,7 @@ stand with the law that they would break: `test_fit_arguments.py`.
 """
 
 import keras
+import numpy as np
 import pytest
 from catalogue import Bad, assert_refused
 from keras import layers
@@ -151,6 +152,10 @@ MODELS = {
         converting(with_an_input_named_resets), ValueError, "input", "'resets'", "Rename"
     ),
     "no model": Bad(converting(lambda: "model"), TypeError, "`model`", "'model' of type str", "Keras model"),
+    "model and sequence exchanged": Bad(
+        lambda: ks.to_stateful(ks.StatefulSequence([np.arange(30)] * 2, 2, 8), sequential(lstm())),
+        TypeError, "`model`", "StatefulSequence", "to_stateful(model, sequence)",
+    ),
     "no rows": Bad(
         converting(lambda: sequential(lstm()), batch_size=0), ValueError, "`batch_size`", "batch_size=0", "at least 1"
     ),

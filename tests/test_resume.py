@@ -420,3 +420,10 @@ def test_several_processes_of_torch_are_refused(tmp_path, monkeypatch):
     ):
         train(make("align"), tmp_path / "backup")
     assert not (tmp_path / "backup").exists()
+
+
+def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
+    (tmp_path / "backup").write_text("notes")
+    sequence = ks.StatefulSequence([np.arange(40) % 5, np.arange(30) % 5], 2, 8, resets=True)
+    with pytest.raises(ValueError, match=r"`backup_dir` must be.*Received: .*backup.*a file.*Name another"):
+        ks.ResumeTraining(tmp_path / "backup", sequence)

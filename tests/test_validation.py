@@ -161,6 +161,14 @@ def test_evaluate_documents_equals_each_document_in_one_call(batch_size, sequenc
         np.testing.assert_array_equal(a, b)
 
 
+def test_documents_are_read_without_a_warning(recwarn):
+    model = network()
+    model.compile(loss="sparse_categorical_crossentropy")
+    ks.evaluate_documents(model, [np.arange(12) % 5, np.arange(30) % 5], sequence_length=8)
+    ks.predict_documents(model, [np.arange(12) % 5])
+    assert not [w for w in recwarn if "structure" in str(w.message)]
+
+
 def test_evaluate_documents_of_a_masked_model():
     model = network(mask_zero=True)
     model.compile(loss="sparse_categorical_crossentropy")

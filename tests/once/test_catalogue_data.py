@@ -20,6 +20,10 @@ def stream(source, rows=2, window=4, **kwargs):
     return list(StatefulStream(source, rows, window, **kwargs))
 
 
+def frame():
+    return pytest.importorskip("pandas").DataFrame({"machine": [0, 0, 1], "load": [1.0, 2.0, 3.0]})
+
+
 def columns(**lengths):
     return {k: np.arange(n) for k, n in lengths.items()}
 
@@ -27,6 +31,16 @@ def columns(**lengths):
 nan, ones = float("nan"), np.ones((9, 2))
 
 CORPUS = {
+    "a data frame": Bad(
+        lambda: make(frame()), TypeError, "`corpus`", "a pandas DataFrame", "frame.groupby(...)"
+    ),
+    "groups of a data frame": Bad(
+        lambda: make(frame().groupby("machine")), TypeError, "`corpus`", "a pandas DataFrameGroupBy", "for _, part in"
+    ),
+    "a tuple as a document": Bad(
+        lambda: make([(np.arange(9), np.ones((9, 2)))] * 2),
+        ValueError, "`corpus[0]`", "a tuple of 2", "a dict of arrays for several inputs",
+    ),
     "shorter than one window a row": Bad(
         lambda: make(np.arange(7)), ValueError, "one window for each row", "7 time steps", "batch_size=1 or less"
     ),
@@ -211,6 +225,9 @@ TARGETS = {
 }  # fmt: skip
 
 STREAM = {
+    "its length": Bad(
+        lambda: len(StatefulStream(docs(30, 40), 2, 4)), TypeError, "no length", "len(stream)", "steps_per_epoch=..."
+    ),
     "an empty source": Bad(lambda: stream([]), ValueError, "`source`", "empty source", "path"),
     "one array": Bad(lambda: stream(np.arange(9)), TypeError, "`source`", "ndarray", "`StatefulSequence`"),
     "no source": Bad(lambda: stream(5), TypeError, "`source`", "int", "a function that gives one"),

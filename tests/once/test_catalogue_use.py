@@ -230,6 +230,9 @@ def exporting(**arguments):
 DATA = np.zeros((1, 2), "int32")
 
 EXPORT = {
+    "model and directory exchanged": Bad(
+        lambda m, d: ks.export_step_model(d, m), TypeError, "`model`", "PosixPath", "export_step_model(model, directory)"
+    ),
     "an unknown format": Bad(exporting(format="tflite"), ValueError, "`format`", "'tflite'", "one of onnx, litert"),
     "no rows": Bad(exporting(batch_size=0), ValueError, "`batch_size`", "batch_size=0", "at least 1"),
     "half a row": Bad(exporting(batch_size=2.5), ValueError, "`batch_size`", "batch_size=2.5", "an int"),
@@ -291,13 +294,14 @@ SESSION = {
     "too few rows": Bad(lambda s: s.step([1]), ValueError, "Input", "shape (1,)", "`rows=`"),
     "no array": Bad(lambda s: s.read([[1, 2], [1]]), ValueError, "Input", "inhomogeneous", "array"),
     "half an id": Bad(lambda s: s.step([0.5, 1.5]), TypeError, "Input", "float64", '`x.astype("int32")`'),
-    "text": Bad(lambda s: s.step(["a", "b"]), TypeError, "Input", "<U1", "is int32"),
+    "text": Bad(lambda s: s.step(["a", "b"]), TypeError, "is int32", "<U1", "Encode it first: pass ids"),
+    "no row axis": Bad(lambda s: s.step(3), ValueError, "shape (rows,).", "shape ()", "`x[None]`"),
     "an id above the vocabulary": Bad(
         lambda s: s.step([0, VOCABULARY]), ValueError, "Input", "11", "ids from 0 to 10"
     ),
     "an id below 0": Bad(lambda s: s.step([0, -1]), ValueError, "Input", "-1", "ids from 0 to 10"),
-    "an empty prompt": Bad(
-        lambda s: s.read(np.zeros((2, 0), int)), ValueError, "`x`", "an empty prompt", "at least one time step"
+    "nothing to read": Bad(
+        lambda s: s.read(np.zeros((2, 0), int)), ValueError, "`x`", "no time steps", "at least one time step"
     ),
     "inputs by other names": Bad(lambda s: s.step({"x": [1, 1]}), ValueError, "`x`", "['x']", "one entry for each"),
     "a row twice": Bad(lambda s: s.step([1, 1], rows=[0, 0]), ValueError, "`rows`", "[0, 0]", "each row once"),
