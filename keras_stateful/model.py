@@ -77,7 +77,7 @@ class StatefulModel(keras.Model):
         return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.predict`, going on from the present state."""
+        """`keras.Model.predict` of one window for each row, or of a sequence, going on from the present state."""
         arguments = _named(super().predict, args, kwargs)
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         distribution.check_predict(self, find_states(self)[0].variables[0])
