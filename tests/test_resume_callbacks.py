@@ -219,7 +219,11 @@ def run(name, made, work, *more, epochs=EPOCHS):
     callbacks = RESUMED[name](work)
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     result = train(
-        made, work / "backup", [*callbacks, *more], epochs=epochs, validation_data=validation(name)
+        made,
+        work / "backup",
+        [*callbacks, *more],
+        epochs=epochs,
+        validation_data=None if name == "ValidateDocuments" else validation(name),
     )
     return *result, left(work, callbacks)
 
