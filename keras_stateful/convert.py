@@ -14,6 +14,7 @@ from keras_stateful.arguments import int_at_least
 from keras_stateful.layers import Carry, carried_class, plain_class
 from keras_stateful.model import StatefulModel
 from keras_stateful.rewrite import Level, Rewriter, Unconvertible
+from keras_stateful.states import sync
 from keras_stateful.time_axis import find_time_axis, is_recurrent
 
 RESETS = "resets"
@@ -260,7 +261,22 @@ def readable(model: Any, function: str) -> keras.Model:
         raise Unconvertible(
             "The model has an input named 'resets', which the conversion needs. Rename that input."
         )
+    _check_weights(model)
     return model
+
+
+def _check_weights(model: keras.Model) -> None:
+    """On JAX a first step that fails leaves the variables without values, and Keras says `'NoneType' object ...`."""
+    sync(model)
+    try:
+        for variable in model.weights:
+            _ = variable.value
+    except TypeError:
+        raise RuntimeError(
+            f"The weights of {model.name!r} are gone. Received: a model of which a `fit`, `evaluate` or `predict` failed; on "
+            "JAX Keras takes the values out of the variables meanwhile, and does not put them back then. Build the model "
+            "again and load its weights from a file."
+        ) from None
 
 
 def _no_recurrent_layer(model: keras.Model, function: str) -> Unconvertible:

@@ -246,3 +246,32 @@ def test_time_distributed_takes_rows_for_steps_where_the_length_is_unknown():
     model = keras.Sequential([keras.Input((None, 3)), keras.layers.TimeDistributed(keras.layers.Dense(2))])
     assert model.predict_on_batch(np.ones((ROWS, 5, 3), "float32")).shape == (ROWS, 5, 2)
     assert model.predict_on_batch(np.ones((ROWS, 7, 3), "float32")).shape == (ROWS, ROWS, 2)
+
+
+def test_a_call_that_fails_loses_the_weights_on_jax():
+    model = compiled(network())
+    with pytest.raises(Exception):  # noqa: B017, PT011 - each backend has an error of its own
+        model.predict(np.ones((ROWS + 1, TIME, 3), "float32"), verbose=0, batch_size=ROWS + 1)
+    if BACKEND != "jax":
+        assert model.get_weights()
+        return
+    with pytest.raises(TypeError, match="NoneType"):
+        model.get_weights()
+    for use in (
+        lambda: ks.to_inference(model),
+        lambda: ks.to_stateful(model, ROWS),
+        lambda: ks.predict_documents(model, [np.ones((7, 3))]),
+        lambda: ks.to_step_model(model),
+    ):
+        with pytest.raises(RuntimeError, match=r"weights of .* are gone.*failed.*load"):
+            use()
+
+
+@pytest.mark.parametrize("failing", ["predict", "evaluate"])
+def test_a_converted_model_keeps_its_weights_where_the_batch_is_wrong(failing):
+    model = ks.to_stateful(network(), ROWS)
+    model.compile(loss="mse")
+    x = np.ones((ROWS + 1, TIME, 3), "float32")
+    with pytest.raises(ValueError, match="rows"):
+        model.predict(x, verbose=0) if failing == "predict" else model.evaluate(x, x[..., :2], verbose=0)
+    assert model.get_weights()
