@@ -165,7 +165,7 @@ def test_callbacks_remember(tmp_path):
         folder.mkdir()
         made = make("align", dropout=0.0)
         constant_rate(made[1])
-        stopping, *_ = callbacks = many_callbacks(folder)
+        _, stopping, *_ = callbacks = many_callbacks(folder)
         copies = [Copies(tmp_path / "a", 17)] if name == "unbroken" else []
         if name == "resumed":
             for file in (tmp_path / "unbroken").iterdir():  # what the first process had written
