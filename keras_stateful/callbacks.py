@@ -14,9 +14,9 @@ class ResetStatesCallback(keras.callbacks.Callback):
     """Makes a stateful `fit` right: resets where epochs and documents start, validation apart from training.
 
     Add it to the `fit` of a model whose layers are `stateful=True`; it also repairs what Keras gets wrong with
-    them on JAX and torch. (The `fit` of a model from `to_stateful` adds one by itself.) State starts from its initial value at the
-    start of each pass over the data, single rows at the start of their documents; validation starts from the
-    initial state, and afterwards training goes on from its own.
+    them on JAX and torch. (The `fit` of a model from `to_stateful` adds one by itself.) State starts from its initial
+    value at the start of each pass over the data, single rows at the start of their documents; validation starts from
+    the initial state, and afterwards training goes on from its own.
 
     Args:
         sequence: the `StatefulSequence` that `fit` reads. None takes fit's own; other data have no document boundaries.

@@ -204,16 +204,19 @@ def check_rows(model: keras.Model, name: str, data: Any, batch_size: int | None)
 
 
 def check_rows_of_predict(model: keras.Model, data: Any, batch_size: int | None) -> None:
-    """`predict` takes the model's rows: Keras would read others one after the other, with the state of those before."""
+    """`predict` takes the model's rows; more are read one batch after the other, with the state of those before.
+
+    Only who gives `batch_size` can mean that.
+    """
     if not is_arrays(data):
         return
     rows = model_batch_size(model)
     count = int(np.shape(keras.tree.flatten(data)[0])[0])
-    if count != rows and (batch_size or rows) == rows:
+    if count != rows and batch_size is None:
         raise ValueError(
             f"`predict` takes one window for each of the model's {rows} rows. Received: {count} rows. For rows that are "
             f"separate: `to_inference(model{'' if count == 1 else f', {count}'}).predict(x)`; for whole documents "
-            "`predict_documents(model, documents)`; for windows that follow each other, one call for each."
+            f"`predict_documents(model, documents)`; for windows that follow each other, `predict(x, batch_size={rows})`."
         )
     check_rows(model, "x", data, batch_size)
 

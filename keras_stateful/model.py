@@ -77,11 +77,14 @@ class StatefulModel(keras.Model):
         return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.predict` of one window for each row, or of a sequence, going on from the present state."""
+        """`keras.Model.predict` of one window for each row, or of a sequence, going on from the present state.
+
+        With `batch_size=` the model's rows, of several windows `(windows * rows, time, ...)` one after the other.
+        """
         arguments = _named(super().predict, args, kwargs)
-        arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         distribution.check_predict(self, find_states(self)[0].variables[0])
-        fit_checks.check_rows_of_predict(self, arguments.get("x"), arguments["batch_size"])
+        fit_checks.check_rows_of_predict(self, arguments.get("x"), arguments.get("batch_size"))
+        arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         fit_checks.check_ids_of_arrays(self, arguments.get("x"))
         return super().predict(**arguments)
 

@@ -187,6 +187,14 @@ def test_predict_of_other_rows(rows, count):
     np.testing.assert_allclose(there.predict(x[:count], verbose=0), wanted, atol=1e-6)
 
 
+def test_predict_of_windows_that_follow_each_other():
+    model = ks.to_inference(network(), 2)
+    x = np.random.default_rng(0).integers(1, IDS, (6, 5))
+    wanted = [model.predict_on_batch(x[i : i + 2]) for i in (0, 2, 4)]
+    ks.reset_states(model)
+    np.testing.assert_allclose(model.predict(x, batch_size=2, verbose=0), np.concatenate(wanted), atol=1e-6)
+
+
 @pytest.mark.parametrize("method", ["predict", "predict_on_batch"])
 def test_predict_of_ids_that_the_embedding_does_not_know(method):
     model, x = ks.to_inference(model_for("mask"), 2), arrays(2)[0]

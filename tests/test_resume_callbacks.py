@@ -229,7 +229,7 @@ def run(name, made, work, *more, epochs=EPOCHS):
 
 
 def validation(name):
-    return None if name == "ResetStatesCallback" else DATA["align"]()
+    return None if name in ("ResetStatesCallback", "ValidateDocuments") else DATA["align"]()
 
 
 OF_THE_BACKEND = ("SwapEMAWeights", "SwapEMAWeights, swap_on_epoch", "TensorBoard", "StateMonitor")
