@@ -9,12 +9,12 @@ class Classes(NamedTuple):
     """The classes of one output whose loss takes ids.
 
     Attributes:
-        count: how many; ids go from 0 to `count - 1`.
+        size: how many; ids go from 0 to `size - 1`.
         ignored: an id that the loss leaves out (`ignore_class`), or None.
         output: how errors call the output.
     """
 
-    count: int
+    size: int
     ignored: int | None
     output: str
 
@@ -28,25 +28,22 @@ class Classes(NamedTuple):
         Returns:
             bool `(rows, window)`.
         """
-        wrong = (y < 0) | (y >= self.count)
+        wrong = (y < 0) | (y >= self.size)
         if self.ignored is not None:
             wrong &= y != self.ignored
-        found = wrong.reshape(*y.shape[:2], -1).any(-1)
+        found = np.any(wrong.reshape(*y.shape[:2], -1), axis=-1)
         return found if weights is None else found & (weights.reshape(found.shape) > 0)
 
     def refuse(self, name: str, wrong: np.ndarray, place: tuple[int, int] | None = None) -> None:
         """Raises for targets that are no classes; the place is document and time step of what is read there."""
         low, high = int(wrong.min()), int(wrong.max())
         where = "" if place is None else f", for document {place[0]} at time step {place[1]}"
-        count = (
-            f"If {high} is a class, give that output {high + 1} units or more; else n"
-            if high >= self.count
-            else "N"
-        )
+        too_high = high >= self.size
+        more = f"If {high} is a class, give that output {high + 1} units or more; else n" if too_high else "N"
         raise ValueError(
             f"`{name}` holds an id that the output {self.output!r} has no class for. Received: id "
-            f"{high if high >= self.count else low}{where}; the output has {self.count} classes, 0 to {self.count - 1}. "
-            f"{count}umber them from 0, and give steps that have no class weight 0 (`sample_weight=`)."
+            f"{high if too_high else low}{where}; the output has {self.size} classes, 0 to {self.size - 1}. "
+            f"{more}umber them from 0, and give steps that have no class weight 0 (`sample_weight=`)."
         )
 
 

@@ -110,7 +110,7 @@ class Windows:
         Args:
             known: the classes of each output.
         """
-        within = {k: self._targets[k].ids_within(c.count) for k, c in known.items()}
+        within = {k: self._targets[k].ids_within(c.size) for k, c in known.items()}
         self._classes = {k: known[k] for k, inside in within.items() if not inside}
         if False in within.values() and self._classes != self._found_known:
             for i in range(self._plan.num_batches):
