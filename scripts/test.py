@@ -1,13 +1,13 @@
 """Run every check of this repository: the one script for people and for CI.
 
-    python3 scripts/test.py                  # makes .venv, installs what pyproject.toml names, runs everything
+    python3 scripts/test.py                  # makes .venv, installs what pyproject.toml names, runs all checks but slow
     python3 scripts/test.py --only jax       # one check; names below
     python3 scripts/test.py --here           # in the Python that runs this script: makes and installs nothing
     python3 scripts/test.py --keras 3.14.0   # with this release of Keras
 
 Checks: lint, types, site, once (tests that do not depend on the backend, documentation, examples), tensorflow, jax,
-torch, slow (the tests with that marker, on JAX or on what KERAS_BACKEND says). As many run side by side as there are
-cores, each on one thread. The output of what fails is printed; the last line sums everything up, and the exit status is 0
+torch; and slow (the tests with that marker, some minutes more, on JAX or on what KERAS_BACKEND says), where `--only` names
+it. As many run side by side as there are cores, each on one thread. The output of what fails is printed; the last line sums everything up, and the exit status is 0
 only if nothing failed and every run of tests found tests.
 """
 
@@ -45,7 +45,7 @@ class Result:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--here", action="store_true", help="use this Python as it is")
-    parser.add_argument("--only", nargs="+", metavar="CHECK", choices=[*CHECKS], default=[*CHECKS])
+    parser.add_argument("--only", nargs="+", metavar="CHECK", choices=[*CHECKS], default=[c for c in CHECKS if c != "slow"])
     parser.add_argument("--keras", metavar="VERSION", help="release of Keras to install")
     options = parser.parse_args()
     if options.here and options.keras:
