@@ -6,9 +6,9 @@
     python3 scripts/test.py --keras 3.14.0   # with this release of Keras
 
 Checks: lint, types, site, once (tests that do not depend on the backend, documentation, examples), tensorflow, jax,
-torch; and slow (the tests with that marker, some minutes more, on JAX or on what KERAS_BACKEND says), where `--only` names
-it. As many run side by side as there are cores, each on one thread. The output of what fails is printed; the last line sums everything up, and the exit status is 0
-only if nothing failed and every run of tests found tests.
+torch; and, where `--only` names it, slow (the tests with that marker, some minutes more, on JAX or on what KERAS_BACKEND
+says). As many run side by side as there are cores, each on one thread. The output of what fails is printed; the last line
+sums everything up, and the exit status is 0 only if nothing failed and every run of tests found tests.
 """
 
 import argparse
@@ -45,7 +45,9 @@ class Result:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--here", action="store_true", help="use this Python as it is")
-    parser.add_argument("--only", nargs="+", metavar="CHECK", choices=[*CHECKS], default=[c for c in CHECKS if c != "slow"])
+    parser.add_argument(
+        "--only", nargs="+", metavar="CHECK", choices=[*CHECKS], default=[c for c in CHECKS if c != "slow"]
+    )
     parser.add_argument("--keras", metavar="VERSION", help="release of Keras to install")
     options = parser.parse_args()
     if options.here and options.keras:
