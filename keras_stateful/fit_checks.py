@@ -90,12 +90,17 @@ def _check_steps(sequence: Any, arguments: dict) -> None:
             f"fit(steps_per_epoch={steps}) beside a StatefulStream. Give it to the stream, which goes on with its source from "
             f"epoch to epoch: `StatefulStream(..., steps_per_epoch={steps})`."
         )
-    epochs, begun = arguments.get("epochs") or 1, arguments.get("initial_epoch") or 0
-    if sequence.once and epochs - begun > 1:
+    if sequence.once and _epochs(arguments) > 1:
         raise ValueError(
             f"The source of the stream is read once, and `fit` would read it in each epoch. Received: an iterator, epochs="
-            f"{epochs}. Pass a function that makes one for each: `StatefulStream(lambda: read_documents(path), ...)`."
+            f"{arguments['epochs']}. Pass a function that makes one for each: "
+            "`StatefulStream(lambda: read_documents(path), ...)`."
         )
+
+
+def _epochs(arguments: dict) -> int:
+    """How many epochs a `fit` has."""
+    return (arguments.get("epochs") or 1) - (arguments.get("initial_epoch") or 0)
 
 
 def _check_batch_size(name: str, sequence: Any, batch_size: Any) -> None:
@@ -363,11 +368,11 @@ def _check_validation_stream(data: Any, arguments: dict) -> None:
             "`validation_steps` would end each validation in the middle of the stream, and the next would go on from there. "
             f"Received: validation_steps={steps}. Leave it out, and give the stream fewer documents."
         )
-    epochs, begun = arguments.get("epochs") or 1, arguments.get("initial_epoch") or 0
-    if getattr(data, "once", False) and epochs - begun > 1:
+    if getattr(data, "once", False) and _epochs(arguments) > 1:
         raise ValueError(
             "The source of the validation's stream is read once, and each validation would read it. Received: an iterator, "
-            f"epochs={epochs}. Pass a function that makes one: `StatefulStream(lambda: read_documents(path), ...)`."
+            f"epochs={arguments['epochs']}. Pass a function that makes one: "
+            "`StatefulStream(lambda: read_documents(path), ...)`."
         )
 
 
