@@ -8,15 +8,13 @@ from typing import Any
 
 import keras
 
-_DTYPES = ("float32", "float64")
 
-
-def serves(layer: Any, sequences: Any, mask: Any, training: bool) -> bool:
-    """Whether the kernel computes what this `LSTM` layer computes in this call.
+def serves(layer: Any, sequences: Any) -> bool:
+    """Whether the kernel computes what a recurrent layer computes in a training call without a mask.
 
     Outside of training Keras's loop stays: it is what exporters and `generate` can record.
     """
-    if not training or mask is not None or keras.backend.backend() != "torch":
+    if keras.backend.backend() != "torch" or type(layer.cell) is not keras.layers.LSTMCell:
         return False
     import torch
 
@@ -24,12 +22,10 @@ def serves(layer: Any, sequences: Any, mask: Any, training: bool) -> bool:
     return (
         sequences.device.type == "cpu"
         and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
-        and cell.compute_dtype in _DTYPES
         and cell.activation is keras.activations.tanh
         and cell.recurrent_activation is keras.activations.sigmoid
         and cell.use_bias
-        and not (layer.recurrent_dropout or layer.go_backwards or layer.unroll)
-        and layer.use_cudnn in ("auto", True)
+        and not (layer.dropout and cell.implementation == 1)  # then each gate has a mask of its own
     )
 
 

@@ -1,0 +1,176 @@
+"""The loops that train on the CPU (`scan_kernels`, `torch_lstm`) are Keras's loop, with its gradients."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_stateful as ks
+from keras_stateful import scan_kernels, torch_lstm
+
+BACKEND = keras.backend.backend()
+ROWS, WINDOW, UNITS = 4, 7, 5
+KINDS = [layers.LSTM, layers.GRU, layers.SimpleRNN]
+
+
+def network(layer, resets, *, dtype=None, learned_start=False):
+    """Something to learn on either side of the layer, so that its gradients reach both."""
+    inputs = keras.Input((WINDOW, 3), dtype=dtype)
+    x = layers.Dense(4, dtype=dtype)(inputs)
+    start = None
+    if learned_start:
+        outset = keras.Input((2,), dtype=dtype)
+        start = [layers.Dense(UNITS, dtype=dtype)(outset) for _ in layer.state_size]
+        inputs = [inputs, outset]
+    outputs = layers.Dense(2, dtype=dtype)(layer(x, initial_state=start))
+    return ks.to_stateful(keras.Model(inputs, outputs), ROWS, resets=resets)
+
+
+def trained(model, resets, steps=3):
+    """Losses, weights and states of some steps; the second starts from the states of the first."""
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    losses = []
+    for k in range(steps):
+        rng = np.random.default_rng(k)
+        x = [rng.normal(size=(ROWS, *t.shape[1:])) for t in model.inputs if t.name != "resets"]
+        if resets:
+            x.append(rng.random((ROWS,) if resets == "window" else (ROWS, WINDOW)) < 0.4)
+        y = rng.normal(size=model.output.shape)
+        losses.append(np.ravel(model.train_on_batch(x if len(x) > 1 else x[0], y))[0])
+    return losses, model.get_weights(), list(ks.get_states(model).values())
+
+
+def assert_same(monkeypatch, make, resets=None, atol=1e-5, served=True):
+    """What a model learns with the kernel is what it learns without, and the kernel was used where it should be."""
+    kernels, calls, found = (scan_kernels, torch_lstm), [], []
+    for kernel in kernels:
+        run = kernel.run
+        monkeypatch.setattr(kernel, "run", lambda *a, run=run: calls.append(1) or run(*a))
+    for on in (True, False):
+        if not on:
+            for kernel in kernels:
+                monkeypatch.setattr(kernel, "serves", lambda *a: False)
+            before = len(calls)
+        keras.utils.set_random_seed(1)
+        found.append(trained(make(), resets))
+    assert len(calls) == before
+    assert bool(calls) == served
+    for with_kernel, without in zip(*map(keras.tree.flatten, found), strict=True):
+        np.testing.assert_allclose(with_kernel, without, atol=atol)
+
+
+def on_this_backend(kind, resets=None) -> bool:
+    """torch's kernel is an LSTM, without resets inside a window."""
+    return BACKEND != "torch" or (kind is layers.LSTM and resets != "step")
+
+
+@pytest.mark.parametrize("resets", [None, "window", "step"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_kernel_is_the_loop(kind, resets, monkeypatch):
+    served = on_this_backend(kind, resets)
+    assert_same(
+        monkeypatch,
+        lambda: network(kind(UNITS, return_sequences=True, bias_initializer="uniform"), resets),
+        resets,
+        served=served,
+    )
+
+
+@pytest.mark.parametrize(
+    "settings", [{"use_bias": False}, {"return_sequences": False}, {"dropout": 0.4}], ids=lambda s: next(iter(s))
+)
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_settings_that_it_serves(kind, settings, monkeypatch):
+    served = on_this_backend(kind) and (BACKEND != "torch" or settings.get("use_bias", True))
+    settings = {"return_sequences": True, "seed": 3, **settings}
+    assert_same(monkeypatch, lambda: network(kind(UNITS, **settings), "window"), "window", served=served)
+
+
+@pytest.mark.parametrize("resets", ["window", "step"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_reach_the_initial_state(kind, resets, monkeypatch):
+    assert_same(
+        monkeypatch,
+        lambda: network(kind(UNITS, return_sequences=True), resets, learned_start=True),
+        resets,
+        served=on_this_backend(kind, resets),
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_in_double_precision_to_twelve_digits(kind, monkeypatch):
+    if BACKEND == "jax":
+        pytest.skip("Keras on JAX has no double precision unless jax_enable_x64 is set")
+    layer = {"return_sequences": True, "dtype": "float64"}
+    assert_same(
+        monkeypatch,
+        lambda: network(kind(UNITS, **layer), None, dtype="float64"),
+        atol=1e-6 if BACKEND == "torch" else 1e-7,  # the optimizer's and the loss's own are of single precision
+        served=on_this_backend(kind),
+    )
+
+
+def test_a_window_of_any_length_and_of_one_step():
+    """Under an `Input` of unknown length, each length as Keras's loop has it."""
+    base = keras.Sequential([keras.Input((None, 3)), layers.GRU(UNITS, return_sequences=True)])
+    model = ks.to_stateful(base, ROWS)
+    x = np.random.default_rng(0).normal(size=(ROWS, 9, 3)).astype("float32")
+    whole = base(x)
+    parts = [model(x[:, a:b], training=True) for a, b in ((0, 1), (1, 6), (6, 9))]
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(keras.ops.concatenate(parts, 1)), keras.ops.convert_to_numpy(whole), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"activation": "relu"},
+        {"recurrent_activation": "hard_sigmoid"},
+        {"recurrent_dropout": 0.1},
+        {"unroll": True},
+        {"use_cudnn": False},
+        {"dtype": "mixed_bfloat16"},
+    ],
+    ids=lambda settings: next(iter(settings)),
+)
+def test_what_it_cannot_do_stays_with_keras(settings, monkeypatch):
+    make = lambda: network(layers.LSTM(UNITS, return_sequences=True, seed=3, **settings), None)  # noqa: E731
+    assert_same(monkeypatch, make, served=False)
+
+
+def test_a_dropout_mask_for_each_gate_stays_with_keras(monkeypatch):
+    def make():
+        model = network(layers.LSTM(UNITS, return_sequences=True, seed=3, dropout=0.3), None)
+        next(x for x in model.layers if isinstance(x, layers.LSTM)).cell.implementation = 1
+        return model
+
+    assert_same(monkeypatch, make, served=False)
+
+
+def test_a_cell_of_ones_own_stays_with_keras(monkeypatch):
+    class Doubling(layers.LSTMCell):
+        def call(self, inputs, states, training=False):
+            return super().call(2 * inputs, states, training=training)
+
+    class Own(layers.LSTM):
+        def __init__(self, units, **kwargs):
+            super().__init__(units, **kwargs)
+            self.cell = Doubling(units, name="cell")
+
+    assert_same(monkeypatch, lambda: network(Own(UNITS, return_sequences=True), None), served=False)
+
+
+def test_outside_of_training_the_loop_is_kerass():
+    """It is what exporters and `generate` can record."""
+    model = network(layers.LSTM(UNITS, return_sequences=True), None)
+    layer = next(x for x in model.layers if isinstance(x, layers.LSTM))
+    assert layer._may_take_a_kernel()
+    calls = []
+    for kernel in (scan_kernels, torch_lstm):
+        original, kernel.run = kernel.run, lambda *a: calls.append(1)
+        try:
+            model(np.zeros((ROWS, WINDOW, 3), "float32"))
+        finally:
+            kernel.run = original
+    assert not calls
