@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -14,6 +15,19 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent
 BACKENDS = ("tensorflow", "jax", "torch")
 PACKAGES = ("keras", "numpy", *BACKENDS, "onnxruntime")
+
+# A benchmark that names `ENVIRONMENTS` is run once in each, and its rows are marked with the name. On Linux glibc returns the
+# memory of each step to the system, and gets it back filled with zeros; with these settings, see mallopt(3), it keeps it.
+_KEPT = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TOP_PAD_": "268435456",
+    "MALLOC_TRIM_THRESHOLD_": "2000000000",
+}
+ENVIRONMENTS: dict[str, dict[str, str]] = {
+    "": {},
+    **({", memory kept": _KEPT} if sys.platform == "linux" else {}),
+}
 
 
 def interleaved(ways: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, float]:

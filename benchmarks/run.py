@@ -56,17 +56,23 @@ def page(template: str, results: dict[str, dict]) -> str:
 def run(name: str, backends: list[str], results: Path) -> None:
     module = importlib.import_module(name)
     rows, notes = [], []
-    for backend in [b for b in module.BACKENDS if b in backends]:
+    settings = getattr(module, "ENVIRONMENTS", {"": {}})
+    for backend, mark in [(b, mark) for b in module.BACKENDS if b in backends for mark in settings]:
         with tempfile.TemporaryDirectory() as folder:
             answer = Path(folder) / "rows.json"
             command = [sys.executable, __file__, name, "--backends", backend, "--inside", str(answer)]
-            environment = {"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ, "KERAS_BACKEND": backend}
+            environment = {
+                "TF_CPP_MIN_LOG_LEVEL": "3",
+                **os.environ,
+                **settings[mark],
+                "KERAS_BACKEND": backend,
+            }
             done = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, check=False)
             if done.returncode:
                 print(f"run.py: {name} failed on {backend}", file=sys.stderr)
                 sys.exit(1)
             found = json.loads(answer.read_text())
-        rows += found["rows"]
+        rows += [{**r, "what": r["what"] + mark} for r in found["rows"]]
         notes += [n for n in found["notes"] if n not in notes]
     where = {**surroundings(), "command": f"python benchmarks/run.py {name}", "rows": rows, "notes": notes}
     results.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,8 @@ import numpy as np
 from keras_stateful import compat, distribution
 from keras_stateful.arguments import int_at_least
 from keras_stateful.convert import recurrent_paths, twin_with_resets
-from keras_stateful.fit_checks import check_ids, is_sequence, sequence_or_none
+from keras_stateful.fit_checks import is_sequence, sequence_or_none
+from keras_stateful.fit_inputs import check_ids, check_inputs
 from keras_stateful.fit_targets import check_labels, check_targets
 from keras_stateful.scoring import Scorer, fresh_compile_arguments
 from keras_stateful.sequence import StatefulSequence
@@ -258,6 +259,7 @@ class _Reader:
                 f"outputs of shape {[tuple(o.shape) for o in model.outputs]}. Give the last recurrent layer "
                 "`return_sequences=True`; `predict_documents(..., reduce='last')` then takes the last."
             )
+        check_inputs(self.twin, "documents", self.sequence)
         check_ids(self.twin, self.sequence)
         self.masked = any(compat.mask_of(o) is not None for o in self.twin.outputs)
 

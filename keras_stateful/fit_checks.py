@@ -11,12 +11,11 @@ import keras
 import numpy as np
 
 from keras_stateful import compat, distribution
-from keras_stateful.arrays import refuse_id
+from keras_stateful.fit_inputs import check_ids, check_inputs
 from keras_stateful.fit_targets import check_labels, check_targets
 from keras_stateful.repairs import check_forward
 from keras_stateful.states import find_states
 from keras_stateful.time_axis import find_time_axis
-from keras_stateful.vocabulary import ids_known
 
 
 def is_sequence(data: Any) -> bool:
@@ -268,48 +267,10 @@ def check_sequence(model: keras.Model, name: str, sequence: Any, *, targets: boo
         )
     check_forward(model)
     _check_outputs(model, name, sequence)
-    _check_inputs(model, name, sequence)
+    check_inputs(model, name, sequence)
     check_ids(model, sequence)
     if targets:
         check_targets(model, name, sequence)
-
-
-def _check_inputs(model: keras.Model, name: str, sequence: Any) -> None:
-    """Of a dict, Keras takes what has no input for another input, where the model's inputs are a dict too."""
-    x = sequence.signature()[0]
-    if not isinstance(x, dict) or not compat.is_graph(model):
-        return
-    inputs = compat.functional(model).input
-    taken = set(inputs) if isinstance(inputs, dict) else {t.name for t in keras.tree.flatten(inputs)}
-    missing, spare = sorted(taken - set(x)), sorted(set(x) - taken) if isinstance(inputs, dict) else []
-    if missing or spare:
-        remedy = (
-            f"Give the model an input for {spare}, or leave it out of the corpus (what is only a target goes to `targets=` as "
-            "arrays; with `target_offset` above 0 a key of the corpus is an input too)."
-            if spare
-            else f"Add {missing} to the corpus, or name the inputs as its keys: `keras.Input(..., name=...)`."
-        )
-        raise ValueError(
-            f"`{name}` and the model have different inputs. Received: {name} with {sorted(x)}, the model with "
-            f"{sorted(taken)}. {remedy}"
-        )
-
-
-def check_ids(model: keras.Model, sequence: Any) -> None:
-    """Ids that no `Embedding` of the model knows are refused: on JAX they would turn into NaN, without an error."""
-    x = sequence.signature()[0]
-    keys = [k for k in x if k != "resets"] if isinstance(x, dict) else [None]
-    sequence.check_ids(ids_known(model, keys))
-
-
-def check_ids_of_arrays(model: keras.Model, x: Any) -> None:
-    """The same of one input in NumPy; of several, or other tensors, nothing is looked at."""
-    if isinstance(x, np.ndarray) and x.dtype.kind in "iu" and x.size:
-        known = getattr(model, "_ids_known", None)
-        if known is None:
-            known = model._ids_known = ids_known(model, [None]).get(None, 0)
-        if known and (x.min() < 0 or x.max() >= known):
-            refuse_id("x", x, known)
 
 
 def _check_outputs(model: keras.Model, name: str, sequence: Any) -> None:

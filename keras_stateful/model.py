@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_stateful import compat, distribution, fit_checks
+from keras_stateful.fit_inputs import check_ids_of_arrays
 from keras_stateful.masked_loss import masks_into_weights
 from keras_stateful.states import find_states, preserve_states, reset_states
 
@@ -85,7 +86,7 @@ class StatefulModel(keras.Model):
         distribution.check_predict(self, find_states(self)[0].variables[0])
         fit_checks.check_rows_of_predict(self, arguments.get("x"), arguments.get("batch_size"))
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
-        fit_checks.check_ids_of_arrays(self, arguments.get("x"))
+        check_ids_of_arrays(self, arguments.get("x"))
         return super().predict(**arguments)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
@@ -109,7 +110,7 @@ class StatefulModel(keras.Model):
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict_on_batch`, not on several replicas."""
         distribution.check_one_step(self, "predict_on_batch")
-        fit_checks.check_ids_of_arrays(self, args[0] if args else kwargs.get("x"))
+        check_ids_of_arrays(self, args[0] if args else kwargs.get("x"))
         return super().predict_on_batch(*args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
