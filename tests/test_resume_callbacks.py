@@ -235,7 +235,8 @@ def validation(name):
 OF_THE_BACKEND = ("SwapEMAWeights", "SwapEMAWeights, swap_on_epoch", "TensorBoard", "StateMonitor")
 
 
-@pytest.mark.parametrize("name", mostly_slow(*RESUMED, quick=RESUMED if BACKEND == "jax" else OF_THE_BACKEND))
+# All of them where nothing is compiled and so a training takes no time.
+@pytest.mark.parametrize("name", mostly_slow(*RESUMED, quick=RESUMED if BACKEND == "torch" else OF_THE_BACKEND))
 def test_resumed_it_leaves_what_it_would_have_left(name, tmp_path, monkeypatch):
     def post(root, json, **_):
         (Path(root) / f"{json['epoch']}.json").write_text(str(json))
