@@ -12,9 +12,9 @@ What of the difference is this package's own is timed by itself: making the batc
 import time
 from collections.abc import Callable, Sequence
 
-from harness import BACKENDS, ENVIRONMENTS, interleaved, row, surroundings
+from harness import BACKENDS, interleaved, row, surroundings
 
-__all__ = ["BACKENDS", "ENVIRONMENTS", "bare_epoch", "build", "measure", "surroundings"]
+__all__ = ["BACKENDS", "bare_epoch", "build", "measure", "surroundings"]
 
 CASES = {"LSTM 64": (64, 32, 32), "LSTM 256": (256, 32, 64)}  # units, batch, window
 REACH = {

@@ -11,7 +11,7 @@ from harness import BACKENDS, ENVIRONMENTS, interleaved, row
 
 __all__ = ["BACKENDS", "ENVIRONMENTS", "measure"]
 
-UNITS, ROWS, WINDOW, VOCABULARY, STEPS, ROUNDS = 512, 64, 64, 100, 6, 5
+UNITS, ROWS, WINDOW, VOCABULARY, STEPS, ROUNDS = 512, 64, 64, 100, 6, 9
 
 
 def pytorch_loop(batches: list):

@@ -204,13 +204,10 @@ def _loop(math: Cell, units: int, count: int, marks: list) -> Callable:
             d_states, found = _scan(back, carried, [d_h, *marks, *before, *others, *gates], widths, reverse=True)
             d_x, d_h = found[0], found[-1]
 
-            def flat(a: Any) -> Any:
-                return ops.reshape(a, (-1, a.shape[-1]))
-
             return (
                 ops.matmul(d_x, ops.transpose(kernel)),
-                ops.matmul(ops.transpose(flat(x)), flat(d_x)),
-                ops.matmul(ops.transpose(flat(before[0])), flat(d_h)),
+                _over_all_steps(x, d_x),
+                _over_all_steps(before[0], d_h),
                 ops.sum(d_x, axis=(0, 1)),
                 ops.sum(d_h, axis=(0, 1)),
                 *d_states,
@@ -219,6 +216,14 @@ def _loop(math: Cell, units: int, count: int, marks: list) -> Callable:
         return (h, *last), gradient
 
     return loop
+
+
+def _over_all_steps(given: Any, gradient: Any) -> Any:
+    """Gradient of a kernel `(features, columns)` from `(time, batch, features)` and `(time, batch, columns)`."""
+    if keras.backend.backend() == "jax":  # keeps both axes: over several devices each then sums up its own rows
+        return ops.tensordot(given, gradient, axes=((0, 1), (0, 1)))
+    given, gradient = (ops.reshape(a, (-1, a.shape[-1])) for a in (given, gradient))
+    return ops.matmul(ops.transpose(given), gradient)
 
 
 def _scan(step: Callable, states: list, xs: list, widths: list[int], reverse: bool = False) -> tuple[list, list]:

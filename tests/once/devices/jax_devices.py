@@ -2,6 +2,7 @@
 
 import contextlib
 import shutil
+from pathlib import Path
 
 import jax
 import keras
@@ -66,6 +67,21 @@ def test_each_device_holds_the_states_of_its_rows(four_devices, data_parallel):
     ks.set_states(model, before)
     assert_states_lie_with_their_rows(model, distribution)
     np.testing.assert_array_equal(ks.get_states(model)["first"][0], before["first"][0])
+
+
+def test_each_gradient_crosses_the_wire_once(data_parallel, monkeypatch):
+    """And not at each time step of the backward loop, as those of Keras's own loop do."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
+    from devices import collectives
+
+    with data_parallel.scope():
+        data = sequence()
+        model = compiled(data)
+        model.fit(data, verbose=0)
+        sent = collectives(model, data)
+    gradients = 4 * sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    assert list(sent) == ["all-reduce"]
+    assert gradients <= sent["all-reduce"] <= gradients + 32  # the loss and the metrics
 
 
 def test_resets_by_callback_equal_those_inside_the_step(one_device, data_parallel):
