@@ -220,7 +220,7 @@ def _loop(math: Cell, units: int, count: int, marks: list) -> Callable:
 
 def _over_all_steps(given: Any, gradient: Any) -> Any:
     """Gradient of a kernel `(features, columns)` from `(time, batch, features)` and `(time, batch, columns)`."""
-    if keras.backend.backend() == "jax":  # keeps both axes: over several devices each then sums up its own rows
+    if keras.distribution.distribution() is not None:  # rows kept apart, so that each device sums up its own
         return ops.tensordot(given, gradient, axes=((0, 1), (0, 1)))
     given, gradient = (ops.reshape(a, (-1, a.shape[-1])) for a in (given, gradient))
     return ops.matmul(ops.transpose(given), gradient)
