@@ -43,7 +43,11 @@ def check_inputs(model: keras.Model, name: str, sequence: Any) -> None:
             raise ValueError(
                 f"The model looks ids up in an `Embedding`, and the corpus has numbers. Received: {name} of {dtype}, "
                 f"{shape[2:]} at each time step. "
-                + ("Pass ids, `x.argmax(-1)`, or" if onehot else "Pass ids, an integer array `(timesteps,)`, or")
+                + (
+                    "Pass ids, `x.argmax(-1)`, or"
+                    if onehot
+                    else "Pass ids, an integer array `(timesteps,)`, or"
+                )
                 + " put a `Dense` in the place of the `Embedding`."
             )
         step = shape[2:]
@@ -52,7 +56,7 @@ def check_inputs(model: keras.Model, name: str, sequence: Any) -> None:
                 f"The corpus has another shape at each time step than the model. Received: {name} of {step}, the input "
                 f"{tensor.name!r} of {wanted}. "
                 + (
-                    "Ids need an `Embedding` and an input `keras.Input((None,), dtype=\"int32\")`, or one-hot features."
+                    'Ids need an `Embedding` and an input `keras.Input((None,), dtype="int32")`, or one-hot features.'
                     if not step
                     else f"Make the model with `keras.Input({(None, *step)})`, or change the features."
                 )

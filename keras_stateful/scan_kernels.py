@@ -95,7 +95,9 @@ def serves(layer: Any, sequences: Any) -> bool:
         and cell.activation is keras.activations.tanh
         and getattr(cell, "recurrent_activation", keras.activations.sigmoid) is keras.activations.sigmoid
         and getattr(cell, "reset_after", True)
-        and not (layer.dropout and getattr(cell, "implementation", 2) == 1)  # then each gate has a mask of its own
+        and not (
+            layer.dropout and getattr(cell, "implementation", 2) == 1
+        )  # then each gate has a mask of its own
         and len(sequences.shape) == 3
         and not isinstance(sequences, keras.KerasTensor)
     )
@@ -140,9 +142,7 @@ def run(layer: Any, sequences: Any, initial_state: list, resets: tuple[Any, list
     marks = [] if resets is None else [ops.transpose(ops.cast(resets[0], "bool"))]
 
     loop = _loop(math, cell.units, len(start), marks)
-    outputs, *states = loop(
-        ops.transpose(sequences, (1, 0, 2)), kernel, recurrent, *biases, *start, *initial
-    )
+    outputs, *states = loop(ops.transpose(sequences, (1, 0, 2)), kernel, recurrent, *biases, *start, *initial)
     outputs = ops.transpose(outputs, (1, 0, 2)) if layer.return_sequences else outputs[-1][:, None]
     return states[0], outputs, states
 
@@ -182,7 +182,9 @@ def _loop(math: Cell, units: int, count: int, marks: list) -> Callable:
 
         def gradient(*upstream):
             d_h, *d_last = upstream if len(upstream) > 1 else upstream[0]
-            before = replaced(marks, [i[None] for i in initial[:1]], [ops.concatenate([start[0][None], h[:-1]])])
+            before = replaced(
+                marks, [i[None] for i in initial[:1]], [ops.concatenate([start[0][None], h[:-1]])]
+            )
             others, gates = kept[: count - 1], kept[count - 1 :]
             transposed = ops.transpose(recurrent)
 
@@ -195,13 +197,17 @@ def _loop(math: Cell, units: int, count: int, marks: list) -> Callable:
                 d_states = [d_states[0] + ops.matmul(d_h, transposed), *d_states[1:]]
                 nothing = [ops.zeros_like(d) for d in d_states]
                 if mark:
-                    d_initial = [d + part for d, part in zip(d_initial, replaced(mark, d_states, nothing), strict=True)]
+                    d_initial = [
+                        d + part for d, part in zip(d_initial, replaced(mark, d_states, nothing), strict=True)
+                    ]
                 d_states = replaced(mark, nothing, d_states)
                 return d_states + d_initial, [d_x, d_h] if math.separate else [d_x]
 
             carried = [*d_last, *(ops.zeros_like(i) for i in initial)]
             widths = [math.matrices * units] * (1 + math.separate)
-            d_states, found = _scan(back, carried, [d_h, *marks, *before, *others, *gates], widths, reverse=True)
+            d_states, found = _scan(
+                back, carried, [d_h, *marks, *before, *others, *gates], widths, reverse=True
+            )
             d_x, d_h = found[0], found[-1]
 
             return (
@@ -226,7 +232,9 @@ def _over_all_steps(given: Any, gradient: Any) -> Any:
     return ops.matmul(ops.transpose(given), gradient)
 
 
-def _scan(step: Callable, states: list, xs: list, widths: list[int], reverse: bool = False) -> tuple[list, list]:
+def _scan(
+    step: Callable, states: list, xs: list, widths: list[int], reverse: bool = False
+) -> tuple[list, list]:
     """`jax.lax.scan` over the first axis, on TensorFlow too (`keras.ops.scan` wants outputs shaped as states there).
 
     Args:

@@ -48,10 +48,14 @@ def test_features_for_an_embedding():
     one_hot = np.eye(7, dtype="float32")[IDS]
     labels = {"targets": IDS}
     words = r"`x.argmax\(-1\)`"
-    refused(ids_model(), ks.StatefulSequence(one_hot, 2, 8, **labels), words, "sparse_categorical_crossentropy")
+    refused(
+        ids_model(), ks.StatefulSequence(one_hot, 2, 8, **labels), words, "sparse_categorical_crossentropy"
+    )
     features = np.zeros((200, 3), "float32")
     words = r"an integer array `\(timesteps,\)`"
-    refused(ids_model(), ks.StatefulSequence(features, 2, 8, **labels), words, "sparse_categorical_crossentropy")
+    refused(
+        ids_model(), ks.StatefulSequence(features, 2, 8, **labels), words, "sparse_categorical_crossentropy"
+    )
 
 
 def test_ids_for_an_input_of_features():
@@ -66,7 +70,9 @@ def test_other_features():
 def test_of_several_inputs_each_is_looked_at():
     words, sizes = keras.Input((None,), dtype="int32", name="words"), keras.Input((None, 2), name="sizes")
     x = layers.Concatenate()([layers.Embedding(7, 3)(words), sizes])
-    base = keras.Model({"words": words, "sizes": sizes}, layers.Dense(1)(layers.GRU(4, return_sequences=True)(x)))
+    base = keras.Model(
+        {"words": words, "sizes": sizes}, layers.Dense(1)(layers.GRU(4, return_sequences=True)(x))
+    )
     for width in (2, 4):
         corpus = {"words": IDS, "sizes": np.zeros((200, width), "float32")}
         sequence = ks.StatefulSequence(corpus, 2, 8, targets=np.zeros((200, 1)), resets=True)

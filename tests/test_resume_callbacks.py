@@ -236,7 +236,9 @@ OF_THE_BACKEND = ("SwapEMAWeights", "SwapEMAWeights, swap_on_epoch", "TensorBoar
 
 
 # All of them where nothing is compiled and so a training takes no time.
-@pytest.mark.parametrize("name", mostly_slow(*RESUMED, quick=RESUMED if BACKEND == "torch" else OF_THE_BACKEND))
+@pytest.mark.parametrize(
+    "name", mostly_slow(*RESUMED, quick=RESUMED if BACKEND == "torch" else OF_THE_BACKEND)
+)
 def test_resumed_it_leaves_what_it_would_have_left(name, tmp_path, monkeypatch):
     def post(root, json, **_):
         (Path(root) / f"{json['epoch']}.json").write_text(str(json))

@@ -77,7 +77,9 @@ def test_the_kernel_is_the_loop(kind, resets, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "settings", [{"use_bias": False}, {"return_sequences": False}, {"dropout": 0.4}], ids=lambda s: next(iter(s))
+    "settings",
+    [{"use_bias": False}, {"return_sequences": False}, {"dropout": 0.4}],
+    ids=lambda s: next(iter(s)),
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_settings_that_it_serves(kind, settings, monkeypatch):
@@ -105,7 +107,9 @@ def test_in_double_precision_to_twelve_digits(kind, monkeypatch):
     assert_same(
         monkeypatch,
         lambda: network(kind(UNITS, **layer), None, dtype="float64"),
-        atol=1e-6 if BACKEND == "torch" else 1e-7,  # the optimizer's and the loss's own are of single precision
+        atol=1e-6
+        if BACKEND == "torch"
+        else 1e-7,  # the optimizer's and the loss's own are of single precision
         served=on_this_backend(kind),
     )
 
@@ -118,7 +122,9 @@ def test_a_window_of_any_length_and_of_one_step():
     whole = base(x)
     parts = [model(x[:, a:b], training=True) for a, b in ((0, 1), (1, 6), (6, 9))]
     np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(keras.ops.concatenate(parts, 1)), keras.ops.convert_to_numpy(whole), atol=1e-6
+        keras.ops.convert_to_numpy(keras.ops.concatenate(parts, 1)),
+        keras.ops.convert_to_numpy(whole),
+        atol=1e-6,
     )
 
 
@@ -174,3 +180,20 @@ def test_outside_of_training_the_loop_is_kerass():
         finally:
             kernel.run = original
     assert not calls
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="JAX's forward mode")
+def test_forward_mode_says_so_and_has_a_way_out():
+    import jax
+
+    x = np.ones((ROWS, WINDOW, 3), "float32")
+
+    def pushed(use_cudnn):
+        model = network(layers.LSTM(UNITS, return_sequences=True, use_cudnn=use_cudnn), None)
+        values = [[v.value for v in g] for g in (model.trainable_variables, model.non_trainable_variables)]
+        return jax.jvp(lambda x: model.stateless_call(*values, x, training=True)[0], (x,), (x,))
+
+    with pytest.raises(TypeError, match="forward-mode"):
+        pushed("auto")
+    outputs, moved = pushed(False)
+    assert outputs.shape == moved.shape
