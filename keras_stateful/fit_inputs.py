@@ -68,7 +68,8 @@ def _paired(model: keras.Model, x: Any) -> Iterator[tuple]:
     inputs = compat.functional(model).input
     if isinstance(x, dict):
         by_key = inputs if isinstance(inputs, dict) else {t.name: t for t in keras.tree.flatten(inputs)}
-        yield from ((k, by_key[k], *x[k]) for k in x if k in by_key and k != "resets")
+        along_time = {k: t for k, t in by_key.items() if k != "resets" and len(t.shape) > 1}
+        yield from ((k, along_time[k], *x[k]) for k in x if k in along_time)
         return
     given = x if isinstance(x[0], tuple) and isinstance(x[0][0], tuple) else (x,)
     yield (None, keras.tree.flatten(inputs)[0], *given[0])
