@@ -37,30 +37,26 @@ def check_inputs(model: keras.Model, name: str, sequence: Any) -> None:
                 f"{tensor.name!r} of shape {tuple(tensor.shape)}. Make the sequence with `sequence_length={window}`, or the "
                 "model with a time axis of None, `keras.Input((None, ...))`."
             )
+        step = shape[2:]
+        if _fit(step, wanted):
+            continue
         known = ids_known(model, [key]).get(key)
         if known is not None and dtype.kind == "f":
-            onehot = len(shape) == 3 and shape[2] == known
             raise ValueError(
-                f"The model looks ids up in an `Embedding`, and the corpus has numbers. Received: {name} of {dtype}, "
-                f"{shape[2:]} at each time step. "
-                + (
-                    "Pass ids, `x.argmax(-1)`, or"
-                    if onehot
-                    else "Pass ids, an integer array `(timesteps,)`, or"
-                )
+                f"The model looks ids up in an `Embedding`, and the corpus has features. Received: {name} of {dtype}, {step} at "
+                "each time step. "
+                + ("Pass ids, `x.argmax(-1)`, or" if step == (known,) else "Pass ids, an integer array, or")
                 + " put a `Dense` in the place of the `Embedding`."
             )
-        step = shape[2:]
-        if not _fit(step, wanted):
-            raise ValueError(
-                f"The corpus has another shape at each time step than the model. Received: {name} of {step}, the input "
-                f"{tensor.name!r} of {wanted}. "
-                + (
-                    'Ids need an `Embedding` and an input `keras.Input((None,), dtype="int32")`, or one-hot features.'
-                    if not step
-                    else f"Make the model with `keras.Input({(None, *step)})`, or change the features."
-                )
+        raise ValueError(
+            f"The corpus has another shape at each time step than the model. Received: {name} of {step}, the input "
+            f"{tensor.name!r} of {wanted}. "
+            + (
+                'Ids need an `Embedding` and an input `keras.Input((None,), dtype="int32")`, or one-hot features.'
+                if not step
+                else f"Make the model with `keras.Input({(None, *step)})`, or change the features."
             )
+        )
 
 
 def _paired(model: keras.Model, x: Any) -> Iterator[tuple]:
@@ -72,14 +68,15 @@ def _paired(model: keras.Model, x: Any) -> Iterator[tuple]:
         yield from ((k, along_time[k], *x[k]) for k in x if k in along_time)
         return
     given = x if isinstance(x[0], tuple) and isinstance(x[0][0], tuple) else (x,)
-    yield (None, keras.tree.flatten(inputs)[0], *given[0])
+    first = next(t for t in keras.tree.flatten(inputs) if t.name != "resets")  # a dict is sorted by its keys
+    yield (None, first, *given[0])
 
 
 def _fit(given: tuple, wanted: tuple) -> bool:
     """Whether shapes at a time step are the same, but for a last axis of length 1, which Keras adds and takes away."""
     if len(given) == len(wanted) + 1 and given[-1] == 1:
         given = given[:-1]
-    elif len(wanted) == len(given) + 1 and wanted[-1] in (1, None):
+    elif len(wanted) == len(given) + 1 and wanted[-1] == 1:
         wanted = wanted[:-1]
     return len(given) == len(wanted) and all(w in (None, g) for g, w in zip(given, wanted, strict=True))
 

@@ -92,6 +92,7 @@ def serves(layer: Any, sequences: Any) -> bool:
     return (
         type(cell) in CELLS
         and _on_cpu()
+        and getattr(layer, "use_cudnn", "auto") == "auto"  # True: Keras says that there is none
         and cell.activation is keras.activations.tanh
         and getattr(cell, "recurrent_activation", keras.activations.sigmoid) is keras.activations.sigmoid
         and getattr(cell, "reset_after", True)

@@ -29,7 +29,8 @@ def ids_known(model: keras.Model, keys: list) -> dict[Any, int]:
         return {}
     given = compat.functional(model).input
     by_key = given if isinstance(given, dict) else {t.name: t for t in keras.tree.flatten(given)}
-    entries = {k: keras.tree.flatten(given)[0] if k is None else by_key.get(k) for k in keys}
+    first = next(t for t in keras.tree.flatten(given) if t.name != "resets")
+    entries = {k: first if k is None else by_key.get(k) for k in keys}
     plain = keras.layers.Embedding.call  # a subclass may fold ids before it looks them up
     calls = [c for c in compat.graph_calls(model) if getattr(type(c.operation), "call", None) is plain]
     sizes = {k: input_vocabulary(calls, entry) for k, entry in entries.items() if entry is not None}

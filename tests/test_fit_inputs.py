@@ -52,7 +52,7 @@ def test_features_for_an_embedding():
         ids_model(), ks.StatefulSequence(one_hot, 2, 8, **labels), words, "sparse_categorical_crossentropy"
     )
     features = np.zeros((200, 3), "float32")
-    words = r"an integer array `\(timesteps,\)`"
+    words = "an integer array"
     refused(
         ids_model(), ks.StatefulSequence(features, 2, 8, **labels), words, "sparse_categorical_crossentropy"
     )
@@ -84,7 +84,31 @@ def test_of_several_inputs_each_is_looked_at():
         model.fit(sequence, verbose=0)
 
 
-def test_a_last_axis_of_one_is_what_keras_adds():
+@pytest.mark.parametrize("dtype", ["int32", "float32"])
+@pytest.mark.parametrize("resets", [False, True])
+def test_a_last_axis_of_one_is_what_keras_adds_and_takes_away(dtype, resets):
+    """Ids in a column, and ids stored as floats, which Keras casts."""
+    sequence = ks.StatefulSequence(IDS[:, None].astype(dtype), 2, 8, targets=IDS, resets=resets)
+    model = ks.to_stateful(ids_model(), sequence)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(sequence, verbose=0)
+
+
+def test_ids_for_features_of_one():
     model = ks.to_stateful(features_model(1), 2)
     model.compile("sgd", "mse")
-    model.fit(ks.StatefulSequence(np.zeros((200, 1), "float32"), 2, 8), verbose=0)
+    model.fit(ks.StatefulSequence(IDS, 2, 8), verbose=0)
+
+
+@pytest.mark.parametrize("key", ["ids", "tokens"])
+def test_a_dict_of_one_input_whatever_its_key(key):
+    """The keys of a dict are sorted, "resets" among them."""
+    ids = keras.Input((None,), dtype="int32", name=key)
+    h = layers.LSTM(4, return_sequences=True)(layers.Embedding(7, 3)(ids))
+    sequence = ks.StatefulSequence({key: IDS}, 2, 8, resets=True)
+    model = ks.to_stateful(keras.Model({key: ids}, layers.Dense(7)(h)), sequence)
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.fit(sequence, verbose=0)
+    if key > "resets":  # Keras fills a dict in the order of its keys, and here would take the one for the other
+        with pytest.raises(ValueError, match="structure"):
+            model.fit(ks.StatefulSequence(IDS, 2, 8, resets=True), verbose=0)

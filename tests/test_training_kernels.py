@@ -145,6 +145,21 @@ def test_what_it_cannot_do_stays_with_keras(settings, monkeypatch):
     assert_same(monkeypatch, make, served=False)
 
 
+def test_a_gru_that_resets_before_stays_with_keras(monkeypatch):
+    make = lambda: network(layers.GRU(UNITS, return_sequences=True, reset_after=False), None)  # noqa: E731
+    assert_same(monkeypatch, make, served=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_stays_with_keras(kind, monkeypatch):
+    def make():
+        inputs = keras.Input((WINDOW, 3))
+        x = kind(UNITS, return_sequences=True)(layers.Masking()(inputs))
+        return ks.to_stateful(keras.Model(inputs, layers.Dense(2)(x)), ROWS)
+
+    assert_same(monkeypatch, make, served=False)
+
+
 def test_a_dropout_mask_for_each_gate_stays_with_keras(monkeypatch):
     def make():
         model = network(layers.LSTM(UNITS, return_sequences=True, seed=3, dropout=0.3), None)
@@ -183,17 +198,25 @@ def test_outside_of_training_the_loop_is_kerass():
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX's forward mode")
-def test_forward_mode_says_so_and_has_a_way_out():
+@pytest.mark.parametrize(
+    ("kind", "way_out"),
+    [
+        (layers.LSTM, {"use_cudnn": False}),
+        (layers.GRU, {"use_cudnn": False}),
+        (layers.SimpleRNN, {"unroll": True}),
+    ],
+)
+def test_forward_mode_says_so_and_has_a_way_out(kind, way_out):
     import jax
 
     x = np.ones((ROWS, WINDOW, 3), "float32")
 
-    def pushed(use_cudnn):
-        model = network(layers.LSTM(UNITS, return_sequences=True, use_cudnn=use_cudnn), None)
+    def pushed(**settings):
+        model = network(kind(UNITS, return_sequences=True, **settings), None)
         values = [[v.value for v in g] for g in (model.trainable_variables, model.non_trainable_variables)]
         return jax.jvp(lambda x: model.stateless_call(*values, x, training=True)[0], (x,), (x,))
 
     with pytest.raises(TypeError, match="forward-mode"):
-        pushed("auto")
-    outputs, moved = pushed(False)
+        pushed()
+    outputs, moved = pushed(**way_out)
     assert outputs.shape == moved.shape
