@@ -109,6 +109,8 @@ def test_a_dict_of_one_input_whatever_its_key(key):
     model = ks.to_stateful(keras.Model({key: ids}, layers.Dense(7)(h)), sequence)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     model.fit(sequence, verbose=0)
-    if key > "resets":  # Keras fills a dict in the order of its keys, and here would take the one for the other
+    if (
+        key > "resets"
+    ):  # Keras fills a dict in the order of its keys, and here would take the one for the other
         with pytest.raises(ValueError, match="structure"):
             model.fit(ks.StatefulSequence(IDS, 2, 8, resets=True), verbose=0)
