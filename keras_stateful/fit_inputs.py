@@ -8,7 +8,8 @@ import numpy as np
 
 from keras_stateful import compat
 from keras_stateful.arrays import refuse_id
-from keras_stateful.vocabulary import ids_known
+from keras_stateful.fit_targets import fits_at_a_step
+from keras_stateful.vocabulary import entries, ids_known
 
 
 def check_inputs(model: keras.Model, name: str, sequence: Any) -> None:
@@ -38,7 +39,7 @@ def check_inputs(model: keras.Model, name: str, sequence: Any) -> None:
                 "model with a time axis of None, `keras.Input((None, ...))`."
             )
         step = shape[2:]
-        if _fit(step, wanted):
+        if fits_at_a_step(step, wanted):
             continue
         known = ids_known(model, [key]).get(key)
         if known is not None and dtype.kind == "f":
@@ -61,24 +62,13 @@ def check_inputs(model: keras.Model, name: str, sequence: Any) -> None:
 
 def _paired(model: keras.Model, x: Any) -> Iterator[tuple]:
     """Key, input tensor, shape and dtype of what each input but the resets is given."""
-    inputs = compat.functional(model).input
     if isinstance(x, dict):
-        by_key = inputs if isinstance(inputs, dict) else {t.name: t for t in keras.tree.flatten(inputs)}
-        along_time = {k: t for k, t in by_key.items() if k != "resets" and len(t.shape) > 1}
-        yield from ((k, along_time[k], *x[k]) for k in x if k in along_time)
-        return
-    given = x if isinstance(x[0], tuple) and isinstance(x[0][0], tuple) else (x,)
-    first = next(t for t in keras.tree.flatten(inputs) if t.name != "resets")  # a dict is sorted by its keys
-    yield (None, first, *given[0])
-
-
-def _fit(given: tuple, wanted: tuple) -> bool:
-    """Whether shapes at a time step are the same, but for a last axis of length 1, which Keras adds and takes away."""
-    if len(given) == len(wanted) + 1 and given[-1] == 1:
-        given = given[:-1]
-    elif len(wanted) == len(given) + 1 and wanted[-1] == 1:
-        wanted = wanted[:-1]
-    return len(given) == len(wanted) and all(w in (None, g) for g, w in zip(given, wanted, strict=True))
+        given = {k: spec for k, spec in x.items() if k != "resets"}
+    else:
+        given = {None: x[0] if isinstance(x[0][0], tuple) else x}  # a pair has the mask behind it
+    for key, tensor in entries(model, list(given)).items():
+        if len(tensor.shape) > 1:
+            yield (key, tensor, *given[key])
 
 
 def _check_names(model: keras.Model, name: str, x: dict) -> None:

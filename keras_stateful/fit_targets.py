@@ -131,7 +131,7 @@ def _one_of(loss: Any, own: tuple) -> bool:
 
 
 def _check_shape(name: str, target: tuple, dtype: Any, output: _Output) -> None:
-    if _fit(target[2:], output.shape[2:]):
+    if fits_at_a_step(target[2:], output.shape[2:]):
         return
     step = tuple(target[2:])
     remedy = (
@@ -156,12 +156,10 @@ def _check_shape(name: str, target: tuple, dtype: Any, output: _Output) -> None:
     )
 
 
-def _fit(target: tuple, output: tuple) -> bool:
-    """Whether shapes beyond `(batch, time)` are the same, but for a last axis of length 1, which Keras takes away."""
-    if len(target) == len(output) + 1 and target[-1] == 1:
-        target = target[:-1]
-    elif len(output) == len(target) + 1 and output[-1] == 1:
-        output = output[:-1]
-    return len(target) == len(output) and all(
-        a == b or b is None for a, b in zip(target, output, strict=True)
-    )
+def fits_at_a_step(given: tuple, wanted: tuple) -> bool:
+    """Whether shapes beyond `(batch, time)` agree, but for a last axis of length 1, which Keras adds and takes away."""
+    if len(given) == len(wanted) + 1 and given[-1] == 1:
+        given = given[:-1]
+    elif len(wanted) == len(given) + 1 and wanted[-1] == 1:
+        wanted = wanted[:-1]
+    return len(given) == len(wanted) and all(w in (None, g) for g, w in zip(given, wanted, strict=True))

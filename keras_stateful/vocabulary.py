@@ -18,6 +18,20 @@ def input_vocabulary(calls: list[compat.Call], entry: Any) -> int | None:
     return min(sizes, default=None)
 
 
+def entries(model: keras.Model, keys: list) -> dict[Any, Any]:
+    """The input tensor of a graph that each key of a batch goes to; keys that have none are left out.
+
+    Args:
+        model: a model whose graph can be read.
+        keys: of inputs; the key is None for a single one, the model's first that is not the resets.
+    """
+    given = compat.functional(model).input
+    flat = keras.tree.flatten(given)  # a dict is sorted by its keys
+    by_key = dict(given) if isinstance(given, dict) else {t.name: t for t in flat}
+    by_key[None] = next(t for t in flat if t.name != "resets")
+    return {k: by_key[k] for k in keys if k in by_key}
+
+
 def ids_known(model: keras.Model, keys: list) -> dict[Any, int]:
     """How many ids each input that goes straight into an `Embedding` may hold; inputs that do not are left out.
 
@@ -27,13 +41,9 @@ def ids_known(model: keras.Model, keys: list) -> dict[Any, int]:
     """
     if not compat.is_graph(model):
         return {}
-    given = compat.functional(model).input
-    by_key = given if isinstance(given, dict) else {t.name: t for t in keras.tree.flatten(given)}
-    first = next(t for t in keras.tree.flatten(given) if t.name != "resets")
-    entries = {k: first if k is None else by_key.get(k) for k in keys}
     plain = keras.layers.Embedding.call  # a subclass may fold ids before it looks them up
     calls = [c for c in compat.graph_calls(model) if getattr(type(c.operation), "call", None) is plain]
-    sizes = {k: input_vocabulary(calls, entry) for k, entry in entries.items() if entry is not None}
+    sizes = {k: input_vocabulary(calls, entry) for k, entry in entries(model, keys).items()}
     return {k: size for k, size in sizes.items() if size is not None}
 
 
