@@ -7,6 +7,7 @@
 | `mask_of` is `keras.src.backend.common.masking.get_keras_mask` | Keras drops the implicit mask of a call with several tensors, and scales sample weights by it | 3.14 to 3.15 |
 | `compile_arguments` reads `Trainer._compile_config` | `get_compile_config` cannot serialize every loss | 3.14 to 3.15 |
 | `trainer_call` looks at the frame of `fit`, `evaluate`, `predict` | callbacks are not told data, shuffle or weights, data not their model | 3.14 to 3.15 |
+| `takes_plain_batches` knows that `fit` and `evaluate` on TensorFlow run their step on what any iterator gives | a `tf.data.Dataset` of Python's batches costs a step up to a millisecond | 3.14 to 3.15 |
 | `skip_steps` wraps the epoch iterator's `_enumerate_iterator`, `begin_at` sets `Trainer._initial_epoch` | `fit` begins an epoch at its first step | 3.14 to 3.15 |
 | `build_for_training` is `Trainer._symbolic_build` | on TensorFlow metrics have no variables before the first step | 3.14 to 3.15 |
 | `global_seed_state` is that of `keras.src.random.seed_generator.global_seed_generator` | it cannot be read otherwise without drawing from it | 3.14 to 3.15 |
@@ -134,6 +135,22 @@ def trainer_call() -> TrainerCall | None:
             )
         frame = frame.f_back
     return None
+
+
+def takes_plain_batches(call: TrainerCall) -> bool:
+    """Whether Keras's TensorFlow trainer may be given an iterable of batches in place of a `tf.data.Dataset`.
+
+    `Trainer._make_function` runs its step on what any iterator gives. With several steps in an execution it would run them in
+    Python, one by one, and a strategy distributes datasets only.
+    """
+    import tensorflow as tf
+
+    return (
+        call.method in ("fit", "evaluate")
+        and call.model.steps_per_execution == 1
+        and call.model.distribute_strategy is tf.distribute.get_strategy()
+        and not tf.distribute.has_strategy()
+    )
 
 
 def batch_to_build_from(epoch_iterator: Any, replicas: int) -> Any:

@@ -119,6 +119,11 @@ class Field:
             refuse_id(self.name, found, size, place(spans, np.asarray(bad)))
 
     @property
+    def immediate(self) -> bool:
+        """Whether a read waits for neither a disk nor somebody's code."""
+        return False
+
+    @property
     def in_memory(self) -> bool:
         """Whether all documents are in memory and can be searched quickly."""
         return False
@@ -171,8 +176,12 @@ class Flat(Field):
         return kept[1]
 
     @property
+    def immediate(self) -> bool:
+        return not isinstance(self.flat, np.memmap)
+
+    @property
     def in_memory(self) -> bool:
-        return not isinstance(self.flat, np.memmap) and self.flat.nbytes <= _SCAN_BYTES
+        return self.immediate and self.flat.nbytes <= _SCAN_BYTES
 
     def search(self, offsets: tuple[int, ...] = (0,)) -> None:
         if self.searched or not self.in_memory:
@@ -203,10 +212,13 @@ class Separate(Field):
         return self.documents[document][start:stop]
 
     @property
+    def immediate(self) -> bool:
+        return not any(isinstance(d, np.memmap) for d in self.documents[:8])
+
+    @property
     def in_memory(self) -> bool:
         size = int(self.lengths.sum()) * int(np.prod(self.shape)) * self.dtype.itemsize
-        mapped = any(isinstance(d, np.memmap) for d in self.documents[:8])
-        return size <= _SCAN_BYTES and len(self.documents) <= _SCAN_DOCUMENTS and not mapped
+        return self.immediate and size <= _SCAN_BYTES and len(self.documents) <= _SCAN_DOCUMENTS
 
     def search(self, offsets: tuple[int, ...] = (0,)) -> None:
         if self.searched or not self.in_memory:

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from keras_stateful import compat, distribution, fit_checks
+from keras_stateful.callback_list import lightest
 from keras_stateful.fit_inputs import check_ids_of_arrays
 from keras_stateful.masked_loss import masks_into_weights
 from keras_stateful.states import find_states, preserve_states, reset_states
@@ -57,7 +58,7 @@ class StatefulModel(keras.Model):
                     fit_checks.sequence_or_none(arguments.get("validation_data")),
                 )
                 given = [own, *given]
-            arguments["callbacks"] = list(given)
+            arguments["callbacks"] = lightest(list(given), self, arguments)
         with warnings.catch_warnings():
             if fit_checks.is_sequence(arguments.get("x")) and arguments["x"].num_batches is None:
                 warnings.filterwarnings("ignore", "Your input ran out of data")  # a stream: so its epochs end

@@ -278,6 +278,10 @@ class StatefulSequence(Batches):
                     self.epoch = epoch + 1
                 yield batch
 
+    @property
+    def immediate(self) -> bool:
+        return self._windows.immediate
+
     def signature(self) -> tuple:
         """A batch of `(shape, dtype)` pairs in place of arrays."""
         return self._windows.signature()

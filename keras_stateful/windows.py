@@ -82,6 +82,13 @@ class Windows:
         every = {t.label_at for t in targets.values()} == {"every"}
         self._weighted = plan.padded or weights is not None or not every
 
+    @property
+    def immediate(self) -> bool:
+        """Whether reading waits for neither a disk nor somebody's code."""
+        fields = [*self._corpus.fields.values(), *(t.field for t in self._targets.values())]
+        fields.append(None if self._weights is None else self._weights.field)
+        return all(f.immediate for f in fields if f is not None)
+
     def signature(self) -> tuple:
         """A batch of `(shape, dtype)` pairs in place of arrays."""
         shape, fields = (len(self._rows), self._plan.settings.window), self._corpus.fields

@@ -181,3 +181,16 @@ def test_the_global_seed_generator_is_found():
     before = keras.ops.convert_to_numpy(state).tolist()
     keras.random.uniform((1,))
     assert keras.ops.convert_to_numpy(state).tolist() != before
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow only")
+def test_steps_run_on_what_any_iterator_gives():
+    import tensorflow as tf
+
+    model = two_levels()
+    model.compile("sgd", "mse")
+    model.make_train_function()
+    batches = iter([(tf.ones((1, 2, 3)), tf.ones((1, 2, 1)))] * 2)
+    first, second = (float(model.train_function(batches)["loss"]) for _ in range(2))
+    assert first != second
+    assert next(batches, None) is None

@@ -66,9 +66,22 @@ def expected(sequence, epoch, batches=None):
     return [sequence[i][0][:, 0].tolist() for i in range(len(sequence))][:batches]
 
 
-def make(**arguments):
+class Source:
+    """Documents that are read when asked for, as those on a disk."""
+
+    def __init__(self, documents):
+        self.documents = documents
+
+    def __len__(self):
+        return len(self.documents)
+
+    def __getitem__(self, index):
+        return self.documents[index]
+
+
+def make(kind=list, **arguments):
     texts = documents(21, 30, 9, 14)
-    return StatefulSequence(texts, ROWS, WINDOW, targets=[d + 1.0 for d in texts], **arguments)
+    return StatefulSequence(kind(texts), ROWS, WINDOW, targets=[d + 1.0 for d in texts], **arguments)
 
 
 def epochs_of(sequence, count):
@@ -80,9 +93,11 @@ def test_keras_takes_a_sequence_as_its_own_adapter():
     assert data_adapters.get_data_adapter(sequence, shuffle=True) is sequence
 
 
+@pytest.mark.parametrize("kind", [list, Source])
 @pytest.mark.parametrize("workers", [1, 4])
-def test_fit_reads_every_batch_in_order_under_its_default_shuffle(workers):
-    sequence = make(shuffle=True, seed=3, workers=workers)
+def test_fit_reads_every_batch_in_order_under_its_default_shuffle(kind, workers):
+    sequence = make(kind, shuffle=True, seed=3, workers=workers)
+    assert sequence.immediate == (kind is list)
     model, recorder = recording_model()
     model.fit(sequence, epochs=3, verbose=0)
     seen = recorder.take()
