@@ -56,8 +56,12 @@ def main() -> None:
     python = Path(sys.executable) if options.here else environment(options.keras)
     workers = os.cpu_count() or 1
     passed = failed = 0
-    with concurrent.futures.ThreadPoolExecutor(min(workers, len(options.only))) as pool:
-        for future in concurrent.futures.as_completed([pool.submit(check, n, python) for n in options.only]):
+    with (
+        tempfile.TemporaryDirectory() as compiled,
+        concurrent.futures.ThreadPoolExecutor(min(workers, len(options.only))) as pool,
+    ):
+        checks = [pool.submit(check, name, python, Path(compiled)) for name in options.only]
+        for future in concurrent.futures.as_completed(checks):
             result = future.result()
             passed, failed = passed + result.passed, failed + result.failed
             if result.failed:
@@ -102,8 +106,8 @@ def environment(keras: str | None) -> Path:
     return python
 
 
-def check(name: str, python: Path) -> Result:
-    """Run one check in a process of its own."""
+def check(name: str, python: Path, compiled: Path) -> Result:
+    """Run one check in a process of its own; `compiled`: a folder for what JAX compiles, which is much the same in many tests."""
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
@@ -111,9 +115,10 @@ def check(name: str, python: Path) -> Result:
         if command[2] == "pytest":
             command += ["-q", "--color=no", "--durations=10", f"--junitxml={report}"]
         one_thread = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+        kept = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         backend = name if name in BACKENDS else os.environ.get("KERAS_BACKEND", "jax")
         try:
-            done = subprocess.run(command, cwd=ROOT, env={**os.environ, **one_thread, "KERAS_BACKEND": backend},
+            done = subprocess.run(command, cwd=ROOT, env={**os.environ, **one_thread, **kept, "KERAS_BACKEND": backend},
                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                   text=True, errors="replace", timeout=LIMIT)  # fmt: skip
             status, output = done.returncode, done.stdout

@@ -33,7 +33,7 @@ def test_counts(script, monkeypatch, tmp_path, body, passed, failed):
     (tmp_path / "test_it.py").write_text(body)
     monkeypatch.setitem(script.CHECKS, "jax", ["pytest", "-p", "no:cacheprovider", str(tmp_path)])
     monkeypatch.setattr(script, "ROOT", tmp_path)
-    result = script.check("jax", Path(sys.executable))
+    result = script.check("jax", Path(sys.executable), tmp_path / "compiled")
     assert (result.passed, result.failed) == (passed, failed)
 
 
@@ -47,7 +47,7 @@ def test_slow_tests_are_run_and_no_others(script, monkeypatch, tmp_path):
     command = [str(tmp_path) if part == "tests" else part for part in script.CHECKS["slow"]]
     monkeypatch.setitem(script.CHECKS, "slow", [*command, "-p", "no:cacheprovider"])
     monkeypatch.setattr(script, "ROOT", tmp_path)
-    result = script.check("slow", Path(sys.executable))
+    result = script.check("slow", Path(sys.executable), tmp_path / "compiled")
     assert (result.passed, result.failed) == (1, 0), result.output
 
 
@@ -56,6 +56,6 @@ def test_a_check_that_hangs_fails(script, monkeypatch, tmp_path):
     monkeypatch.setitem(script.CHECKS, "jax", ["pytest", str(tmp_path)])
     monkeypatch.setattr(script, "ROOT", tmp_path)
     monkeypatch.setattr(script, "LIMIT", 2)
-    result = script.check("jax", Path(sys.executable))
+    result = script.check("jax", Path(sys.executable), tmp_path / "compiled")
     assert (result.passed, result.failed) == (0, 1)
     assert "stopped after 2 seconds" in result.output
