@@ -74,11 +74,15 @@ def all_finite(values: np.ndarray) -> bool:
     return not values.size or bool(np.isfinite(values.min()) and np.isfinite(values.max()))
 
 
+def fits_int32(low: int, high: int) -> bool:
+    return _INT32.min <= low and high <= _INT32.max
+
+
 def check_int32(name: str, values: np.ndarray) -> None:
     """Raises for integers that batches cannot hold."""
     if values.dtype.itemsize > 3 and values.dtype.kind in "iu" and values.dtype != np.int32 and values.size:
         low, high = int(values.min()), int(values.max())
-        if low < _INT32.min or high > _INT32.max:
+        if not fits_int32(low, high):
             raise ValueError(
                 f"`{name}` has integers that do not fit int32, which batches have. Received: "
                 f"{low} to {high}. Number the ids from 0, or store the values as floating point."

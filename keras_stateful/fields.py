@@ -15,6 +15,7 @@ from keras_stateful.arrays import (
     all_finite,
     as_document,
     check_int32,
+    fits_int32,
     out_dtype,
     refuse_id,
     refuse_not_finite,
@@ -124,6 +125,11 @@ class Field:
         return False
 
     @property
+    def plain(self) -> bool:
+        """Whether this is one array with nothing left to check in it, so that batches may be copies of its parts."""
+        return False
+
+    @property
     def in_memory(self) -> bool:
         """Whether all documents are in memory and can be searched quickly."""
         return False
@@ -163,6 +169,16 @@ class Flat(Field):
         out = np.zeros((rows * window, *self.shape), self.dtype)
         out[counter + np.repeat(spans.row * window + spans.column - before, spans.steps)] = values
         return out.reshape(rows, window, *self.shape)
+
+    @property
+    def plain(self) -> bool:
+        fits = self.dtype.kind not in "iu" or self.dtype.itemsize < 4 or self.dtype == np.int32
+        return self.searched and (fits or (self._id_range is not None and fits_int32(*self._id_range)))
+
+    def streams(self, begin: int, rows: int, batches: int, window: int) -> np.ndarray:
+        """From `begin` on, the windows of streams of equal length: a view `(batches, rows, window, ...)`."""
+        steps = self.flat.view(np.ndarray)[begin : begin + rows * batches * window]
+        return steps.reshape(rows, batches, window, *self.shape).swapaxes(0, 1)
 
     def _strided(self, window: int) -> np.ndarray:
         """Every window of the array, `(timesteps - window + 1, window, ...)`, without a copy."""

@@ -127,6 +127,11 @@ class Streams:
         self.burn_in, self.begin = burn_in, begin
         self.counts: dict[str, int] = {}
 
+    @property
+    def one_text(self) -> bool:
+        """Whether it is no more than one document, so that a stream is one piece of it."""
+        return len(self.ends) == 1
+
     def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
         """Spans of batches `begin` to `end` in rows `low` to `high`, `shift` steps later in the text.
 
@@ -135,8 +140,7 @@ class Streams:
         batch, rows = _tall(begin, end, low, high)
         tall = np.arange(len(rows))
         at = self.begin + shift + (rows * self.num_batches + batch) * self.window
-        single = len(self.ends) == 1
-        if single:
+        if self.one_text:
             start, j = at, np.zeros(len(rows), "int64")
             column, steps = j, np.full(len(rows), self.window)
         else:
@@ -151,7 +155,7 @@ class Streams:
         document = j if self.order is None else self.order[j]
         skip = np.clip(self.burn_in - batch * self.window - column, 0, steps)
         return Spans(tall, column, document, start, steps, skip, (batch == 0) & (column == 0),
-                     at + column + steps == self.ends[j], single)  # fmt: skip
+                     at + column + steps == self.ends[j], self.one_text)  # fmt: skip
 
     @_remembered
     def counted(self, label_at: str) -> int:

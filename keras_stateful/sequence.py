@@ -3,7 +3,7 @@
 import operator
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -265,8 +265,9 @@ class StatefulSequence(Batches):
         first, self._begin_at = self._begin_at, 0
         at_once = max(1, min(32, _TALL // spec_bytes(self.signature()), total))
 
-        def read(begin: int) -> list[tuple]:
-            return list(self._windows.read(begin, min(begin + at_once, total), epoch))
+        def read(begin: int) -> Iterable[tuple]:
+            batches = self._windows.read(begin, min(begin + at_once, total), epoch)
+            return batches if self.workers < 2 else list(batches)  # in the thread that was given them
 
         given = first
         for batches in in_order(

@@ -1,6 +1,7 @@
 """The windows of a corpus: batches of inputs, targets and weights, where the layout of an epoch says they stand."""
 
 from collections.abc import Iterator
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
@@ -151,8 +152,43 @@ class Windows:
         return masks[i % several].copy()
 
     def read(self, begin: int, end: int, epoch: int) -> Iterator[tuple]:
-        """Batches `begin` to `end` of an epoch, gathered together as one tall batch."""
-        layout, window = self._plan.layout(epoch), self._plan.settings.window
+        """Batches `begin` to `end` of an epoch."""
+        layout = self._plan.layout(epoch)
+        if isinstance(layout, Streams) and layout.one_text and self._plain:
+            return self._copied(layout, begin, end)
+        return self._gathered(layout, begin, end)
+
+    @property
+    def _plain(self) -> bool:
+        """Whether batches are parts of arrays, converted at most."""
+        targets = self._targets.values()
+        fields = [self._corpus.fields[k] for k in self._inputs] + [t.field for t in targets]
+        return (
+            not (self._weighted or self._vocabulary or self._classes)
+            and all(f is not None and f.plain for f in fields)
+            and not any(t.horizon for t in targets)
+        )
+
+    def _copied(self, layout: Streams, begin: int, end: int) -> Iterator[tuple]:
+        """Batches of one text: every one is the same part of each stream, and copied from there."""
+        settings, low, high = self._plan.settings, self._rows.start, self._rows.stop
+
+        def batches(field: Any, shift: int, lifted: bool = False) -> Iterator[np.ndarray]:
+            whole = field.streams(layout.begin + shift, settings.rows, layout.num_batches, settings.window)
+            parts = whole[begin:end, low:high]
+            return map(methodcaller("astype", field.out_dtype, "C"), parts[..., None] if lifted else parts)
+
+        inputs = {k: batches(self._corpus.fields[k], 0) for k in self._inputs}
+        masks = None
+        if self._resets:
+            tall = self.mask(layout.spans(begin, end, low, high), end - begin)
+            masks = iter(tall.reshape(end - begin, high - low, *tall.shape[1:]))
+        y = {k: batches(t.field, t.offsets[0], t.lifted) for k, t in self._targets.items()}
+        return zip(*map(_together, assemble(inputs, masks, y, None)), strict=True)
+
+    def _gathered(self, layout: Dealt | Streams, begin: int, end: int) -> Iterator[tuple]:
+        """Batches read span by span, together as one tall batch."""
+        window = self._plan.settings.window
         low, high = self._rows.start, self._rows.stop
         count, rows = end - begin, (end - begin) * (high - low)
         spans = layout.spans(begin, end, low, high)
@@ -187,3 +223,10 @@ class Windows:
         """All steps / counted steps of the epoch, in all shards."""
         settings = self._plan.settings
         return self._plan.num_batches * settings.rows * settings.window / layout.counted(target.label_at)
+
+
+def _together(parts: Any) -> Iterator:
+    """Iterators over batches, alone, in a dict or in a tuple, as one over such structures of arrays."""
+    if isinstance(parts, dict):
+        return (dict(zip(parts, arrays, strict=True)) for arrays in zip(*parts.values(), strict=True))
+    return zip(*parts, strict=True) if isinstance(parts, tuple) else parts

@@ -11,7 +11,7 @@ HOOKS = [
     "on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end", "on_batch_end",
     "on_test_begin", "on_test_batch_begin", "on_test_batch_end", "on_test_end", "on_epoch_end", "on_train_end",
 ]  # fmt: skip
-ENDS = {"on_train_batch_end", "on_batch_end", "on_test_batch_end"}
+ENDS = ["on_train_batch_end", "on_batch_end", "on_test_batch_end"]
 
 
 def heard_by(hooks):
@@ -57,7 +57,7 @@ def run(hooks, keras_list, monkeypatch, **arguments):
     return heard, told[0], history
 
 
-CASES = {**{hook: [hook] for hook in HOOKS}, "all but ends": sorted(set(HOOKS) - ENDS), "all": HOOKS}
+CASES = {**{hook: [hook] for hook in ENDS}, "all but ends": sorted(set(HOOKS) - {*ENDS}), "all": HOOKS}
 
 
 @pytest.mark.parametrize("hooks", CASES.values(), ids=CASES)
@@ -66,7 +66,7 @@ def test_callbacks_hear_what_keras_tells_them(hooks, monkeypatch):
     expected, keras_list, theirs = run(hooks, True, monkeypatch, verbose=0)
     assert heard == expected
     assert heard
-    assert told_by is (keras.callbacks.CallbackList if ENDS & set(hooks) else Unheard)
+    assert told_by is (keras.callbacks.CallbackList if {*ENDS} & {*hooks} else Unheard)
     assert keras_list is keras.callbacks.CallbackList
     assert history.history == theirs.history
     assert (history.epoch, history.params) == (theirs.epoch, theirs.params)
@@ -82,7 +82,7 @@ def test_a_lambda_is_heard():
 
 @pytest.mark.parametrize("arguments", [{"steps_per_epoch": 3}, {"verbose": 2}])
 def test_other_arguments(arguments, monkeypatch, capsys):
-    hooks = sorted(set(HOOKS) - ENDS)
+    hooks = sorted(set(HOOKS) - {*ENDS})
     arguments = {"verbose": 0, **arguments}
     heard, told_by, _ = run(hooks, False, monkeypatch, **arguments)
     expected, _, _ = run(hooks, True, monkeypatch, **arguments)

@@ -263,3 +263,68 @@ def test_epochs_differ_and_seeds_decide():
     assert order(3, 0) == order(3, 0)
     assert order(3, 0) != order(3, 1)
     assert order(3, 0) != order(4, 0)
+
+
+@settings(max_examples=400)
+@given(st.data())
+def test_one_text_is_its_windows_side_by_side(data):
+    draw = data.draw
+    rows, count, window, batches = (draw(st.integers(1, n)) for n in (4, 3, 9, 7))
+    dtype = draw(st.sampled_from(["uint16", "int32", "int64", "float32", "float64"]))
+    several, reset, shift = (draw(st.booleans()) for _ in range(3))
+    boundary = draw(st.sampled_from(["ignore", "align", "pack"]))
+    kind = draw(st.sampled_from(["own", "ids", "numbers"]))
+    offset = draw(st.integers(1 if kind == "own" else 0, 3))
+    steps = rows * count * batches * window
+    steps += draw(st.integers(0, rows * count * window - 1)) + offset + (window - 1 if shift else 0)
+    text = (
+        np.arange(steps).astype(dtype)
+        if dtype[0] in "iu"
+        else np.arange(2.0 * steps, dtype=dtype).reshape(-1, 2)
+    )
+    answers = {"own": text, "ids": 3 * np.arange(steps), "numbers": np.arange(steps) / 4}[kind]
+    corpus = {"a": text, "b": -np.arange(steps)} if several else text
+    targets = {"own": "a" if several else None}.get(kind, answers)
+    arguments = {"boundary": boundary, "resets": reset, "shift_windows": shift, "seed": 1,
+                 "targets": targets, "target_offset": offset, "workers": draw(st.sampled_from([1, 2]))}  # fmt: skip
+    shard = draw(st.integers(0, count - 1))
+    sequence = StatefulSequence(corpus, rows * count, window, shard=(shard, count), **arguments)
+    if dtype == "int64" and draw(st.booleans()):
+        sequence.check_ids(
+            {("a" if several else None): steps}
+        )  # as `fit` does: then it need not look at each batch
+    before = text.copy()
+    read = list(sequence)
+    assert len(read) == batches
+    first = _place(read[0][0], several, reset, text) - shard * rows * batches * window
+    assert 0 <= first < (window if shift else 1)
+    sequence.epoch = 0
+    for i, (x, y) in enumerate(read):
+        assert [span.start for (span,) in sequence.locate(i)] == [
+            first + ((shard * rows + r) * batches + i) * window for r in range(rows)
+        ]
+        mask = None
+        if several:
+            a, b, mask = x["a"], x["b"], x.get("resets")
+        else:
+            a, mask = x if reset else (x, None)
+        for r in range(rows):
+            begin = first + ((shard * rows + r) * batches + i) * window
+            np.testing.assert_array_equal(a[r], text[begin : begin + window])
+            later = answers[begin + offset : begin + offset + window]
+            np.testing.assert_array_equal(y[r], later if kind != "numbers" else later[:, None])
+            if several:
+                np.testing.assert_array_equal(b[r], -np.arange(begin, begin + window))
+        if reset:
+            expected = np.zeros((rows, window) if boundary == "pack" else (rows,), bool)
+            expected[(slice(None), 0) if boundary == "pack" else slice(None)] = i == 0
+            np.testing.assert_array_equal(mask, expected)
+        assert a.dtype == ("int32" if dtype[0] in "iu" else "float32")
+        a[:], y[:] = 0, 0  # a batch is the reader's own
+    np.testing.assert_array_equal(text, before)
+
+
+def _place(x, several, reset, text):
+    """Where the first step of the first batch stands in the text."""
+    first = (x["a"] if several else x[0] if reset else x)[0, 0]
+    return int(np.flatnonzero((text == first).reshape(len(text), -1).all(1))[0])
