@@ -1,8 +1,9 @@
 """A training step of `fit` against the loop that PyTorch users write: LSTM 512, batch 64, window 64, on the CPU.
 
 Both sides run in one process, in turn. The loop: `nn.Embedding`, `nn.LSTM`, `nn.Linear`, Adam, the state detached after
-each window. `fit` reads a `StatefulSequence` of the same ids into the same model; "Keras's own loop" is the same with
-`use_cudnn=False`, which switches this package's kernels off.
+each window. `fit` reads a `StatefulSequence` of the same ids into the same model: of `to_stateful`, or plain with
+`stateful=True` and `ResetStatesCallback`. "Keras's own loop" is the first with `use_cudnn=False`, which switches this
+package's kernels off.
 """
 
 import keras
@@ -48,21 +49,23 @@ def pytorch_loop(batches: list):
 
 
 def measure() -> tuple:
-    from keras_stateful import StatefulSequence, to_stateful
+    from keras_stateful import ResetStatesCallback, StatefulSequence, to_stateful
 
     backend = keras.backend.backend()
     ids = np.random.default_rng(0).integers(0, VOCABULARY, ROWS * WINDOW * STEPS + 1, dtype="int32")
     sequence = StatefulSequence(ids, ROWS, WINDOW, boundary="ignore")
 
-    def fit(use_cudnn="auto", **settings):
-        inputs = keras.Input((WINDOW,), dtype="int32")
+    def fit(plain=False, use_cudnn="auto", **settings):
+        inputs = keras.Input((WINDOW,), batch_size=ROWS, dtype="int32")
         x = keras.layers.Embedding(VOCABULARY, 64)(inputs)
-        x = keras.layers.LSTM(UNITS, return_sequences=True, use_cudnn=use_cudnn)(x)
-        model = to_stateful(keras.Model(inputs, keras.layers.Dense(VOCABULARY)(x)), ROWS)
+        x = keras.layers.LSTM(UNITS, return_sequences=True, stateful=plain, use_cudnn=use_cudnn)(x)
+        model = keras.Model(inputs, keras.layers.Dense(VOCABULARY)(x))
+        model = model if plain else to_stateful(model, ROWS)
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), **settings)
-        return lambda: model.fit(sequence, verbose=0)
+        callbacks = [ResetStatesCallback(sequence)] if plain else None
+        return lambda: model.fit(sequence, verbose=0, callbacks=callbacks)
 
-    ways = {"fit as it is": fit()}
+    ways = {"fit as it is": fit(), "fit, a plain model and the callback": fit(plain=True)}
     if backend == "tensorflow":
         ways["fit, jit_compile=True"] = fit(jit_compile=True)
     ways["fit, Keras's own loop"] = fit(use_cudnn=False)

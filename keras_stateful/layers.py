@@ -18,7 +18,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_stateful import compat, distribution, scan_kernels, torch_lstm
+from keras_stateful import compat, distribution, training_loop
 
 _ANY_LENGTH = 2**31 - 1  # where TensorFlow knows the time steps at run time only: Keras's loop ends with them
 
@@ -150,14 +150,11 @@ class Carry:
             self._fresh[slot].assign(ops.zeros((self.batch_size,), "float32"))
         return (output, *new_states) if wanted else output
 
-    plain_cell: type | None = None  # of a class whose `inner_loop` is Keras's own
-
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        if training and mask is None and self._may_take_a_kernel():
-            if scan_kernels.serves(self, sequences):
-                return scan_kernels.run(self, sequences, initial_state, self._step_resets)
-            if self._step_resets is None and torch_lstm.serves(self, sequences):
-                return torch_lstm.run(self, sequences, initial_state)
+        if plain_class(type(self)) in training_loop.CELLS:
+            found = training_loop.run(self, sequences, initial_state, mask, training, self._step_resets)
+            if found is not None:
+                return found
         if self._step_resets is not None:
             return self._loop_with_resets(sequences, initial_state, mask, training)
         chosen = getattr(self, "use_cudnn", None)
@@ -169,15 +166,6 @@ class Carry:
             return super().inner_loop(sequences, initial_state, mask=mask, training=training)
         finally:
             self.use_cudnn = chosen
-
-    def _may_take_a_kernel(self) -> bool:
-        """Whether another loop than Keras's may train this layer: what cuDNN asks for, too."""
-        return (
-            type(self.cell) is self.plain_cell
-            and self.cell.compute_dtype in ("float32", "float64")
-            and not (self.recurrent_dropout or self.go_backwards or self.unroll)
-            and getattr(self, "use_cudnn", "auto") in ("auto", True)
-        )
 
     def _loop_with_resets(self, sequences, initial_state, mask, training):
         """The ordinary scan, with rows set to the initial state before the steps that `resets` marks.
@@ -274,21 +262,15 @@ class RNN(Carry, keras.layers.RNN):
 class SimpleRNN(Carry, keras.layers.SimpleRNN):
     """`keras.layers.SimpleRNN` that carries its state."""
 
-    plain_cell = keras.layers.SimpleRNNCell
-
 
 @_register
 class GRU(Carry, keras.layers.GRU):
     """`keras.layers.GRU` that carries its state."""
 
-    plain_cell = keras.layers.GRUCell
-
 
 @_register
 class LSTM(Carry, keras.layers.LSTM):
     """`keras.layers.LSTM` that carries its state."""
-
-    plain_cell = keras.layers.LSTMCell
 
 
 @_register

@@ -1,4 +1,4 @@
-"""What plain Keras layers with `stateful=True` need before they carry their state in training.
+"""What plain Keras layers with `stateful=True` need before they carry their state in training, and train as fast.
 
 | backend | what Keras does | until | repair |
 |---|---|---|---|
@@ -6,7 +6,7 @@
 | torch | the state is written in place while autograd still holds it: LSTM and GRU crash in backward | 3.15, fixed in 3.16 | the layer is called with copies of its states |
 | torch | under mixed precision autocast writes into a temporary copy and the state never changes | 3.15 | autocast is switched off for the states |
 
-`docs/keras-defects.md` has a reproduction of each. Models from `to_stateful` need none of this.
+`docs/keras-defects.md` has a reproduction of each. On the CPU their loop is then that of `training_loop`. Models from `to_stateful` need none of this.
 """  # noqa: E501
 
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_stateful import distribution
+from keras_stateful import distribution, training_loop
 from keras_stateful.layers import Carry
 from keras_stateful.masked_loss import masks_into_weights
 from keras_stateful.states import find_states
@@ -49,7 +49,9 @@ def check_forward(model: keras.Model) -> None:
 
 
 def repair(model: keras.Model) -> None:
-    """Makes a model's plain stateful layers carry their state in `fit`; does nothing where it is not needed.
+    """Makes a model's plain stateful layers carry their state in `fit`, in the loop that is the fastest for training.
+
+    Does nothing where it is not needed.
 
     Raises:
         ValueError: a stateful `Bidirectional`; see `check_forward`.
@@ -57,6 +59,7 @@ def repair(model: keras.Model) -> None:
     check_forward(model)
     plain = {id(c.layer): c.layer for c in find_states(model) if not isinstance(c.layer, Carry)}
     repaired = [_REPAIRS[keras.backend.backend()](layer) for layer in plain.values()]
+    repaired += [training_loop.install(layer) for layer in plain.values()]
     if any(repaired):  # whatever was traced before holds the states as constants
         model.train_function = model.test_function = model.predict_function = None
 

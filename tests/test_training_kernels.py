@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_stateful as ks
-from keras_stateful import scan_kernels, torch_lstm
+from keras_stateful import scan_kernels, torch_lstm, training_loop
 
 BACKEND = keras.backend.backend()
 ROWS, WINDOW, UNITS = 4, 7, 5
@@ -40,7 +40,17 @@ def trained(model, resets, steps=3):
     return losses, model.get_weights(), list(ks.get_states(model).values())
 
 
-def assert_same(monkeypatch, make, resets=None, atol=1e-5, served=True):
+def fitted(model):
+    """The same of a plain model, from `fit` under `ResetStatesCallback`."""
+    lengths = (31, 12, 20, 26, 9)
+    documents = [np.random.default_rng(n).normal(size=(n, 3)).astype("float32") for n in lengths]
+    sequence = ks.StatefulSequence(documents, ROWS, WINDOW)
+    model.compile(keras.optimizers.SGD(0.5), "mse")
+    history = model.fit(sequence, epochs=2, verbose=0, callbacks=[ks.ResetStatesCallback(sequence)])
+    return history.history["loss"], model.get_weights(), list(ks.get_states(model).values())
+
+
+def assert_same(monkeypatch, make, resets=None, atol=1e-5, served=True, fit=False):
     """What a model learns with the kernel is what it learns without, and the kernel was used where it should be."""
     kernels, calls, found = (scan_kernels, torch_lstm), [], []
     for kernel in kernels:
@@ -52,7 +62,7 @@ def assert_same(monkeypatch, make, resets=None, atol=1e-5, served=True):
                 monkeypatch.setattr(kernel, "serves", lambda *a: False)
             before = len(calls)
         keras.utils.set_random_seed(1)
-        found.append(trained(make(), resets))
+        found.append(fitted(make()) if fit else trained(make(), resets))
     assert len(calls) == before
     assert bool(calls) == served
     for with_kernel, without in zip(*map(keras.tree.flatten, found), strict=True):
@@ -97,6 +107,43 @@ def test_gradients_reach_the_initial_state(kind, resets, monkeypatch):
         resets,
         served=on_this_backend(kind, resets),
     )
+
+
+def plain(layer):
+    inputs = keras.Input((None, 3), batch_size=ROWS)
+    return keras.Model(inputs, layers.Dense(3)(layer(layers.Dense(4)(inputs))))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_plain_layers_take_it_under_the_callback(kind, monkeypatch):
+    assert_same(
+        monkeypatch,
+        lambda: plain(kind(UNITS, return_sequences=True, stateful=True)),
+        fit=True,
+        served=on_this_backend(kind),
+    )
+
+
+def test_a_plain_class_of_ones_own_stays_with_keras(monkeypatch):
+    class Own(layers.LSTM):
+        def inner_loop(self, *args, **kwargs):
+            return super().inner_loop(*args, **kwargs)
+
+    make = lambda: plain(Own(UNITS, return_sequences=True, stateful=True))  # noqa: E731
+    assert_same(monkeypatch, make, fit=True, served=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_backwards_in_time_stays_with_keras(kind):
+    """`to_stateful` and the callback refuse what carries backwards; what carries nothing may not be taken by mistake."""
+    layer = kind(UNITS, return_sequences=True, go_backwards=True)
+    x = np.zeros((ROWS, WINDOW, 3), "float32")
+    layer(x)
+    states = layer.get_initial_state(ROWS)
+    assert training_loop.run(layer, keras.ops.convert_to_tensor(x), states, None, True) is None
+    layer.go_backwards = False
+    served = training_loop.run(layer, keras.ops.convert_to_tensor(x), states, None, True)
+    assert (served is not None) == on_this_backend(kind)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -185,8 +232,6 @@ def test_a_cell_of_ones_own_stays_with_keras(monkeypatch):
 def test_outside_of_training_the_loop_is_kerass():
     """It is what exporters and `generate` can record."""
     model = network(layers.LSTM(UNITS, return_sequences=True), None)
-    layer = next(x for x in model.layers if isinstance(x, layers.LSTM))
-    assert layer._may_take_a_kernel()
     calls = []
     for kernel in (scan_kernels, torch_lstm):
         original, kernel.run = kernel.run, lambda *a: calls.append(1)
