@@ -1,13 +1,13 @@
 """Which loop over time steps trains a recurrent layer on the CPU: Keras's own, or a faster one with the same results.
 
-layer in training ──▶ `scan_kernels` on JAX and TensorFlow, `torch_lstm` on torch ──▶ else None: Keras's loop
+layer in training ──▶ `scan_kernels` on JAX and TensorFlow, `torch_kernels` on torch ──▶ else None: Keras's loop
 """
 
 from typing import Any
 
 import keras
 
-from keras_stateful import scan_kernels, torch_lstm
+from keras_stateful import scan_kernels, torch_kernels
 
 CELLS: dict[type, type] = {
     keras.layers.LSTM: keras.layers.LSTMCell,
@@ -39,8 +39,8 @@ def run(
         return None
     if scan_kernels.serves(layer, sequences):
         return scan_kernels.run(layer, sequences, initial_state, resets)
-    if resets is None and torch_lstm.serves(layer, sequences):
-        return torch_lstm.run(layer, sequences, initial_state)
+    if torch_kernels.serves(layer, sequences):
+        return torch_kernels.run(layer, sequences, initial_state, resets)
     return None
 
 

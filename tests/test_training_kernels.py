@@ -1,4 +1,4 @@
-"""The loops that train on the CPU (`scan_kernels`, `torch_lstm`) are Keras's loop, with its gradients."""
+"""The loops that train on the CPU (`scan_kernels`, `torch_kernels`) are Keras's loop, with its gradients."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 import keras_stateful as ks
-from keras_stateful import scan_kernels, torch_lstm, training_loop
+from keras_stateful import scan_kernels, torch_kernels, training_loop
 
 BACKEND = keras.backend.backend()
 ROWS, WINDOW, UNITS = 4, 7, 5
@@ -52,7 +52,7 @@ def fitted(model):
 
 def assert_same(monkeypatch, make, resets=None, atol=1e-5, served=True, fit=False):
     """What a model learns with the kernel is what it learns without, and the kernel was used where it should be."""
-    kernels, calls, found = (scan_kernels, torch_lstm), [], []
+    kernels, calls, found = (scan_kernels, torch_kernels), [], []
     for kernel in kernels:
         run = kernel.run
         monkeypatch.setattr(kernel, "run", lambda *a, run=run: calls.append(1) or run(*a))
@@ -69,20 +69,13 @@ def assert_same(monkeypatch, make, resets=None, atol=1e-5, served=True, fit=Fals
         np.testing.assert_allclose(with_kernel, without, atol=atol)
 
 
-def on_this_backend(kind, resets=None) -> bool:
-    """torch's kernel is an LSTM, without resets inside a window."""
-    return BACKEND != "torch" or (kind is layers.LSTM and resets != "step")
-
-
 @pytest.mark.parametrize("resets", [None, "window", "step"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_kernel_is_the_loop(kind, resets, monkeypatch):
-    served = on_this_backend(kind, resets)
     assert_same(
         monkeypatch,
         lambda: network(kind(UNITS, return_sequences=True, bias_initializer="uniform"), resets),
         resets,
-        served=served,
     )
 
 
@@ -93,9 +86,8 @@ def test_the_kernel_is_the_loop(kind, resets, monkeypatch):
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_with_settings_that_it_serves(kind, settings, monkeypatch):
-    served = on_this_backend(kind) and (BACKEND != "torch" or settings.get("use_bias", True))
     settings = {"return_sequences": True, "seed": 3, **settings}
-    assert_same(monkeypatch, lambda: network(kind(UNITS, **settings), "window"), "window", served=served)
+    assert_same(monkeypatch, lambda: network(kind(UNITS, **settings), "window"), "window")
 
 
 @pytest.mark.parametrize("resets", ["window", "step"])
@@ -105,7 +97,6 @@ def test_gradients_reach_the_initial_state(kind, resets, monkeypatch):
         monkeypatch,
         lambda: network(kind(UNITS, return_sequences=True), resets, learned_start=True),
         resets,
-        served=on_this_backend(kind, resets),
     )
 
 
@@ -120,7 +111,6 @@ def test_plain_layers_take_it_under_the_callback(kind, monkeypatch):
         monkeypatch,
         lambda: plain(kind(UNITS, return_sequences=True, stateful=True)),
         fit=True,
-        served=on_this_backend(kind),
     )
 
 
@@ -143,7 +133,7 @@ def test_backwards_in_time_stays_with_keras(kind):
     assert training_loop.run(layer, keras.ops.convert_to_tensor(x), states, None, True) is None
     layer.go_backwards = False
     served = training_loop.run(layer, keras.ops.convert_to_tensor(x), states, None, True)
-    assert (served is not None) == on_this_backend(kind)
+    assert served is not None
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -157,7 +147,6 @@ def test_in_double_precision_to_twelve_digits(kind, monkeypatch):
         atol=1e-6
         if BACKEND == "torch"
         else 1e-7,  # the optimizer's and the loss's own are of single precision
-        served=on_this_backend(kind),
     )
 
 
@@ -233,7 +222,7 @@ def test_outside_of_training_the_loop_is_kerass():
     """It is what exporters and `generate` can record."""
     model = network(layers.LSTM(UNITS, return_sequences=True), None)
     calls = []
-    for kernel in (scan_kernels, torch_lstm):
+    for kernel in (scan_kernels, torch_kernels):
         original, kernel.run = kernel.run, lambda *a: calls.append(1)
         try:
             model(np.zeros((ROWS, WINDOW, 3), "float32"))
