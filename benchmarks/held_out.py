@@ -1,8 +1,8 @@
 """Held-out loss after equal training time on one backend: the state carried, the state reset, and a small GPT.
 
 - carried: Embedding, LSTM 256, Dense over windows of 32, documents in "align", the state carried and reset where they begin
-- reset: the same network, in the same loop, batches and learning rate; its state reset at each window, in training and in
-  evaluation, so that the windows come in any order
+- reset: the same network, loop, windows and learning rate, its state reset at each window, in training and in evaluation; so
+  the batches of a pass come in any order
 - GPT: nanoGPT's CPU configuration written with Keras layers: 4 layers, 4 heads, 128 wide, block size 64, batch 12, no
   dropout, AdamW at 1e-3. Each held-out byte is predicted from at least 32 bytes before it
 
@@ -39,17 +39,20 @@ CORPORA = {
 
 
 class Windows(keras.utils.PyDataset):
-    """The windows of a sequence, each from the initial state, in another order at each pass."""
+    """The batches of a sequence, each row from the initial state, in another order at each pass."""
 
     def __init__(self, sequence, seed: int):
         super().__init__()
-        self.sequence, self.rng, self.order = sequence, np.random.default_rng(seed), []
+        self.sequence, self.rng = sequence, np.random.default_rng(seed)
+        self.order, self.passes = [], -1
 
     def __len__(self) -> int:
         return len(self.sequence)
 
     def __getitem__(self, index: int) -> tuple:
         if not self.order:
+            self.passes += 1
+            self.sequence.epoch = self.passes  # documents are dealt anew
             self.order = self.rng.permutation(len(self.sequence)).tolist()
         (x, mask), *others = self.sequence[self.order.pop()]
         return ((x, np.ones_like(mask)), *others)

@@ -21,6 +21,7 @@ from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 from keras_stateful import compat, fit_checks
 
 _PREFETCH = 2
+_SMALL = 1 << 20  # bytes of a batch that is made in no time, so that nothing is won by reading it ahead
 
 
 class Batches(keras.utils.PyDataset, DataAdapter):
@@ -100,7 +101,8 @@ class Batches(keras.utils.PyDataset, DataAdapter):
 
     def get_tf_dataset(self) -> Any:
         call = self._check_reader()
-        if self.immediate and call is not None and compat.takes_plain_batches(call):
+        small = self.immediate and spec_bytes(self.signature()) <= _SMALL
+        if small and call is not None and compat.takes_plain_batches(call):
             return _Passes(self)
         return self._tf_dataset(counted=False)  # a pass that is resumed has fewer batches than `num_batches`
 
@@ -147,8 +149,8 @@ def _as_torch(batches: Iterator[tuple]) -> Iterator[tuple]:
     import torch
 
     device = keras.ops.convert_to_tensor(0).device
-    for batch in batches:
-        yield keras.tree.map_structure(lambda array: torch.from_numpy(array).to(device), batch)
+    for batch in batches:  # copied, since a stream may give some of them again
+        yield keras.tree.map_structure(lambda array: torch.asarray(array, device=device, copy=True), batch)
 
 
 class _Passes:

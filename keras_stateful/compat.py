@@ -141,13 +141,15 @@ def takes_plain_batches(call: TrainerCall) -> bool:
     """Whether Keras's TensorFlow trainer may be given an iterable of batches in place of a `tf.data.Dataset`.
 
     `Trainer._make_function` runs its step on what any iterator gives. With several steps in an execution it would run them in
-    Python, one by one, and a strategy distributes datasets only.
+    Python, one by one, a strategy distributes datasets only, and functions of the user's own may ask for `get_next()`.
     """
     import tensorflow as tf
 
+    makers = ("make_train_function", "make_test_function")
     return (
         call.method in ("fit", "evaluate")
         and call.model.steps_per_execution == 1
+        and all(getattr(call.model, m).__func__ is getattr(keras.Model, m) for m in makers)
         and call.model.distribute_strategy is tf.distribute.get_strategy()
         and not tf.distribute.has_strategy()
     )

@@ -126,7 +126,7 @@ class Field:
 
     @property
     def plain(self) -> bool:
-        """Whether this is one array with nothing left to check in it, so that batches may be copies of its parts."""
+        """Whether documents are parts of one array with nothing left to check, so that batches may be copies of its parts."""
         return False
 
     @property
@@ -176,7 +176,8 @@ class Flat(Field):
         return self.searched and (fits or (self._id_range is not None and fits_int32(*self._id_range)))
 
     def streams(self, begin: int, rows: int, batches: int, window: int) -> np.ndarray:
-        """From `begin` on, the windows of streams of equal length: a view `(batches, rows, window, ...)`."""
+        """From `begin` on in the first document, windows of streams of equal length: a view `(batches, rows, window, ...)`."""
+        begin += int(self.offsets[0])
         steps = self.flat.view(np.ndarray)[begin : begin + rows * batches * window]
         return steps.reshape(rows, batches, window, *self.shape).swapaxes(0, 1)
 
@@ -193,7 +194,7 @@ class Flat(Field):
 
     @property
     def immediate(self) -> bool:
-        return not isinstance(self.flat, np.memmap)
+        return not _mapped(self.flat)
 
     @property
     def in_memory(self) -> bool:
@@ -229,7 +230,7 @@ class Separate(Field):
 
     @property
     def immediate(self) -> bool:
-        return not any(isinstance(d, np.memmap) for d in self.documents[:8])
+        return not any(map(_mapped, self.documents[:8]))
 
     @property
     def in_memory(self) -> bool:
@@ -299,6 +300,15 @@ class LazySource:
 
     def load(self, index: int) -> dict[str | None, np.ndarray]:
         return as_document(f"{self.name}[{index}]", self.source[index], self.encode)
+
+
+def _mapped(array: Any) -> bool:
+    """Whether an array is, or is a view of, a memory map."""
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap):
+            return True
+        array = array.base
+    return False
 
 
 def check_laid_out(part: Field, whole: Field) -> None:

@@ -215,7 +215,14 @@ def check_rows_of_predict(model: keras.Model, data: Any, batch_size: int | None)
     if not is_arrays(data):
         return
     rows = model_batch_size(model)
-    count = int(np.shape(keras.tree.flatten(data)[0])[0])
+    first = keras.tree.flatten(data)[0]
+    count = int(np.shape(first)[0])
+    wanted = tuple(model.inputs[0].shape) if len(model.inputs) == 1 and not isinstance(data, dict) else ()
+    if np.ndim(first) == len(wanted) - 1 and wanted[-1] != 1:  # which Keras adds
+        raise ValueError(
+            f"`predict` takes one window for each of the model's {rows} rows. Received: an array of shape {np.shape(first)}; "
+            f"the model's input has shape {wanted}. If it is one window, its row axis is missing: `x[None]`."
+        )
     if count != rows and batch_size is None:
         raise ValueError(
             f"`predict` takes one window for each of the model's {rows} rows. Received: {count} rows. For rows that are "

@@ -49,9 +49,7 @@ def check_forward(model: keras.Model) -> None:
 
 
 def repair(model: keras.Model) -> None:
-    """Makes a model's plain stateful layers carry their state in `fit`, in the loop that is the fastest for training.
-
-    Does nothing where it is not needed.
+    """Makes a model's plain stateful layers carry their state in `fit`, where they do not, and train in the fastest loop.
 
     Raises:
         ValueError: a stateful `Bidirectional`; see `check_forward`.
@@ -59,7 +57,8 @@ def repair(model: keras.Model) -> None:
     check_forward(model)
     plain = {id(c.layer): c.layer for c in find_states(model) if not isinstance(c.layer, Carry)}
     repaired = [_REPAIRS[keras.backend.backend()](layer) for layer in plain.values()]
-    repaired += [training_loop.install(layer) for layer in plain.values()]
+    for layer in plain.values():
+        training_loop.install(layer)
     if any(repaired):  # whatever was traced before holds the states as constants
         model.train_function = model.test_function = model.predict_function = None
 

@@ -54,10 +54,10 @@ def _eligible(layer: Any) -> bool:
     )
 
 
-def install(layer: Any) -> bool:
-    """Lets a plain Keras layer take such a loop; gives whether it does so from now on and did not before."""
+def install(layer: Any) -> None:
+    """Lets a plain Keras layer take such a loop, where a step is compiled from now on."""
     if type(layer) not in CELLS or hasattr(layer, "_keras_stateful_loop"):
-        return False
+        return
     keras_loop = layer.inner_loop
 
     def inner_loop(sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> tuple:
@@ -66,4 +66,3 @@ def install(layer: Any) -> bool:
 
     layer.inner_loop = inner_loop
     layer._keras_stateful_loop = True
-    return True

@@ -60,7 +60,7 @@ def main() -> None:
         tempfile.TemporaryDirectory() as compiled,
         concurrent.futures.ThreadPoolExecutor(min(workers, len(options.only))) as pool,
     ):
-        checks = [pool.submit(check, name, python, Path(compiled)) for name in options.only]
+        checks = [pool.submit(check, name, python, Path(compiled) / name) for name in options.only]
         for future in concurrent.futures.as_completed(checks):
             result = future.result()
             passed, failed = passed + result.passed, failed + result.failed

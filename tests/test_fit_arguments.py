@@ -187,6 +187,13 @@ def test_predict_of_other_rows(rows, count):
     np.testing.assert_allclose(there.predict(x[:count], verbose=0), wanted, atol=1e-6)
 
 
+def test_predict_of_a_window_without_rows():
+    model, x = ks.to_inference(network()), np.random.default_rng(0).integers(1, IDS, 5)
+    with pytest.raises(ValueError, match=r"(?s)shape \(5,\).*`x\[None\]`"):
+        model.predict(x, verbose=0)
+    assert model.predict(x[None], verbose=0).shape[:2] == (1, 5)
+
+
 def test_predict_of_windows_that_follow_each_other():
     model = ks.to_inference(network(), 2)
     x = np.random.default_rng(0).integers(1, IDS, (6, 5))

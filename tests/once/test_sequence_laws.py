@@ -285,6 +285,13 @@ def test_one_text_is_its_windows_side_by_side(data):
     answers = {"own": text, "ids": 3 * np.arange(steps), "numbers": np.arange(steps) / 4}[kind]
     corpus = {"a": text, "b": -np.arange(steps)} if several else text
     targets = {"own": "a" if several else None}.get(kind, answers)
+    if boundary == "ignore" and draw(st.booleans()):  # a single document, which is a part of a longer array
+
+        def part(array):
+            return [np.concatenate([array[::-1], array])[len(array) :]]
+
+        corpus = {k: part(v) for k, v in corpus.items()} if several else part(corpus)
+        targets = part(answers) if kind != "own" else targets
     arguments = {"boundary": boundary, "resets": reset, "shift_windows": shift, "seed": 1,
                  "targets": targets, "target_offset": offset, "workers": draw(st.sampled_from([1, 2]))}  # fmt: skip
     shard = draw(st.integers(0, count - 1))
