@@ -157,18 +157,20 @@ class Flat(Field):
         begin = self.offsets[spans.document] + spans.start
         if spans.single and len(begin) and begin.max() + window <= len(self.flat):
             return _padded(self._strided(window)[begin], spans, rows, window)
-        if len(begin) <= 3 * rows or int(np.prod(self.shape)) > 8:
-            return super().gather(spans, rows, window)
-        ends = np.cumsum(spans.steps)
-        before = ends - spans.steps
-        total = int(ends[-1])
-        counter = np.arange(total)
-        values = self.flat[counter + np.repeat(begin - before, spans.steps)]
-        if total == rows * window:
-            return values.reshape(rows, window, *self.shape)
-        out = np.zeros((rows * window, *self.shape), self.dtype)
-        out[counter + np.repeat(spans.row * window + spans.column - before, spans.steps)] = values
-        return out.reshape(rows, window, *self.shape)
+        out = np.zeros((rows, window, *self.shape), self.dtype)
+        whole = spans.steps == window
+        if whole.any():
+            out[spans.row[whole]] = self._strided(window)[begin[whole]]
+        row, column, begin, steps = (a[~whole] for a in (spans.row, spans.column, begin, spans.steps))
+        if len(begin) <= rows or int(np.prod(self.shape)) > 8:
+            for r, c, b, n in zip(*(a.tolist() for a in (row, column, begin, steps)), strict=True):
+                out[r, c : c + n] = self.flat[b : b + n]
+            return out
+        before = np.cumsum(steps) - steps
+        counter = np.arange(int(steps.sum()))
+        to = counter + np.repeat(row * window + column - before, steps)
+        out.reshape(rows * window, *self.shape)[to] = self.flat[counter + np.repeat(begin - before, steps)]
+        return out
 
     @property
     def plain(self) -> bool:
