@@ -10,7 +10,7 @@ from harness import BACKENDS, interleaved, row
 
 __all__ = ["BACKENDS", "measure"]
 
-UNITS, ROWS, WINDOW, STEPS, ROUNDS = 256, 32, 64, 20, 9
+UNITS, ROWS, WINDOW, STEPS, ROUNDS = 256, 32, 64, 20, 15
 SMALL_UNITS, SMALL_WINDOW, SMALL_STEPS = 64, 32, 200
 EVERY = 20  # steps from one reset by callback to the next: 5 %
 
