@@ -157,19 +157,24 @@ class Flat(Field):
         begin = self.offsets[spans.document] + spans.start
         if spans.single and len(begin) and begin.max() + window <= len(self.flat):
             return _padded(self._strided(window)[begin], spans, rows, window)
+        parts, whole = (spans.row, spans.column, begin, spans.steps), spans.steps == window
         out = np.zeros((rows, window, *self.shape), self.dtype)
-        whole = spans.steps == window
         if whole.any():
             out[spans.row[whole]] = self._strided(window)[begin[whole]]
-        row, column, begin, steps = (a[~whole] for a in (spans.row, spans.column, begin, spans.steps))
-        if len(begin) <= rows or int(np.prod(self.shape)) > 8:
-            for r, c, b, n in zip(*(a.tolist() for a in (row, column, begin, steps)), strict=True):
+            parts = tuple(a[~whole] for a in parts)
+        row, column, begin, steps = parts
+        if len(row) <= rows or int(np.prod(self.shape)) > 8:
+            for r, c, b, n in zip(*(a.tolist() for a in parts), strict=True):
                 out[r, c : c + n] = self.flat[b : b + n]
             return out
-        before = np.cumsum(steps) - steps
-        counter = np.arange(int(steps.sum()))
-        to = counter + np.repeat(row * window + column - before, steps)
-        out.reshape(rows * window, *self.shape)[to] = self.flat[counter + np.repeat(begin - before, steps)]
+        before, total = np.cumsum(steps) - steps, int(steps.sum())
+        counter = np.arange(total)
+        values = self.flat[counter + np.repeat(begin - before, steps)]
+        if total == rows * window:
+            return values.reshape(out.shape)
+        out.reshape(rows * window, *self.shape)[
+            counter + np.repeat(row * window + column - before, steps)
+        ] = values
         return out
 
     @property
