@@ -297,6 +297,24 @@ def _check_outputs(model: keras.Model, name: str, sequence: Any) -> None:
         )
 
 
+def _check_validation_arrays(model: keras.Model, data: Any, arguments: dict) -> None:
+    """Keras would train an epoch before it finds that these do not fit."""
+    rows = model_batch_size(model)
+    size = arguments.get("validation_batch_size") or arguments.get("batch_size") or 32
+    if size != rows:
+        raise ValueError(
+            f"Keras would cut `validation_data` into batches of {size} rows, and the model carries the state of {rows}. "
+            f"Received: validation_batch_size={arguments.get('validation_batch_size')}. Pass `validation_batch_size={rows}`, "
+            "or a `StatefulSequence`."
+        )
+    count = len(keras.tree.flatten(data))
+    if getattr(model, "resets", None) is not None and count < len(model.inputs):
+        raise ValueError(
+            f"The model has {len(model.inputs)} inputs, the last of them the resets. Received: validation_data with {count}. "
+            "Pass `StatefulSequence(documents, ..., resets=True)`, or `((x, resets), y)` with a bool for each window."
+        )
+
+
 def check_validation(model: keras.Model, validation: Any, arguments: dict) -> None:
     """Validation data must fit the model and be read whole, so that `val_loss` depends on the weights alone."""
     if isinstance(validation, list):
@@ -309,6 +327,8 @@ def check_validation(model: keras.Model, validation: Any, arguments: dict) -> No
     check_data(
         model, "validation_data", data, {**arguments, "batch_size": arguments.get("validation_batch_size")}
     )
+    if is_arrays(data):
+        _check_validation_arrays(model, data, arguments)
     if is_sequence(data):
         check_labels(sequence_or_none(arguments.get("x")), data.has_targets, "validation_data")
         _check_validation_stream(data, arguments)

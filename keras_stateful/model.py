@@ -41,24 +41,24 @@ class StatefulModel(keras.Model):
 
         arguments = _named(super().fit, args, kwargs)
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
+        validation = arguments.get("validation_data")
+        if isinstance(validation, tuple) and fit_checks.is_arrays(validation[0]):
+            arguments["validation_batch_size"] = arguments.get("validation_batch_size") or self.batch_size
         callbacks = arguments.get("callbacks")
-        if not isinstance(callbacks, keras.callbacks.CallbackList):
-            given = (
-                []
-                if callbacks is None
-                else callbacks
-                if isinstance(callbacks, (list, tuple))
-                else [callbacks]
-            )
-            own = next((c for c in given if isinstance(c, ResetStatesCallback)), None)
-            fit_checks.check_fit(self, arguments, own)
+        ready = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
+        given = ready.callbacks if ready is not None else keras.tree.flatten(callbacks or [])
+        own = next((c for c in given if isinstance(c, ResetStatesCallback)), None)
+        fit_checks.check_fit(self, arguments, own)
+        if ready is None:
             if own is None:
-                own = ResetStatesCallback(
-                    fit_checks.sequence_or_none(arguments.get("x")),
-                    fit_checks.sequence_or_none(arguments.get("validation_data")),
-                )
-                given = [own, *given]
-            arguments["callbacks"] = lightest(list(given), self, arguments)
+                read = (arguments.get("x"), validation)
+                given = [ResetStatesCallback(*map(fit_checks.sequence_or_none, read)), *given]
+            arguments["callbacks"] = lightest(given, self, arguments)
+        elif own is None:
+            own = ResetStatesCallback()  # of whatever each `fit` with this list reads
+            own.set_params(ready.params)
+            own.set_model(self)
+            ready.callbacks.insert(0, own)
         with warnings.catch_warnings():
             if fit_checks.is_sequence(arguments.get("x")) and arguments["x"].num_batches is None:
                 warnings.filterwarnings("ignore", "Your input ran out of data")  # a stream: so its epochs end

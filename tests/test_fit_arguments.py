@@ -187,6 +187,49 @@ def test_predict_of_other_rows(rows, count):
     np.testing.assert_allclose(there.predict(x[:count], verbose=0), wanted, atol=1e-6)
 
 
+def test_a_list_of_callbacks_made_by_the_user_gets_the_resets_too():
+    """Keras takes a `CallbackList` as it is."""
+    data, losses = sequence(resets=False), []
+    for ready in (False, True):
+        keras.utils.set_random_seed(1)
+        model = ks.to_stateful(network(), 3)
+        model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
+        callbacks = keras.callbacks.CallbackList([], add_history=True, model=model, epochs=1) if ready else []
+        for _ in range(2):  # the second time with the same list
+            losses += model.fit(data, verbose=0, callbacks=callbacks).history["loss"][-1:]
+    np.testing.assert_allclose(losses[2:], losses[:2], rtol=1e-6)
+    assert sum(isinstance(c, ks.ResetStatesCallback) for c in callbacks.callbacks) == 1
+    other = sequence(resets=True)
+    refused(model, r"to_stateful\(model, sequence\)", x=other)
+
+
+def test_validation_arrays_in_batches_of_the_models_rows():
+    x, y = arrays()
+    data, callback = sequence(resets=False), ks.ResetStatesCallback
+    plain = keras.Sequential([keras.Input((None,), batch_size=3, dtype="int32"), keras.layers.Embedding(IDS, 4),
+                              keras.layers.GRU(5, return_sequences=True, stateful=True),
+                              keras.layers.Dense(IDS, activation="softmax")])  # fmt: skip
+    refused(
+        plain,
+        "32 rows.*`validation_batch_size=3`",
+        x=data,
+        validation_data=(x, y),
+        callbacks=[callback(data)],
+    )
+    carried = ks.to_stateful(plain, 3)
+    carried.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    plain.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    found = [
+        carried.fit(data, validation_data=(x, y), verbose=0),
+        plain.fit(
+            data, validation_data=(x, y), validation_batch_size=3, verbose=0, callbacks=[callback(data)]
+        ),
+    ]
+    np.testing.assert_allclose(*(h.history["val_loss"] for h in found), rtol=1e-6)
+    with_resets = ks.to_stateful(network(), sequence())
+    refused(with_resets, "resets=True", x=sequence(), validation_data=(x, y))
+
+
 def test_predict_of_a_window_without_rows():
     model, x = ks.to_inference(network()), np.random.default_rng(0).integers(1, IDS, 5)
     with pytest.raises(ValueError, match=r"(?s)shape \(5,\).*`x\[None\]`"):
