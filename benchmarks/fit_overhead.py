@@ -22,7 +22,7 @@ REACH = {
     "LSTM 256": {"jax": 1.02, "tensorflow": 1.05, "torch": 1.02},
 }
 VOCABULARY = 100
-ROUNDS, SECONDS, STEPS = 5, 1.2, 400  # of an epoch: about so long, at most so many
+ROUNDS, SECONDS, STEPS = 9, 1.2, 400  # of an epoch: about so long, at most so many
 
 
 def bare_epoch(model, batches: Sequence) -> Callable[[], None]:
