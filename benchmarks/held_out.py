@@ -23,11 +23,8 @@ from harness import row
 from keras import layers, ops
 
 BACKENDS = ("jax",)
-SECONDS, HELD_OUT, SEEDS = (
-    60,
-    20_000,
-    3,
-)  # of training each; bytes of each held-out document; trainings of each
+SECONDS, SEEDS = 60, 3  # of each training; trainings of each network
+HELD_OUT = 20_000  # bytes of each held-out document
 LSTM_RATE, GPT_RATE = 3e-3, 1e-3
 STEPS = 10  # between two looks at the clock
 ROWS, WINDOW, UNITS = 32, 32, 256

@@ -75,6 +75,7 @@ def all_finite(values: np.ndarray) -> bool:
 
 
 def fits_int32(low: int, high: int) -> bool:
+    """Whether integers from `low` to `high` fit what batches have."""
     return _INT32.min <= low and high <= _INT32.max
 
 

@@ -87,19 +87,10 @@ CELLS = {
 
 
 def serves(layer: Any, sequences: Any) -> bool:
-    """Whether this computes what a recurrent layer computes in a training call without a mask."""
-    cell = layer.cell
+    """Whether the kernels are there for a layer that they compute: on the CPU, and on values."""
     return (
-        type(cell) in CELLS
-        and _on_cpu()
+        _on_cpu()
         and getattr(layer, "use_cudnn", "auto") == "auto"  # True: Keras says that there is none
-        and cell.activation is keras.activations.tanh
-        and getattr(cell, "recurrent_activation", keras.activations.sigmoid) is keras.activations.sigmoid
-        and getattr(cell, "reset_after", True)
-        and not (
-            layer.dropout and getattr(cell, "implementation", 2) == 1
-        )  # then each gate has a mask of its own
-        and len(sequences.shape) == 3
         and not isinstance(sequences, keras.KerasTensor)
     )
 
@@ -122,16 +113,13 @@ def run(layer: Any, sequences: Any, initial_state: list, resets: tuple[Any, list
 
     Args:
         layer: an `LSTM`, `GRU` or `SimpleRNN` that is being trained.
-        sequences: `(batch, time, features)`.
+        sequences: `(batch, time, features)`, after dropout.
         initial_state: arrays `(batch, units)`.
         resets: None, or which rows are set to which states before which steps: bool `(batch, time)` and arrays
             `(batch, units)`.
     """
     cell, dtype = layer.cell, layer.cell.compute_dtype
     math = CELLS[type(cell)]
-    sequences = ops.cast(sequences, dtype)
-    if layer.dropout:
-        sequences = sequences * cell.get_dropout_mask(sequences[:, 0, :])[:, None]
     kernel, recurrent = (
         ops.cast(ops.convert_to_tensor(v), dtype) for v in (cell.kernel, cell.recurrent_kernel)
     )

@@ -17,22 +17,12 @@ _KERNELS = {
 
 
 def serves(layer: Any, sequences: Any) -> bool:
-    """Whether a kernel computes what a recurrent layer computes in a training call without a mask."""
-    cell = layer.cell
-    if keras.backend.backend() != "torch" or type(cell) not in _KERNELS:
+    """Whether the kernels are there for a layer that they compute: on the CPU, where nothing is traced."""
+    if keras.backend.backend() != "torch":
         return False
     import torch
 
-    return (
-        sequences.device.type == "cpu"
-        and len(sequences.shape) == 3
-        and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
-        and cell.activation is keras.activations.tanh
-        and getattr(cell, "recurrent_activation", keras.activations.sigmoid) is keras.activations.sigmoid
-        and getattr(cell, "reset_after", True)
-        # With `implementation=1` each gate has a dropout mask of its own.
-        and not (layer.dropout and getattr(cell, "implementation", 2) == 1)
-    )
+    return sequences.device.type == "cpu" and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
 
 
 def run(layer: Any, sequences: Any, initial_state: list, resets: tuple[Any, list] | None) -> tuple:
@@ -40,7 +30,7 @@ def run(layer: Any, sequences: Any, initial_state: list, resets: tuple[Any, list
 
     Args:
         layer: an `LSTM`, `GRU` or `SimpleRNN` that is being trained.
-        sequences: `(batch, time, features)`.
+        sequences: `(batch, time, features)`, after dropout.
         initial_state: arrays `(batch, units)`.
         resets: None, or which rows are set to which states before which steps: bool `(batch, time)` and arrays
             `(batch, units)`.
@@ -48,9 +38,6 @@ def run(layer: Any, sequences: Any, initial_state: list, resets: tuple[Any, list
     import torch
 
     cell, dtype = layer.cell, layer.cell.compute_dtype
-    sequences = keras.ops.cast(sequences, dtype)
-    if layer.dropout:
-        sequences = sequences * cell.get_dropout_mask(sequences[:, 0, :])[:, None]
     kernel, weights = getattr(torch, _KERNELS[type(cell)]), _weights(cell, dtype)
     states = [keras.ops.cast(s, dtype) for s in initial_state]
     edges, marks, initial = [0], None, []

@@ -1,6 +1,8 @@
 """Which loop over time steps trains a recurrent layer on the CPU: Keras's own, or a faster one with the same results.
 
-layer in training ──▶ `scan_kernels` on JAX and TensorFlow, `torch_kernels` on torch ──▶ else None: Keras's loop
+    layer in training ──▶ `scan_kernels` on JAX and TensorFlow, `torch_kernels` on torch ──▶ else None: Keras's loop
+
+Keras 3.14 to 3.15 call `inner_loop` of a recurrent layer for this; `tests/test_training_kernels.py` fails when they do not.
 """
 
 from typing import Any
@@ -35,22 +37,30 @@ def run(
         resets: None, or which rows are set to which states before which steps: bool `(batch, time)` and arrays
             `(batch, units)`.
     """
-    if not training or mask is not None or not _eligible(layer):
+    if not training or mask is not None or len(sequences.shape) != 3 or not _eligible(layer):
         return None
-    if scan_kernels.serves(layer, sequences):
-        return scan_kernels.run(layer, sequences, initial_state, resets)
-    if torch_kernels.serves(layer, sequences):
-        return torch_kernels.run(layer, sequences, initial_state, resets)
-    return None
+    kernels = next((k for k in (scan_kernels, torch_kernels) if k.serves(layer, sequences)), None)
+    if kernels is None:
+        return None
+    sequences = keras.ops.cast(sequences, layer.cell.compute_dtype)
+    if layer.dropout:
+        sequences = sequences * layer.cell.get_dropout_mask(sequences[:, 0, :])[:, None]
+    return kernels.run(layer, sequences, initial_state, resets)
 
 
 def _eligible(layer: Any) -> bool:
-    """What cuDNN asks for, too."""
+    """Whether a layer is one that the kernels compute: what cuDNN asks for, too."""
+    cell = layer.cell
     return (
-        type(layer.cell) in CELLS.values()
-        and layer.cell.compute_dtype in ("float32", "float64")
+        type(cell) in CELLS.values()
+        and cell.compute_dtype in ("float32", "float64")
         and not (layer.recurrent_dropout or layer.go_backwards or layer.unroll)
         and getattr(layer, "use_cudnn", "auto") in ("auto", True)
+        and cell.activation is keras.activations.tanh
+        and getattr(cell, "recurrent_activation", keras.activations.sigmoid) is keras.activations.sigmoid
+        and getattr(cell, "reset_after", True)
+        # With `implementation=1` each gate has a dropout mask of its own.
+        and not (layer.dropout and getattr(cell, "implementation", 2) == 1)
     )
 
 

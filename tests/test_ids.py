@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from zoo import Source
 
 import keras_stateful as ks
 
@@ -29,17 +30,6 @@ def with_id(wrong, document=1, step=7):
     documents = [GOOD.copy(), GOOD.copy()]
     documents[document][step] = wrong
     return documents
-
-
-class Source:
-    def __init__(self, documents):
-        self.documents = documents
-
-    def __len__(self):
-        return len(self.documents)
-
-    def __getitem__(self, index):
-        return self.documents[index]
 
 
 MADE = {

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras.src.trainers import data_adapters
+from zoo import Source
 
 from keras_stateful import fit_checks
 from keras_stateful.sequence import StatefulSequence
@@ -64,19 +65,6 @@ def documents(*lengths):
 def expected(sequence, epoch, batches=None):
     sequence.epoch = epoch
     return [sequence[i][0][:, 0].tolist() for i in range(len(sequence))][:batches]
-
-
-class Source:
-    """Documents that are read when asked for, as those on a disk."""
-
-    def __init__(self, documents):
-        self.documents = documents
-
-    def __len__(self):
-        return len(self.documents)
-
-    def __getitem__(self, index):
-        return self.documents[index]
 
 
 def make(kind=list, **arguments):

@@ -165,3 +165,16 @@ def window(model: keras.Model, arrays: list[np.ndarray], steps: slice, resets: n
 
 def outputs(result) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(r) for r in keras.tree.flatten(result)]
+
+
+class Source:
+    """Documents that are read when asked for, as those on a disk."""
+
+    def __init__(self, documents):
+        self.documents = documents
+
+    def __len__(self):
+        return len(self.documents)
+
+    def __getitem__(self, index):
+        return self.documents[index]
