@@ -157,15 +157,8 @@ class Carry:
                 return found
         if self._step_resets is not None:
             return self._loop_with_resets(sequences, initial_state, mask, training)
-        chosen = getattr(self, "use_cudnn", None)
-        if mask is None or keras.backend.backend() != "tensorflow" or chosen != "auto":
-            return super().inner_loop(sequences, initial_state, mask=mask, training=training)
-        # Keras would take cuDNN, and stops where a row is all padding: one whose document ended in an earlier window.
-        self.use_cudnn = False
-        try:
-            return super().inner_loop(sequences, initial_state, mask=mask, training=training)
-        finally:
-            self.use_cudnn = chosen
+        own = super().inner_loop
+        return training_loop.keras_loop(self, own, sequences, initial_state, mask, training)
 
     def _loop_with_resets(self, sequences, initial_state, mask, training):
         """The ordinary scan, with rows set to the initial state before the steps that `resets` marks.

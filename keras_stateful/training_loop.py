@@ -1,10 +1,11 @@
-"""Which loop over time steps trains a recurrent layer on the CPU: Keras's own, or a faster one with the same results.
+"""Which loop over time steps a recurrent layer runs: Keras's own, or in training on the CPU a faster one, same results.
 
-    layer in training ──▶ `scan_kernels` on JAX and TensorFlow, `torch_kernels` on torch ──▶ else None: Keras's loop
+    layer in training ──▶ `scan_kernels` on JAX and TensorFlow, `torch_kernels` on torch ──▶ else None: `keras_loop`
 
 Keras 3.14 to 3.15 call `inner_loop` of a recurrent layer for this; `tests/test_training_kernels.py` fails when they do not.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -64,15 +65,33 @@ def _eligible(layer: Any) -> bool:
     )
 
 
+def keras_loop(
+    layer: Any, inner_loop: Callable, sequences: Any, initial_state: Any, mask: Any, training: bool
+) -> tuple:
+    """Keras's own `inner_loop` of a layer, without cuDNN where Keras would take it and it cannot serve.
+
+    On TensorFlow it stops where a row is all padding: one whose document ended in an earlier window. On JAX it computes in
+    float32 alone (`jax.experimental.rnn`): a compiled step in reduced precision fails, and float64 is read as float32.
+    """
+    wrong = {"tensorflow": mask is not None, "jax": layer.compute_dtype != "float32"}
+    if getattr(layer, "use_cudnn", False) != "auto" or not wrong.get(keras.backend.backend()):
+        return inner_loop(sequences, initial_state, mask=mask, training=training)
+    layer.use_cudnn = False
+    try:
+        return inner_loop(sequences, initial_state, mask=mask, training=training)
+    finally:
+        layer.use_cudnn = "auto"
+
+
 def install(layer: Any) -> None:
-    """Lets a plain Keras layer take such a loop, where a step is compiled from now on."""
+    """Lets a plain Keras layer choose its loop so, where a step is compiled from now on."""
     if type(layer) not in CELLS or hasattr(layer, "_keras_stateful_loop"):
         return
-    keras_loop = layer.inner_loop
+    own = layer.inner_loop
 
     def inner_loop(sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> tuple:
         found = run(layer, sequences, initial_state, mask, training)
-        return keras_loop(sequences, initial_state, mask=mask, training=training) if found is None else found
+        return keras_loop(layer, own, sequences, initial_state, mask, training) if found is None else found
 
     layer.inner_loop = inner_loop
     layer._keras_stateful_loop = True

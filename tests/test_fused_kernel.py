@@ -86,7 +86,7 @@ def served(layer) -> bool:
 def test_cudnn_serves_layers_that_carry(kernel, layer):
     assert takes(kernel, layer) == served(layer)
     assert takes(kernel, layer, dropout=0.5) == served(layer)
-    assert takes(kernel, layer, dtype="mixed_bfloat16") == served(layer)
+    assert takes(kernel, layer, dtype="mixed_bfloat16") == (served(layer) and BACKEND != "jax")
 
 
 @pytest.mark.parametrize("layer", LAYERS)
