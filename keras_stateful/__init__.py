@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "ResetStatesCallback": "callbacks",
+    "ResetStatesCallback": "reset_states_callback",
     "ResumeTraining": "resume",
     "SampleText": "sample_text",
     "Session": "session",
     "StateMonitor": "state_monitor",
-    "StatefulSequence": "sequence",
+    "StatefulSequence": "stateful_sequence",
     "StatefulStream": "stateful_stream",
     "ValidateDocuments": "documents",
     "evaluate_documents": "documents",
@@ -60,17 +60,17 @@ if "keras" in sys.modules:
 
 if TYPE_CHECKING:
     from keras_stateful.activations import rank_units, record_states
-    from keras_stateful.callbacks import ResetStatesCallback
     from keras_stateful.convert import to_inference, to_stateful, to_stateless
     from keras_stateful.documents import ValidateDocuments, evaluate_documents, predict_documents
     from keras_stateful.export import export_step_model
     from keras_stateful.figures import plot_activations, plot_layout
     from keras_stateful.generation import generate, stream
+    from keras_stateful.reset_states_callback import ResetStatesCallback
     from keras_stateful.resume import ResumeTraining
     from keras_stateful.sample_text import SampleText
-    from keras_stateful.sequence import StatefulSequence
     from keras_stateful.session import Session, load_session
     from keras_stateful.state_monitor import StateMonitor
+    from keras_stateful.stateful_sequence import StatefulSequence
     from keras_stateful.stateful_stream import StatefulStream
     from keras_stateful.states import get_states, preserve_states, reset_states, set_states
     from keras_stateful.step_model import initial_states, to_step_model

@@ -12,8 +12,8 @@ from typing import Any
 import keras
 
 from keras_stateful import checkpoint
-from keras_stateful.callbacks import ResetStatesCallback
 from keras_stateful.documents import ValidateDocuments
+from keras_stateful.reset_states_callback import ResetStatesCallback
 from keras_stateful.sample_text import SampleText
 from keras_stateful.state_monitor import StateMonitor
 

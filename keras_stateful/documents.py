@@ -18,7 +18,7 @@ from keras_stateful.fit_checks import is_sequence, sequence_or_none
 from keras_stateful.fit_inputs import check_ids, check_inputs
 from keras_stateful.fit_targets import check_labels, check_targets
 from keras_stateful.scoring import Scorer, fresh_compile_arguments
-from keras_stateful.sequence import StatefulSequence
+from keras_stateful.stateful_sequence import StatefulSequence
 from keras_stateful.time_axis import find_time_axis
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import keras
 
 import keras_stateful
-from keras_stateful import agreement, compat, conversion, manifest
+from keras_stateful import artifact_writers, compat, export_check, manifest
 from keras_stateful.arguments import int_at_least
 from keras_stateful.manifest import FORMATS, Manifest, State, Tensor
 from keras_stateful.runtimes import Runtime, open_runtime
@@ -77,35 +77,35 @@ def export_step_model(
     directory = Path(directory)
     batch_size = int_at_least("batch_size", batch_size, 1)
     _check(directory, format, quantize, representative_data, metadata)
-    backend = conversion.backend_for(format)
+    backend = artifact_writers.backend_for(format)
     step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)
     start = [s[0] for s in initial_states(step)]
-    single = conversion.single_step(step)
+    single = artifact_writers.single_step(step)
     rows = batch_size if format == "litert" else None
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".partial"))
     try:
         exact = staging / "exact"
         exact.mkdir()
-        entry = exact / conversion.ENTRY[format]
-        conversion.convert(single, format, entry, backend, batch_size=rows)
+        entry = exact / artifact_writers.ENTRY[format]
+        artifact_writers.write_artifact(single, format, entry, backend, batch_size=rows)
         told = _describe(step, single, start, format, entry, rows, backend)
         told = _finish(replace(told, metadata=metadata), exact)
         if not _computes_in_float32(step):
-            agreement.compare(single, exact, told, batch_size)
+            export_check.compare(single, exact, told, batch_size)
         elif _has_masks(
             step
         ):  # what a masked step puts out differs between Keras's loop and its unrolled form
-            agreement.compare(single, exact, told, batch_size)
-            agreement.compare(step, exact, told, batch_size, states_only=True)
+            export_check.compare(single, exact, told, batch_size)
+            export_check.compare(step, exact, told, batch_size, states_only=True)
         else:
-            agreement.compare(step, exact, told, batch_size)
+            export_check.compare(step, exact, told, batch_size)
         written = exact
         if quantize is not None:
             written = staging / "int8"
             written.mkdir()
             _quantize(single, format, entry, written / entry.name, backend, rows)
-            record = agreement.deviation(exact, _finish(told, written), written, representative_data)
+            record = export_check.deviation(exact, _finish(told, written), written, representative_data)
             _finish(replace(told, quantization=record), written)
         os.chmod(written, 0o777 & ~_umask())
         _refuse_existing(directory)
@@ -173,7 +173,7 @@ def _umask() -> int:
 
 
 def _computes_in_float32(step: StepModel) -> bool:
-    return not any(conversion.is_mixed(layer) for layer in step._flatten_layers(include_self=False))
+    return not any(artifact_writers.is_mixed(layer) for layer in step._flatten_layers(include_self=False))
 
 
 def _has_masks(step: StepModel) -> bool:
@@ -197,20 +197,22 @@ def _describe(
         vocabulary = input_vocabulary(calls, given)
         name = _input_tensor(runtime, tensor.name)
         inputs.append(
-            Tensor(tensor.name, name, _shape(tensor), tensor.dtype, conversion.has_time(given), vocabulary)
+            Tensor(
+                tensor.name, name, _shape(tensor), tensor.dtype, artifact_writers.has_time(given), vocabulary
+            )
         )
     states = [_input_tensor(runtime, name) for name in step.state_names]
-    found = agreement.output_tensors(single, runtime, inputs, states, start, rows)
+    found = export_check.output_tensors(single, runtime, inputs, states, start, rows)
     names = _output_names(step)
     if artifact_format == "onnx":
-        conversion.rename_outputs(entry, found, names)
+        artifact_writers.rename_outputs(entry, found, names)
         found = names
     count = len(step.data_outputs)
     ends = {id(t): t for t in step.inputs}
     list(compat.graph_calls(step, tensors=ends))
     outputs = [
         Tensor(
-            names[i], found[i], _shape(single.outputs[i]), single.outputs[i].dtype, conversion.has_time(given),
+            names[i], found[i], _shape(single.outputs[i]), single.outputs[i].dtype, artifact_writers.has_time(given),
             from_logits=reads_as_logits(calls, ends.get(id(given), given))[0],
         )
         for i, given in enumerate(step.data_outputs)
@@ -279,9 +281,11 @@ def _quantize(
     single: keras.Model, artifact_format: str, exact: Path, path: Path, backend: str, rows: int | None
 ) -> None:
     if artifact_format == "litert":
-        conversion.convert(single, artifact_format, path, backend, batch_size=rows, quantize=True)
+        artifact_writers.write_artifact(
+            single, artifact_format, path, backend, batch_size=rows, quantize=True
+        )
         return
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    with conversion.quiet():  # it recommends a preprocessing meant for vision models
+    with artifact_writers.quiet():  # it recommends a preprocessing meant for vision models
         quantize_dynamic(exact, path, weight_type=QuantType.QInt8, extra_options={"EnableSubgraph": True})

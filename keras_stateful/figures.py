@@ -10,7 +10,7 @@ import numpy as np
 from keras_stateful.activation_page import HIGH, LOW, activation_page
 from keras_stateful.activations import checked_activations
 from keras_stateful.arguments import whole_number
-from keras_stateful.sequence import StatefulSequence
+from keras_stateful.stateful_sequence import StatefulSequence
 
 _COLUMNS = 80  # characters of a line of text
 _SHOWN = {"\n": "\u21b5", "\t": "\u2192"}  # signs for what has none

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_stateful import compat
-from keras_stateful.classes import Classes
+from keras_stateful.target_classes import Classes
 
 _SPARSE = (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
 _ELEMENTWISE = (

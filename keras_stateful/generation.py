@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.request import Request, read_request
+from keras_stateful.generation_request import Request, read_request
 from keras_stateful.sampling import next_ids
 
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_stateful.dealing import Pieces
+from keras_stateful.row_assignment import Pieces
 
 
 class Spans(NamedTuple):

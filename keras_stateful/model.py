@@ -37,7 +37,7 @@ class StatefulModel(keras.Model):
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.fit`, checked; see the class."""
-        from keras_stateful.callbacks import ResetStatesCallback
+        from keras_stateful.reset_states_callback import ResetStatesCallback
 
         arguments = _named(super().fit, args, kwargs)
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.arguments import whole_number
-from keras_stateful.dealing import Pieces, balance, cut, deal, greedy
 from keras_stateful.layout import Dealt, Streams
+from keras_stateful.row_assignment import Pieces, balance, cut, deal, greedy
 
 _TRIES = (None, 0.5, 0.1)  # how much a shuffled deal may differ from longest-first; None: not bound by it
 

@@ -20,8 +20,8 @@ import keras
 from keras_stateful import callback_states, checkpoint, compat, fit_checks, training_state
 from keras_stateful.adapter import zeros
 from keras_stateful.arguments import whole_number
-from keras_stateful.callbacks import ResetStatesCallback
 from keras_stateful.fingerprint import difference, fingerprint
+from keras_stateful.reset_states_callback import ResetStatesCallback
 from keras_stateful.states import sync
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.arguments import int_at_least
-from keras_stateful.feeds import as_state, by_input, checked, row_indices
 from keras_stateful.manifest import Manifest, ManifestError, Tensor, read_artifact, read_manifest
 from keras_stateful.runtimes import Runtime, check_names, open_runtime
+from keras_stateful.session_inputs import as_state, by_input, checked, row_indices
 
 States = dict[str, list[np.ndarray]]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from keras_stateful.adapter import Batches
 from keras_stateful.arguments import whole_number
-from keras_stateful.classes import Classes, with_id_targets
 from keras_stateful.source import Source
 from keras_stateful.stream_windows import StreamWindows
+from keras_stateful.target_classes import Classes, with_id_targets
 from keras_stateful.targets import LABEL_AT
 
 _PEEKED = 8  # batches that Keras may take from an iterator that it then leaves, to see their shape

@@ -6,8 +6,8 @@ import numpy as np
 
 from keras_stateful.arrays import out_dtype, refuse_id
 from keras_stateful.batch import assemble, no_resets
-from keras_stateful.classes import Classes
 from keras_stateful.source import Document, Output, Source
+from keras_stateful.target_classes import Classes
 
 Filled = list[list[tuple[int, Document, int, int]]]  # for each row: column, document, first time step, steps
 

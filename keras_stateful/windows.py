@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.batch import assemble, no_resets, rows_of
-from keras_stateful.classes import Classes
 from keras_stateful.corpus import Corpus
 from keras_stateful.fields import place
 from keras_stateful.layout import Dealt, Spans, Streams
 from keras_stateful.plan import Plan
+from keras_stateful.target_classes import Classes
 from keras_stateful.targets import Target, Weights
 
 

@@ -300,7 +300,7 @@ def test_int8_says_how_far_it_moved(form, tmp_path):
 
 
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_stateful.agreement.TOLERANCE", 1e-30)
+    monkeypatch.setattr("keras_stateful.export_check.TOLERANCE", 1e-30)
     with pytest.raises(RuntimeError, match=r"something else than Keras|no output that computes"):
         ks.export_step_model(lstm(), tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -327,7 +327,7 @@ def test_a_layer_that_is_random_at_inference_is_found_out(tmp_path):
 
 @pytest.mark.parametrize("form", ["onnx", "litert", "tf_saved_model"])
 def test_a_missing_extra_is_named_with_its_command(form, tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_stateful.conversion.find_spec", lambda name: None)
+    monkeypatch.setattr("keras_stateful.artifact_writers.find_spec", lambda name: None)
     with pytest.raises(
         ImportError, match=r'The format ".*" cannot be written here: .*pip install "keras-stateful\['
     ):

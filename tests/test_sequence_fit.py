@@ -7,7 +7,7 @@ from keras.src.trainers import data_adapters
 from zoo import Source
 
 from keras_stateful import fit_checks
-from keras_stateful.sequence import StatefulSequence
+from keras_stateful.stateful_sequence import StatefulSequence
 
 ROWS, WINDOW = 2, 4
 pytestmark = pytest.mark.usefixtures("readers_without_state")

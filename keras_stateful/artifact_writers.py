@@ -147,7 +147,7 @@ def is_mixed(layer: Any) -> bool:
     return policy.compute_dtype != policy.variable_dtype or policy.compute_dtype in ("float16", "bfloat16")
 
 
-def convert(
+def write_artifact(
     model: keras.Model,
     artifact_format: str,
     path: Path,
@@ -193,7 +193,7 @@ def convert(
         model.save(Path(folder, "model.keras"))
         Path(folder, "job.json").write_text(json.dumps(job | {"modules": modules, "classes": classes}))
         child = subprocess.run(
-            [sys.executable, "-c", "from keras_stateful.conversion import main; main()", folder],
+            [sys.executable, "-c", "from keras_stateful.artifact_writers import main; main()", folder],
             env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     if child.returncode != 0:

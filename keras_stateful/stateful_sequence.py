@@ -11,10 +11,10 @@ import numpy as np
 
 from keras_stateful.adapter import Batches, checksum, in_order, spec_bytes
 from keras_stateful.arguments import whole_number
-from keras_stateful.classes import Classes, with_id_targets
 from keras_stateful.corpus import open_corpus
 from keras_stateful.fields import Lazy
 from keras_stateful.plan import Plan, Settings, piece_limit, remedies
+from keras_stateful.target_classes import Classes, with_id_targets
 from keras_stateful.targets import Weights, open_targets
 from keras_stateful.windows import Windows, choose_inputs
 
