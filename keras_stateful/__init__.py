@@ -48,6 +48,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'keras_stateful' has no attribute {name!r}")
     value = getattr(import_module(f"keras_stateful.{_HOME[name]}"), name)
     globals()[name] = value
+    _register()
     return value
 
 
@@ -55,8 +56,13 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_HOME})
 
 
-if "keras" in sys.modules:
-    import_module("keras_stateful.convert")  # registers the classes that `keras.models.load_model` looks for
+def _register() -> None:
+    """Registers the classes that `keras.models.load_model` looks for, if Keras is imported."""
+    if "keras" in sys.modules:
+        import_module("keras_stateful.convert")
+
+
+_register()
 
 if TYPE_CHECKING:
     from keras_stateful.activations import rank_units, record_states

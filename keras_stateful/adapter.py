@@ -31,6 +31,7 @@ class Batches(keras.utils.PyDataset, DataAdapter):
     asked for (Keras makes iterators that it never uses), `signature()` and `num_batches`.
     """
 
+    _keras_stateful_sequence = True  # see `kinds`
     epochs_begun = 0  # how often Keras began an epoch, or a pass within one, on these batches
 
     def read_pass(self) -> Iterator[tuple]:

@@ -6,14 +6,15 @@ from typing import Any
 import numpy as np
 
 
-def whole_number(name: str, value: Any, least: int, alternative: str = "") -> int:
-    """A size, index or seed of data, as an `int`.
+def whole_number(name: str, value: Any, least: int, *, alternative: str = "", unit: str = "") -> int:
+    """A size, index or seed, as an `int`.
 
     Args:
         name: how errors call it.
         value: anything with `__index__`, but for a bool.
         least: the smallest that is right.
         alternative: what else the argument may be, in words.
+        unit: what is counted, in words.
 
     Raises:
         TypeError: not a whole number.
@@ -25,26 +26,8 @@ def whole_number(name: str, value: Any, least: int, alternative: str = "") -> in
             f"`{name}` must be an int{' ' * bool(alternative)}{alternative}. Received: {name}={value!r}."
         )
     if number < least:
-        raise ValueError(f"`{name}` must be {least} or more. Received: {name}={value!r}.")
-    return number
-
-
-def int_at_least(name: str, value: Any, least: int, unit: str = "") -> int:
-    """How many rows, steps or epochs, as an `int`.
-
-    Args:
-        name: how errors call it.
-        value: anything with `__index__`, but for a bool.
-        least: the smallest that is right.
-        unit: what is counted, in words.
-
-    Raises:
-        ValueError: anything else.
-    """
-    number = _index(value)
-    if number is None or number < least:
         counted = f", in {unit}" if unit else ""
-        raise ValueError(f"`{name}` must be an int of at least {least}{counted}. Received: {name}={value!r}.")
+        raise ValueError(f"`{name}` must be {least} or more{counted}. Received: {name}={value!r}.")
     return number
 
 

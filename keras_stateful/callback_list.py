@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_stateful import fit_checks
+from keras_stateful import kinds
 
 _HOOKS = ("on_batch_end", "on_train_batch_end", "on_test_batch_end")
 
@@ -53,7 +53,7 @@ def lightest(callbacks: list, model: keras.Model, arguments: dict[str, Any]) -> 
         model: that is trained.
         arguments: of `fit`, by name.
     """
-    data = fit_checks.sequence_or_none(arguments.get("x"))
+    data = kinds.sequence_or_none(arguments.get("x"))
     capped = keras.config.max_epochs() or keras.config.max_steps_per_epoch()
     if data is None or arguments.get("verbose", "auto") != 0 or capped:
         return callbacks

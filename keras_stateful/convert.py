@@ -9,8 +9,8 @@ from typing import Any
 
 import keras
 
-from keras_stateful import compat, distribution
-from keras_stateful.arguments import int_at_least
+from keras_stateful import compat, distribution, kinds
+from keras_stateful.arguments import whole_number
 from keras_stateful.layers import Carry, carried_class, plain_class
 from keras_stateful.model import StatefulModel
 from keras_stateful.rewrite import Level, Rewriter, Unconvertible
@@ -47,7 +47,8 @@ def to_stateful(
     Raises:
         ValueError: a layer that has no meaning or would be silently wrong when the stream is cut into
             windows (`Bidirectional`, `go_backwards`, `Conv1D` over time, attention, `Flatten`, a batch size
-            written into the graph), by path; a model without recurrent layers; a subclassed model.
+            written into the graph), by path; a model without recurrent layers; a subclassed model; no rows.
+        TypeError: not a Keras model; a batch size that is not a whole number.
 
     Example:
 
@@ -86,6 +87,7 @@ def to_inference(model: keras.Model, batch_size: int = 1, *, share_weights: bool
 
     Raises:
         ValueError: as `to_stateful`.
+        TypeError: as `to_stateful`.
 
     Example:
 
@@ -100,7 +102,7 @@ def to_inference(model: keras.Model, batch_size: int = 1, *, share_weights: bool
         y = live.predict_on_batch(reading[None, None])   # (1, 1, 1), the state carried from call to call
     ```
     """
-    batch_size = int_at_least("batch_size", batch_size, 1)
+    batch_size = whole_number("batch_size", batch_size, 1)
     model = readable(model, "to_inference")
     return _carrying(
         model, batch_size, None, recurrent_paths(model) or None, share=share_weights, any_length=True
@@ -240,7 +242,7 @@ def recurrent_paths(model: keras.Model) -> list[str]:
 
 def readable(model: Any, function: str) -> keras.Model:
     if not isinstance(model, keras.Model):
-        order = " The order is `to_stateful(model, sequence)`." if hasattr(model, "sequence_length") else ""
+        order = " The order is `to_stateful(model, sequence)`." if kinds.is_sequence(model) else ""
         raise TypeError(
             f"`model` must be a Keras model. Received: {model!r} of type {type(model).__name__}.{order}"
         )
@@ -309,9 +311,8 @@ def _paths(model: keras.Model, layers: list) -> list[str]:
 def _batch_and_resets(batch_size: Any, resets: str | None) -> tuple[int, str | None]:
     if resets not in (None, "window", "step"):
         raise ValueError(f'`resets` must be None, "window" or "step". Received: resets={resets!r}.')
-    if hasattr(batch_size, "sequence_length"):
-        sequence = batch_size
-        told = None if not sequence.resets else "step" if sequence.boundary == "pack" else "window"
+    if kinds.is_sequence(batch_size):
+        sequence, told = batch_size, kinds.resets_wanted(batch_size)
         if resets not in (None, told):
             raise ValueError(
                 f"`resets` contradicts the sequence. Received: resets={resets!r}, a sequence with "
@@ -319,4 +320,4 @@ def _batch_and_resets(batch_size: Any, resets: str | None) -> tuple[int, str | N
                 "Leave `resets` out."
             )
         return distribution.rows_given(sequence), told
-    return int_at_least("batch_size", batch_size, 1), resets
+    return whole_number("batch_size", batch_size, 1), resets

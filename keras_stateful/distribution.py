@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_stateful import compat
+from keras_stateful import compat, kinds
 
 # Rows, when a model is built
 
@@ -235,8 +235,6 @@ def _check_jax(model: keras.Model, states: list[keras.Variable], name: str, sequ
 
 
 def _check_replicas(model: keras.Model, states: list[keras.Variable]) -> None:
-    from keras_stateful.model import StatefulModel
-
     _check_strategy(model.distribute_strategy)
     if any(len(_parts(state)) != replicas(model) for state in states):
         raise ValueError(
@@ -250,7 +248,7 @@ def _check_replicas(model: keras.Model, states: list[keras.Variable]) -> None:
             f"steps_per_execution={model.steps_per_execution} on {replicas(model)} replicas. Compile with "
             "steps_per_execution=1."
         )
-    if not isinstance(model, StatefulModel):
+    if not kinds.is_converted(model):
         raise ValueError(
             f"The states of plain `stateful=True` layers cannot be reset on each replica. Received: {model.name!r} "
             f"of {replicas(model)} replicas. Convert it, in the same scope: `to_stateful(model, sequence)`."

@@ -5,18 +5,18 @@ to fit the training batch, and neither the model's state nor its metrics are tou
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_stateful import compat, distribution
-from keras_stateful.arguments import int_at_least
+from keras_stateful.arguments import whole_number
 from keras_stateful.convert import recurrent_paths, twin_with_resets
-from keras_stateful.fit_checks import is_sequence, sequence_or_none
 from keras_stateful.fit_inputs import check_ids, check_inputs
 from keras_stateful.fit_targets import check_labels, check_targets
+from keras_stateful.kinds import is_sequence, sequence_or_none
 from keras_stateful.scoring import Scorer, fresh_compile_arguments
 from keras_stateful.stateful_sequence import StatefulSequence
 from keras_stateful.time_axis import find_time_axis
@@ -28,7 +28,12 @@ def evaluate_documents(
     *,
     batch_size: int | None = None,
     sequence_length: int = 128,
-    **layout: Any,
+    targets: Any = None,
+    target_offset: Any = None,
+    label_at: str = "every",
+    sample_weight: Any = None,
+    burn_in: int = 0,
+    encode: Callable | None = None,
 ) -> dict[str, np.ndarray]:
     """The compiled loss and metrics of each document, read whole, with the state carried from end to end.
 
@@ -37,7 +42,7 @@ def evaluate_documents(
         documents: a sequence of arrays `(timesteps, ...)`, as for `StatefulSequence`.
         batch_size: documents read side by side; by default up to 32.
         sequence_length: time steps per call; it changes the speed, not the result.
-        **layout: `targets`, `target_offset`, `label_at`, `sample_weight`, `burn_in`, as for `StatefulSequence`.
+        targets, target_offset, label_at, sample_weight, burn_in, encode: as for `StatefulSequence`.
 
     Returns:
         `{"loss": (documents,), metric: (documents,), ...}`: means over each document's own time steps (weighted
@@ -46,6 +51,7 @@ def evaluate_documents(
     Raises:
         ValueError: a model that is not compiled, or has an output per window instead of per time step; documents
             that `StatefulSequence` refuses.
+        TypeError: a sequence or generator in place of the documents.
 
     Example:
 
@@ -60,6 +66,7 @@ def evaluate_documents(
     assert scores["loss"].shape == (2,)
     ```
     """
+    layout = _layout(targets, target_offset, label_at, sample_weight, burn_in, encode)
     scorer = Scorer(model, sequence_length)
     reader = _Reader(model, documents, batch_size, sequence_length, layout)
     check_targets(model, "documents", reader.sequence)
@@ -79,6 +86,7 @@ def predict_documents(
     batch_size: int | None = None,
     sequence_length: int = 128,
     reduce: str | None = None,
+    encode: Callable | None = None,
 ) -> Any:
     """The model's outputs for each document, read whole, with the state carried from end to end.
 
@@ -88,6 +96,7 @@ def predict_documents(
         batch_size: documents read side by side; by default up to 32.
         sequence_length: time steps per call; it changes the speed, not the result.
         reduce: None for the output at every step; "last" for that at the last; "mean" for their mean.
+        encode: as for `StatefulSequence`.
 
     Returns:
         One array `(timesteps, ...)` for each document, in the given order; with `reduce` one `(...)`, stacked to
@@ -112,7 +121,7 @@ def predict_documents(
         raise ValueError(f'`reduce` must be None, "last" or "mean". Received: reduce={reduce!r}.')
     # With a label for each document, every step is read, also the last; and a dict loses none of its inputs.
     labels = np.zeros(_count(documents), "int32")
-    reader = _Reader(model, documents, batch_size, sequence_length, {"targets": labels})
+    reader = _Reader(model, documents, batch_size, sequence_length, {"targets": labels, "encode": encode})
     parts: list[list[list[np.ndarray]]] = [[] for _ in range(reader.count)]
     steps = np.zeros(reader.count)
     for document, y_pred, _, span in reader.windows(real_only=True):
@@ -157,7 +166,7 @@ class ValidateDocuments(keras.callbacks.Callback):
         batch_size: documents read side by side; by default up to 32.
         sequence_length: time steps per call.
         every: epochs from one validation to the next.
-        **layout: `targets`, `target_offset`, `label_at`, `sample_weight`, `burn_in`, as for `StatefulSequence`.
+        targets, target_offset, label_at, sample_weight, burn_in, encode: as for `StatefulSequence`.
 
     Raises:
         ValueError: as `evaluate_documents`, when training begins; likewise documents without `targets` where training has
@@ -188,12 +197,17 @@ class ValidateDocuments(keras.callbacks.Callback):
         batch_size: int | None = None,
         sequence_length: int = 128,
         every: int = 1,
-        **layout: Any,
+        targets: Any = None,
+        target_offset: Any = None,
+        label_at: str = "every",
+        sample_weight: Any = None,
+        burn_in: int = 0,
+        encode: Callable | None = None,
     ):
         super().__init__()
-        self.every = int_at_least("every", every, 1, unit="epochs")
+        self.every = whole_number("every", every, 1, unit="epochs")
         self.documents, self.batch_size, self.sequence_length = documents, batch_size, sequence_length
-        self.layout = layout
+        self.layout = _layout(targets, target_offset, label_at, sample_weight, burn_in, encode)
         self._reader: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
@@ -275,6 +289,15 @@ class _Reader:
                         keras.tree.map_structure(lambda o, r=row, s=stop: o[r, :s], y_pred) if run else None
                     )
                     yield span.document, outputs, batch, span if real_only else row
+
+
+def _layout(
+    targets: Any, target_offset: Any, label_at: str, sample_weight: Any, burn_in: int, encode: Callable | None
+) -> dict[str, Any]:
+    return {
+        "targets": targets, "target_offset": target_offset, "label_at": label_at, "sample_weight": sample_weight,
+        "burn_in": burn_in, "encode": encode,
+    }  # fmt: skip
 
 
 def _sequence(documents: Any, rows: int, sequence_length: int, layout: dict) -> StatefulSequence:

@@ -16,7 +16,7 @@ import keras
 
 import keras_stateful
 from keras_stateful import artifact_writers, compat, export_check, manifest
-from keras_stateful.arguments import int_at_least
+from keras_stateful.arguments import whole_number
 from keras_stateful.manifest import FORMATS, Manifest, State, Tensor
 from keras_stateful.runtimes import Runtime, open_runtime
 from keras_stateful.step_model import StepModel, initial_states, to_step_model
@@ -54,7 +54,7 @@ def export_step_model(
 
     Raises:
         ValueError: a directory that exists, an unknown format, as `to_step_model`.
-        TypeError: metadata that JSON cannot hold.
+        TypeError: metadata that JSON cannot hold; a batch size that is not a whole number.
         ImportError: a package that this format needs is missing; names the command that installs it.
         RuntimeError: the exporter fails, or the artifact computes something else than Keras.
 
@@ -75,7 +75,7 @@ def export_step_model(
             f"{type(directory).__name__}. The order is `export_step_model(model, directory)`."
         )
     directory = Path(directory)
-    batch_size = int_at_least("batch_size", batch_size, 1)
+    batch_size = whole_number("batch_size", batch_size, 1)
     _check(directory, format, quantize, representative_data, metadata)
     backend = artifact_writers.backend_for(format)
     step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)

@@ -13,24 +13,18 @@ import numpy as np
 from keras_stateful import compat, distribution
 from keras_stateful.fit_inputs import check_ids, check_inputs
 from keras_stateful.fit_targets import check_labels, check_targets
+from keras_stateful.kinds import (
+    is_arrays,
+    is_converted,
+    is_reset_callback,
+    is_sequence,
+    resets_of,
+    resets_wanted,
+    sequence_or_none,
+)
 from keras_stateful.repairs import check_forward
 from keras_stateful.states import find_states
 from keras_stateful.time_axis import find_time_axis
-
-
-def is_sequence(data: Any) -> bool:
-    """Whether data are a `StatefulSequence` or `StatefulStream`."""
-    return hasattr(data, "sequence_length") and hasattr(data, "reset_mask")
-
-
-def sequence_or_none(data: Any) -> Any:
-    return data if is_sequence(data) else None
-
-
-def is_arrays(data: Any) -> bool:
-    """Whether data are arrays in memory, which Keras cuts into batches itself."""
-    leaves = keras.tree.flatten(data)
-    return bool(leaves) and all(hasattr(a, "shape") and hasattr(a, "dtype") for a in leaves)
 
 
 def model_batch_size(model: keras.Model) -> int:
@@ -122,12 +116,11 @@ def check_reader(sequence: Any, call: Any) -> None:
         ValueError: a model that carries no state, or plain `stateful=True` layers without `ResetStatesCallback`.
     """
     model, name = call.model, "validation_data" if call.arguments.get("_use_cached_eval_dataset") else "x"
-    if not model.built:  # a subclassed model: `ResetStatesCallback` sees its layers later
-        return
-    check_sequence(model, name, sequence, targets=call.method != "predict")
+    if model.built:  # if not, it is a subclassed model, and `ResetStatesCallback` sees its layers later
+        check_sequence(model, name, sequence, targets=call.method != "predict")
     if call.method != "predict" and name == "x":
         _warn_of_metrics(model, sequence)
-    if hasattr(model, "resets"):  # a StatefulModel
+    if is_converted(model):
         return
     if call.method == "predict":
         raise ValueError(
@@ -137,7 +130,7 @@ def check_reader(sequence: Any, call: Any) -> None:
         )
     callbacks = call.arguments.get("callbacks") or []
     callbacks = getattr(callbacks, "callbacks", callbacks)
-    if not any(hasattr(c, "validation_sequence") for c in keras.tree.flatten(callbacks)):
+    if not any(map(is_reset_callback, keras.tree.flatten(callbacks))):
         given = "sequence" if call.method == "fit" else "validation_sequence"
         raise ValueError(
             "Nobody would reset the state where documents start, and Keras's own `stateful=True` layers do not carry "
@@ -248,8 +241,7 @@ def check_sequence(model: keras.Model, name: str, sequence: Any, *, targets: boo
             f"model {rows}. Convert the model with `to_stateful(model, sequence)`, or make the sequence with "
             f"`batch_size={rows}`."
         )
-    resets = getattr(model, "resets", None)
-    wanted = None if not sequence.resets else "step" if sequence.boundary == "pack" else "window"
+    resets, wanted = resets_of(model), resets_wanted(sequence)
     if resets != wanted:
         remedy = (
             "Make the sequence with `resets=True`"
@@ -308,7 +300,7 @@ def _check_validation_arrays(model: keras.Model, data: Any, arguments: dict) -> 
             "or a `StatefulSequence`."
         )
     count = len(keras.tree.flatten(data))
-    if getattr(model, "resets", None) is not None and count < len(model.inputs):
+    if resets_of(model) is not None and count < len(model.inputs):
         raise ValueError(
             f"The model has {len(model.inputs)} inputs, the last of them the resets. Received: validation_data with {count}. "
             "Pass `StatefulSequence(documents, ..., resets=True)`, or `((x, resets), y)` with a bool for each window."

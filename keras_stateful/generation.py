@@ -61,7 +61,7 @@ def generate(
     Raises:
         ValueError: an empty prompt, an id the model cannot read, an option out of its range, a last activation
             that is neither linear nor softmax, scores that are NaN.
-        TypeError: a prompt that is not numbers.
+        TypeError: a prompt that is not numbers; a length, `top_k` or seed that is not a whole number.
 
     Example:
 

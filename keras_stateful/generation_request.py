@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.arguments import int_at_least
+from keras_stateful.arguments import whole_number
 from keras_stateful.sampling import row_uniforms
 
 
@@ -70,7 +70,7 @@ def read_request(
         ValueError: as `generate`.
         TypeError: as `generate`.
     """
-    length = int_at_least("length", length, 1)
+    length = whole_number("length", length, 1)
     _check_options(temperature, top_k, top_p)
     if next_input is None:
         _check_ids_model(engine)
@@ -92,7 +92,7 @@ def read_request(
         single=single,
         uniforms=_uniforms(seed, lengths, length) if draws else None,
         temperature=float(temperature) if draws else None,
-        top_k=min(int_at_least("top_k", top_k, 1), engine.output_shape[0])
+        top_k=min(whole_number("top_k", top_k, 1), engine.output_shape[0])
         if draws and top_k is not None
         else None,
         top_p=float(top_p) if draws and top_p is not None and top_p < 1 else None,
@@ -109,7 +109,7 @@ def _check_options(temperature: Any, top_k: Any, top_p: Any) -> None:
             f"Received: temperature={temperature!r}."
         )
     if top_k is not None:
-        int_at_least("top_k", top_k, 1)
+        whole_number("top_k", top_k, 1)
     if top_p is not None and not (_is_number(top_p) and 0 < top_p <= 1):
         raise ValueError(
             "`top_p` must be a number in (0, 1]: how much probability the ids that are kept reach together. "
@@ -242,7 +242,7 @@ def _stop_ids(engine: Any, stop: Any) -> np.ndarray:
 
 def _uniforms(seed: int | None, lengths: tuple[int, ...], length: int) -> np.ndarray:
     """`(rows, total)`: at the position that emits a row's k-th id lies the row's k-th number."""
-    seed = random.getrandbits(63) if seed is None else int_at_least("seed", seed, 0)
+    seed = random.getrandbits(63) if seed is None else whole_number("seed", seed, 0)
     numbers = row_uniforms(seed, len(lengths), length)
     aligned = np.ones((len(lengths), max(lengths) - 1 + length), "float32")
     for into, own, n in zip(aligned, numbers, lengths, strict=True):

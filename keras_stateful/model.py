@@ -6,10 +6,11 @@ from typing import Any
 
 import keras
 
-from keras_stateful import compat, distribution, fit_checks
+from keras_stateful import compat, distribution, fit_checks, kinds
 from keras_stateful.callback_list import lightest
 from keras_stateful.fit_inputs import check_ids_of_arrays
 from keras_stateful.masked_loss import masks_into_weights
+from keras_stateful.reset_states_callback import ResetStatesCallback
 from keras_stateful.states import find_states, preserve_states, reset_states
 
 
@@ -17,12 +18,14 @@ from keras_stateful.states import find_states, preserve_states, reset_states
 class StatefulModel(keras.Model):
     """What `to_stateful` and `to_inference` return: a Functional model that carries its recurrent state.
 
-    It differs from any Functional model in three methods. `fit` checks its arguments before the first step and
+    It differs from any Functional model in these methods. `fit` checks its arguments before the first step and
     resets the state where an epoch or a document starts (`ResetStatesCallback`, added unless given). `evaluate`
     starts from the initial state and puts the training state back. `compute_loss` takes a mask of the outputs as weights
-    of 0 and 1 where sample weights are given, which Keras would scale a second time. `predict`, `train_on_batch` and calls go on
-    from the state that the last call left.
+    of 0 and 1 where sample weights are given, which Keras would scale a second time. `predict` checks its rows; it,
+    `train_on_batch` and calls go on from the state that the last call left. `export` is refused.
     """
+
+    _keras_stateful_model = True  # see `kinds`
 
     @property
     def batch_size(self) -> int:
@@ -37,12 +40,10 @@ class StatefulModel(keras.Model):
 
     def fit(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.fit`, checked; see the class."""
-        from keras_stateful.reset_states_callback import ResetStatesCallback
-
         arguments = _named(super().fit, args, kwargs)
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         validation = arguments.get("validation_data")
-        if isinstance(validation, tuple) and fit_checks.is_arrays(validation[0]):
+        if isinstance(validation, tuple) and kinds.is_arrays(validation[0]):
             arguments["validation_batch_size"] = arguments.get("validation_batch_size") or self.batch_size
         callbacks = arguments.get("callbacks")
         ready = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
@@ -52,7 +53,7 @@ class StatefulModel(keras.Model):
         if ready is None:
             if own is None:
                 read = (arguments.get("x"), validation)
-                given = [ResetStatesCallback(*map(fit_checks.sequence_or_none, read)), *given]
+                given = [ResetStatesCallback(*map(kinds.sequence_or_none, read)), *given]
             arguments["callbacks"] = lightest(given, self, arguments)
         elif own is None:
             own = ResetStatesCallback()  # of whatever each `fit` with this list reads
@@ -60,7 +61,7 @@ class StatefulModel(keras.Model):
             own.set_model(self)
             ready.callbacks.insert(0, own)
         with warnings.catch_warnings():
-            if fit_checks.is_sequence(arguments.get("x")) and arguments["x"].num_batches is None:
+            if kinds.is_sequence(arguments.get("x")) and arguments["x"].num_batches is None:
                 warnings.filterwarnings("ignore", "Your input ran out of data")  # a stream: so its epochs end
             return super().fit(**arguments)
 
@@ -131,4 +132,4 @@ def _named(method: Any, args: tuple, kwargs: dict) -> dict:
 
 def _rows(x: Any, model: StatefulModel) -> int | None:
     """The batch size to give Keras with arrays; None where the data come in batches."""
-    return model.batch_size if fit_checks.is_arrays(x) else None
+    return model.batch_size if kinds.is_arrays(x) else None

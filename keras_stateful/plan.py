@@ -163,7 +163,7 @@ def piece_limit(given: Any, lengths: np.ndarray, settings: Settings) -> int | No
         return None
     if given == "auto":
         return longest_unwasted(lengths, settings)
-    limit = whole_number("max_document_length", given, 1, 'or "auto"')
+    limit = whole_number("max_document_length", given, 1, alternative='or "auto"')
     if settings.boundary == "align" and limit < window:
         raise ValueError(
             '`max_document_length` cuts at the edges of windows in boundary="align". Received: '

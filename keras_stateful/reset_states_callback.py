@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_stateful import compat, fit_checks
+from keras_stateful import compat, fit_checks, kinds
 from keras_stateful.repairs import repair, weigh_once
 from keras_stateful.states import find_states, restore, snapshot, sync, write_initial
 
@@ -45,10 +45,12 @@ class ResetStatesCallback(keras.callbacks.Callback):
     ```
     """
 
+    _keras_stateful_resets = True  # see `kinds`
+
     def __init__(self, sequence: Any = None, validation_sequence: Any = None, *, at_epoch_begin: bool = True):
         super().__init__()
         for name, value in (("sequence", sequence), ("validation_sequence", validation_sequence)):
-            if value is not None and not fit_checks.is_sequence(value):
+            if value is not None and not kinds.is_sequence(value):
                 raise TypeError(
                     f"`{name}` must be a StatefulSequence or a StatefulStream. Received: {type(value).__name__}. For "
                     "other data leave it out: states are then reset where epochs start."
@@ -74,17 +76,17 @@ class ResetStatesCallback(keras.callbacks.Callback):
             repair(model)
             # As early as this, since it makes the compiled steps anew, which Keras then holds.
             read = [
-                fit_checks.sequence_or_none(_arguments(model).get("x")),
+                kinds.sequence_or_none(_arguments(model).get("x")),
                 self.sequence,
                 self.validation_sequence,
             ]
-            if any(s is not None for s in read) and not _is_stateful_model(model):
+            if any(s is not None for s in read) and not kinds.is_converted(model):
                 weigh_once(model)
 
     @property
     def _resets_inside(self) -> bool:
         """Whether the masks ride along with the batch, so that rows are reset inside the step."""
-        return getattr(self._network, "resets", None) is not None
+        return kinds.resets_of(self._network) is not None
 
     # Training
 
@@ -92,12 +94,12 @@ class ResetStatesCallback(keras.callbacks.Callback):
         self._reading = self.sequence
         arguments = compat.fit_arguments(self._network)
         if arguments:
-            if not _is_stateful_model(self._network):  # which checked them before Keras saw them
+            if not kinds.is_converted(self._network):  # which checked them before Keras saw them
                 fit_checks.check_fit(self._network, arguments, self)
             _check_alone(arguments.get("callbacks"))
-            self._check_validation(fit_checks.sequence_or_none(arguments.get("validation_data")))
+            self._check_validation(kinds.sequence_or_none(arguments.get("validation_data")))
             if self.sequence is None:
-                self._reading = fit_checks.sequence_or_none(arguments.get("x"))
+                self._reading = kinds.sequence_or_none(arguments.get("x"))
         self._position = 0
         self._pass: int | None = None
         if self._reading is not None:
@@ -162,10 +164,10 @@ class ResetStatesCallback(keras.callbacks.Callback):
     # Evaluation, inside fit and outside
 
     def on_test_begin(self, logs: Any = None) -> None:
-        read = fit_checks.sequence_or_none(_arguments(self._network).get("x"))
+        read = kinds.sequence_or_none(_arguments(self._network).get("x"))
         self._check_validation(read)
         self._testing = self.validation_sequence if read is None else read
-        if not _is_stateful_model(self._network):  # whose `evaluate` does this itself
+        if not kinds.is_converted(self._network):  # whose `evaluate` does this itself
             self._saved = snapshot(self._network)
             self._reset(None)
         if self._testing is not None and not self._resets_inside:
@@ -214,9 +216,3 @@ def _check_alone(callbacks: Any) -> None:
         raise ValueError(
             f"One `ResetStatesCallback` does all resets. Received: callbacks with {len(given)} of them. Leave one."
         )
-
-
-def _is_stateful_model(model: keras.Model) -> bool:
-    from keras_stateful.model import StatefulModel
-
-    return isinstance(model, StatefulModel)

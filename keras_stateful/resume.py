@@ -17,7 +17,7 @@ from typing import Any
 
 import keras
 
-from keras_stateful import callback_states, checkpoint, compat, fit_checks, training_state
+from keras_stateful import callback_states, checkpoint, compat, kinds, training_state
 from keras_stateful.adapter import zeros
 from keras_stateful.arguments import whole_number
 from keras_stateful.fingerprint import difference, fingerprint
@@ -72,7 +72,7 @@ class ResumeTraining(keras.callbacks.Callback):
 
     def __init__(self, backup_dir: Any, sequence: Any, save_freq: str | int = "epoch"):
         super().__init__()
-        if not fit_checks.is_sequence(sequence):
+        if not kinds.is_sequence(sequence):
             raise TypeError(
                 "`sequence` must be a StatefulSequence or a StatefulStream: the position in other data cannot be restored. "
                 f"Received: {type(sequence).__name__}."
@@ -85,7 +85,9 @@ class ResumeTraining(keras.callbacks.Callback):
             )
         self.sequence = sequence
         self.save_freq = save_freq
-        self._every = 0 if save_freq == "epoch" else whole_number("save_freq", save_freq, 1, 'or "epoch"')
+        self._every = (
+            0 if save_freq == "epoch" else whole_number("save_freq", save_freq, 1, alternative='or "epoch"')
+        )
         if not self._every:  # a hook of its own would make Keras wait for the loss of each step
             self.on_train_batch_end = super().on_train_batch_end  # type: ignore[method-assign]
 
@@ -99,7 +101,7 @@ class ResumeTraining(keras.callbacks.Callback):
         arguments = compat.fit_arguments(self._network)
         self._list = arguments["callbacks"]
         self._check(arguments["x"])
-        self._validation = fit_checks.sequence_or_none(arguments["validation_data"])
+        self._validation = kinds.sequence_or_none(arguments["validation_data"])
         checkpoint.lock(self.directory)
         self._fingerprint = fingerprint(self._network, self.sequence, arguments["steps_per_epoch"])
         self._waiting: checkpoint.Checkpoint | None = None

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_stateful.arguments import int_at_least
+from keras_stateful.arguments import whole_number
 from keras_stateful.generation import check, generate
 
 
@@ -77,7 +77,7 @@ class SampleText(keras.callbacks.Callback):
         write: Callable[[str], Any] | None = print,
     ):
         super().__init__()
-        self.every = int_at_least("every", every, 1, unit="epochs")
+        self.every = whole_number("every", every, 1, unit="epochs")
         for name, value in (("encode", encode), ("decode", decode)):
             if not callable(value):
                 raise TypeError(f"`{name}` must be a function. Received: {name}={value!r}.")

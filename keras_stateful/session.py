@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.arguments import int_at_least
+from keras_stateful.arguments import whole_number
 from keras_stateful.manifest import Manifest, ManifestError, Tensor, read_artifact, read_manifest
 from keras_stateful.runtimes import Runtime, check_names, open_runtime
 from keras_stateful.session_inputs import as_state, by_input, checked, row_indices
@@ -33,6 +33,7 @@ def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
     Raises:
         ValueError: the directory is not an export, is of a newer version, or a file of it was truncated, altered
             or replaced. Nothing of the artifact has run by then.
+        TypeError: a batch size that is not a whole number.
         ImportError: the format's runtime is not installed; names the command that installs it.
 
     Example:
@@ -48,7 +49,7 @@ def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
         y = session.read(np.zeros((2, 10, 3), "float32"))       # (2, 10, 4)
     ```
     """
-    batch_size = int_at_least("batch_size", batch_size, 1)
+    batch_size = whole_number("batch_size", batch_size, 1)
     directory = Path(directory)
     manifest = read_manifest(directory)
     content = read_artifact(directory, manifest)

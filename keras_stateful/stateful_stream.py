@@ -111,7 +111,7 @@ class StatefulStream(Batches):
                 f'`label_at` must be "every", "window" or "last". Received: label_at={label_at!r}.'
             )
         if steps_per_epoch is not None:
-            steps_per_epoch = whole_number("steps_per_epoch", steps_per_epoch, 1, "or None")
+            steps_per_epoch = whole_number("steps_per_epoch", steps_per_epoch, 1, alternative="or None")
         self.boundary, self.resets, self.label_at = boundary, bool(resets), label_at
         self.steps_per_epoch, self.shard, self.epoch = steps_per_epoch, (0, 1), 0
         self._source = Source(

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from keras_stateful import compat
-from keras_stateful.arguments import int_at_least
+from keras_stateful.arguments import whole_number
 from keras_stateful.convert import pack_outputs, readable, recurrent_paths, resets_input, users_arguments
 from keras_stateful.layers import plain_class
 from keras_stateful.rewrite import Level, Rewriter
@@ -162,7 +162,7 @@ def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarra
         A list of float32 arrays `(batch_size, ...)`: what each layer's `get_initial_state` gives.
 
     Raises:
-        TypeError: not a step model.
+        TypeError: not a step model; a batch size that is not a whole number.
         ValueError: no rows; the model's graph passes an `initial_state` of its own, which depends on the inputs.
 
     Example:
@@ -179,7 +179,7 @@ def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarra
         raise TypeError(
             f"`step_model` must come from `to_step_model(model)`. Received: {type(step_model).__name__}."
         )
-    batch_size = int_at_least("batch_size", batch_size, 1)
+    batch_size = whole_number("batch_size", batch_size, 1)
     if step_model.initial_state_given:
         raise ValueError(
             f"The initial state of {step_model.initial_state_given} is computed by the model's own graph from its "

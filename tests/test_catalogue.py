@@ -157,13 +157,13 @@ MODELS = {
         TypeError, "`model`", "StatefulSequence", "to_stateful(model, sequence)",
     ),
     "no rows": Bad(
-        converting(lambda: sequential(lstm()), batch_size=0), ValueError, "`batch_size`", "batch_size=0", "at least 1"
+        converting(lambda: sequential(lstm()), batch_size=0), ValueError, "`batch_size`", "batch_size=0", "1 or more"
     ),
     "half a row": Bad(
-        converting(lambda: sequential(lstm()), batch_size=2.5), ValueError, "`batch_size`", "batch_size=2.5", "an int"
+        converting(lambda: sequential(lstm()), batch_size=2.5), TypeError, "`batch_size`", "batch_size=2.5", "an int"
     ),
     "a batch size of True": Bad(
-        converting(lambda: sequential(lstm()), batch_size=True), ValueError, "`batch_size`", "batch_size=True", "an int"
+        converting(lambda: sequential(lstm()), batch_size=True), TypeError, "`batch_size`", "batch_size=True", "an int"
     ),
     "unknown resets": Bad(
         converting(lambda: sequential(lstm()), resets="windows"), ValueError, "`resets`", "'windows'", '"window" or "step"'
@@ -177,7 +177,7 @@ MODELS = {
         TypeError, "`layers`", "layers='carried'", "Pass `['carried']`",
     ),
     "to_inference of no rows": Bad(
-        lambda: ks.to_inference(sequential(lstm()), 0), ValueError, "`batch_size`", "batch_size=0", "at least 1"
+        lambda: ks.to_inference(sequential(lstm()), 0), ValueError, "`batch_size`", "batch_size=0", "1 or more"
     ),
     "to_stateless without a recurrent layer": Bad(
         lambda: ks.to_stateless(sequential(layers.Dense(3, name="dense"))),

@@ -284,9 +284,26 @@ def test_a_model_that_carries_nothing(method, callback):
         getattr(model, method)(data, verbose=0, callbacks=callbacks)
 
 
+class Reader(keras.Model):
+    """A model of the user's own, whose names are its own affair."""
+
+    resets = None
+
+    def __init__(self):
+        super().__init__()
+        self.network = network(3, stateful=True)
+
+    def call(self, x):
+        return self.network(x)
+
+
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-def test_plain_layers_without_the_callback(method):
-    model, data = model_for("plain"), sequence(resets=False)
+@pytest.mark.parametrize("kind", ["functional", "subclassed", "not built"])
+def test_plain_layers_without_the_callback(method, kind):
+    model, data = model_for("plain") if kind == "functional" else Reader(), sequence(resets=False)
+    model.compile("sgd", "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    if kind == "subclassed":
+        model(np.zeros((3, 8), "int32"))
     remedy = "predict_documents" if method == "predict" else "callbacks=.ResetStatesCallback"
     with pytest.raises(ValueError, match=remedy):
         getattr(model, method)(data, verbose=0, callbacks=[NoStep()])

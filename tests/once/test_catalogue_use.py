@@ -81,7 +81,7 @@ STATES = {
         lambda m: ks.preserve_states("model").__enter__(), TypeError, "`model`", "str", "Keras model"
     ),
     "initial states of no rows": Bad(
-        lambda m: ks.initial_states(ks.to_step_model(m), 0), ValueError, "`batch_size`", "batch_size=0", "at least 1"
+        lambda m: ks.initial_states(ks.to_step_model(m), 0), ValueError, "`batch_size`", "batch_size=0", "1 or more"
     ),
     "initial states of another model": Bad(
         lambda m: ks.initial_states(m), TypeError, "`step_model`", "StatefulModel", "`to_step_model(model)`"
@@ -102,6 +102,12 @@ DOCUMENTS = {
         TypeError, "`documents`", "generator", "`list(documents)`",
     ),
     "a number": Bad(lambda m: ks.predict_documents(m, 5), TypeError, "`documents`", "int", "Pass a list"),
+    "documents that are not read whole": Bad(
+        lambda m: ks.evaluate_documents(m, TEXTS, boundary="ignore"), TypeError, "keyword argument", "'boundary'", "evaluate_documents",
+    ),
+    "documents that are cut": Bad(
+        lambda m: ks.ValidateDocuments(TEXTS, max_document_length=16), TypeError, "keyword argument", "'max_document_length'", "ValidateDocuments",
+    ),
     "no document": Bad(lambda m: ks.evaluate_documents(m, []), ValueError, "no documents", "length 0", "path"),
     "a document of one step": Bad(
         lambda m: ks.evaluate_documents(m, [np.arange(1)]),
@@ -124,7 +130,7 @@ DOCUMENTS = {
         ValueError, "output at every time step", "(None, 5)", "`return_sequences=True`",
     ),
     "a validation at no epoch": Bad(
-        lambda m: ks.ValidateDocuments(TEXTS, every=0), ValueError, "`every`", "every=0", "at least 1"
+        lambda m: ks.ValidateDocuments(TEXTS, every=0), ValueError, "`every`", "every=0", "1 or more"
     ),
 }  # fmt: skip
 
@@ -154,8 +160,8 @@ GENERATION = {
         generating(prompt=np.zeros((1, 1, 1), "int32")), ValueError, "`prompt`", "(1, 1, 1)", "(timesteps,)"
     ),
     "a prompt without an axis": Bad(generating(prompt=3), ValueError, "`prompt`", "shape ()", "(timesteps,)"),
-    "no length": Bad(generating(length=0), ValueError, "`length`", "length=0", "at least 1"),
-    "half a step": Bad(generating(length=2.5), ValueError, "`length`", "length=2.5", "an int"),
+    "no length": Bad(generating(length=0), ValueError, "`length`", "length=0", "1 or more"),
+    "half a step": Bad(generating(length=2.5), TypeError, "`length`", "length=2.5", "an int"),
     "a temperature below 0": Bad(
         generating(temperature=-0.1), ValueError, "`temperature`", "temperature=-0.1", "at least 0"
     ),
@@ -165,11 +171,11 @@ GENERATION = {
     "a temperature in words": Bad(
         generating(temperature="hot"), ValueError, "`temperature`", "temperature='hot'", "number"
     ),
-    "top_k 0": Bad(generating(top_k=0), ValueError, "`top_k`", "top_k=0", "at least 1"),
+    "top_k 0": Bad(generating(top_k=0), ValueError, "`top_k`", "top_k=0", "1 or more"),
     "top_p 0": Bad(generating(top_p=0), ValueError, "`top_p`", "top_p=0", "pass temperature=0"),
     "top_p above 1": Bad(generating(top_p=1.1), ValueError, "`top_p`", "top_p=1.1", "(0, 1]"),
     "top_p below 0": Bad(generating(top_p=-0.1), ValueError, "`top_p`", "top_p=-0.1", "(0, 1]"),
-    "a seed below 0": Bad(generating(seed=-1), ValueError, "`seed`", "seed=-1", "at least 0"),
+    "a seed below 0": Bad(generating(seed=-1), ValueError, "`seed`", "seed=-1", "0 or more"),
     "a stop id beyond the vocabulary": Bad(
         generating(stop=VOCABULARY), ValueError, "`stop`", "stop=11", "from 0 to 10"
     ),
@@ -203,7 +209,7 @@ SAMPLE = {"prompt": "a", "length": 5, "encode": list, "decode": str}
 
 SAMPLING = {
     "a sample at no epoch": Bad(
-        lambda m: ks.SampleText(**SAMPLE, every=0), ValueError, "`every`", "every=0", "at least 1"
+        lambda m: ks.SampleText(**SAMPLE, every=0), ValueError, "`every`", "every=0", "1 or more"
     ),
     "a decoder that is no function": Bad(
         lambda m: ks.SampleText(**{**SAMPLE, "decode": 3}), TypeError, "`decode`", "decode=3", "a function"
@@ -234,8 +240,8 @@ EXPORT = {
         lambda m, d: ks.export_step_model(d, m), TypeError, "`model`", "PosixPath", "export_step_model(model, directory)"
     ),
     "an unknown format": Bad(exporting(format="tflite"), ValueError, "`format`", "'tflite'", "one of onnx, litert"),
-    "no rows": Bad(exporting(batch_size=0), ValueError, "`batch_size`", "batch_size=0", "at least 1"),
-    "half a row": Bad(exporting(batch_size=2.5), ValueError, "`batch_size`", "batch_size=2.5", "an int"),
+    "no rows": Bad(exporting(batch_size=0), ValueError, "`batch_size`", "batch_size=0", "1 or more"),
+    "half a row": Bad(exporting(batch_size=2.5), TypeError, "`batch_size`", "batch_size=2.5", "an int"),
     "an unknown quantizer": Bad(exporting(quantize="int4"), ValueError, "`quantize`", "'int4'", '"int8"'),
     "int8 without data": Bad(
         exporting(quantize="int8"), ValueError, "`representative_data`", "quantize='int8'", "go together"
@@ -350,7 +356,9 @@ def test_a_closed_session(use, exported):
 @pytest.mark.parametrize("rows", [0, -1, 1.5, "1"])
 def test_a_session_of_no_rows(rows, exported):
     call = lambda: ks.load_session(exported, batch_size=rows)  # noqa: E731
-    assert_refused(Bad(call, ValueError, "`batch_size`", f"batch_size={rows!r}", "at least 1"))
+    whole = isinstance(rows, int)
+    error, wanted = (ValueError, "1 or more") if whole else (TypeError, "must be an int")
+    assert_refused(Bad(call, error, "`batch_size`", f"batch_size={rows!r}", wanted))
 
 
 # Artifacts that are not what was exported

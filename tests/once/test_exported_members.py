@@ -2,8 +2,6 @@
 
 import ast
 import inspect
-import subprocess
-import sys
 import types
 from pathlib import Path
 
@@ -89,11 +87,3 @@ def test_public_methods_have_docstrings(name):
         and not inspect.getdoc(member)
     ]
     assert not silent
-
-
-def test_a_saved_model_loads_in_a_fresh_process(tmp_path):
-    model = keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(2, return_sequences=True)])
-    keras_stateful.to_stateful(model, 2).save(tmp_path / "model.keras")
-    program = "import keras, keras_stateful; print(keras.models.load_model('model.keras').batch_size)"
-    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True)
-    assert done.stdout.strip() == "2", done.stderr
