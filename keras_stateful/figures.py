@@ -44,8 +44,8 @@ def plot_activations(
         With one the `pathlib.Path` of the page, about 2.7 bytes large for each step and unit.
 
     Raises:
-        TypeError: text that is no strings, a unit that is no int.
-        ValueError: text and activations of different lengths, a unit that there is not, a path that does not end in .html.
+        TypeError: text that is not strings, a unit that is no int.
+        ValueError: text and activations of different lengths, a unit out of range, a path that does not end in .html.
         ModuleNotFoundError: a figure without matplotlib, with the command that installs it.
 
     Example:
@@ -99,7 +99,7 @@ def plot_layout(sequence: Any, *, first: int = 0, batches: int | None = None) ->
 
     Raises:
         TypeError: something that is not a `StatefulSequence`; `first` or `batches` that are no ints.
-        ValueError: batches that there are not.
+        ValueError: batches out of range.
         ModuleNotFoundError: without matplotlib, with the command that installs it.
 
     Example:

@@ -32,7 +32,7 @@ def generate(
     next_input: Callable | None = None,
     from_logits: bool | None = None,
 ) -> np.ndarray | list:
-    """Lets a model write on from a prompt.
+    """Generates ids (or outputs) from a prompt, feeding each output back as the next input.
 
     Starts from the initial state and leaves the model's own state, weights and compilation alone. On JAX and
     TensorFlow the loop over steps is one compiled call, kept with the model: only the first call compiles, and
@@ -51,7 +51,7 @@ def generate(
         stop: an id or several; a row ends with the first of them that it generates, which is kept.
         next_input: for signals: a function from the output of one step `(rows, ...)` to the next input
             `(rows, ...)`. It gets the backend's tensors (NumPy arrays from a `Session`). Nothing is drawn then.
-        from_logits: whether outputs are logits or probabilities. None: told from the last activation.
+        from_logits: whether outputs are logits or probabilities. None: inferred from the last activation.
 
     Returns:
         The new ids, int32 `(length,)`, or `(rows, length)` for a list of prompts. With `stop`, a list of ints, or

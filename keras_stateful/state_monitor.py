@@ -24,9 +24,9 @@ _OUT_OF: dict[str, Callable] = {"tanh": lambda s: s, "sigmoid": lambda s: 2 * s 
 
 
 class StateMonitor(keras.callbacks.Callback):
-    """Writes norm, saturation and drift of each recurrent layer's state into the logs, and warns of sick states.
+    """Writes norm, saturation and drift of each recurrent layer's state into the logs, and warns of states that are NaN, explode, are all zero or stop changing.
 
-    The states are those that the last step of a look left, in all rows, before any row is reset for the next one.
+    The states are those after the most recent measured step, in all rows, before any row is reset for the next one.
 
     - `"<layer>/norm"`: L2 norm of a row's state, mean over rows; for an LSTM of `h` and `c` together.
     - `"<layer>/saturation"`: share of the values at which the layer's squashing is flat and passes on under a fiftieth

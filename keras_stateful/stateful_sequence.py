@@ -56,7 +56,7 @@ class StatefulSequence(Batches):
         targets: None for the corpus itself; an array or list laid out as the corpus; the key of a dict corpus (with
             `target_offset=0` it is then no input); one label per document, `(documents, ...)`; or a dict of these,
             one for each output.
-        target_offset: how many time steps later the target stands; 1 where `targets` is None, else 0. A sequence of ints
+        target_offset: how many time steps ahead of the input the target is; 1 where `targets` is None, else 0. A sequence of ints
             gives targets an axis of that length, `(batch_size, sequence_length, offsets, ...)`.
         label_at: where labels of documents are trained on: at "every" step, at each "window"'s last real step of the
             document, or at the document's "last" (with cut documents: each piece's).
@@ -67,9 +67,9 @@ class StatefulSequence(Batches):
         max_document_length: time steps after which a document is cut; each piece starts from the initial state. "auto":
             the longest that leaves under 3 % of the rows idle. None: never.
         burn_in: time steps that are read and not trained on after each start, and read again before each cut piece.
-        shuffle: whether documents are dealt anew in each epoch.
+        shuffle: whether documents are assigned to rows anew in each epoch.
         seed: for `shuffle` and `shift_windows`; None follows `keras.utils.set_random_seed`.
-        resets: whether the reset mask rides along as the model's last input, `(x, mask)` or the key "resets".
+        resets: whether each batch has the reset mask as the model's last input, `(x, mask)` or the key "resets".
         shard: `(index, count)`: gives rows `index * batch_size / count` and following of the one layout.
         encode: a function from a document as the source gives it to its array or dict of arrays. Called when it is read.
         shift_windows: whether the edges of windows lie elsewhere in each epoch, so that backpropagation is not always

@@ -43,7 +43,7 @@ class StatefulStream(Batches):
         boundary: "align": each document begins at the first step of a window. "pack": back to back, with resets inside
             windows.
         burn_in: time steps that are read and not trained on at the start of each document.
-        resets: whether the reset mask rides along as the model's last input, `(x, mask)` or the key "resets".
+        resets: whether each batch has the reset mask as the model's last input, `(x, mask)` or the key "resets".
         encode: a function from what the source gives to a document.
         steps_per_epoch: batches of an epoch; the next epoch goes on where it stopped, and the source begins again where it
             ends. None: an epoch is one pass over the source.
