@@ -5,7 +5,9 @@ to_inference: any model -> batch 1, any window length, no resets input (to deplo
 to_stateless: back to plain Keras layers
 """
 
-from typing import Any
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 import keras
 
@@ -17,12 +19,16 @@ from keras_stateful.rewrite import Level, Rewriter, Unconvertible
 from keras_stateful.states import sync
 from keras_stateful.time_axis import find_time_axis, is_recurrent
 
+if TYPE_CHECKING:
+    from keras_stateful.stateful_sequence import StatefulSequence
+    from keras_stateful.stateful_stream import StatefulStream
+
 RESETS = "resets"
 
 
 def to_stateful(
     model: keras.Model,
-    batch_size: Any,
+    batch_size: int | StatefulSequence | StatefulStream,
     *,
     resets: str | None = None,
     layers: list | None = None,
@@ -34,8 +40,8 @@ def to_stateful(
 
     Args:
         model: a built `Sequential` or Functional model; its recurrent layers may be `stateful` or not.
-        batch_size: rows in every batch, on all devices together; or a `StatefulSequence` (or `StatefulStream`), which
-            tells batch size and resets.
+        batch_size: rows in every batch, on all devices together; or the `StatefulSequence` (or `StatefulStream`) that the
+            model will read, which determines batch size and resets.
         resets: None; "window" for a last input `"resets"`, bool `(batch,)`; "step" for bool `(batch, time)`.
             `True` sets that row to its initial state before the window, or before that step.
         layers: names or paths (or the layers themselves) of the recurrent layers that carry. By default all
@@ -64,7 +70,8 @@ def to_stateful(
     training.fit(sequence, epochs=1, verbose=0)
     ```
 
-    Source: Keras issues on stateful RNNs are listed in `docs/keras-defects.md`.
+    Source: truncated backpropagation through time, Williams and Peng 1990 (doi:10.1162/neco.1990.2.4.490). What Keras's
+    own `stateful=True` does instead, with its issues, is listed in `docs/keras-defects.md`.
     """
     model = readable(model, "to_stateful")
     batch_size, resets = _batch_and_resets(batch_size, resets)

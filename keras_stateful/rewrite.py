@@ -52,6 +52,7 @@ class Rewriter:
         share: use the old layers themselves (same variables) where the policy does not make its own.
         share_submodels: whether one sub-model may be called several times (not where it owns states).
         batch_size: batch size of new input tensors; None for any.
+        temporal: ids of the input tensors that run along time.
         any_length: whether new inputs that run along time get an unknown number of time steps.
         plain: whether copies are of Keras's own classes alone.
     """

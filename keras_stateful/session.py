@@ -182,7 +182,14 @@ class Session:
                                  for t, kept in zip(self.manifest.outputs, collected, strict=True)])  # fmt: skip
 
     def reset(self, rows: Any = None) -> None:
-        """Sets rows to the initial state; `rows` as for `step`. No other row's states change."""
+        """Sets rows to the initial state. No other row's states change.
+
+        Args:
+            rows: as for `step`.
+
+        Raises:
+            ValueError: a row that does not exist, a closed session.
+        """
         with self._lock:
             index = self._rows(rows)
             fresh = self._initial(self.batch_size if index is None else len(index))
