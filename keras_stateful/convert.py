@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from keras_stateful.stateful_stream import StatefulStream
 
 RESETS = "resets"
+OF_THE_OUTPUT = ("call", "predict_step")  # methods of Keras's models, which a subclass may have of its own
+OF_THE_LOSS = ("test_step", "compute_loss", "compute_metrics")
 
 
 def to_stateful(
@@ -75,8 +77,10 @@ def to_stateful(
     """
     model = readable(model, "to_stateful")
     batch_size, resets = _batch_and_resets(batch_size, resets)
+    check_methods(model, "to_stateful", (*OF_THE_LOSS, "train_step"))
     if layers is None and recurrent_paths(model):
         layers = recurrent_paths(model)
+        _check_all_carry(model, layers)
     return _carrying(model, batch_size, resets, layers, share=False, any_length=False)
 
 
@@ -270,8 +274,37 @@ def readable(model: Any, function: str) -> keras.Model:
         raise Unconvertible(
             "The model has an input named 'resets', which the conversion needs. Rename that input."
         )
+    check_methods(model, function, OF_THE_OUTPUT)
     _check_weights(model)
     return model
+
+
+def check_methods(model: keras.Model, function: str, names: tuple[str, ...]) -> None:
+    """Raises a ValueError where a model's class has methods of its own, which a copy of its graph would not have."""
+    own = [
+        name
+        for c in type(model).__mro__
+        for name in names
+        if name in vars(c) and not c.__module__.startswith(("keras.", "keras_stateful."))
+    ]
+    if own:
+        raise Unconvertible(
+            f"`{function}` copies the model's graph, and `{type(model).__name__}.{own[0]}` would be lost. Received: "
+            f"{model.name!r}, whose class has its own {', '.join(f'`{n}`' for n in own)}. Give the recurrent layers "
+            "`stateful=True` and train the model itself with `ResetStatesCallback`; or build a Functional model of its "
+            "layers, and say what is lost as a loss or a metric of `compile`."
+        )
+
+
+def _check_all_carry(model: keras.Model, carrying: list[str]) -> None:
+    """Raises a ValueError where some layers are `stateful=True` and others, along the same time axis, are not."""
+    others = [path for path in find_time_axis(model, carrying).recurrent if path not in carrying]
+    if others and not kinds.is_converted(model):
+        raise Unconvertible(
+            f"Some recurrent layers are `stateful=True` and others are not, which would start anew in each window. "
+            f"Received: stateful {carrying}, not stateful {others}. Say which are to carry: `layers={carrying + others}` for "
+            f"all, or `layers={carrying}`."
+        )
 
 
 def _check_weights(model: keras.Model) -> None:

@@ -120,14 +120,18 @@ def check_reader(sequence: Any, call: Any) -> None:
         check_sequence(model, name, sequence, targets=call.method != "predict")
     if call.method != "predict" and name == "x":
         _warn_of_metrics(model, sequence)
-    if is_converted(model):
-        return
-    if call.method == "predict":
+    if (
+        call.method == "predict"
+        and resets_of(model) is None
+        and not (is_converted(model) and sequence.boundary == "ignore")
+    ):
         raise ValueError(
-            "`predict` does not reset plain `stateful=True` layers where documents start. Received: "
+            "`predict` resets no rows where documents start. Received: "
             f"{_say(sequence)}, model {model.name!r}. Use `predict_documents(model, documents)`, or convert the model "
             "with `to_stateful(model, sequence)` and a sequence made with `resets=True`."
         )
+    if is_converted(model):
+        return
     callbacks = call.arguments.get("callbacks") or []
     callbacks = getattr(callbacks, "callbacks", callbacks)
     if not any(map(is_reset_callback, keras.tree.flatten(callbacks))):

@@ -45,9 +45,7 @@ class StatefulModel(keras.Model):
         validation = arguments.get("validation_data")
         if isinstance(validation, tuple) and kinds.is_arrays(validation[0]):
             arguments["validation_batch_size"] = arguments.get("validation_batch_size") or self.batch_size
-        callbacks = arguments.get("callbacks")
-        ready = callbacks if isinstance(callbacks, keras.callbacks.CallbackList) else None
-        given = ready.callbacks if ready is not None else keras.tree.flatten(callbacks or [])
+        given, ready = _callbacks(arguments)
         own = next((c for c in given if isinstance(c, ResetStatesCallback)), None)
         fit_checks.check_fit(self, arguments, own)
         if ready is None:
@@ -56,10 +54,7 @@ class StatefulModel(keras.Model):
                 given = [ResetStatesCallback(*map(kinds.sequence_or_none, read)), *given]
             arguments["callbacks"] = lightest(given, self, arguments)
         elif own is None:
-            own = ResetStatesCallback()  # of whatever each `fit` with this list reads
-            own.set_params(ready.params)
-            own.set_model(self)
-            ready.callbacks.insert(0, own)
+            _insert_resets(ready, self)
         with warnings.catch_warnings():
             if kinds.is_sequence(arguments.get("x")) and arguments["x"].num_batches is None:
                 warnings.filterwarnings("ignore", "Your input ran out of data")  # a stream: so its epochs end
@@ -70,6 +65,13 @@ class StatefulModel(keras.Model):
         arguments = _named(super().evaluate, args, kwargs)
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         fit_checks.check_evaluate(self, arguments)
+        if kinds.is_sequence(arguments.get("x")):
+            given, ready = _callbacks(arguments)
+            if not any(map(kinds.is_reset_callback, given)):
+                if ready is None:
+                    arguments["callbacks"] = [ResetStatesCallback(), *given]
+                else:
+                    _insert_resets(ready, self)
         with preserve_states(self):
             reset_states(self)
             return super().evaluate(**arguments)
@@ -128,6 +130,22 @@ def _named(method: Any, args: tuple, kwargs: dict) -> dict:
     bound = inspect.signature(method).bind(*args, **kwargs)
     arguments = dict(bound.arguments)
     return {**{k: v for k, v in arguments.items() if k != "kwargs"}, **arguments.get("kwargs", {})}
+
+
+def _callbacks(arguments: dict) -> tuple[list, keras.callbacks.CallbackList | None]:
+    """The callbacks of a call, and the user's own `CallbackList` of them where that was given."""
+    callbacks = arguments.get("callbacks")
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        return callbacks.callbacks, callbacks
+    return keras.tree.flatten(callbacks or []), None
+
+
+def _insert_resets(ready: keras.callbacks.CallbackList, model: StatefulModel) -> None:
+    """Adds resets, of whatever each call with this list reads."""
+    own = ResetStatesCallback()
+    own.set_params(ready.params)
+    own.set_model(model)
+    ready.callbacks.insert(0, own)
 
 
 def _rows(x: Any, model: StatefulModel) -> int | None:

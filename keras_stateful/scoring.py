@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_stateful import compat
+from keras_stateful.convert import OF_THE_LOSS, check_methods
 
 _BYTES_AT_ONCE = 4 << 20  # outputs that wait to be scored, for each document being read
 
@@ -113,6 +114,7 @@ def fresh_compile_arguments(model: keras.Model) -> dict[str, Any]:
             f"The model must be compiled, for its loss and metrics. Received: {model.name!r}, not compiled. Call "
             "`model.compile(loss=..., weighted_metrics=[...])` first."
         )
+    check_methods(model, "evaluate_documents", OF_THE_LOSS)
     arguments = compat.compile_arguments(model)
     kept = ("loss", "loss_weights", "metrics", "weighted_metrics")
     return {k: _cloned(arguments[k]) for k in kept if arguments.get(k) is not None}

@@ -19,7 +19,7 @@ _LOCAL = (
     layers.Activation, layers.ActivityRegularization, layers.BatchNormalization, layers.Dense, layers.Dropout,
     layers.ELU, layers.Embedding, layers.GaussianDropout, layers.GaussianNoise, layers.Identity, layers.LeakyReLU,
     layers.Masking, layers.PReLU, layers.ReLU, layers.Rescaling, layers.SpatialDropout1D, layers.SpatialDropout2D,
-    layers.SpatialDropout3D, layers.TimeDistributed, layers.UnitNormalization,
+    layers.SpatialDropout3D, layers.TimeDistributed,
     layers.Add, layers.Average, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract,
 )  # fmt: skip
 
@@ -89,9 +89,19 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
 
     found: dict[str, int] = {}
     given: set[str] = set()
+    ends: set[int] = set()  # tensors without the time axis that hold what is known at the window's end
     for call in calls:
-        if not any(id(t) in temporal for t in tensors_in(call.args, call.kwargs)):
+        given_here = tensors_in(call.args, call.kwargs)
+        if not any(id(t) in temporal for t in given_here):
+            if any(id(t) in ends for t in given_here):
+                ends.update(map(id, call.outputs))
             continue
+        ignore = checked is not None and not any(id(t) in checked for t in call.outputs)
+        if not ignore and any(id(t) in ends for t in given_here):
+            raise _refusal(
+                call,
+                "its time steps are given what is known at the end of the window, which is not the end of the stream",
+            )
         if is_recurrent(call.operation):
             if id(_sequences(call)) not in temporal:
                 continue
@@ -102,13 +112,11 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
                 raise _refusal(
                     call, "it reads each window from the end, where the next window is not known yet"
                 )
-            if call.operation.return_sequences:
-                temporal.add(id(call.outputs[0]))
-            continue
-        ignore = checked is not None and not any(id(t) in checked for t in call.outputs)
-        for tensor, goes_on in zip(call.outputs, _follow(call, temporal, ignore), strict=True):
-            if goes_on:
-                temporal.add(id(tensor))
+            goes_on = [call.operation.return_sequences] + [False] * (len(call.outputs) - 1)
+        else:
+            goes_on = _follow(call, temporal, ignore)
+        for tensor, along_time in zip(call.outputs, goes_on, strict=True):
+            (temporal if along_time else ends).add(id(tensor))
     return TimeAxis(
         list(found),
         found,
@@ -179,27 +187,40 @@ def _follow(call: Call, temporal: set[int], ignore: bool) -> list[bool]:
         return [True] * len(call.outputs)
     if type(layer) in _MIXES and not ignore:
         raise _refusal(call, _MIXES[type(layer)])
-    if isinstance(layer, _LOCAL) and not _normalises_time(layer):
+    if _is_local(layer) and not _normalises_time(call):
         return [True] * len(call.outputs)
     try:
-        return _try_out(call, temporal)
+        return _try_out(call, temporal, ignore)
     except _NotLocal as error:
         if ignore:
             return [False] * len(call.outputs)
         raise _refusal(call, str(error)) from None
 
 
-def _normalises_time(layer: Any) -> bool:
-    axes = getattr(layer, "axis", -1) if isinstance(layer, layers.BatchNormalization) else -1
-    return axes in (1, (1,), [1])
+def _is_local(layer: Any) -> bool:
+    """Whether a layer is known to be local in time; a subclass with a `call` of its own is not known."""
+    return any(isinstance(layer, known) and type(layer).call is known.call for known in _LOCAL)
+
+
+def _normalises_time(call: Call) -> bool:
+    """Whether a `BatchNormalization` has a mean for each time step of the window."""
+    if not isinstance(call.operation, layers.BatchNormalization):
+        return False
+    return call.operation.axis % len(call.outputs[0].shape) == 1
 
 
 class _NotLocal(Exception):
     pass
 
 
-def _try_out(call: Call, temporal: set[int], steps: int = 6) -> list[bool]:
-    """Runs one call on random numbers: the whole window, and its two halves."""
+def _try_out(call: Call, temporal: set[int], ignore: bool, steps: int = 6) -> list[bool]:
+    """Runs one call on random numbers: the whole window, and its two halves.
+
+    Args:
+        call: whose outputs are asked for.
+        temporal: ids of the tensors that have the time axis.
+        ignore: whether the call may mix time steps; then only shapes count.
+    """
     tensors = tensors_in(call.args, call.kwargs)
     fixed = [t.shape[1] for t in tensors if id(t) in temporal and t.shape[1] is not None]
     steps = max([f for f in fixed if f > 1], default=steps)
@@ -223,7 +244,7 @@ def _try_out(call: Call, temporal: set[int], steps: int = 6) -> list[bool]:
             whole, again = run(slice(0, steps)), run(slice(0, steps))
         except Exception as error:
             raise _NotLocal(f"whether it mixes time steps could not be tried out ({error})") from error
-        if not all(map(_close, whole, again)):
+        if not ignore and not all(map(_close, whole, again)):
             raise _NotLocal(
                 "it draws random numbers or counts at inference, so whether it mixes time steps cannot be tried out "
                 "(make that depend on `training`)"
@@ -236,12 +257,12 @@ def _try_out(call: Call, temporal: set[int], steps: int = 6) -> list[bool]:
     along_time = []
     for w, a, b in zip(whole, first, second, strict=True):
         if w.ndim > 1 and w.shape[1] == steps and a.ndim > 1 and a.shape[1] == cut:
-            if not _close(w, np.concatenate([a, b], axis=1)):
+            if not ignore and not _close(w, np.concatenate([a, b], axis=1)):
                 raise _NotLocal(
                     "it mixes neighbouring time steps and would see zeros at the start of every window"
                 )
             along_time.append(True)
-        elif w.shape == b.shape and _close(w, b):
+        elif ignore or (w.shape == b.shape and _close(w, b)):
             along_time.append(False)  # the window's last step, as `return_sequences=False` gives
         else:
             raise _NotLocal("it merges the time steps of a window")

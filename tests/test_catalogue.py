@@ -78,6 +78,37 @@ def slices():
     return sequential(layers.TimeDistributed(layers.GRU(3)), shape=(None, 5, 2))
 
 
+def with_its_own_end():
+    x = keras.Input((None, 3))
+    h, end = layers.GRU(4, return_sequences=True, return_state=True)(x)
+    return keras.Model(x, layers.Multiply(name="times")([h, end[:, None]]))
+
+
+def encoder_and_decoder():
+    x = keras.Input((None, 3))
+    _, end = layers.GRU(4, return_state=True)(x)
+    return keras.Model(x, layers.GRU(4, return_sequences=True, name="decoder")(x, initial_state=end))
+
+
+class Sums(layers.Dense):
+    def call(self, x):
+        return keras.ops.cumsum(super().call(x), axis=1)
+
+
+class OwnLoss(keras.Sequential):
+    def compute_loss(self, *args, **kwargs):
+        return 100.0
+
+
+class OwnCall(keras.Sequential):
+    def call(self, *args, **kwargs):
+        return 2 * super().call(*args, **kwargs)
+
+
+def some_stateful():
+    return sequential(lstm(name="first", stateful=True), lstm(name="second"), batch_size=2)
+
+
 def converting(make, **arguments):
     return lambda: ks.to_stateful(make(), **{"batch_size": 2, **arguments})
 
@@ -125,6 +156,34 @@ MODELS = {
     ),
     "a layer of one's own that counts positions": Bad(
         converting(positions), ValueError, "`custom`", "time steps", ELSEWHERE
+    ),
+    "time steps that are given the window's end": Bad(
+        converting(with_its_own_end), ValueError, "`times`", "end of the window", ELSEWHERE
+    ),
+    "a decoder that starts from the window's end": Bad(
+        converting(encoder_and_decoder), ValueError, "`decoder`", "end of the window", ELSEWHERE
+    ),
+    "a norm over time": Bad(
+        converting(lambda: sequential(layers.UnitNormalization(axis=-2, name="unit"), lstm(), shape=(6, 3))),
+        ValueError, "`unit`", "time steps", ELSEWHERE,
+    ),
+    "a mean for each step of the window": Bad(
+        converting(lambda: sequential(layers.BatchNormalization(axis=-2, name="batch"), lstm(), shape=(6, 3))),
+        ValueError, "`batch`", "number of time steps", ELSEWHERE,
+    ),
+    "a Dense of one's own that sums over time": Bad(
+        converting(lambda: sequential(Sums(4, name="sums"), lstm())), ValueError, "`sums`", "time steps", ELSEWHERE
+    ),
+    "a loss of one's own": Bad(
+        converting(lambda: OwnLoss([keras.Input((None, 3)), lstm()])),
+        ValueError, "`OwnLoss.compute_loss` would be lost", "own_loss", "`ResetStatesCallback`",
+    ),
+    "a call of one's own": Bad(
+        converting(lambda: OwnCall([keras.Input((None, 3)), lstm()])),
+        ValueError, "`OwnCall.call` would be lost", "own_call", "`ResetStatesCallback`",
+    ),
+    "some layers stateful": Bad(
+        converting(some_stateful), ValueError, "stateful ['first'], not stateful ['second']", "first", "`layers=['first', 'second']`"
     ),
     "a stateful layer inside TimeDistributed": Bad(
         converting(stateful_slices), ValueError, "`slices`", "from slice to slice", ELSEWHERE

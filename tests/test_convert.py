@@ -162,6 +162,26 @@ def test_a_mixing_branch_may_be_kept_out_by_layers():
         ks.to_stateful(upstream, 2, layers=["carried"])
 
 
+@pytest.mark.parametrize(
+    "behind",
+    [
+        lambda: layers.Conv1D(1, 3, padding="same"),
+        lambda: layers.Bidirectional(layers.GRU(1, return_sequences=True), merge_mode="sum"),
+    ],
+    ids=["Conv1D", "Bidirectional"],
+)
+def test_what_is_kept_out_by_name_still_has_an_output_for_each_step(behind):
+    data = ks.StatefulSequence(
+        [np.ones((30, 2)), np.ones((21, 2))], 2, 7, targets=[np.ones((30, 1)), np.ones((21, 1))]
+    )
+    model = keras.Sequential(
+        [keras.Input((None, 2)), layers.GRU(4, return_sequences=True, name="carried"), behind()]
+    )
+    model = ks.to_stateful(model, data, layers=["carried"])
+    model.compile("sgd", "mse")
+    model.fit(data, verbose=0)
+
+
 def test_a_batch_of_another_size_is_an_error_not_a_broadcast():
     stateful = ks.to_stateful(sequential(lstm()), 4)
     with pytest.raises(Exception, match="(?i)rows|shape|batch|incompatible"):

@@ -309,6 +309,13 @@ def test_plain_layers_without_the_callback(method, kind):
         getattr(model, method)(data, verbose=0, callbacks=[NoStep()])
 
 
+def test_predict_without_resets():
+    model = model_for("callback", resets=False)
+    with pytest.raises(ValueError, match="predict_documents"):
+        model.predict(sequence(resets=False), verbose=0)
+    model.predict(ks.StatefulSequence(np.arange(60) % IDS, 3, 8, boundary="ignore"), verbose=0)
+
+
 def test_metrics_without_weights_are_told_to_count_padding():
     model, data = model_for("mask"), sequence()
     model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])

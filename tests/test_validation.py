@@ -76,6 +76,21 @@ def test_training_is_the_same_when_keras_validates_in_mid_pass(kind):
     assert with_validation == without
 
 
+@pytest.mark.parametrize("kind", ["mask", "callback"])
+def test_evaluate_is_the_validation_of_fit(kind):
+    """Also where nobody passes the callback that resets the rows."""
+    resets = kind == "mask"
+    model, held_out = model_for(kind, resets), sequence(HELD_OUT, resets=resets)
+    model.optimizer.learning_rate.assign(0.0)
+    history = model.fit(sequence(resets=resets), verbose=0, validation_data=held_out).history
+    by_document = ks.evaluate_documents(model, HELD_OUT)["loss"]
+    steps = [len(d) - 1 for d in HELD_OUT]
+    for callbacks in (None, keras.callbacks.CallbackList(model=model)):
+        loss, _ = model.evaluate(held_out, verbose=0, callbacks=callbacks)
+        assert loss == pytest.approx(history["val_loss"][0], rel=1e-6)
+        assert loss == pytest.approx(np.average(by_document, weights=steps), rel=1e-5)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_validation_depends_on_the_weights_alone(kind):
     model, _, history = run(kind, True)
