@@ -69,7 +69,7 @@ def evaluate_documents(
     layout = _layout(targets, target_offset, label_at, sample_weight, burn_in, encode)
     scorer = Scorer(model, sequence_length)
     reader = _Reader(model, documents, batch_size, sequence_length, layout)
-    check_targets(model, "documents", reader.sequence)
+    check_targets(model, "documents", reader.sequence, weighted=True)
     if reader.masked:  # a mask weighs in Keras's loss, and is known inside the model only
         return _evaluate_one_by_one(model, documents, sequence_length, layout)
     for document, _, batch, row in reader.windows(run=False):

@@ -120,6 +120,8 @@ def check_reader(sequence: Any, call: Any) -> None:
         check_sequence(model, name, sequence, targets=call.method != "predict")
     if call.method != "predict" and name == "x":
         _warn_of_metrics(model, sequence)
+    if call.method == "fit" and name == "x":
+        _warn_of_batch_normalization(model, sequence)
     if (
         call.method == "predict"
         and resets_of(model) is None
@@ -153,6 +155,23 @@ def _warn_of_metrics(model: keras.Model, sequence: Any) -> None:
             f"{_say(sequence)}, which gives weights. Pass them as `weighted_metrics=` to `compile`.",
             stacklevel=2,
         )
+
+
+def _warn_of_batch_normalization(model: keras.Model, sequence: Any) -> None:
+    """Keras gives layers no weights, so padding counts in the mean and variance of a batch."""
+    if len(sequence.signature()) < 3 or not compat.is_graph(model):
+        return
+    for call in compat.graph_calls(model):
+        layer = call.operation
+        if isinstance(layer, keras.layers.BatchNormalization) and layer.trainable:
+            if any(compat.mask_of(t) is not None for t in keras.tree.flatten(call.args)):
+                continue  # which it leaves out
+            warnings.warn(
+                f"`{call.path}` counts padded steps in its mean and variance. Received: a BatchNormalization, and "
+                f"{_say(sequence)}, which pads. Take `LayerNormalization`, mask the padding (`Masking`, `mask_zero=True`), or "
+                'lay the documents out without padding (`boundary="pack"`, `max_document_length="auto"` pad less).',
+                stacklevel=2,
+            )
 
 
 def check_data(model: keras.Model, name: str, data: Any, arguments: dict) -> None:

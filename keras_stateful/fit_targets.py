@@ -52,7 +52,7 @@ class _Output(NamedTuple):
     loss: Any
 
 
-def check_targets(model: keras.Model, name: str, sequence: Any) -> None:
+def check_targets(model: keras.Model, name: str, sequence: Any, *, weighted: bool = False) -> None:
     """Refuses targets that an output's loss would broadcast, and ids that the output has no class for.
 
     Of a loss that is not Keras's own, or of a subclassed model, nothing is known.
@@ -61,20 +61,62 @@ def check_targets(model: keras.Model, name: str, sequence: Any) -> None:
         model: a compiled model.
         name: of the argument that gives the sequence.
         sequence: a `StatefulSequence` or `StatefulStream`.
+        weighted: whether the loss is given weights even where the sequence gives none.
 
     Raises:
         ValueError: targets that do not fit, with the remedy.
     """
-    specs = sequence.signature()[1]
+    signature = sequence.signature()
+    specs, weighted = signature[1], weighted or len(signature) > 2
+    _check_keys(model, name, specs)
     classes = {}
     for output in _outputs(model, specs):
         shape, dtype = specs[output.key] if output.key is not None else specs
         if _one_of(output.loss, _ELEMENTWISE):
-            _check_shape(name, shape, dtype, output)
+            _check_shape(name, shape, dtype, output, weighted)
         elif _one_of(output.loss, _SPARSE) and output.shape[-1] is not None:
             ignored = getattr(output.loss, "ignore_class", None)
+            if ignored is not None and weighted:
+                raise ValueError(
+                    "Keras divides the loss of each batch by its share of steps that `ignore_class` leaves in, and the "
+                    f"weights of `{name}` make up for them, too. Received: ignore_class={ignored} for the output {output.name!r}. "
+                    "Leave it out, and give those steps weight 0 and any class as their target: "
+                    f"`sample_weight=[t != {ignored} for t in targets], targets=[np.where(t == {ignored}, 0, t) for t in targets]`."
+                )
             classes[output.key] = Classes(output.shape[-1], ignored, output.name)
     sequence.check_classes(classes)
+
+
+def _check_keys(model: keras.Model, name: str, specs: Any) -> None:
+    """Targets are for the outputs that the model has: one for one, or a dict for a dict."""
+    if not compat.is_graph(model):
+        return
+    graph = compat.functional(model)
+    named, given = graph.output, f"targets {sorted(specs)}" if isinstance(specs, dict) else "one target"
+    if isinstance(named, dict):
+        fits = set(specs) <= set(named) if isinstance(specs, dict) else len(named) == 1
+        outputs = f"outputs {sorted(named)}"
+    else:
+        fits = not isinstance(specs, dict) and len(graph.outputs) == 1
+        outputs = f"a list of the outputs {graph.output_names}" if len(graph.outputs) > 1 else "one output"
+    if not fits:
+        several = len(graph.outputs) > 1
+        likewise = ", ".join(
+            f'"{key}": ...' for key in (sorted(named) if isinstance(named, dict) else graph.output_names)
+        )
+        model_of = (
+            ""
+            if isinstance(named, dict)
+            else f"make the model's outputs a dict, `keras.Model(inputs, {{{likewise}}})`, and "
+        )
+        raise ValueError(
+            f"The targets of `{name}` are not those of the model's outputs. Received: {given}; {model.name!r} has {outputs}. "
+            + (
+                f"For several outputs {model_of}give `targets={{{likewise}}}`."
+                if several
+                else "Give one, not a dict: `targets=...`."
+            )
+        )
 
 
 def check_labels(sequence: Any, validation: Any, received: str) -> None:
@@ -130,9 +172,20 @@ def _one_of(loss: Any, own: tuple) -> bool:
     return any(loss is o or type(loss) is o for o in own)
 
 
-def _check_shape(name: str, target: tuple, dtype: Any, output: _Output) -> None:
+def _check_shape(name: str, target: tuple, dtype: Any, output: _Output, weighted: bool) -> None:
     if fits_at_a_step(target[2:], output.shape[2:]):
-        return
+        if not weighted or (len(target) > 2 and len(output.shape) > 2):
+            return
+        remedy = (
+            "Give them as floating point, `targets=[t.astype('float32') for t in targets]`: they then have an axis for the "
+            "output's."
+            if len(target) == 2
+            else "Give that output a last axis of length 1, as a `Dense(1)` does."
+        )
+        raise ValueError(
+            f"The loss would take the mean over the time steps of `{name}` before it weighs them. Received: targets of shape "
+            f"{target} and dtype {dtype}, the output {output.name!r} of shape {output.shape}. {remedy}"
+        )
     step = tuple(target[2:])
     remedy = (
         f"Give that output the targets' shape at one time step, {step}"

@@ -309,6 +309,21 @@ def test_plain_layers_without_the_callback(method, kind):
         getattr(model, method)(data, verbose=0, callbacks=[NoStep()])
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_padding_in_batch_statistics_is_told(masked, recwarn):
+    stack = [
+        keras.Input((None,), dtype="int32"),
+        keras.layers.Embedding(IDS, 4, mask_zero=masked),
+        keras.layers.BatchNormalization(name="norm"),
+        keras.layers.LSTM(5, return_sequences=True),
+        keras.layers.Dense(IDS, activation="softmax"),
+    ]
+    model = ks.to_stateful(keras.Sequential(stack), sequence())
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(sequence(), verbose=0)
+    assert any("`norm` counts padded steps" in str(w.message) for w in recwarn) != masked
+
+
 def test_predict_without_resets():
     model = model_for("callback", resets=False)
     with pytest.raises(ValueError, match="predict_documents"):

@@ -123,6 +123,58 @@ def test_targets_of_another_shape_than_the_output(case, plain):
         fit(model_of(sequence, units, loss, ids=False, plain=plain), sequence)
 
 
+WEIGHTED = {
+    "binary ids": (1, "binary_crossentropy", {"targets": [i[:55] % 2 for i in IDS]}, r"t.astype\('float32'\)"),
+    "a label for each document": (1, "binary_crossentropy", {"targets": [0, 1]}, r"t.astype\('float32'\)"),
+    "ignored ids": (
+        CLASSES, keras.losses.SparseCategoricalCrossentropy(ignore_class=-1), {"targets": [i[:55] for i in IDS]},
+        "t != -1",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WEIGHTED)
+def test_losses_that_weights_would_make_wrong(case):
+    """Keras takes the mean over time before it weighs, or divides by the share of steps that count once more."""
+    units, loss, arguments, told = WEIGHTED[case]
+    documents = [r[:55] for r in READINGS]
+    sequence = ks.StatefulSequence(documents, 2, 10, resets=True, **arguments)
+    with pytest.raises(ValueError, match=told):
+        fit(model_of(sequence, units, loss, ids=False), sequence)
+    with pytest.raises(ValueError, match=told):
+        ks.evaluate_documents(model_of(sequence, units, loss, ids=False), documents, **arguments)
+
+
+OUTPUTS = {
+    "a dict for one output": (lambda a, b: a, {"a": LOAD}, "not a dict"),
+    "a dict for a list": (
+        lambda a, b: [a, b],
+        {"a": LOAD, "b": LOAD},
+        r'keras.Model\(inputs, {"a": ..., "b": ...}\)',
+    ),
+    "one target for a list": (lambda a, b: [a, b], LOAD, r'keras.Model\(inputs, {"a": ..., "b": ...}\)'),
+    "one target for a dict": (lambda a, b: {"a": a, "b": b}, LOAD, r'`targets={"a": ..., "b": ...}`'),
+    "a key that no output has": (
+        lambda a, b: {"a": a, "b": b},
+        {"a": LOAD, "c": LOAD},
+        r"outputs \['a', 'b'\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_targets_of_other_outputs(case):
+    outputs, targets, told = OUTPUTS[case]
+    sequence = ks.StatefulSequence(READINGS, 2, 10, resets=True, targets=targets)
+    x = keras.Input((None, 2))
+    h = keras.layers.GRU(4, return_sequences=True)(x)
+    a, b = (keras.layers.Dense(1, name=name)(h) for name in "ab")
+    model = ks.to_stateful(keras.Model(x, outputs(a, b)), sequence)
+    model.compile("sgd", "mse")
+    with pytest.raises(ValueError, match=f"not those of the model's outputs(?s:.*){told}"):
+        fit(model, sequence)
+
+
 FITTING = {
     "one column": (1, "mse", {"targets": LOAD}),
     "a scalar target": (1, "mse", {"targets": [r[:, 0] for r in READINGS]}),
