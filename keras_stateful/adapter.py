@@ -49,6 +49,9 @@ class Batches(keras.utils.PyDataset, DataAdapter):
     def __iter__(self) -> Iterator[tuple]:
         return self.read_pass()
 
+    def trained(self, batches: int) -> None:
+        """Takes note that so many batches of the present pass were trained on; more may have been read ahead."""
+
     # Where a training stands in the data, for `ResumeTraining`
 
     def fingerprint(self) -> dict[str, Any]:

@@ -136,10 +136,17 @@ class ResetStatesCallback(keras.callbacks.Callback):
         if not self._resets_inside and (self._position or self.at_epoch_begin):
             self._reset_rows(self._reading, self._position, self._pass)
         # Counted here: a callback with `on_train_batch_end` makes Keras wait for the loss of each step.
+        begun = self._position > 0
         self._position += self._network.steps_per_execution
+        if begun:  # before, the pass is not always begun: JAX's step reads its batch itself
+            self._reading.trained(self._position)
         total = self._reading.num_batches
         if total is not None and self._position >= total and not self._whole_passes:
             self._position = 0  # with `steps_per_epoch`, Keras begins a new pass in its next epoch
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self._reading is not None:
+            self._reading.trained(self._position)
 
     def _check_execution_steps(self, sequence: Any, epoch: int) -> None:
         """A reset inside one execution of several steps would be lost: no callback runs there."""

@@ -14,7 +14,7 @@ from keras_stateful.stream_windows import StreamWindows
 from keras_stateful.target_classes import Classes, with_id_targets
 from keras_stateful.targets import LABEL_AT
 
-_PEEKED = 8  # batches that Keras may take from an iterator that it then leaves, to see their shape
+_PEEKED = 8  # batches that Keras may take from an iterator that it then leaves, to see their shape or ahead of its steps
 _MASKS = 64  # masks that are kept behind the last batch given
 
 
@@ -129,8 +129,8 @@ class StatefulStream(Batches):
         self.has_targets = targets is not None
         self._lock = threading.RLock()
         self._ready: deque[tuple] = deque()  # batches, with their masks, made for these or given back
-        self._handed: list[tuple] = []  # the first ones given in this pass
-        self._pass = self._made = self._given = 0  # its number, its batches
+        self._handed: deque[tuple] = deque(maxlen=_PEEKED)  # the last ones given in this pass
+        self._pass = self._made = self._given = self._trained = 0  # its number, its batches
         self._finished = False
         self._masks: dict[int, np.ndarray] = {}
         self._positions: dict[int, dict] = {}  # after as many batches
@@ -212,8 +212,17 @@ class StatefulStream(Batches):
         """
         self._windows.classes = with_id_targets(known, self.signature()[1])
 
+    def trained(self, batches: int) -> None:
+        """Takes note that so many batches of the present pass were trained on; the next pass goes on behind them."""
+        self._trained = batches
+
+    def __iter__(self) -> Iterator[tuple]:
+        """The batches of one epoch, for a loop of one's own: each counts as trained on."""
+        for self._trained, batch in enumerate(self.read_pass(), 1):
+            yield batch
+
     def read_pass(self) -> Iterator[tuple]:
-        """The batches of one epoch. An iterator that is left after a few batches gives them back to the next one."""
+        """The batches of one epoch. What was read ahead, and not trained on, is given again in the next one."""
         with self._lock:
             self._begin()
             number = self._pass
@@ -227,8 +236,7 @@ class StatefulStream(Batches):
                     return
                 self._given += 1
                 self._finished = self._given == self.steps_per_epoch
-                if len(self._handed) <= _PEEKED:
-                    self._handed.append(item)
+                self._handed.append(item)
             self._windows.check(item[0])
             yield item[0]
 
@@ -243,12 +251,14 @@ class StatefulStream(Batches):
         if self._sought or (not self._given and not self._finished):
             self._sought = False
             return
-        if not self._finished and len(self._handed) <= _PEEKED:
-            self._ready.extendleft(reversed(self._handed))
+        known = self.steps_per_epoch is not None and self._trained
+        ahead = self._given - (self._trained if known else 0)
+        if (known or not self._finished) and ahead <= len(self._handed):
+            self._ready.extendleft(list(self._handed)[: -ahead - 1 : -1])
         elif self.steps_per_epoch is None and (self._finished or not self._source.once):
             self._restart()
         self._masks = {i: mask for i, (_, mask) in enumerate(self._ready)}
-        self._made, self._given, self._finished = len(self._ready), 0, False
+        self._made, self._given, self._trained, self._finished = len(self._ready), 0, 0, False
         self._pass += 1
         self._handed.clear()
 
@@ -308,7 +318,7 @@ class StatefulStream(Batches):
             else:
                 self._windows.go_on(position["rows"], position["taken"])
             self._sought = not over
-            self._made = self._given = 0 if over else position["batch"]
+            self._made = self._given = self._trained = 0 if over else position["batch"]
             self._finished = False
 
     def check_seekable(self) -> None:

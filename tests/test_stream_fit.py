@@ -24,6 +24,43 @@ def test_fit_loses_and_repeats_no_batch(steps):
     assert recorder.take() == [batch[0]["x"][:, 0].tolist() for _ in range(3) for batch in again]
 
 
+class Count(keras.layers.Layer):
+    """A cell whose state is the number of steps since the row was reset."""
+
+    state_size = output_size = 1
+
+    def build(self, shape):
+        self.nothing = self.add_weight(shape=(1,), initializer="zeros")
+
+    def call(self, x, states):
+        count = states[0] + 1.0
+        return count + 0.0 * self.nothing * x, [count]
+
+
+class StopAfter(keras.callbacks.Callback):
+    def __init__(self, batch):
+        super().__init__()
+        self.batch = batch
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.model.stop_training = batch == self.batch
+
+
+@pytest.mark.parametrize("last", [0, 2, 10])
+def test_a_fit_that_was_stopped_goes_on_where_it_was(last):
+    """What was trained on is not read again, what was only read ahead is: each step has the number of its document's."""
+    steps = [np.arange(n, dtype="float32")[:, None] for n in (23, 9, 15, 4, 30, 1, 8, 12, 17, 3, 3, 40)]
+    source = [{"x": s, "y": s + 1} for s in steps]
+    stream = ks.StatefulStream(source, 3, 7, targets="y", resets=True, steps_per_epoch=12)
+    x = keras.Input((None, 1), name="x")
+    outputs = keras.layers.RNN(Count(), return_sequences=True)(x)
+    model = ks.to_stateful(keras.Model({"x": x}, outputs), stream)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    for callbacks in ([], [StopAfter(last)], [StopAfter(last)], []):
+        history = model.fit(stream, epochs=1, verbose=0, callbacks=callbacks).history
+        assert history["loss"] == [0.0]
+
+
 @pytest.mark.parametrize("kind", ["window", "step", "callback"])
 def test_the_loss_of_each_later_pass_is_the_mean_over_real_steps(kind):
     keras.utils.set_random_seed(3)

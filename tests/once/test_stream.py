@@ -76,6 +76,16 @@ def test_an_iterator_that_is_left_gives_its_batches_back(boundary, peeked):
         assert sorted(read(stream, boundary)) == sorted(wanted(lengths))
 
 
+def test_a_loop_of_ones_own_that_is_left_goes_on_behind_it():
+    lengths = [30, 25, 44, 61, 70]
+    whole = [x for (x, _), _, _ in make(lengths)]
+    stream = make(lengths, steps_per_epoch=6)
+    left = [x for (x, _), _, _ in itertools.islice(stream, 4)]
+    rest = [x for (x, _), _, _ in stream]
+    assert len(rest) == 6
+    np.testing.assert_array_equal([*left, *rest], whole[:10])
+
+
 @pytest.mark.parametrize("boundary", ["align", "pack"])
 def test_masks_may_be_asked_before_and_after_their_batch(boundary):
     stream = make([30, 5, 25, 3, 44], boundary=boundary)
