@@ -43,12 +43,23 @@ def as_array(name: str, value: Any) -> np.ndarray:
             f"`{name}` must be an array `(timesteps, ...)`. Received: a tuple of {len(value)} arrays. Give a dict of arrays "
             "for several inputs, and targets as `targets=`."
         )
+    refuse_masked(name, value)
     try:
         return np.asarray(value)
     except ValueError as error:
         raise ValueError(
             f"`{name}` must be an array `(timesteps, ...)`. Received: {str(value)[:60]}... ({error})"
         ) from None
+
+
+def refuse_masked(name: str, value: Any) -> None:
+    """Raises for a masked array with masked values: batches would hold what lies behind the mask."""
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(
+            f"`{name}` is a masked array, and what its mask hides would be read. Received: {np.ma.count_masked(value)} masked "
+            "values. Fill them in, `x.filled(value)`, or leave those time steps out. Missing targets: `targets.filled(np.nan)`, "
+            "with weight 0 (`sample_weight=`)."
+        )
 
 
 def out_dtype(name: str, dtype: np.dtype) -> np.dtype:
@@ -68,10 +79,16 @@ def out_dtype(name: str, dtype: np.dtype) -> np.dtype:
 
 
 def all_finite(values: np.ndarray) -> bool:
-    """Whether no value is NaN or infinite."""
+    """Whether no value is NaN or infinite, as float32."""
     if values.dtype.kind != "f":
-        return values.dtype.kind in "iub" or bool(np.isfinite(values.astype("float32")).all())
-    return not values.size or bool(np.isfinite(values.min()) and np.isfinite(values.max()))
+        return values.dtype.kind in "iub" or bool(finite(values).all())
+    return not values.size or bool(finite(values.min()) and finite(values.max()))
+
+
+def finite(values: Any) -> Any:
+    """Which values are neither NaN nor infinite, as float32."""
+    with np.errstate(over="ignore"):
+        return np.isfinite(np.asarray(values).astype("float32", copy=False))
 
 
 def fits_int32(low: int, high: int) -> bool:
@@ -98,7 +115,7 @@ def refuse_not_finite(name: str, document: int, step: int, offsets: tuple[int, .
         else "A network passes it on to every later state. Fill in or leave out missing readings."
     )
     raise ValueError(
-        f"`{name}` is NaN or infinite. Received: document {document}, time step {step}. {remedy}"
+        f"`{name}` is NaN or infinite, or too large for float32. Received: document {document}, time step {step}. {remedy}"
     )
 
 

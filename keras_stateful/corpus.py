@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.arrays import as_array, is_array, is_tf_dataset, out_dtype
+from keras_stateful.arrays import as_array, is_array, is_tf_dataset, out_dtype, refuse_masked
 from keras_stateful.fields import Field, Flat, Lazy, LazySource, Separate, check_laid_out
 
 
@@ -99,6 +99,7 @@ def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus
             "`np.frombuffer(text.encode(), 'uint8')` for bytes as ids, or pass `encode=` with a list of texts."
         )
     if is_array(value):
+        refuse_masked(name, value)
         array = np.asanyarray(value)
         if array.dtype == object:
             value = list(array)
@@ -147,6 +148,10 @@ def _in_memory(name: str, values: Iterable) -> Field:
             f"{', '.join(sorted(str(d) for d, _ in kinds))}. Convert them to one."
         )
     dtype = np.result_type(*(dtype for dtype, _ in kinds))
+    if (
+        all(d.kind in "iu" for d, _ in kinds) and dtype.kind == "f"
+    ):  # of uint64 and int64; what does not fit is refused
+        dtype = np.dtype("int64")
     return _slices(name, documents, lengths) or Separate(name, documents, lengths, dtype)
 
 

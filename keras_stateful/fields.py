@@ -15,6 +15,7 @@ from keras_stateful.arrays import (
     all_finite,
     as_document,
     check_int32,
+    finite,
     fits_int32,
     out_dtype,
     refuse_id,
@@ -74,7 +75,7 @@ class Field:
         """
         found = self.gather(spans, rows, window)
         if not self.searched and not all_finite(found):
-            bad = ~np.isfinite(found).reshape(rows, window, -1).all(-1)
+            bad = ~finite(found).reshape(rows, window, -1).all(-1)
             self._refuse(spans, bad if keep is None else bad & keep, offsets)
             found[bad] = 0
         check_int32(self.name, found)
@@ -211,7 +212,7 @@ class Flat(Field):
         if self.searched or not self.in_memory:
             return
         if not all_finite(self.flat):
-            bad = np.flatnonzero(~np.isfinite(self.flat).reshape(len(self.flat), -1).all(1))
+            bad = np.flatnonzero(~finite(self.flat).reshape(len(self.flat), -1).all(1))
             for document, (at, steps) in enumerate(zip(self.offsets, self.lengths, strict=True)):
                 inside = bad[(bad >= at) & (bad < at + steps)]
                 if len(inside):
@@ -249,7 +250,7 @@ class Separate(Field):
             return
         for i, document in enumerate(self.documents):
             if not all_finite(document):
-                bad = ~np.isfinite(document).reshape(len(document), -1).all(1)
+                bad = ~finite(document).reshape(len(document), -1).all(1)
                 refuse_not_finite(self.name, i, int(bad.argmax()), offsets)
         self.searched = True
 

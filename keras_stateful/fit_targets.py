@@ -79,9 +79,10 @@ def check_targets(model: keras.Model, name: str, sequence: Any, *, weighted: boo
             if ignored is not None and weighted:
                 raise ValueError(
                     "Keras divides the loss of each batch by its share of steps that `ignore_class` leaves in, and the "
-                    f"weights of `{name}` make up for them, too. Received: ignore_class={ignored} for the output {output.name!r}. "
-                    "Leave it out, and give those steps weight 0 and any class as their target: "
-                    f"`sample_weight=[t != {ignored} for t in targets], targets=[np.where(t == {ignored}, 0, t) for t in targets]`."
+                    f"weights of `{name}` make up for them, too. Received: ignore_class={ignored} for the output "
+                    f"{output.name!r}. Leave it out, and give those steps weight 0 and any class as their target: "
+                    f"`sample_weight=[t != {ignored} for t in targets]`, `targets=[np.where(t == {ignored}, 0, t) for t in "
+                    "targets]`."
                 )
             classes[output.key] = Classes(output.shape[-1], ignored, output.name)
     sequence.check_classes(classes)

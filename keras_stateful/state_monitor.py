@@ -24,7 +24,9 @@ _OUT_OF: dict[str, Callable] = {"tanh": lambda s: s, "sigmoid": lambda s: 2 * s 
 
 
 class StateMonitor(keras.callbacks.Callback):
-    """Writes norm, saturation and drift of each recurrent layer's state into the logs, and warns of states that are NaN, explode, are all zero or stop changing.
+    """Writes norm, saturation and drift of each recurrent layer's state into the logs.
+
+    It warns of states that are NaN, explode, are all zero or stop changing.
 
     The states are those after the most recent measured step, in all rows, before any row is reset for the next one.
 

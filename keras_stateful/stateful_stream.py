@@ -218,7 +218,8 @@ class StatefulStream(Batches):
 
     def __iter__(self) -> Iterator[tuple]:
         """The batches of one epoch, for a loop of one's own: each counts as trained on."""
-        for self._trained, batch in enumerate(self.read_pass(), 1):
+        for batches, batch in enumerate(self.read_pass(), 1):
+            self.trained(batches)
             yield batch
 
     def read_pass(self) -> Iterator[tuple]:

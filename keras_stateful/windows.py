@@ -222,7 +222,8 @@ class Windows:
     def _scale(self, target: Target, layout: Dealt | Streams) -> float:
         """All steps / counted steps of the epoch, in all shards."""
         settings = self._plan.settings
-        return self._plan.num_batches * settings.rows * settings.window / layout.counted(target.label_at)
+        counted = max(1, layout.counted(target.label_at))  # in "ignore" the end of no document may be read
+        return self._plan.num_batches * settings.rows * settings.window / counted
 
 
 def _together(parts: Any) -> Iterator:

@@ -183,7 +183,8 @@ MODELS = {
         ValueError, "`OwnCall.call` would be lost", "own_call", "`ResetStatesCallback`",
     ),
     "some layers stateful": Bad(
-        converting(some_stateful), ValueError, "stateful ['first'], not stateful ['second']", "first", "`layers=['first', 'second']`"
+        converting(some_stateful),
+        ValueError, "stateful ['first'], not stateful ['second']", "first", "`layers=['first', 'second']`",
     ),
     "a stateful layer inside TimeDistributed": Bad(
         converting(stateful_slices), ValueError, "`slices`", "from slice to slice", ELSEWHERE

@@ -67,6 +67,15 @@ CORPUS = {
         lambda: make(d for d in docs(9, 9)), TypeError, "`corpus`", "generator", "`StatefulStream`"
     ),
     "ids stored as floats": Bad(lambda: make(np.arange(90) / 2), ValueError, "`corpus`", "float64", "`x[:, None]`"),
+    "masked values": Bad(
+        lambda: make([ones, np.ma.masked_equal(ones, 1)]), ValueError, "`corpus[1]`", "18 masked values", "x.filled(value)"
+    ),
+    "one masked array": Bad(
+        lambda: make(np.ma.masked_equal(np.eye(30), 1)), ValueError, "`corpus`", "30 masked values", "x.filled(value)"
+    ),
+    "float64 beyond float32": Bad(
+        lambda: make([ones, ones * 1e39]), ValueError, "`corpus`", "document 1, time step 0", "too large for float32"
+    ),
     "NaN features": Bad(
         lambda: make([ones, ones * nan]), ValueError, "`corpus`", "document 1, time step 0", "leave out"
     ),

@@ -103,10 +103,12 @@ DOCUMENTS = {
     ),
     "a number": Bad(lambda m: ks.predict_documents(m, 5), TypeError, "`documents`", "int", "Pass a list"),
     "documents that are not read whole": Bad(
-        lambda m: ks.evaluate_documents(m, TEXTS, boundary="ignore"), TypeError, "keyword argument", "'boundary'", "evaluate_documents",
+        lambda m: ks.evaluate_documents(m, TEXTS, boundary="ignore"),
+        TypeError, "keyword argument", "'boundary'", "evaluate_documents",
     ),
     "documents that are cut": Bad(
-        lambda m: ks.ValidateDocuments(TEXTS, max_document_length=16), TypeError, "keyword argument", "'max_document_length'", "ValidateDocuments",
+        lambda m: ks.ValidateDocuments(TEXTS, max_document_length=16),
+        TypeError, "keyword argument", "'max_document_length'", "ValidateDocuments",
     ),
     "no document": Bad(lambda m: ks.evaluate_documents(m, []), ValueError, "no documents", "length 0", "path"),
     "a document of one step": Bad(

@@ -8,6 +8,7 @@ import itertools
 import random
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -233,6 +234,40 @@ def test_labels_stand_where_label_at_says(layout, label_at, epoch):
             assert (weight > 0) == wanted
             marked.append(weight)
     np.testing.assert_allclose(np.sum(marked), len(sequence) * rows * window, rtol=1e-4)
+
+
+def test_an_epoch_of_ignore_in_which_no_label_is_read():
+    """The rest of the text, which differs from epoch to epoch, is left out; here the ends of both documents once."""
+    sequence = StatefulSequence(
+        [np.arange(35), np.arange(13)],
+        4,
+        8,
+        targets=np.array([0, 1]),
+        label_at="last",
+        boundary="ignore",
+        shuffle=True,
+        seed=3,
+    )
+    counts = []
+    for sequence.epoch in range(4):
+        counts.append(sum(np.count_nonzero(w) for _, _, w in sequence))
+    assert 0 in counts
+    assert max(counts) > 0
+
+
+def test_documents_of_signed_and_unsigned_integers():
+    mixed = [np.arange(20, dtype="uint64"), np.arange(20, dtype="int64")]
+    for (x, _, _), (wanted, _, _) in zip(
+        make_both(mixed), make_both([d.astype("int32") for d in mixed]), strict=True
+    ):
+        assert x.dtype == np.int32
+        np.testing.assert_array_equal(x, wanted)
+    with pytest.raises(ValueError, match="do not fit int32"):
+        list(make_both([np.array([0, 2**40] * 9, "uint64"), np.arange(20, dtype="int64")]))
+
+
+def make_both(documents):
+    return StatefulSequence(documents, 2, 8)
 
 
 def test_more_rows_than_documents_are_idle():
