@@ -48,8 +48,8 @@ def measure() -> tuple:
     }
     return (
         [
-            row(name, float(np.mean(bits)), "bits a byte", ours=f"{min(bits):.3f} to {max(bits):.3f}")
+            row(name, float(np.mean(bits)), "bits per byte", ours=f"{min(bits):.3f} to {max(bits):.3f}")
             for name, bits in found.items()
         ],
-        f"{STEPS} steps of {ROWS} x {WINDOW} with each of {len(SEEDS)} seeds; `here` is the range.",
+        f"{STEPS} steps of {ROWS} x {WINDOW} with each of {len(SEEDS)} seeds; the range is over the seeds.",
     )

@@ -170,7 +170,7 @@ def measure() -> tuple:
         for way, what in (("batches", "making the batches"), ("callback", "`ResetStatesCallback`")):
             rows_found.append(
                 row(
-                    f"{name}, {rows} x {window}, of that {what}",
+                    f"{name}, {rows} x {window}, of which {what}",
                     took[way] / took["bare"],
                     against="the bare compiled step",
                     ours=f"{took[way] / steps * 1e3:.3f} ms",

@@ -235,7 +235,7 @@ def generation(size: dict) -> list:
     start = time.perf_counter()
     ks.generate(model, [1], size["ids"], temperature=0)
     took = (time.perf_counter() - start) / size["ids"]
-    found.append(row(f"generate, two LSTM {size['units'][0]}, batch 1", took * 1e3, "ms an id"))
+    found.append(row(f"generate, two LSTM {size['units'][0]}, batch 1", took * 1e3, "ms per id"))
     return found
 
 

@@ -57,7 +57,7 @@ def plot(points: dict[str, dict[int, float]]) -> None:
         axis.loglog(list(found), [t * 1e6 for t in found.values()], marker="o", color="tab:blue")
         axis.set_xlabel(name)
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel("µs a batch")
+    axes[0].set_ylabel("µs per batch")
     PLOT.parent.mkdir(exist_ok=True)
     figure.savefig(PLOT, dpi=90)
 
@@ -71,7 +71,13 @@ def measure() -> tuple:
     plot(points)
     return (
         [
-            row(f"{value:,} {name if value > 1 else name.removesuffix('s')}", took * 1e6, "µs a batch")
+            row(
+                f"window of {value:,}"
+                if name == "window"
+                else f"{value:,} {name if value > 1 else name.removesuffix('s')}",
+                took * 1e6,
+                "µs per batch",
+            )
             for name, found in points.items()
             for value, took in found.items()
         ],

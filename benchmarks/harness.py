@@ -70,13 +70,13 @@ def row(
         what: what was measured.
         value: a ratio where `unit` is "x", else in the unit named.
         unit: "x" for ratios, which another machine should give too; else "s", "MB", "share", ...
-        at_least: the reach, where more is better.
-        at_most: the reach, where less is better.
+        at_least: the target, where more is better.
+        at_most: the target, where less is better.
         against: what it is compared with.
         ours: the figure behind the ratio, with its unit.
         theirs: that of the other side.
         backend: Keras's backend, where it matters.
-        higher_is_better: where no reach is set.
+        higher_is_better: where no target is set.
     """
     if higher_is_better is None:
         higher_is_better = at_least is not None
@@ -88,7 +88,7 @@ def row(
 
 
 def short(found: dict[str, Any]) -> bool:
-    """Whether a row falls short of its reach."""
+    """Whether a row falls short of its target."""
     value, low, high = found["value"], found["at_least"], found["at_most"]
     return (low is not None and value < low) or (high is not None and value > high)
 
@@ -104,12 +104,12 @@ def table(rows: list[dict[str, Any]]) -> str:
     """A Markdown table; columns that hold nothing are left out."""
     columns: dict[str, Callable[[dict], str]] = {
         "what": lambda r: r["what"],
-        "against": lambda r: r["against"],
+        "compared with": lambda r: r["against"],
         "backend": lambda r: r["backend"],
-        "here": lambda r: r["ours"],
-        "there": lambda r: r["theirs"],
+        "ours": lambda r: r["ours"],
+        "theirs": lambda r: r["theirs"],
         "result": lambda r: number(r["value"]) + (f" {r['unit']}" if r["unit"] != "x" else " x"),
-        "reach": _reach,
+        "target": _target,
     }
     kept = {name: [cell(r) for r in rows] for name, cell in columns.items()}
     kept = {name: cells for name, cells in kept.items() if any(cells)}
@@ -117,7 +117,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines + [f"| {' | '.join(cells)} |" for cells in zip(*kept.values(), strict=True)])
 
 
-def _reach(found: dict[str, Any]) -> str:
+def _target(found: dict[str, Any]) -> str:
     low, high = found["at_least"], found["at_most"]
     if low is None and high is None:
         return ""

@@ -148,7 +148,7 @@ def blocks_of(text: np.ndarray, length: int, stride: int) -> tuple[np.ndarray, n
 
 
 def networks(training: list, held_out: list, seed: int) -> Iterator[tuple[str, tuple[float, int]]]:
-    """Trains each network; gives its name, held-out bits a byte, and the steps that it made."""
+    """Trains each network; gives its name, held-out bits per byte, and the steps that it made."""
     from keras_stateful import StatefulSequence, evaluate_documents, to_stateful
 
     def sequence():
@@ -184,7 +184,7 @@ def middle(results: list[tuple[float, int]]) -> tuple[float, int]:
 
 def told(results: list[tuple[float, int]]) -> str:
     (loss, steps), losses = middle(results), [r[0] for r in results]
-    return f"{loss:.3f} bits a byte ({min(losses):.3f} to {max(losses):.3f}; {steps:,} steps)"
+    return f"{loss:.3f} bits per byte ({min(losses):.3f} to {max(losses):.3f}; {steps:,} steps)"
 
 
 def measure() -> tuple:

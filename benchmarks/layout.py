@@ -73,7 +73,7 @@ def measure() -> tuple:
         speed = {b: share[b] * ROWS * WINDOW * STEPS / took[b] for b in took}
         rows.append(
             row(
-                f'speed, {corpus}, real steps a second of "align"',
+                f'speed, {corpus}, real steps per second, "align"',
                 speed["align"] / speed["pack"],
                 against='"pack"',
                 ours=f"{speed['align']:,.0f}",

@@ -27,7 +27,7 @@ def measure() -> tuple:
     return (
         [
             row(
-                f"`StateMonitor`, a look every {every} steps, LSTM {UNITS}",
+                f"`StateMonitor`, measuring every {every} steps, LSTM {UNITS}",
                 took[f"every {every}"] / took[ALONE],
                 against=ALONE,
                 ours=f"{took[f'every {every}'] / STEPS * 1e3:.2f} ms",

@@ -65,7 +65,7 @@ def measure() -> tuple:
         callbacks = [ResetStatesCallback(sequence)] if plain else None
         return lambda: model.fit(sequence, verbose=0, callbacks=callbacks)
 
-    ways = {"fit as it is": fit(), "fit, a plain model and the callback": fit(plain=True)}
+    ways = {"fit, default settings": fit(), "fit, a plain model and the callback": fit(plain=True)}
     if backend == "tensorflow":
         ways["fit, jit_compile=True"] = fit(jit_compile=True)
     ways["fit, Keras's own loop"] = fit(use_cudnn=False)
