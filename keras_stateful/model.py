@@ -65,7 +65,7 @@ class StatefulModel(keras.Model):
         arguments = _named(super().evaluate, args, kwargs)
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         fit_checks.check_evaluate(self, arguments)
-        if kinds.is_sequence(arguments.get("x")):
+        if kinds.is_sequence(arguments.get("x")) and self.resets is None:
             given, ready = _callbacks(arguments)
             if not any(map(kinds.is_reset_callback, given)):
                 if ready is None:
