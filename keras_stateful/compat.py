@@ -32,6 +32,8 @@ from keras.src.backend.common import global_state as _keras_state
 from keras.src.backend.common import masking as _keras_masking
 from keras.src.random import seed_generator as _keras_seeds
 
+from keras_stateful.batch import map_specs
+
 rnn_loop = _keras_backend.rnn
 
 
@@ -161,15 +163,10 @@ def batch_to_build_from(epoch_iterator: Any, replicas: int) -> Any:
     if signature is None:
         return None
 
-    def symbolic(structure: Any) -> Any:
-        if isinstance(structure, dict):
-            return {k: symbolic(v) for k, v in structure.items()}
-        if len(structure) == 2 and isinstance(structure[1], np.dtype):
-            shape, dtype = structure
-            return keras.KerasTensor((shape[0] // replicas, *shape[1:]), dtype=dtype.name)
-        return tuple(symbolic(v) for v in structure)
+    def symbolic(shape: tuple, dtype: np.dtype) -> keras.KerasTensor:
+        return keras.KerasTensor((shape[0] // replicas, *shape[1:]), dtype=dtype.name)
 
-    return symbolic(signature())
+    return map_specs(symbolic, signature())
 
 
 def lay_out(variable: keras.Variable, sharding: Any) -> None:

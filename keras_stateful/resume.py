@@ -18,8 +18,8 @@ from typing import Any
 import keras
 
 from keras_stateful import callback_states, checkpoint, compat, kinds, training_state
-from keras_stateful.adapter import zeros
 from keras_stateful.arguments import whole_number
+from keras_stateful.batch import zeros
 from keras_stateful.fingerprint import difference, fingerprint
 from keras_stateful.reset_states_callback import ResetStatesCallback
 from keras_stateful.states import sync

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_stateful.adapter import checksum
 from keras_stateful.arrays import (
     as_document,
     check_int32,
@@ -18,6 +17,7 @@ from keras_stateful.arrays import (
     out_dtype,
     refuse_not_finite,
 )
+from keras_stateful.batch import checksum
 from keras_stateful.targets import read_offsets
 
 
