@@ -153,7 +153,7 @@ def _warn_of_metrics(model: keras.Model, sequence: Any) -> None:
 
 def check_data(model: keras.Model, name: str, data: Any, arguments: dict) -> None:
     """Checks one source of batches: its devices, rows, order, resets and targets."""
-    states = [v for cell in find_states(model) for v in cell.variables]
+    states = [v for layer_state in find_states(model) for v in layer_state.variables]
     distribution.check_data(model, states, name, sequence_or_none(data))
     if is_sequence(data):
         size = (

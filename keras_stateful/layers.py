@@ -151,7 +151,7 @@ class Carry:
         return (output, *new_states) if wanted else output
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        if plain_class(type(self)) in training_loop.CELLS:
+        if plain_class(type(self)) in training_loop.PLAIN_CELLS:
             found = training_loop.run(self, sequences, initial_state, mask, training, self._step_resets)
             if found is not None:
                 return found
