@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_stateful import compat, distribution
 from keras_stateful.arguments import whole_number
+from keras_stateful.callback_base import check_readers_come_after
 from keras_stateful.convert import recurrent_paths, twin_with_resets
 from keras_stateful.fit_inputs import check_ids, check_inputs
 from keras_stateful.fit_targets import check_labels, check_targets
@@ -226,19 +227,7 @@ class ValidateDocuments(keras.callbacks.Callback):
             raise ValueError(
                 "`ValidateDocuments` and `validation_data` both write `val_loss`. Received: both. Leave one of them out."
             )
-        callbacks = getattr(arguments.get("callbacks"), "callbacks", [])
-        for callback in callbacks[: callbacks.index(self)] if self in callbacks else []:
-            monitor = str(getattr(callback, "monitor", ""))
-            if monitor.startswith("val_") or isinstance(
-                callback, (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
-            ):
-                name = type(callback).__name__
-                what = f"monitor={monitor!r}" if monitor.startswith("val_") else "reads the logs"
-                raise ValueError(
-                    f"`{name}` would not see what `ValidateDocuments` writes into the logs. Received: callbacks in which "
-                    f"{name} ({what}) stands first. Keras calls them in order: `callbacks=[ValidateDocuments(...), "
-                    f"{name}(...)]`."
-                )
+        check_readers_come_after(self, arguments, prefix="val_")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self.every or logs is None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_stateful import compat
 from keras_stateful.arguments import whole_number
+from keras_stateful.callback_base import check_readers_come_after
 from keras_stateful.states import LayerState, find_states, get_states
 
 _MEASURES = ("norm", "saturation", "drift")
@@ -87,7 +88,7 @@ class StateMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._layer_states = self._chosen()
-        self._check_order()
+        check_readers_come_after(self, compat.fit_arguments(self._network))
         self._steps = self._looked_at = 0
         self._warned: set[tuple[str, str]] = set()
         self._previous = self._read()
@@ -198,18 +199,6 @@ class StateMonitor(keras.callbacks.Callback):
                     f"`layers` must name recurrent layers that carry a state. Received: {wanted!r}; the model has {known}."
                 )
         return [s for s in layer_states if self.layers is None or s.key in self.layers]
-
-    def _check_order(self) -> None:
-        """Callbacks that stand before this one see the logs before it writes."""
-        callbacks = getattr(compat.fit_arguments(self._network).get("callbacks"), "callbacks", [])
-        before = callbacks[: callbacks.index(self)] if self in callbacks else []
-        for callback in before:
-            if isinstance(callback, (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)):
-                name = type(callback).__name__
-                raise ValueError(
-                    f"`{name}` would not see what `StateMonitor` writes into the logs. Received: callbacks in which "
-                    f"{name} stands first. Keras calls them in order: `callbacks=[StateMonitor(...), {name}(...)]`."
-                )
 
 
 def _rows(states: list[np.ndarray]) -> np.ndarray:
