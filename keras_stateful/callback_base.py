@@ -1,8 +1,19 @@
-"""What this package's callbacks have in common: their place among the others of a `fit`."""
+"""What this package's callbacks have in common: their model, and their place among the others of a `fit`."""
 
 from typing import Any
 
 import keras
+
+
+class ModelCallback(keras.callbacks.Callback):
+    """A callback that holds its model as `_network`.
+
+    On JAX, each look at `Callback.model` brings all variables back from the compiled step, which is slow.
+    """
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        self._network = model
 
 
 def check_readers_come_after(writer: Any, arguments: dict[str, Any], prefix: str | None = None) -> None:

@@ -6,11 +6,12 @@ import keras
 import numpy as np
 
 from keras_stateful import compat, fit_checks, kinds
+from keras_stateful.callback_base import ModelCallback
 from keras_stateful.repairs import repair, weigh_once
 from keras_stateful.states import find_states, restore, snapshot, sync, write_initial
 
 
-class ResetStatesCallback(keras.callbacks.Callback):
+class ResetStatesCallback(ModelCallback):
     """Makes a stateful `fit` right: resets where epochs and documents start, validation apart from training.
 
     Add it to the `fit` of a model whose layers are `stateful=True`; it also repairs what Keras gets wrong with
@@ -63,9 +64,6 @@ class ResetStatesCallback(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        self._network = (
-            model  # on JAX, every look at `self.model` brings all variables back from the step: slow
-        )
         if model is not None:
             if not find_states(model):
                 raise ValueError(

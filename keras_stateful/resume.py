@@ -20,12 +20,13 @@ import keras
 from keras_stateful import callback_states, checkpoint, compat, kinds, training_state
 from keras_stateful.arguments import whole_number
 from keras_stateful.batch import zeros
+from keras_stateful.callback_base import ModelCallback
 from keras_stateful.fingerprint import difference, fingerprint
 from keras_stateful.reset_states_callback import ResetStatesCallback
 from keras_stateful.states import sync
 
 
-class ResumeTraining(keras.callbacks.Callback):
+class ResumeTraining(ModelCallback):
     """Saves a stateful training every so often; when the script is started again, `fit` goes on from there.
 
     On the CPU it goes on bit for bit: every later loss, metric and weight is that of the run that was never interrupted,
@@ -90,10 +91,6 @@ class ResumeTraining(keras.callbacks.Callback):
         )
         if not self._every:  # a hook of its own would make Keras wait for the loss of each step
             self.on_train_batch_end = super().on_train_batch_end  # type: ignore[method-assign]
-
-    def set_model(self, model: keras.Model) -> None:
-        super().set_model(model)
-        self._network = model  # on JAX, a look at `self.model` brings all variables back: slow
 
     # What Keras calls
 

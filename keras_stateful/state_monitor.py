@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_stateful import compat
 from keras_stateful.arguments import whole_number
-from keras_stateful.callback_base import check_readers_come_after
+from keras_stateful.callback_base import ModelCallback, check_readers_come_after
 from keras_stateful.states import LayerState, find_states, get_states
 
 _MEASURES = ("norm", "saturation", "drift")
@@ -24,7 +24,7 @@ _INTO: dict[str, Callable] = {"tanh": np.tanh, "sigmoid": lambda s: np.tanh(s / 
 _OUT_OF: dict[str, Callable] = {"tanh": lambda s: s, "sigmoid": lambda s: 2 * s - 1}
 
 
-class StateMonitor(keras.callbacks.Callback):
+class StateMonitor(ModelCallback):
     """Writes norm, saturation and drift of each recurrent layer's state into the logs, and warns of sick states.
 
     The states are those that the last step of a look left, in all rows, before any row is reset for the next one.
@@ -79,12 +79,6 @@ class StateMonitor(keras.callbacks.Callback):
         super().__init__()
         self.every = whole_number("every", every, 1)
         self.layers = [layers] if isinstance(layers, str) else layers
-
-    def set_model(self, model: keras.Model) -> None:
-        super().set_model(model)
-        self._network = (
-            model  # on JAX, each look at `self.model` brings all variables back from the step: slow
-        )
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._layer_states = self._chosen()
