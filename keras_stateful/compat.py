@@ -115,6 +115,7 @@ class TrainerCall(NamedTuple):
     method: str
     model: keras.Model
     arguments: dict[str, Any]
+    epoch_iterator: Any  # what counts its steps; None where there is none yet
 
 
 def trainer_call() -> TrainerCall | None:
@@ -132,9 +133,9 @@ def trainer_call() -> TrainerCall | None:
             and frame.f_globals.get("__name__", "").startswith("keras.src.")
         ):
             names = inspect.signature(getattr(keras.Model, method)).parameters
-            return TrainerCall(
-                method, model, {k: frame.f_locals[k] for k in names if k in frame.f_locals and k != "self"}
-            )
+            found = frame.f_locals
+            arguments = {k: found[k] for k in names if k in found and k != "self"}
+            return TrainerCall(method, model, arguments, found.get("epoch_iterator"))
         frame = frame.f_back
     return None
 
@@ -175,10 +176,21 @@ def lay_out(variable: keras.Variable, sharding: Any) -> None:
     variable.assign(variable.value)
 
 
-def fit_arguments(model: keras.Model) -> dict[str, Any]:
-    """The arguments of the `fit` of this model that is running, by name; empty outside of one."""
+def trainer_arguments(model: keras.Model) -> dict[str, Any]:
+    """The arguments of the `fit`, `evaluate` or `predict` of this model that is running, by name; empty outside of one."""
     call = trainer_call()
-    return call.arguments if call is not None and call.method == "fit" and call.model is model else {}
+    return call.arguments if call is not None and call.model is model else {}
+
+
+def fit_arguments(model: keras.Model) -> dict[str, Any]:
+    """The same of a `fit` alone."""
+    call = _fit_call(model)
+    return {} if call is None else call.arguments
+
+
+def _fit_call(model: keras.Model) -> TrainerCall | None:
+    call = trainer_call()
+    return call if call is not None and call.method == "fit" and call.model is model else None
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
@@ -196,13 +208,8 @@ def begin_at(model: keras.Model, epoch: int | None) -> None:
 
 def epoch_iterator(model: keras.Model) -> Any:
     """What counts the steps of the `fit` of this model that is running, or None."""
-    frame: Any = sys._getframe()
-    while frame is not None:
-        local = frame.f_locals
-        if frame.f_code.co_name == "fit" and local.get("self") is model and "epoch_iterator" in local:
-            return local["epoch_iterator"]
-        frame = frame.f_back
-    return None
+    call = _fit_call(model)
+    return None if call is None else call.epoch_iterator
 
 
 def skip_steps(iterator: Any, steps: int, position: int, num_batches: int | None) -> None:

@@ -1,6 +1,6 @@
 """`ResetStatesCallback`: the resets of a stateful `fit`, where the model does not take them as an input."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -9,6 +9,20 @@ from keras_stateful import compat, fit_checks, kinds
 from keras_stateful.callback_base import ModelCallback
 from keras_stateful.repairs import repair, weigh_once
 from keras_stateful.states import find_states, restore, snapshot, sync, write_initial
+
+
+class PassPosition(NamedTuple):
+    """Where a `fit` stands in the present pass over its sequence.
+
+    Attributes:
+        batches: of the pass, those that were read; 0 also where it ended within an epoch.
+        epoch: the pass, as the sequence counts them.
+        over: at the end of an epoch, whether the next begins a new pass.
+    """
+
+    batches: int
+    epoch: int | None
+    over: bool
 
 
 class ResetStatesCallback(ModelCallback):
@@ -74,7 +88,7 @@ class ResetStatesCallback(ModelCallback):
             repair(model)
             # As early as this, since it makes the compiled steps anew, which Keras then holds.
             read = [
-                kinds.sequence_or_none(_arguments(model).get("x")),
+                kinds.sequence_or_none(compat.trainer_arguments(model).get("x")),
                 self.sequence,
                 self.validation_sequence,
             ]
@@ -85,6 +99,10 @@ class ResetStatesCallback(ModelCallback):
     def _resets_inside(self) -> bool:
         """Whether the masks ride along with the batch, so that rows are reset inside the step."""
         return kinds.resets_of(self._network) is not None
+
+    def position(self) -> PassPosition:
+        """Where the running `fit` stands in its sequence, for `ResumeTraining`."""
+        return PassPosition(self._position, self._pass, self._whole_passes or self._position == 0)
 
     # Training
 
@@ -162,7 +180,7 @@ class ResetStatesCallback(ModelCallback):
     # Evaluation, inside fit and outside
 
     def on_test_begin(self, logs: Any = None) -> None:
-        read = kinds.sequence_or_none(_arguments(self._network).get("x"))
+        read = kinds.sequence_or_none(compat.trainer_arguments(self._network).get("x"))
         self._check_validation(read)
         self._testing = self.validation_sequence if read is None else read
         if not kinds.is_converted(self._network):  # whose `evaluate` does this itself
@@ -199,12 +217,6 @@ class ResetStatesCallback(ModelCallback):
     def _reset(self, mask: np.ndarray | None) -> None:
         sync(self._network)  # only where something is written: on JAX it is slow
         write_initial(find_states(self._network), mask)
-
-
-def _arguments(model: keras.Model) -> dict[str, Any]:
-    """The arguments of the `fit` or `evaluate` of this model that is running, by name."""
-    call = compat.trainer_call()
-    return call.arguments if call is not None and call.model is model else {}
 
 
 def _check_alone(callbacks: Any) -> None:
