@@ -7,6 +7,7 @@ import numpy as np
 from keras import ops
 
 from keras_stateful import compat
+from keras_stateful.arrays import fits
 from keras_stateful.convert import to_inference
 from keras_stateful.states import LayerState, find_states, sync
 from keras_stateful.vocabulary import input_vocabulary
@@ -174,10 +175,7 @@ def _array(twin: keras.Model, tensor: Any, given: Any) -> np.ndarray:
             f"`ids` must be what the model was trained on, {tensor.dtype}. Received: {array.dtype}. Encode text first, for "
             "example `[characters.index(c) for c in text]`."
         )
-    fits = array.ndim == len(wanted) + 1 and len(array) and all(
-        w in (None, n) for w, n in zip(wanted, array.shape[1:], strict=True)
-    )  # fmt: skip
-    if not fits:
+    if not fits(array.shape, (None, *wanted)) or not len(array):
         raise ValueError(
             f"`ids` must be one document of shape {('timesteps', *wanted)}, without a batch axis. Received: shape "
             f"{array.shape}."

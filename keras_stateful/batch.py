@@ -46,6 +46,19 @@ def no_resets(rows: int, window: int, boundary: str) -> np.ndarray:
 # Signatures
 
 
+def output_specs(shape: tuple, output: Any, offsets: int | None) -> tuple[tuple, tuple]:
+    """Shape and dtype of an output's targets, and of its weights.
+
+    Args:
+        shape: `(batch, time)`.
+        output: a `targets.Target` or `source.Output`, with `shape` of the values at one time step, `dtype` and `lifted`.
+        offsets: how many there is an axis for; None for no such axis. A loss `(batch, time, offsets)` broadcasts weights.
+    """
+    axis, weights_axis = ((), ()) if offsets is None else ((offsets,), (1,))
+    targets = (*shape, *axis, *output.shape, *(1,) * output.lifted)
+    return (targets, output.dtype), ((*shape, *weights_axis), np.dtype("float32"))
+
+
 def map_specs(make: Callable, signature: Any) -> Any:
     """A batch of `make(shape, dtype)` with this signature."""
     if isinstance(signature, dict):
