@@ -113,9 +113,8 @@ def single_step(step: StepModel) -> keras.Model:
                 copy.name = call.path.replace("/", "_")
                 for part in parts_of(copy):
                     for rate in {"dropout", "recurrent_dropout"} & set(vars(part)):
-                        setattr(
-                            part, rate, 0.0
-                        )  # JAX draws the mask at inference, too, and cannot export that
+                        # JAX draws the mask at inference, too, and cannot export that.
+                        setattr(part, rate, 0.0)
                     if is_mixed(part):
                         part.dtype_policy = keras.DTypePolicy("float32")
                 pending.append((operation, copy, skip_initializers(copy)))

@@ -93,9 +93,8 @@ def export_step_model(
         told = _finish(replace(told, metadata=metadata), exact)
         if not _computes_in_float32(step):
             export_check.compare(single, exact, told, batch_size)
-        elif _has_masks(
-            step
-        ):  # what a masked step puts out differs between Keras's loop and its unrolled form
+        elif _has_masks(step):
+            # What a masked step puts out differs between Keras's loop and its unrolled form.
             export_check.compare(single, exact, told, batch_size)
             export_check.compare(step, exact, told, batch_size, states_only=True)
         else:
