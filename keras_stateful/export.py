@@ -18,6 +18,7 @@ import keras_stateful
 from keras_stateful import artifact_writers, compat, export_check, manifest
 from keras_stateful.arguments import whole_number
 from keras_stateful.manifest import FORMATS, Manifest, State, Tensor
+from keras_stateful.rewrite import parts_of
 from keras_stateful.runtimes import Runtime, open_runtime
 from keras_stateful.single_step import has_time, is_mixed, single_step
 from keras_stateful.step_model import StepModel, initial_states, to_step_model
@@ -173,7 +174,7 @@ def _umask() -> int:
 
 
 def _computes_in_float32(step: StepModel) -> bool:
-    return not any(is_mixed(layer) for layer in step._flatten_layers(include_self=False))
+    return not any(is_mixed(part) for layer in step.layers for part in parts_of(layer))
 
 
 def _has_masks(step: StepModel) -> bool:

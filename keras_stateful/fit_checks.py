@@ -115,7 +115,7 @@ def check_reader(sequence: Any, call: Any) -> None:
     Raises:
         ValueError: a model that carries no state, or plain `stateful=True` layers without `ResetStatesCallback`.
     """
-    model, name = call.model, "validation_data" if call.arguments.get("_use_cached_eval_dataset") else "x"
+    model, name = call.model, "validation_data" if compat.is_validation(call.arguments) else "x"
     if model.built:  # if not, it is a subclassed model, and `ResetStatesCallback` sees its layers later
         check_sequence(model, name, sequence, targets=call.method != "predict")
     if call.method != "predict" and name == "x":
@@ -370,7 +370,7 @@ def _batches(data: Any, model: keras.Model) -> int | None:
 
 def check_evaluate(model: keras.Model, arguments: dict) -> None:
     """Checks evaluate's arguments."""
-    name = "validation_data" if arguments.get("_use_cached_eval_dataset") else "x (evaluate)"
+    name = "validation_data" if compat.is_validation(arguments) else "x (evaluate)"
     check_data(model, name, arguments.get("x"), arguments, arguments.get("batch_size"))
 
 
