@@ -1,7 +1,7 @@
 """`manifest.json`: what an exported directory says about itself, enough to run it from any language.
 
-JSON only, read with bounds on every size: a file from a stranger gives a `Manifest` or a `ValueError`. This
-module and `session.py` import the standard library and NumPy, nothing else.
+JSON only, read with bounds on every size: a file from a stranger gives a `Manifest` or a `ValueError`. NumPy only, as all
+that a `Session` imports but its runtime.
 """
 
 import base64
