@@ -7,8 +7,9 @@ import numpy as np
 from keras import ops
 
 from keras_stateful import compat
+from keras_stateful.arrays import fits
 from keras_stateful.convert import to_inference
-from keras_stateful.states import Cell, find_states, sync
+from keras_stateful.states import LayerState, find_states, sync
 from keras_stateful.vocabulary import input_vocabulary
 
 
@@ -50,13 +51,13 @@ def record_states(model: keras.Model, ids: Any, layer: str | None = None, *, sta
     if isinstance(model, keras.Model):
         sync(model)  # in a callback the variables may be behind
     twin = to_inference(model, share_weights=True)
-    cell = _find(find_states(twin), layer)
-    if not isinstance(state, int) or not 0 <= state < len(cell.layer._slot_states[0]):
+    layer_state = _find(find_states(twin), layer)
+    if not isinstance(state, int) or not 0 <= state < len(layer_state.layer._slot_states[0]):
         raise ValueError(
-            f"`state` must be the index of a state of `{cell.key}`. Received: state={state!r}; it has "
-            f"{len(cell.layer._slot_states[0])}, of an LSTM 0 for `h` and 1 for `c`."
+            f"`state` must be the index of a state of `{layer_state.key}`. Received: state={state!r}; it has "
+            f"{len(layer_state.layer._slot_states[0])}, of an LSTM 0 for `h` and 1 for `c`."
         )
-    variable, arrays = cell.variables[state], _arrays(twin, ids)
+    variable, arrays = layer_state.variables[state], _arrays(twin, ids)
     recorded = np.empty((len(arrays[0]), *variable.shape[1:]), "float32")
     for t in range(len(recorded)):
         twin.predict_on_batch(keras.tree.pack_sequence_as(twin.input, [a[None, t : t + 1] for a in arrays]))
@@ -130,14 +131,16 @@ def checked_activations(activations: Any) -> np.ndarray:
     return values
 
 
-def _find(cells: list[Cell], layer: str | None) -> Cell:
+def _find(layer_states: list[LayerState], layer: str | None) -> LayerState:
     if layer is None:
-        return cells[-1]
-    hits = [c for c in cells if c.key == layer] or [c for c in cells if c.key.split("/")[-1] == layer]
+        return layer_states[-1]
+    hits = [s for s in layer_states if layer == s.key] or [
+        s for s in layer_states if layer == s.key.split("/")[-1]
+    ]
     if len(hits) != 1:
         raise ValueError(
             f"`layer` must name a recurrent layer of the model. Received: {layer!r}, which fits "
-            f"{[c.key for c in hits] or 'none'}; there are {[c.key for c in cells]}."
+            f"{[s.key for s in hits] or 'none'}; there are {[s.key for s in layer_states]}."
         )
     return hits[0]
 
@@ -172,10 +175,7 @@ def _array(twin: keras.Model, tensor: Any, given: Any) -> np.ndarray:
             f"`ids` must be what the model was trained on, {tensor.dtype}. Received: {array.dtype}. Encode text first, for "
             "example `[characters.index(c) for c in text]`."
         )
-    fits = array.ndim == len(wanted) + 1 and len(array) and all(
-        w in (None, n) for w, n in zip(wanted, array.shape[1:], strict=True)
-    )  # fmt: skip
-    if not fits:
+    if not fits(array.shape, (None, *wanted)) or not len(array):
         raise ValueError(
             f"`ids` must be one document of shape {('timesteps', *wanted)}, without a batch axis. Received: shape "
             f"{array.shape}."

@@ -6,19 +6,14 @@ any `keras.src.trainers.data_adapters.data_adapter.DataAdapter` as it is ("Allow
 `tests/test_sequence_fit.py` fails when Keras no longer lets it through.
 """
 
-import itertools
-import math
-import zlib
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from typing import Any
 
 import keras
-import numpy as np
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from keras_stateful import compat, fit_checks
+from keras_stateful.batch import map_specs, spec_bytes
 
 _PREFETCH = 2
 _SMALL = 1 << 20  # bytes of a batch that is made in no time, so that nothing is won by reading it ahead
@@ -124,7 +119,7 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         # Where the end comes unforeseen, Keras's step runs once more, without a batch: had the rows a static number, it
         # would count them in the mean of the loss (Keras 3.14 to 3.15).
         endless = self.num_batches is None
-        signature = _map_specs(
+        signature = map_specs(
             lambda shape, dtype: tf.TensorSpec((None, *shape[1:]) if endless else shape, dtype),
             self.signature(),
         )
@@ -170,46 +165,3 @@ class _Passes:
             yield keras.tree.map_structure(tf.convert_to_tensor, batch)
         # The end comes unforeseen in a pass that is resumed; this is how a `tf.data.Dataset` tells it.
         raise tf.errors.OutOfRangeError(None, None, "the pass is over")
-
-
-def in_order(read: Callable[[int], Any], indices: Iterable[int], workers: int, ahead: int) -> Iterator[Any]:
-    """`read(i)` for each index, in their order, up to `ahead` of them read beforehand by `workers` threads."""
-    if workers < 2:
-        yield from map(read, indices)
-        return
-    remaining, pool = iter(indices), ThreadPoolExecutor(workers)
-    try:
-        waiting = deque(pool.submit(read, i) for i in itertools.islice(remaining, max(1, ahead)))
-        while waiting:
-            batch = waiting.popleft().result()
-            waiting.extend(pool.submit(read, i) for i in itertools.islice(remaining, 1))
-            yield batch
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def checksum(parts: Any, start: int = 0) -> int:
-    """CRC-32 of the bytes of all arrays in a structure."""
-    for part in keras.tree.flatten(parts):
-        start = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, start) if np.size(part) else start
-    return start
-
-
-def spec_bytes(signature: Any) -> int:
-    """Bytes of a batch with this signature."""
-    sizes: list[int] = []
-    _map_specs(lambda shape, dtype: sizes.append(math.prod(shape) * dtype.itemsize), signature)
-    return sum(sizes)
-
-
-def zeros(signature: Any) -> Any:
-    """A batch of zeros with this signature."""
-    return _map_specs(np.zeros, signature)
-
-
-def _map_specs(make: Callable, structure: Any) -> Any:
-    if isinstance(structure, dict):
-        return {k: _map_specs(make, v) for k, v in structure.items()}
-    if len(structure) == 2 and isinstance(structure[1], np.dtype):
-        return make(*structure)
-    return tuple(_map_specs(make, v) for v in structure)

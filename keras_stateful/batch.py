@@ -1,5 +1,14 @@
-"""How a batch is put together: arrays by name, the reset mask, targets and weights."""
+"""How a batch is put together: arrays by name, the reset mask, targets and weights; its signature and its checksum. NumPy only.
 
+A signature is a batch of `(shape, dtype)` pairs in place of arrays.
+"""
+
+import itertools
+import math
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -32,3 +41,77 @@ def rows_of(part: Any, rows: slice) -> Any:
 def no_resets(rows: int, window: int, boundary: str) -> np.ndarray:
     """A reset mask that is False everywhere: `(rows,)`, in "pack" `(rows, window)`."""
     return np.zeros((rows, window) if boundary == "pack" else (rows,), bool)
+
+
+# Signatures
+
+
+def output_specs(shape: tuple, output: Any, offsets: int | None) -> tuple[tuple, tuple]:
+    """Shape and dtype of an output's targets, and of its weights.
+
+    Args:
+        shape: `(batch, time)`.
+        output: a `targets.Target` or `source.Output`, with `shape` of the values at one time step, `dtype` and `lifted`.
+        offsets: how many there is an axis for; None for no such axis. A loss `(batch, time, offsets)` broadcasts weights.
+    """
+    axis, weights_axis = ((), ()) if offsets is None else ((offsets,), (1,))
+    targets = (*shape, *axis, *output.shape, *(1,) * output.lifted)
+    return (targets, output.dtype), ((*shape, *weights_axis), np.dtype("float32"))
+
+
+def map_specs(make: Callable, signature: Any) -> Any:
+    """A batch of `make(shape, dtype)` with this signature."""
+    if isinstance(signature, dict):
+        return {k: map_specs(make, v) for k, v in signature.items()}
+    if len(signature) == 2 and isinstance(signature[1], np.dtype):
+        return make(*signature)
+    return tuple(map_specs(make, v) for v in signature)
+
+
+def spec_bytes(signature: Any) -> int:
+    """Bytes of a batch with this signature."""
+    sizes: list[int] = []
+    map_specs(lambda shape, dtype: sizes.append(math.prod(shape) * dtype.itemsize), signature)
+    return sum(sizes)
+
+
+def zeros(signature: Any) -> Any:
+    """A batch of zeros with this signature."""
+    return map_specs(np.zeros, signature)
+
+
+# Whole passes
+
+
+def checksum(parts: Any, start: int = 0) -> int:
+    """CRC-32 of the bytes of all arrays in a structure, in the order of `keras.tree.flatten`."""
+    for part in _leaves(parts):
+        start = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, start) if np.size(part) else start
+    return start
+
+
+def _leaves(parts: Any) -> Iterator[Any]:
+    """The arrays of a structure, those of a dict in the order of its keys."""
+    if isinstance(parts, dict):
+        parts = tuple(parts[k] for k in sorted(parts))
+    if isinstance(parts, (tuple, list)):
+        for part in parts:
+            yield from _leaves(part)
+    else:
+        yield parts
+
+
+def in_order(read: Callable[[int], Any], indices: Iterable[int], workers: int, ahead: int) -> Iterator[Any]:
+    """`read(i)` for each index, in their order, up to `ahead` of them read beforehand by `workers` threads."""
+    if workers < 2:
+        yield from map(read, indices)
+        return
+    remaining, pool = iter(indices), ThreadPoolExecutor(workers)
+    try:
+        waiting = deque(pool.submit(read, i) for i in itertools.islice(remaining, max(1, ahead)))
+        while waiting:
+            batch = waiting.popleft().result()
+            waiting.extend(pool.submit(read, i) for i in itertools.islice(remaining, 1))
+            yield batch
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import keras
 
-from keras_stateful import checkpoint
+from keras_stateful import checkpoint, compat
 from keras_stateful.documents import ValidateDocuments
 from keras_stateful.reset_states_callback import ResetStatesCallback
 from keras_stateful.sample_text import SampleText
@@ -19,18 +19,7 @@ from keras_stateful.state_monitor import StateMonitor
 
 # What each class remembers. Those with nothing remember nothing, or make it anew when training begins.
 _REMEMBERED: dict[type, tuple[str, ...]] = {
-    keras.callbacks.CSVLogger: ("keys",),  # and its file, below
-    keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
-    keras.callbacks.History: ("history", "epoch"),
-    keras.callbacks.LambdaCallback: (),
-    keras.callbacks.LearningRateScheduler: (),
-    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
-    keras.callbacks.ProgbarLogger: ("target",),
-    keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),
-    keras.callbacks.RemoteMonitor: (),
-    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
-    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch", "_previous_epoch_iterations"),
-    keras.callbacks.TerminateOnNaN: (),
+    **compat.CALLBACK_MEMORY,
     ResetStatesCallback: ("_position", "_pass"),
     SampleText: ("samples", "_seed"),
     StateMonitor: ("_steps", "_looked_at", "_warned", "_previous", "_looks"),

@@ -2,13 +2,18 @@
 
 | what | why no public API will do | Keras read |
 |---|---|---|
+| `functional` reads `Sequential._functional` | a `Sequential` has no public way to its graph | 3.14 to 3.15 |
 | `graph_calls` reads `Function._nodes_by_depth` | `clone_model` cannot enter sub-models, add inputs or outputs, or say which tensor runs along time | 3.14 to 3.15 |
 | `sublayers` reads `Layer._layers` | `Model.layers` does not enter wrappers and custom layers | 3.14 to 3.15 |
 | `mask_of` is `keras.src.backend.common.masking.get_keras_mask` | Keras drops the implicit mask of a call with several tensors, and scales sample weights by it | 3.14 to 3.15 |
 | `compile_arguments` reads `Trainer._compile_config` | `get_compile_config` cannot serialize every loss | 3.14 to 3.15 |
-| `trainer_call` looks at the frame of `fit`, `evaluate`, `predict` | callbacks are not told data, shuffle or weights, data not their model | 3.14 to 3.15 |
+| `trainer_call` walks the frames up to `fit`, `evaluate`, `predict`, in a module `keras.src...`, and reads `epoch_iterator` there | callbacks are not told data, shuffle or weights, data not their model | 3.14 to 3.15 |
+| `is_validation` reads `evaluate(_use_cached_eval_dataset=)` | nothing else tells the validation of a `fit` from an `evaluate` | 3.14 to 3.15 |
 | `takes_plain_batches` knows that `fit` and `evaluate` on TensorFlow run their step on what any iterator gives | a `tf.data.Dataset` of Python's batches costs a step up to a millisecond | 3.14 to 3.15 |
 | `skip_steps` wraps the epoch iterator's `_enumerate_iterator`, `begin_at` sets `Trainer._initial_epoch` | `fit` begins an epoch at its first step | 3.14 to 3.15 |
+| `known_batches` reads the epoch iterator's `_num_batches`, `skip_steps` sets it | what was found out about the length of the data is told nobody | 3.14 to 3.15 |
+| `CALLBACK_MEMORY` names attributes of Keras's callbacks | callbacks have no `get_state` | 3.14 to 3.15 |
+| `is_keras_op`, `is_keras_rnn`, `module_name` know `keras.src.ops`, `.activations`, `.layers.rnn` and `keras._tf_keras` | functions and classes name the module that they are written in, not the public one | 3.14 to 3.15 |
 | `build_for_training` is `Trainer._symbolic_build` | on TensorFlow metrics have no variables before the first step | 3.14 to 3.15 |
 | `global_seed_state` is that of `keras.src.random.seed_generator.global_seed_generator` | it cannot be read otherwise without drawing from it | 3.14 to 3.15 |
 | `rnn_loop` is `keras.src.backend.rnn` | `keras.ops.scan` wants outputs shaped like the states on TensorFlow | 3.14 to 3.15 |
@@ -32,7 +37,26 @@ from keras.src.backend.common import global_state as _keras_state
 from keras.src.backend.common import masking as _keras_masking
 from keras.src.random import seed_generator as _keras_seeds
 
+from keras_stateful.batch import map_specs
+
 rnn_loop = _keras_backend.rnn
+
+# What each of Keras's callbacks remembers from step to step. Those with nothing remember nothing, or make it anew when
+# training begins. `CSVLogger` has its file beside.
+CALLBACK_MEMORY: dict[type, tuple[str, ...]] = {
+    keras.callbacks.CSVLogger: ("keys",),
+    keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
+    keras.callbacks.History: ("history", "epoch"),
+    keras.callbacks.LambdaCallback: (),
+    keras.callbacks.LearningRateScheduler: (),
+    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
+    keras.callbacks.ProgbarLogger: ("target",),
+    keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),
+    keras.callbacks.RemoteMonitor: (),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch", "_previous_epoch_iterations"),
+    keras.callbacks.TerminateOnNaN: (),
+}
 
 
 class Call(NamedTuple):
@@ -113,6 +137,7 @@ class TrainerCall(NamedTuple):
     method: str
     model: keras.Model
     arguments: dict[str, Any]
+    epoch_iterator: Any  # what counts its steps; None where there is none yet
 
 
 def trainer_call() -> TrainerCall | None:
@@ -130,11 +155,16 @@ def trainer_call() -> TrainerCall | None:
             and frame.f_globals.get("__name__", "").startswith("keras.src.")
         ):
             names = inspect.signature(getattr(keras.Model, method)).parameters
-            return TrainerCall(
-                method, model, {k: frame.f_locals[k] for k in names if k in frame.f_locals and k != "self"}
-            )
+            found = frame.f_locals
+            arguments = {k: found[k] for k in names if k in found and k != "self"}
+            return TrainerCall(method, model, arguments, found.get("epoch_iterator"))
         frame = frame.f_back
     return None
+
+
+def is_validation(arguments: dict[str, Any]) -> bool:
+    """Whether arguments of `evaluate`, by name, are those that `fit` validates with."""
+    return bool(arguments.get("_use_cached_eval_dataset"))
 
 
 def takes_plain_batches(call: TrainerCall) -> bool:
@@ -161,15 +191,10 @@ def batch_to_build_from(epoch_iterator: Any, replicas: int) -> Any:
     if signature is None:
         return None
 
-    def symbolic(structure: Any) -> Any:
-        if isinstance(structure, dict):
-            return {k: symbolic(v) for k, v in structure.items()}
-        if len(structure) == 2 and isinstance(structure[1], np.dtype):
-            shape, dtype = structure
-            return keras.KerasTensor((shape[0] // replicas, *shape[1:]), dtype=dtype.name)
-        return tuple(symbolic(v) for v in structure)
+    def symbolic(shape: tuple, dtype: np.dtype) -> keras.KerasTensor:
+        return keras.KerasTensor((shape[0] // replicas, *shape[1:]), dtype=dtype.name)
 
-    return symbolic(signature())
+    return map_specs(symbolic, signature())
 
 
 def lay_out(variable: keras.Variable, sharding: Any) -> None:
@@ -178,10 +203,21 @@ def lay_out(variable: keras.Variable, sharding: Any) -> None:
     variable.assign(variable.value)
 
 
-def fit_arguments(model: keras.Model) -> dict[str, Any]:
-    """The arguments of the `fit` of this model that is running, by name; empty outside of one."""
+def trainer_arguments(model: keras.Model) -> dict[str, Any]:
+    """The arguments of the `fit`, `evaluate` or `predict` of this model that is running, by name; empty outside of one."""
     call = trainer_call()
-    return call.arguments if call is not None and call.method == "fit" and call.model is model else {}
+    return call.arguments if call is not None and call.model is model else {}
+
+
+def fit_arguments(model: keras.Model) -> dict[str, Any]:
+    """The same of a `fit` alone."""
+    call = _fit_call(model)
+    return {} if call is None else call.arguments
+
+
+def _fit_call(model: keras.Model) -> TrainerCall | None:
+    call = trainer_call()
+    return call if call is not None and call.method == "fit" and call.model is model else None
 
 
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
@@ -199,13 +235,8 @@ def begin_at(model: keras.Model, epoch: int | None) -> None:
 
 def epoch_iterator(model: keras.Model) -> Any:
     """What counts the steps of the `fit` of this model that is running, or None."""
-    frame: Any = sys._getframe()
-    while frame is not None:
-        local = frame.f_locals
-        if frame.f_code.co_name == "fit" and local.get("self") is model and "epoch_iterator" in local:
-            return local["epoch_iterator"]
-        frame = frame.f_back
-    return None
+    call = _fit_call(model)
+    return None if call is None else call.epoch_iterator
 
 
 def skip_steps(iterator: Any, steps: int, position: int, num_batches: int | None) -> None:
@@ -253,3 +284,18 @@ def global_seed_state(create: bool) -> Any:
         return _keras_seeds.global_seed_generator().state
     generator = _keras_state.get_global_attribute(_keras_seeds.GLOBAL_SEED_GENERATOR)
     return None if generator is None else generator.state
+
+
+def is_keras_op(function: Any) -> bool:
+    """Whether a function is one of `keras.ops` or `keras.activations`."""
+    return (function.__module__ or "").startswith(("keras.src.ops.", "keras.src.activations."))
+
+
+def is_keras_rnn(part: Any) -> bool:
+    """Whether a layer or cell is one of Keras's own recurrent ones."""
+    return type(part).__module__.startswith("keras.src.layers.rnn.")
+
+
+def module_name(module: Any) -> str:
+    """The public name of one of Keras's modules; any other's own name."""
+    return module.__name__.replace("keras._tf_keras.keras", "keras")

@@ -13,12 +13,13 @@ import numpy as np
 
 from keras_stateful import compat, distribution
 from keras_stateful.arguments import whole_number
+from keras_stateful.callback_base import check_readers_come_after
 from keras_stateful.convert import recurrent_paths, twin_with_resets
 from keras_stateful.fit_inputs import check_ids, check_inputs
 from keras_stateful.fit_targets import check_labels, check_targets
 from keras_stateful.kinds import is_sequence, sequence_or_none
 from keras_stateful.scoring import Scorer, fresh_compile_arguments
-from keras_stateful.stateful_sequence import StatefulSequence
+from keras_stateful.stateful_sequence import Span, StatefulSequence
 from keras_stateful.time_axis import find_time_axis
 
 
@@ -72,9 +73,9 @@ def evaluate_documents(
     check_targets(model, "documents", reader.sequence, weighted=True)
     if reader.masked:  # a mask weighs in Keras's loss, and is known inside the model only
         return _evaluate_one_by_one(model, documents, sequence_length, layout)
-    for document, _, batch, row in reader.windows(run=False):
+    for document, batch, row in reader.batches():
         scorer.count(document, batch, row)
-    for document, y_pred, batch, row in reader.windows():
+    for document, y_pred, batch, row, _ in reader.windows():
         scorer.add(document, y_pred, batch, row)
     return scorer.results(reader.count)
 
@@ -124,9 +125,10 @@ def predict_documents(
     reader = _Reader(model, documents, batch_size, sequence_length, {"targets": labels, "encode": encode})
     parts: list[list[list[np.ndarray]]] = [[] for _ in range(reader.count)]
     steps = np.zeros(reader.count)
-    for document, y_pred, _, span in reader.windows(real_only=True):
+    for document, y_pred, _, _, span in reader.windows():
         outputs = [
-            np.array(o, "float64" if reduce == "mean" else o.dtype) for o in keras.tree.flatten(y_pred)
+            np.array(o[: span.steps], "float64" if reduce == "mean" else o.dtype)
+            for o in keras.tree.flatten(y_pred)
         ]
         if reduce == "last":
             parts[document] = [[o[-1] for o in outputs]]
@@ -226,19 +228,7 @@ class ValidateDocuments(keras.callbacks.Callback):
             raise ValueError(
                 "`ValidateDocuments` and `validation_data` both write `val_loss`. Received: both. Leave one of them out."
             )
-        callbacks = getattr(arguments.get("callbacks"), "callbacks", [])
-        for callback in callbacks[: callbacks.index(self)] if self in callbacks else []:
-            monitor = str(getattr(callback, "monitor", ""))
-            if monitor.startswith("val_") or isinstance(
-                callback, (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
-            ):
-                name = type(callback).__name__
-                what = f"monitor={monitor!r}" if monitor.startswith("val_") else "reads the logs"
-                raise ValueError(
-                    f"`{name}` would not see what `ValidateDocuments` writes into the logs. Received: callbacks in which "
-                    f"{name} ({what}) stands first. Keras calls them in order: `callbacks=[ValidateDocuments(...), "
-                    f"{name}(...)]`."
-                )
+        check_readers_come_after(self, arguments, prefix="val_")
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         if (epoch + 1) % self.every or logs is None:
@@ -277,18 +267,25 @@ class _Reader:
         check_ids(self.twin, self.sequence)
         self.masked = any(compat.mask_of(o) is not None for o in self.twin.outputs)
 
-    def windows(self, *, run: bool = True, real_only: bool = False) -> Iterator[tuple[int, Any, tuple, Any]]:
-        """Gives (document, outputs (time, ...), batch, row) for each window, or with the span for the row."""
+    def batches(self) -> Iterator[tuple[int, tuple, int]]:
+        """Gives (document, batch, row) of each window, without running the model."""
+        for batch, placed in self._placed():
+            for row, span in placed:
+                yield span.document, batch, row
+
+    def windows(self) -> Iterator[tuple[int, Any, tuple, int, Span]]:
+        """Gives (document, outputs (time, ...), batch, row, span) of each window."""
+        for batch, placed in self._placed():
+            y_pred = self.twin.predict_on_batch(batch[0])
+            for row, span in placed:
+                outputs = keras.tree.map_structure(lambda o, r=row: o[r], y_pred)
+                yield span.document, outputs, batch, row, span
+
+    def _placed(self) -> Iterator[tuple[tuple, list[tuple[int, Span]]]]:
+        """Each batch, and row and span of what stands in it."""
         for i in range(len(self.sequence)):
-            batch = self.sequence[i]
-            y_pred = self.twin.predict_on_batch(batch[0]) if run else None
-            for row, spans in enumerate(self.sequence.locate(i)):
-                for span in spans:
-                    stop = span.steps if real_only else None
-                    outputs = (
-                        keras.tree.map_structure(lambda o, r=row, s=stop: o[r, :s], y_pred) if run else None
-                    )
-                    yield span.document, outputs, batch, span if real_only else row
+            rows = self.sequence.locate(i)
+            yield self.sequence[i], [(row, span) for row, spans in enumerate(rows) for span in spans]
 
 
 def _layout(

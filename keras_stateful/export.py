@@ -18,7 +18,9 @@ import keras_stateful
 from keras_stateful import artifact_writers, compat, export_check, manifest
 from keras_stateful.arguments import whole_number
 from keras_stateful.manifest import FORMATS, Manifest, State, Tensor
+from keras_stateful.rewrite import parts_of
 from keras_stateful.runtimes import Runtime, open_runtime
+from keras_stateful.single_step import has_time, is_mixed, single_step
 from keras_stateful.step_model import StepModel, initial_states, to_step_model
 from keras_stateful.vocabulary import input_vocabulary, reads_as_logits
 
@@ -80,7 +82,7 @@ def export_step_model(
     backend = artifact_writers.backend_for(format)
     step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)
     start = [s[0] for s in initial_states(step)]
-    single = artifact_writers.single_step(step)
+    single = single_step(step)
     rows = batch_size if format == "litert" else None
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".partial"))
@@ -93,9 +95,8 @@ def export_step_model(
         told = _finish(replace(told, metadata=metadata), exact)
         if not _computes_in_float32(step):
             export_check.compare(single, exact, told, batch_size)
-        elif _has_masks(
-            step
-        ):  # what a masked step puts out differs between Keras's loop and its unrolled form
+        elif _has_masks(step):
+            # What a masked step puts out differs between Keras's loop and its unrolled form.
             export_check.compare(single, exact, told, batch_size)
             export_check.compare(step, exact, told, batch_size, states_only=True)
         else:
@@ -173,7 +174,7 @@ def _umask() -> int:
 
 
 def _computes_in_float32(step: StepModel) -> bool:
-    return not any(artifact_writers.is_mixed(layer) for layer in step._flatten_layers(include_self=False))
+    return not any(is_mixed(part) for layer in step.layers for part in parts_of(layer))
 
 
 def _has_masks(step: StepModel) -> bool:
@@ -196,11 +197,7 @@ def _describe(
     for given, tensor in zip(step.data_inputs, single.inputs, strict=False):
         vocabulary = input_vocabulary(calls, given)
         name = _input_tensor(runtime, tensor.name)
-        inputs.append(
-            Tensor(
-                tensor.name, name, _shape(tensor), tensor.dtype, artifact_writers.has_time(given), vocabulary
-            )
-        )
+        inputs.append(Tensor(tensor.name, name, _shape(tensor), tensor.dtype, has_time(given), vocabulary))
     states = [_input_tensor(runtime, name) for name in step.state_names]
     found = export_check.output_tensors(single, runtime, inputs, states, start, rows)
     names = _output_names(step)
@@ -212,7 +209,7 @@ def _describe(
     list(compat.graph_calls(step, tensors=ends))
     outputs = [
         Tensor(
-            names[i], found[i], _shape(single.outputs[i]), single.outputs[i].dtype, artifact_writers.has_time(given),
+            names[i], found[i], _shape(single.outputs[i]), single.outputs[i].dtype, has_time(given),
             from_logits=reads_as_logits(calls, ends.get(id(given), given))[0],
         )
         for i, given in enumerate(step.data_outputs)

@@ -25,9 +25,8 @@ def _random(tensor: Tensor, rows: int, rng: np.random.Generator) -> np.ndarray:
 def _keras_call(model: keras.Model) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
     """Calls a model without gradients on flat lists of arrays."""
     call = model.predict_on_batch
-    if (
-        keras.backend.backend() == "jax"
-    ):  # which compiles a loop anew in every call that is not compiled as a whole
+    # JAX compiles a loop anew in every call that is not compiled as a whole.
+    if keras.backend.backend() == "jax":
         import jax
 
         variables = list(model.variables)

@@ -23,10 +23,10 @@ from keras_stateful.arrays import (
 )
 from keras_stateful.layout import Spans
 
-_SCAN_BYTES = (
-    1 << 29
-)  # features in memory up to this size are searched for NaN at once, others as they are read
-_SCAN_IDS = 100_000_000  # likewise ids, of arrays in memory or mapped
+# Features in memory up to this size are searched for NaN at once, others as they are read.
+_SCAN_BYTES = 1 << 29
+# Likewise ids, of arrays in memory or mapped.
+_SCAN_IDS = 100_000_000
 _SCAN_DOCUMENTS = 50_000
 
 

@@ -43,7 +43,7 @@ def check_fit(model: keras.Model, arguments: dict, callback: Any) -> None:
         ValueError: anything that would train on the wrong thing, with the remedy.
     """
     x, validation = arguments.get("x"), arguments.get("validation_data")
-    check_data(model, "x", x, arguments)
+    check_data(model, "x", x, arguments, arguments.get("batch_size"))
     if validation is not None:
         check_validation(model, validation, arguments)
     if is_sequence(x):
@@ -115,7 +115,7 @@ def check_reader(sequence: Any, call: Any) -> None:
     Raises:
         ValueError: a model that carries no state, or plain `stateful=True` layers without `ResetStatesCallback`.
     """
-    model, name = call.model, "validation_data" if call.arguments.get("_use_cached_eval_dataset") else "x"
+    model, name = call.model, "validation_data" if compat.is_validation(call.arguments) else "x"
     if model.built:  # if not, it is a subclassed model, and `ResetStatesCallback` sees its layers later
         check_sequence(model, name, sequence, targets=call.method != "predict")
     if call.method != "predict" and name == "x":
@@ -174,9 +174,17 @@ def _warn_of_batch_normalization(model: keras.Model, sequence: Any) -> None:
             )
 
 
-def check_data(model: keras.Model, name: str, data: Any, arguments: dict) -> None:
-    """Checks one source of batches: its devices, rows, order, resets and targets."""
-    states = [v for cell in find_states(model) for v in cell.variables]
+def check_data(model: keras.Model, name: str, data: Any, arguments: dict, batch_size: int | None) -> None:
+    """Checks one source of batches: its devices, rows, order, resets and targets.
+
+    Args:
+        model: that reads them.
+        name: how errors call them.
+        data: the source.
+        arguments: of `fit` or `evaluate`, by name.
+        batch_size: the one of the arguments that is for these data.
+    """
+    states = [v for layer_state in find_states(model) for v in layer_state.variables]
     distribution.check_data(model, states, name, sequence_or_none(data))
     if is_sequence(data):
         size = (
@@ -184,10 +192,10 @@ def check_data(model: keras.Model, name: str, data: Any, arguments: dict) -> Non
             if name == "validation_data" and "validation_batch_size" in arguments
             else "batch_size"
         )
-        _check_batch_size(size, data, arguments.get("batch_size"))
+        _check_batch_size(size, data, batch_size)
         check_sequence(model, name, data)
         return
-    check_rows(model, name, data, arguments.get("batch_size"))
+    check_rows(model, name, data, batch_size)
     if name == "x" and arguments.get("shuffle", True):
         kind = (
             "windows" if is_arrays(data) else "batches" if isinstance(data, keras.utils.PyDataset) else None
@@ -339,21 +347,12 @@ def check_validation(model: keras.Model, validation: Any, arguments: dict) -> No
             "arrays a tuple, `(x, y)`."
         )
     data = validation[0] if isinstance(validation, tuple) else validation
-    check_data(
-        model, "validation_data", data, {**arguments, "batch_size": arguments.get("validation_batch_size")}
-    )
+    check_data(model, "validation_data", data, arguments, arguments.get("validation_batch_size"))
     if is_arrays(data):
         _check_validation_arrays(model, data, arguments)
     if is_sequence(data):
         check_labels(sequence_or_none(arguments.get("x")), data.has_targets, "validation_data")
         _check_validation_stream(data, arguments)
-    part = getattr(data, "steps_per_epoch", None) if is_sequence(data) else None
-    if part is not None:
-        raise ValueError(
-            "A stream with `steps_per_epoch` goes on where the validation before stopped, so `val_loss` would be that of other "
-            f"documents each time. Received: validation_data=StatefulStream(..., steps_per_epoch={part}). Leave it out, and "
-            "give the stream fewer documents."
-        )
     steps = arguments.get("validation_steps")
     length = _batches(data, model)
     if steps is not None and length is not None and steps < length:
@@ -377,6 +376,13 @@ def _check_validation_stream(data: Any, arguments: dict) -> None:
             f"epochs={arguments['epochs']}. Pass a function that makes one: "
             "`StatefulStream(lambda: read_documents(path), ...)`."
         )
+    part = getattr(data, "steps_per_epoch", None)
+    if part is not None:
+        raise ValueError(
+            "A stream with `steps_per_epoch` goes on where the validation before stopped, so `val_loss` would be that of other "
+            f"documents each time. Received: validation_data=StatefulStream(..., steps_per_epoch={part}). Leave it out, and "
+            "give the stream fewer documents."
+        )
 
 
 def _batches(data: Any, model: keras.Model) -> int | None:
@@ -387,8 +393,8 @@ def _batches(data: Any, model: keras.Model) -> int | None:
 
 def check_evaluate(model: keras.Model, arguments: dict) -> None:
     """Checks evaluate's arguments."""
-    check_data(model, "validation_data" if arguments.get("_use_cached_eval_dataset") else "x (evaluate)",
-               arguments.get("x"), arguments)  # fmt: skip
+    name = "validation_data" if compat.is_validation(arguments) else "x (evaluate)"
+    check_data(model, name, arguments.get("x"), arguments, arguments.get("batch_size"))
 
 
 def _say(sequence: Any) -> str:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_stateful import compat
+from keras_stateful.arrays import fits
 from keras_stateful.target_classes import Classes
 
 _SPARSE = (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
@@ -216,4 +217,4 @@ def fits_at_a_step(given: tuple, wanted: tuple) -> bool:
         given = given[:-1]
     elif len(wanted) == len(given) + 1 and wanted[-1] == 1:
         wanted = wanted[:-1]
-    return len(given) == len(wanted) and all(w in (None, g) for g, w in zip(given, wanted, strict=True))
+    return fits(given, wanted)

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_stateful.arrays import fits
 from keras_stateful.generation_request import Request, read_request
 from keras_stateful.sampling import next_ids
 
@@ -244,7 +245,7 @@ def _inputs_at(engine: Any, request: Request, t: int, lengths: np.ndarray, last:
     if request.next_input is not None:
         own = request.next_input(last)
         wanted, shape = (len(lengths), *engine.feature_shape), tuple(np.shape(own))
-        if len(shape) != len(wanted) or any(w not in (None, s) for w, s in zip(wanted, shape, strict=True)):
+        if not fits(shape, wanted):
             raise ValueError(
                 f"`next_input` must turn an output of shape {tuple(np.shape(last))} into the next input of shape "
                 f"{wanted}: all rows of one time step, no time axis. Received: shape {shape}."

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.arguments import whole_number
+from keras_stateful.arrays import fits
 from keras_stateful.sampling import row_uniforms
 
 
@@ -205,9 +206,7 @@ def _check_row(engine: Any, row: np.ndarray, which: str, next_input: Callable | 
         )
     if next_input is not None:
         wanted = engine.feature_shape
-        if len(row.shape) - 1 != len(wanted) or any(
-            w not in (None, s) for w, s in zip(wanted, row.shape[1:], strict=True)
-        ):
+        if not fits(row.shape[1:], wanted):
             raise ValueError(
                 f"The prompt{which} has shape {row.shape}; the model reads {wanted} features a step."
             )

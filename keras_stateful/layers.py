@@ -107,9 +107,8 @@ class Carry:
                 "(`drop_remainder`), or convert the model to that batch size with `to_inference(model, batch_size)`."
             )
         sequences = compat.ensure_batch(sequences, self.batch_size)
-        mask = (
-            sequences_mask if mask is None else mask
-        )  # Keras fills this name where there are several tensors
+        # Where there are several tensors, Keras fills the name `sequences_mask`.
+        mask = sequences_mask if mask is None else mask
         states = self._slot_states[slot]
         initial = self.get_initial_state(self.batch_size) if initial_state is None else initial_state
         initial = initial if isinstance(initial, (list, tuple)) else [initial]
@@ -151,7 +150,7 @@ class Carry:
         return (output, *new_states) if wanted else output
 
     def inner_loop(self, sequences, initial_state, mask, training=False):
-        if plain_class(type(self)) in training_loop.CELLS:
+        if plain_class(type(self)) in training_loop.PLAIN_CELLS:
             found = training_loop.run(self, sequences, initial_state, mask, training, self._step_resets)
             if found is not None:
                 return found

@@ -11,8 +11,8 @@
     before each
 
 A piece is read from its first step to its last, in one row. In "align" it begins at a window's first column and
-its last window is padded; in "pack" it begins where the one before it ends. Everything here is a pure function
-of the lengths and of (seed, epoch); nothing is kept but two epochs' layouts.
+its last window is padded; in "pack" it begins where the one before it ends. A layout is a pure function of what it is
+made with: the lengths or pieces, their order and rows; what is drawn at random is drawn in `plan`.
 """
 
 from collections.abc import Callable

@@ -1,7 +1,7 @@
 """`manifest.json`: what an exported directory says about itself, enough to run it from any language.
 
-JSON only, read with bounds on every size: a file from a stranger gives a `Manifest` or a `ValueError`. This
-module and `session.py` import the standard library and NumPy, nothing else.
+JSON only, read with bounds on every size: a file from a stranger gives a `Manifest` or a `ValueError`. NumPy only, as all
+that a `Session` imports but its runtime.
 """
 
 import base64
@@ -22,6 +22,7 @@ KIND = "keras_stateful step model"
 FORMAT_VERSION = 1
 FORMATS = ("onnx", "litert", "tf_saved_model")
 
+# NumPy has no bfloat16.
 _DTYPES = frozenset(
     [
         "bool",
@@ -37,7 +38,7 @@ _DTYPES = frozenset(
         "float32",
         "float64",
     ]
-)  # NumPy has no bfloat16
+)
 _LARGEST_MANIFEST = 16 << 20  # bytes; as Python objects up to thirty times that
 _LARGEST_STATE = 1 << 26  # numbers in all states of one row
 _MOST_TENSORS, _MOST_FILES, _LONGEST_NAME, _HIGHEST_RANK = 1024, 4096, 1024, 16

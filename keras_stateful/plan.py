@@ -5,7 +5,7 @@ Everything here is a pure function of the lengths and of (seed, epoch); nothing 
 
 import threading
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,15 @@ class Settings:
     seed: int
 
 
+class _Deal(NamedTuple):
+    """Pieces of documents and the rows that they were first dealt to; the deals of a shuffle are made from it."""
+
+    pieces: Pieces
+    packed: bool
+    sizes: np.ndarray  # of the pieces, in time steps where they are packed, else in windows
+    rows: np.ndarray  # of each piece
+
+
 class Plan:
     """The layouts of all epochs; their number of batches is the same.
 
@@ -37,28 +46,30 @@ class Plan:
         lengths: time steps to read of each document; in "ignore" all that it has.
         settings: rows, window and the rest.
         reach: in "ignore", time steps that targets look ahead.
+
+    Attributes:
+        deal: of the pieces of documents; None in "ignore", where there are none.
+        num_batches: of every epoch.
+        real_steps: time steps of every epoch that are no padding.
+        dropped: time steps that "ignore" leaves out.
     """
 
     def __init__(self, lengths: np.ndarray, settings: Settings, reach: int = 0):
         self.lengths, self.settings = lengths, settings
         s = settings
-        self.pieces: Pieces | None = None
         self._layouts: dict[int, Dealt | Streams] = {}
         self._lock = threading.Lock()
-        self.dropped = 0
-        if s.boundary == "ignore":
+        self.deal = None if s.boundary == "ignore" else _first_deal(lengths, s)
+        if self.deal is None:
             total = int(lengths.sum())
             self.num_batches = max(0, total - reach - self._slack) // (s.rows * s.window)
             self.real_steps = s.rows * s.window * self.num_batches
             self.dropped = total - self.real_steps
-            return
-        self.pieces = cut(lengths, s.window, s.limit, s.burn_in, s.boundary == "align")
-        self.packed = s.boundary == "pack"
-        self.sizes = self.pieces.steps if self.packed else -(-self.pieces.steps // s.window)
-        self.base = deal(self.sizes, s.rows, s.window if self.packed else 1)
-        longest = int(np.bincount(self.base, self.sizes).max()) + self._slack
-        self.num_batches = -(-longest // s.window) if self.packed else longest
-        self.real_steps = int(self.pieces.steps.sum())
+        else:
+            longest = int(np.bincount(self.deal.rows, self.deal.sizes).max()) + self._slack
+            self.num_batches = -(-longest // s.window) if self.deal.packed else longest
+            self.real_steps = int(self.deal.pieces.steps.sum())
+            self.dropped = 0
 
     @property
     def _slack(self) -> int:
@@ -86,23 +97,23 @@ class Plan:
             return self._layouts[epoch]
 
     def _make(self, epoch: int) -> Dealt | Streams:
-        s, rng = self.settings, np.random.default_rng((self.settings.seed, epoch))
-        if self.pieces is None:
+        s, first, rng = self.settings, self.deal, np.random.default_rng((self.settings.seed, epoch))
+        if first is None:
             return Streams(self.lengths, s.rows, s.window, self.num_batches, s.burn_in,
                            int(rng.integers(s.window)) if s.shift_windows else 0,
                            rng.permutation(len(self.lengths)) if s.shuffle else None)  # fmt: skip
-        assignment, within = self.base, np.arange(len(self.sizes))
+        assignment, within = first.rows, np.arange(len(first.sizes))
         if s.shuffle:
-            assignment, within = self._dealt_anew(rng), rng.permutation(len(self.sizes))
+            assignment, within = self._dealt_anew(first, rng), rng.permutation(len(first.sizes))
         idle = None
         if s.shift_windows:
-            load = np.bincount(assignment, self.sizes, s.rows).astype("int64")
+            load = np.bincount(assignment, first.sizes, s.rows).astype("int64")
             idle = rng.integers(0, np.minimum(self.num_batches * s.window - load, s.window - 1) + 1)
-        return Dealt(self.pieces, assignment, within, s.rows, s.window, self.num_batches, self.packed, idle)
+        return Dealt(first.pieces, assignment, within, s.rows, s.window, self.num_batches, first.packed, idle)
 
-    def _dealt_anew(self, rng: np.random.Generator) -> np.ndarray:
-        s, sizes = self.settings, self.sizes
-        room = self.num_batches * s.window - self._slack if self.packed else self.num_batches
+    def _dealt_anew(self, first: _Deal, rng: np.random.Generator) -> np.ndarray:
+        s, sizes = self.settings, first.sizes
+        room = self.num_batches * s.window - self._slack if first.packed else self.num_batches
         for spread in _TRIES:
             order = rng.permutation(len(sizes))
             if spread is not None:
@@ -113,9 +124,17 @@ class Plan:
         # The first deal, its rows renamed, pieces of equal size exchanged.
         order = np.argsort(sizes, kind="stable")
         mixed = np.lexsort((rng.random(len(sizes)), sizes))
-        assignment = np.empty_like(self.base)
-        assignment[mixed] = rng.permutation(s.rows)[self.base[order]]
+        assignment = np.empty_like(first.rows)
+        assignment[mixed] = rng.permutation(s.rows)[first.rows[order]]
         return assignment
+
+
+def _first_deal(lengths: np.ndarray, settings: Settings) -> _Deal:
+    s = settings
+    pieces = cut(lengths, s.window, s.limit, s.burn_in, s.boundary == "align")
+    packed = s.boundary == "pack"
+    sizes = pieces.steps if packed else -(-pieces.steps // s.window)
+    return _Deal(pieces, packed, sizes, deal(sizes, s.rows, s.window if packed else 1))
 
 
 def longest_unwasted(lengths: np.ndarray, settings: Settings, waste: float = 0.03) -> int | None:
@@ -204,7 +223,7 @@ def remedies(plan: Plan, boundary: str) -> str:
     ]
     cause = (
         f"there are fewer documents ({len(lengths)}) than rows"
-        if plan.pieces is not None and len(plan.sizes) < rows
+        if plan.deal is not None and len(plan.deal.sizes) < rows
         else "documents are short beside a window, or one is long beside the rest"
     )
     return (

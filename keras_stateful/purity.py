@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from keras_stateful import compat
+
 _MODULES = {
     "keras.ops": set(),
     "jax.numpy": set(),
@@ -71,7 +73,7 @@ def _key(value: Any, above: tuple) -> Hashable | None:
     if isinstance(value, np.ndarray) and value.dtype != object and value.nbytes <= _LARGEST:
         return str(value.dtype), value.shape, value.tobytes()
     if isinstance(value, types.FunctionType) and value not in above:
-        if (value.__module__ or "").startswith(("keras.src.ops.", "keras.src.activations.")):
+        if compat.is_keras_op(value):
             return value.__module__, value.__qualname__
         return _function_key(value, (*above, value))
     return None
@@ -99,7 +101,7 @@ def _function_key(function: types.FunctionType, above: tuple) -> Hashable | None
 def _reached_key(value: Any, code: types.CodeType, above: tuple) -> Hashable | None:
     if not isinstance(value, types.ModuleType):
         return _key(value, above)
-    name = value.__name__.replace("keras._tf_keras.keras", "keras")
+    name = compat.module_name(value)
     if name not in _MODULES:
         return None
     harmless = _MODULES[name]

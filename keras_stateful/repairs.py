@@ -39,10 +39,10 @@ def weigh_once(model: keras.Model) -> None:
 
 def check_forward(model: keras.Model) -> None:
     """Raises a ValueError for a stateful `Bidirectional`, which has no meaning under truncated backpropagation."""
-    for cell in find_states(model):
-        if not isinstance(cell.layer, Carry) and cell.layer.go_backwards:
+    for layer_state in find_states(model):
+        if not isinstance(layer_state.layer, Carry) and layer_state.layer.go_backwards:
             raise ValueError(
-                f"`{cell.key}` is stateful and reads each window from its end (`go_backwards`, the backward half of a "
+                f"`{layer_state.key}` is stateful and reads each window from its end (`go_backwards`, the backward half of a "
                 "`Bidirectional`). Received: a layer that would carry the state of the future into the past. Use a "
                 "forward layer, or a `Bidirectional` without `stateful=True` on whole documents."
             )

@@ -1,16 +1,31 @@
 """`ResetStatesCallback`: the resets of a stateful `fit`, where the model does not take them as an input."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_stateful import compat, fit_checks, kinds
+from keras_stateful.callback_base import ModelCallback
 from keras_stateful.repairs import repair, weigh_once
 from keras_stateful.states import find_states, restore, snapshot, sync, write_initial
 
 
-class ResetStatesCallback(keras.callbacks.Callback):
+class PassPosition(NamedTuple):
+    """Where a `fit` stands in the present pass over its sequence.
+
+    Attributes:
+        batches: of the pass, those that were read; 0 also where it ended within an epoch.
+        epoch: the pass, as the sequence counts them.
+        over: at the end of an epoch, whether the next begins a new pass.
+    """
+
+    batches: int
+    epoch: int | None
+    over: bool
+
+
+class ResetStatesCallback(ModelCallback):
     """Makes a stateful `fit` right: resets where epochs and documents start, validation apart from training.
 
     Add it to the `fit` of a model whose layers are `stateful=True`; it also repairs what Keras gets wrong with
@@ -63,9 +78,6 @@ class ResetStatesCallback(keras.callbacks.Callback):
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        self._network = (
-            model  # on JAX, every look at `self.model` brings all variables back from the step: slow
-        )
         if model is not None:
             if not find_states(model):
                 raise ValueError(
@@ -76,7 +88,7 @@ class ResetStatesCallback(keras.callbacks.Callback):
             repair(model)
             # As early as this, since it makes the compiled steps anew, which Keras then holds.
             read = [
-                kinds.sequence_or_none(_arguments(model).get("x")),
+                kinds.sequence_or_none(compat.trainer_arguments(model).get("x")),
                 self.sequence,
                 self.validation_sequence,
             ]
@@ -87,6 +99,10 @@ class ResetStatesCallback(keras.callbacks.Callback):
     def _resets_inside(self) -> bool:
         """Whether the masks ride along with the batch, so that rows are reset inside the step."""
         return kinds.resets_of(self._network) is not None
+
+    def position(self) -> PassPosition:
+        """Where the running `fit` stands in its sequence, for `ResumeTraining`."""
+        return PassPosition(self._position, self._pass, self._whole_passes or self._position == 0)
 
     # Training
 
@@ -171,7 +187,7 @@ class ResetStatesCallback(keras.callbacks.Callback):
     # Evaluation, inside fit and outside
 
     def on_test_begin(self, logs: Any = None) -> None:
-        read = kinds.sequence_or_none(_arguments(self._network).get("x"))
+        read = kinds.sequence_or_none(compat.trainer_arguments(self._network).get("x"))
         self._check_validation(read)
         self._testing = self.validation_sequence if read is None else read
         if not kinds.is_converted(self._network):  # whose `evaluate` does this itself
@@ -208,12 +224,6 @@ class ResetStatesCallback(keras.callbacks.Callback):
     def _reset(self, mask: np.ndarray | None) -> None:
         sync(self._network)  # only where something is written: on JAX it is slow
         write_initial(find_states(self._network), mask)
-
-
-def _arguments(model: keras.Model) -> dict[str, Any]:
-    """The arguments of the `fit` or `evaluate` of this model that is running, by name."""
-    call = compat.trainer_call()
-    return call.arguments if call is not None and call.model is model else {}
 
 
 def _check_alone(callbacks: Any) -> None:

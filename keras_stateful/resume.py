@@ -18,14 +18,15 @@ from typing import Any
 import keras
 
 from keras_stateful import callback_states, checkpoint, compat, kinds, training_state
-from keras_stateful.adapter import zeros
 from keras_stateful.arguments import whole_number
+from keras_stateful.batch import zeros
+from keras_stateful.callback_base import ModelCallback
 from keras_stateful.fingerprint import difference, fingerprint
 from keras_stateful.reset_states_callback import ResetStatesCallback
 from keras_stateful.states import sync
 
 
-class ResumeTraining(keras.callbacks.Callback):
+class ResumeTraining(ModelCallback):
     """Saves a stateful training every so often; when the script is started again, `fit` goes on from there.
 
     On the CPU it goes on bit for bit: every later loss, metric and weight is that of the run that was never interrupted,
@@ -90,10 +91,6 @@ class ResumeTraining(keras.callbacks.Callback):
         )
         if not self._every:  # a hook of its own would make Keras wait for the loss of each step
             self.on_train_batch_end = super().on_train_batch_end  # type: ignore[method-assign]
-
-    def set_model(self, model: keras.Model) -> None:
-        super().set_model(model)
-        self._network = model  # on JAX, a look at `self.model` brings all variables back: slow
 
     # What Keras calls
 
@@ -165,8 +162,7 @@ class ResumeTraining(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         ended = self._network.stop_training or epoch + 1 >= self.params["epochs"]
         if ended or self._due or not self._every:
-            whole, position = self._resets._whole_passes, self._resets._position
-            self._save(epoch + 1, 0, over=whole or position == 0)
+            self._save(epoch + 1, 0, over=self._resets.position().over)
 
     def on_train_end(self, logs: Any = None) -> None:
         if self._waiting is not None:
@@ -177,7 +173,7 @@ class ResumeTraining(keras.callbacks.Callback):
     # Saving and restoring
 
     def _epoch_ends(self) -> bool:
-        position, steps = self._resets._position, self.params.get("steps")
+        position, steps = self._resets.position().batches, self.params.get("steps")
         if not position or self.sequence.ends_at(position):  # 0 where a pass ends within an epoch
             return True
         if self._network.stop_training:
@@ -185,18 +181,18 @@ class ResumeTraining(keras.callbacks.Callback):
         return steps is not None and self._step >= steps
 
     def _save(self, epoch: int, step: int, over: bool) -> None:
-        network, position = self._network, self._resets._position
+        network, at = self._network, self._resets.position()
         callback_states.check(self._others)  # again: attributes that the first steps made
         sync(network)
         run = {
             "epoch": epoch,
             "step": step,
-            "position": 0 if over else position,
+            "position": 0 if over else at.batches,
             "epochs": self.params["epochs"],
             "ended": bool(network.stop_training),
             "num_batches": compat.known_batches(self._iterator),
             "fingerprint": self._fingerprint,
-            "sequence": self.sequence.position(position, self._resets._pass, over=over),
+            "sequence": self.sequence.position(at.batches, at.epoch, over=over),
             "validation": getattr(self._validation, "epoch", 0),
             "variables": training_state.get_variables(network),
             "generators": training_state.get_generators(),

@@ -1,9 +1,10 @@
 """Rebuilds a Functional graph with other recurrent layers, other batch sizes, more inputs and outputs.
 
-One engine serves every conversion: it replays the nodes of the given model on new input tensors, copies the
-layers (weights included, without running their initializers), enters sub-models, and hands each recurrent
-call to a policy. What the policy wants from outside (a reset mask, a state) it asks of its `Level`; sub-models
-pass such wishes on to the level above, and hand new states up the same way.
+One engine serves `to_stateful`, `to_stateless`, `to_inference` and `to_step_model`: it replays the nodes of the given
+model on new input tensors, copies the layers (weights included, without running their initializers), enters
+sub-models, and hands each recurrent call to a policy. What the policy wants from outside (a reset mask, a state) it
+asks of its `Level`; sub-models pass such wishes on to the level above, and hand new states up the same way. (What
+an exporter takes has no sub-models left: `single_step` makes it, with the parts below.)
 """
 
 from collections.abc import Callable, Collection

@@ -347,7 +347,7 @@ def _record(function: Callable, values: Any, x: Any, states: list) -> Callable:
 def _drawn_in_vain(calls: list) -> set[int]:
     """Seed states of Keras's own cells, which draw their dropout masks at inference too and then leave them unused."""
     parts = [p for c in calls if isinstance(c.operation, keras.layers.Layer) for p in parts_of(c.operation)]
-    own = [p for p in parts if type(p).__module__.startswith("keras.src.layers.rnn.")]
+    own = [p for p in parts if compat.is_keras_rnn(p)]
     return {id(p.seed_generator.state) for p in own if hasattr(p, "seed_generator")}
 
 

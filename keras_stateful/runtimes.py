@@ -4,6 +4,7 @@ A runtime turns `{input name: array}` into `{output name: array}`; it holds the 
 """
 
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,6 @@ def check_names(manifest: Manifest, runtime: Runtime) -> None:
 
 
 def _need(module: str, artifact_format: str, package: str) -> Any:
-    from importlib import import_module
-
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

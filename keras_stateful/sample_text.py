@@ -1,7 +1,8 @@
 """`SampleText`: what the model writes, at the end of each epoch."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -116,12 +117,12 @@ class SampleText(keras.callbacks.Callback):
             self.write(f"\nSample after epoch {epoch + 1}: {text}")
 
 
-class _untouched_randomness:
+@contextmanager
+def _untouched_randomness() -> Iterator[None]:
     """Gives Python's and NumPy's global generators back as they were: the first conversion of a model draws seeds."""
-
-    def __enter__(self) -> None:
-        self._states = random.getstate(), np.random.get_state()  # noqa: NPY002
-
-    def __exit__(self, *error: Any) -> None:
-        random.setstate(self._states[0])
-        np.random.set_state(self._states[1])  # noqa: NPY002
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002

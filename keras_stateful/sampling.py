@@ -19,9 +19,9 @@ def row_uniforms(seed: int, rows: int, length: int) -> np.ndarray:
     """The random numbers of a generation.
 
     Args:
-        seed: Non-negative integer.
-        rows: How many rows.
-        length: How many numbers for each.
+        seed: non-negative integer.
+        rows: how many rows.
+        length: how many numbers for each.
 
     Returns:
         float32 `(rows, length)` in (0, 1]. Row `r` depends on `seed` and `r` alone, and a longer row begins
@@ -47,10 +47,10 @@ def filtered_weights(
 
     Args:
         scores: `(rows, vocabulary)`, float32: logits or probabilities.
-        temperature: Positive. Logits are divided by it.
-        top_k: Keeps the `top_k` most likely ids, and those exactly as likely as the last of them.
-        top_p: Keeps the most likely ids until their probability reaches `top_p`, at least one.
-        from_logits: Whether `scores` are logits; else probabilities.
+        temperature: positive. Logits are divided by it.
+        top_k: keeps the `top_k` most likely ids, and those exactly as likely as the last of them.
+        top_p: keeps the most likely ids until their probability reaches `top_p`, at least one.
+        from_logits: whether `scores` are logits; else probabilities.
         xp: `numpy` or `keras.ops`.
 
     Returns:
@@ -111,10 +111,10 @@ def next_ids(
     Args:
         scores: float32 `(rows, vocabulary)`: logits or probabilities.
         uniforms: float32 `(rows,)` in (0, 1]; not used where `temperature` is None.
-        temperature: Positive, or None for the most likely id (the first of several).
-        top_k: As in `filtered_weights`.
-        top_p: As in `filtered_weights`.
-        from_logits: As in `filtered_weights`.
+        temperature: positive, or None for the most likely id (the first of several).
+        top_k: as in `filtered_weights`.
+        top_p: as in `filtered_weights`.
+        from_logits: as in `filtered_weights`.
         xp: `numpy` or `keras.ops`.
 
     Returns:

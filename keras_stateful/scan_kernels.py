@@ -19,7 +19,7 @@ import keras
 from keras import ops
 
 
-class Cell(NamedTuple):
+class CellMath(NamedTuple):
     """One step of a cell, in terms of what its matrices give.
 
     Attributes:
@@ -79,10 +79,10 @@ def _simple_backward(gates: list, states: list, d_new: list) -> tuple[Any, Any, 
     return d_gate, d_gate, [ops.zeros_like(d_gate)]
 
 
-CELLS = {
-    keras.layers.LSTMCell: Cell(4, False, _lstm_forward, _lstm_backward, 4),
-    keras.layers.GRUCell: Cell(3, True, _gru_forward, _gru_backward, 4),
-    keras.layers.SimpleRNNCell: Cell(1, False, _simple_forward, _simple_backward, 1),
+CELL_MATH = {
+    keras.layers.LSTMCell: CellMath(4, False, _lstm_forward, _lstm_backward, 4),
+    keras.layers.GRUCell: CellMath(3, True, _gru_forward, _gru_backward, 4),
+    keras.layers.SimpleRNNCell: CellMath(1, False, _simple_forward, _simple_backward, 1),
 }
 
 
@@ -119,7 +119,7 @@ def run(layer: Any, sequences: Any, initial_state: list, resets: tuple[Any, list
             `(batch, units)`.
     """
     cell, dtype = layer.cell, layer.cell.compute_dtype
-    math = CELLS[type(cell)]
+    math = CELL_MATH[type(cell)]
     kernel, recurrent = (
         ops.cast(ops.convert_to_tensor(v), dtype) for v in (cell.kernel, cell.recurrent_kernel)
     )
@@ -136,7 +136,7 @@ def run(layer: Any, sequences: Any, initial_state: list, resets: tuple[Any, list
     return states[0], outputs, states
 
 
-def _loop(math: Cell, units: int, count: int, marks: list) -> Callable:
+def _loop(math: CellMath, units: int, count: int, marks: list) -> Callable:
     """A differentiable function over all time steps.
 
     Args:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.arguments import whole_number
-from keras_stateful.manifest import Manifest, ManifestError, Tensor, read_artifact, read_manifest
+from keras_stateful.manifest import Manifest, Tensor, read_artifact, read_manifest
 from keras_stateful.runtimes import Runtime, check_names, open_runtime
 from keras_stateful.session_inputs import as_state, by_input, checked, row_indices
 
@@ -345,6 +345,3 @@ def _padded(array: np.ndarray, rows: int) -> np.ndarray:
     if len(array) == rows:
         return array
     return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
-
-
-__all__ = ["ManifestError", "Session", "load_session"]

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_stateful.arrays import fits
 from keras_stateful.manifest import State, Tensor
 
 
@@ -64,9 +65,7 @@ def checked(tensor: Tensor, array: Any, leading: tuple[int | None, ...], batch_s
     except ValueError as error:
         raise ValueError(f"Input {tensor.name!r} is not an array: {error}.") from None
     wanted = leading + tensor.step_shape
-    if len(array.shape) != len(wanted) or any(
-        w not in (None, s) for w, s in zip(wanted, array.shape, strict=True)
-    ):
+    if not fits(array.shape, wanted):
         raise ValueError(_wrong_shape(tensor, array, wanted, leading, batch_size))
     if array.dtype != tensor.dtype:
         _check_kind(tensor, array)

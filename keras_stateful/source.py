@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_stateful.adapter import checksum
 from keras_stateful.arrays import (
     as_document,
     check_int32,
@@ -18,7 +17,8 @@ from keras_stateful.arrays import (
     out_dtype,
     refuse_not_finite,
 )
-from keras_stateful.targets import read_offsets
+from keras_stateful.batch import checksum
+from keras_stateful.targets import lifted, read_offsets
 
 
 class Output(NamedTuple):
@@ -28,7 +28,7 @@ class Output(NamedTuple):
     is_label: bool
     shape: tuple
     dtype: np.dtype
-    lifted: bool  # single floats get an axis of length 1, as a `Dense(1)` gives
+    lifted: bool  # see `targets.lifted`
 
 
 class Document(NamedTuple):
@@ -288,8 +288,7 @@ class Source:
                     "targets for every time step. Leave it out."
                 )
             dtype = out_dtype("targets", dtype)
-            lifted = dtype.kind == "f" and not shape and not self.horizon
-            outputs[name] = Output(key, is_label, () if is_label else shape, dtype, lifted)
+            outputs[name] = Output(key, is_label, shape, dtype, lifted(dtype, shape, self.horizon))
         return outputs
 
     def _check_inputs(self, targets: Any) -> None:

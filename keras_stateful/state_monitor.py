@@ -9,7 +9,8 @@ import numpy as np
 
 from keras_stateful import compat
 from keras_stateful.arguments import whole_number
-from keras_stateful.states import Cell, find_states, get_states
+from keras_stateful.callback_base import ModelCallback, check_readers_come_after
+from keras_stateful.states import LayerState, find_states, get_states
 
 _MEASURES = ("norm", "saturation", "drift")
 _FLAT = 0.99  # |tanh| from which it passes on less than a fiftieth of the gradient
@@ -23,7 +24,7 @@ _INTO: dict[str, Callable] = {"tanh": np.tanh, "sigmoid": lambda s: np.tanh(s / 
 _OUT_OF: dict[str, Callable] = {"tanh": lambda s: s, "sigmoid": lambda s: 2 * s - 1}
 
 
-class StateMonitor(keras.callbacks.Callback):
+class StateMonitor(ModelCallback):
     """Writes norm, saturation and drift of each recurrent layer's state into the logs.
 
     It warns of states that are NaN, explode, are all zero or stop changing.
@@ -81,15 +82,9 @@ class StateMonitor(keras.callbacks.Callback):
         self.every = whole_number("every", every, 1)
         self.layers = [layers] if isinstance(layers, str) else layers
 
-    def set_model(self, model: keras.Model) -> None:
-        super().set_model(model)
-        self._network = (
-            model  # on JAX, each look at `self.model` brings all variables back from the step: slow
-        )
-
     def on_train_begin(self, logs: Any = None) -> None:
-        self._cells = self._chosen()
-        self._check_order()
+        self._layer_states = self._chosen()
+        check_readers_come_after(self, compat.fit_arguments(self._network))
         self._steps = self._looked_at = 0
         self._warned: set[tuple[str, str]] = set()
         self._previous = self._read()
@@ -120,30 +115,30 @@ class StateMonitor(keras.callbacks.Callback):
         self._looked_at = self._steps
         values: dict[str, float] = {}
         previous, self._previous = self._previous, self._read()
-        for cell in self._cells:
-            states = self._previous[cell.key]
-            rows, before = _rows(states), _rows(previous[cell.key])
+        for layer_state in self._layer_states:
+            states = self._previous[layer_state.key]
+            rows, before = _rows(states), _rows(previous[layer_state.key])
             with np.errstate(all="ignore"):  # what is not finite gets a warning of its own
                 norms = np.linalg.norm(rows, axis=1)
                 size = np.maximum(norms, np.linalg.norm(before, axis=1))
                 change = np.linalg.norm(rows - before, axis=1)
                 drift = np.divide(change, size, out=np.zeros_like(size), where=size != 0)
-                shares = (norms.mean(), _saturation(cell.layer, states), drift.mean())
+                shares = (norms.mean(), _saturation(layer_state.layer, states), drift.mean())
             values |= {
-                f"{cell.key}/{name}": float(share)
+                f"{layer_state.key}/{name}": float(share)
                 for name, share in zip(_MEASURES, shares, strict=True)
                 if share is not None
             }
-            self._warn(cell, rows, drift)
+            self._warn(layer_state, rows, drift)
         self._looks.append(values)
 
     def _read(self) -> dict[str, list[np.ndarray]]:
         """The states of each layer, without the mark of rows that wait for an `initial_state` of the model's graph."""
         found = get_states(self._network)
-        marks = {cell.key: getattr(cell.layer, "initial_state_given", False) for cell in self._cells}
+        marks = {s.key: getattr(s.layer, "initial_state_given", False) for s in self._layer_states}
         return {key: [a.astype("float32") for a in found[key][: -1 if marks[key] else None]] for key in marks}
 
-    def _warn(self, cell: Cell, rows: np.ndarray, drift: np.ndarray) -> None:
+    def _warn(self, layer_state: LayerState, rows: np.ndarray, drift: np.ndarray) -> None:
         finite = np.isfinite(rows).all(axis=1)
         largest = np.abs(rows[finite]).max(initial=0)
         if not finite.all():
@@ -177,39 +172,29 @@ class StateMonitor(keras.callbacks.Callback):
             )
         else:
             return
-        if (cell.key, cause) not in self._warned:
-            self._warned.add((cell.key, cause))
+        if (layer_state.key, cause) not in self._warned:
+            self._warned.add((layer_state.key, cause))
             where = f"epoch {self._epoch + 1}, batch {self._batch + 1}"
-            warnings.warn(f"The state of `{cell.key}` {cause}: {found} at {where}. {advice}", stacklevel=2)
+            warnings.warn(
+                f"The state of `{layer_state.key}` {cause}: {found} at {where}. {advice}", stacklevel=2
+            )
 
     # Arguments
 
-    def _chosen(self) -> list[Cell]:
-        cells = find_states(self._network)
-        if not cells:
+    def _chosen(self) -> list[LayerState]:
+        layer_states = find_states(self._network)
+        if not layer_states:
             raise ValueError(
                 f"`StateMonitor` needs a model that carries its state. Received: {self._network.name!r}, which carries "
                 "none. Convert it with `to_stateful(model, sequence)`, or give its recurrent layers `stateful=True`."
             )
-        known = [cell.key for cell in cells]
+        known = [s.key for s in layer_states]
         for wanted in known if self.layers is None else self.layers:
             if wanted not in known:
                 raise ValueError(
                     f"`layers` must name recurrent layers that carry a state. Received: {wanted!r}; the model has {known}."
                 )
-        return [cell for cell in cells if self.layers is None or cell.key in self.layers]
-
-    def _check_order(self) -> None:
-        """Callbacks that stand before this one see the logs before it writes."""
-        callbacks = getattr(compat.fit_arguments(self._network).get("callbacks"), "callbacks", [])
-        before = callbacks[: callbacks.index(self)] if self in callbacks else []
-        for callback in before:
-            if isinstance(callback, (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)):
-                name = type(callback).__name__
-                raise ValueError(
-                    f"`{name}` would not see what `StateMonitor` writes into the logs. Received: callbacks in which "
-                    f"{name} stands first. Keras calls them in order: `callbacks=[StateMonitor(...), {name}(...)]`."
-                )
+        return [s for s in layer_states if self.layers is None or s.key in self.layers]
 
 
 def _rows(states: list[np.ndarray]) -> np.ndarray:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_stateful.adapter import Batches, checksum, in_order, spec_bytes
+from keras_stateful.adapter import Batches
 from keras_stateful.arguments import whole_number
+from keras_stateful.batch import checksum, in_order, spec_bytes
 from keras_stateful.corpus import open_corpus
 from keras_stateful.fields import Lazy
 from keras_stateful.plan import Plan, Settings, piece_limit, remedies

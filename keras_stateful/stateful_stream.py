@@ -12,7 +12,7 @@ from keras_stateful.arguments import whole_number
 from keras_stateful.source import Source
 from keras_stateful.stream_windows import StreamWindows
 from keras_stateful.target_classes import Classes, with_id_targets
-from keras_stateful.targets import LABEL_AT
+from keras_stateful.targets import check_label_at
 
 _PEEKED = 8  # batches that Keras may take from an iterator that it then leaves, to see their shape or ahead of its steps
 _MASKS = 64  # masks that are kept behind the last batch given
@@ -106,10 +106,7 @@ class StatefulStream(Batches):
                 f'`boundary` must be "align" or "pack". Received: boundary={boundary!r}. To ignore where documents end, let '
                 "the source join them, or read a `StatefulSequence`."
             )
-        if label_at not in LABEL_AT:
-            raise ValueError(
-                f'`label_at` must be "every", "window" or "last". Received: label_at={label_at!r}.'
-            )
+        check_label_at(label_at)
         if steps_per_epoch is not None:
             steps_per_epoch = whole_number("steps_per_epoch", steps_per_epoch, 1, alternative="or None")
         self.boundary, self.resets, self.label_at = boundary, bool(resets), label_at

@@ -12,7 +12,7 @@ from keras_stateful import compat, distribution
 from keras_stateful.layers import Carry
 
 
-class Cell(NamedTuple):
+class LayerState(NamedTuple):
     """The state variables of one call of one recurrent layer."""
 
     key: str
@@ -20,9 +20,9 @@ class Cell(NamedTuple):
     variables: list
 
 
-def find_states(model: keras.Model) -> list[Cell]:
+def find_states(model: keras.Model) -> list[LayerState]:
     """All state variables of a model, by layer path; a shared layer's later calls are `path#1`, `path#2`."""
-    found: list[Cell] = []
+    found: list[LayerState] = []
     seen: set[int] = set()
 
     def walk(layer: Any, prefix: str) -> None:
@@ -35,10 +35,10 @@ def find_states(model: keras.Model) -> list[Cell]:
             if isinstance(part, Carry):
                 for slot, states in enumerate(part._slot_states):
                     fresh = [part._fresh[slot]] if part._fresh else []
-                    found.append(Cell(path + (f"#{slot}" if slot else ""), part, [*states, *fresh]))
+                    found.append(LayerState(path + (f"#{slot}" if slot else ""), part, [*states, *fresh]))
             elif isinstance(part, keras.layers.RNN):
                 if part.stateful and part.states is not None:
-                    found.append(Cell(path, part, keras.tree.flatten(part.states)))
+                    found.append(LayerState(path, part, keras.tree.flatten(part.states)))
             else:
                 walk(part, f"{path}/")
 
@@ -46,7 +46,7 @@ def find_states(model: keras.Model) -> list[Cell]:
     return found
 
 
-def _found(model: keras.Model) -> list[Cell]:
+def _found(model: keras.Model) -> list[LayerState]:
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
     states = find_states(model)
@@ -114,25 +114,25 @@ def set_states(model: keras.Model, states: dict[str, list[Any]]) -> None:
     ks.set_states(model, before)
     ```
     """
-    cells = _found(model)
+    layer_states = _found(model)
     if not isinstance(states, dict):
         raise TypeError(f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}.")
-    if set(states) != {c.key for c in cells}:
+    if set(states) != {s.key for s in layer_states}:
         raise ValueError(
             f"`states` must have an entry for each recurrent layer. Received: {sorted(map(str, states))}; "
-            f"the model has {sorted(c.key for c in cells)}."
+            f"the model has {sorted(s.key for s in layer_states)}."
         )
-    for cell in cells:
-        shapes = [tuple(np.shape(a)) for a in states[cell.key]]
-        wanted = [(distribution.rows(v), *v.shape[1:]) for v in cell.variables]
+    for layer_state in layer_states:
+        shapes = [tuple(np.shape(a)) for a in states[layer_state.key]]
+        wanted = [(distribution.rows(v), *v.shape[1:]) for v in layer_state.variables]
         if shapes != wanted:
             raise ValueError(
-                f"`states[{cell.key!r}]` has arrays of other shapes than the model's states. Received: {shapes}; "
+                f"`states[{layer_state.key!r}]` has arrays of other shapes than the model's states. Received: {shapes}; "
                 f"the model has {wanted}. States can only be set at the batch size they were read at."
             )
     sync(model)
-    for cell in cells:
-        for variable, array in zip(cell.variables, states[cell.key], strict=True):
+    for layer_state in layer_states:
+        for variable, array in zip(layer_state.variables, states[layer_state.key], strict=True):
             distribution.write(variable, ops.cast(ops.convert_to_tensor(array), variable.dtype))
 
 
@@ -159,16 +159,16 @@ def reset_states(model: keras.Model, rows: Any = None) -> None:
     ks.reset_states(model, rows=[1])
     ```
     """
-    cells = _found(model)
-    mask = None if rows is None else _row_mask(rows, distribution.rows(cells[0].variables[0]))
+    layer_states = _found(model)
+    mask = None if rows is None else _row_mask(rows, distribution.rows(layer_states[0].variables[0]))
     sync(model)
-    write_initial(cells, mask)
+    write_initial(layer_states, mask)
 
 
-def write_initial(cells: list[Cell], mask: np.ndarray | None) -> None:
+def write_initial(layer_states: list[LayerState], mask: np.ndarray | None) -> None:
     """Sets rows to the initial state; values must have been synced on JAX."""
     rows = None if mask is None else ops.convert_to_tensor(mask)
-    for layer in {id(c.layer): c.layer for c in cells}.values():
+    for layer in {id(s.layer): s.layer for s in layer_states}.values():
         if isinstance(layer, Carry):
             layer.reset_state(rows)
             continue

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.arrays import out_dtype, refuse_id
-from keras_stateful.batch import assemble, no_resets
+from keras_stateful.batch import assemble, no_resets, output_specs
 from keras_stateful.source import Document, Output, Source
 from keras_stateful.target_classes import Classes
 
@@ -50,11 +50,9 @@ class StreamWindows:
         inputs = {
             k: ((*shape, *source.like[k][0]), out_dtype("source", source.like[k][1])) for k in source.inputs
         }
-        horizon = (len(source.offsets),) if source.horizon else ()
-        targets = {
-            k: ((*shape, *horizon, *o.shape, *(1,) * o.lifted), o.dtype) for k, o in source.outputs.items()
-        }
-        return inputs, targets, {k: ((*shape, *(1,) * source.horizon), np.dtype("float32")) for k in targets}
+        offsets = len(source.offsets) if source.horizon else None
+        both = {k: output_specs(shape, o, offsets) for k, o in source.outputs.items()}
+        return inputs, {k: y for k, (y, _) in both.items()}, {k: w for k, (_, w) in both.items()}
 
     def no_resets(self) -> np.ndarray:
         """The mask of a batch in which no document starts."""

@@ -16,8 +16,6 @@ from keras_stateful.corpus import Corpus, open_field
 from keras_stateful.fields import Field, check_laid_out
 from keras_stateful.layout import Spans
 
-LABEL_AT = ("every", "window", "last")
-
 
 @dataclass(frozen=True)
 class Target:
@@ -45,11 +43,8 @@ class Target:
 
     @property
     def lifted(self) -> bool:
-        """Whether single floating-point targets get an axis of length 1, as a `Dense(1)` gives.
-
-        Without it Keras's losses would take the time axis for it, and weights `(batch, time)` would not fit.
-        """
-        return self.dtype.kind == "f" and not self.shape and not self.horizon
+        """Whether single values get an axis; see `lifted`."""
+        return lifted(self.dtype, self.shape, self.horizon)
 
     @property
     def shape(self) -> tuple:
@@ -108,6 +103,14 @@ class Target:
         return out
 
 
+def lifted(dtype: np.dtype, shape: tuple, horizon: bool) -> bool:
+    """Whether single floating-point targets get an axis of length 1, as a `Dense(1)` gives.
+
+    Without it Keras's losses would take the time axis for it, and weights `(batch, time)` would not fit.
+    """
+    return dtype.kind == "f" and not shape and not horizon
+
+
 def trained(spans: Spans, rows: int, window: int) -> np.ndarray:
     """The steps that are real and not burnt in: bool `(rows, window)`."""
     column = np.arange(window)
@@ -156,8 +159,7 @@ def open_targets(
         TypeError: something that cannot be a target.
         ValueError: targets that do not fit the corpus, offsets that mean nothing.
     """
-    if label_at not in LABEL_AT:
-        raise ValueError(f'`label_at` must be "every", "window" or "last". Received: label_at={label_at!r}.')
+    check_label_at(label_at)
     if isinstance(targets, dict) and not targets:
         raise ValueError("`targets` holds nothing. Received: {}. Leave it out, or name at least one output.")
     several = targets if isinstance(targets, dict) else {None: targets}
@@ -230,11 +232,7 @@ def _values(corpus: Corpus, given: Any, name: str, value: Any) -> tuple[Field | 
             return None, _labels(name, corpus.labels[value])
         if value in corpus.fields:
             return corpus.fields[value], None
-        known = sorted([*corpus.fields, *corpus.labels], key=str) if corpus.is_dict else "no keys"
-        raise ValueError(
-            f"`{name}` names a key that the corpus lacks. Received: {value!r}; the corpus has {known}. Pass one of its "
-            "keys, or an array."
-        )
+        raise _unknown_key(corpus, name, value)
     if value is given and not corpus.is_dict:
         return corpus.fields[None], None
     count, whole = len(corpus.lengths), next(iter(corpus.fields.values()))
@@ -268,6 +266,14 @@ def _values(corpus: Corpus, given: Any, name: str, value: Any) -> tuple[Field | 
     return found, None
 
 
+def _unknown_key(corpus: Corpus, name: str, key: str) -> ValueError:
+    known = sorted([*corpus.fields, *corpus.labels], key=str) if corpus.is_dict else "no keys"
+    return ValueError(
+        f"`{name}` names a key that the corpus lacks. Received: {key!r}; the corpus has {known}. Pass one of its keys, or an "
+        "array."
+    )
+
+
 def _all_scalars(value: Any) -> bool:
     return isinstance(value, (list, tuple)) and len(value) > 0 and all(np.ndim(v) == 0 for v in value)
 
@@ -276,6 +282,12 @@ def _labels(name: str, labels: np.ndarray) -> np.ndarray:
     if labels.ndim == 0:
         raise ValueError(f"`{name}` must have one label per document. Received: a single value, {labels}.")
     return labels.astype(out_dtype(name, labels.dtype))
+
+
+def check_label_at(label_at: Any) -> None:
+    """Raises a ValueError for what says nowhere that labels are trained on."""
+    if label_at not in ("every", "window", "last"):
+        raise ValueError(f'`label_at` must be "every", "window" or "last". Received: label_at={label_at!r}.')
 
 
 def read_offsets(given: Any, default: int) -> tuple[tuple[int, ...], bool]:
@@ -312,11 +324,7 @@ class Weights:
         elif isinstance(given, str) and given in corpus.fields:
             self.field = corpus.fields[given]
         elif isinstance(given, str):
-            known = sorted([*corpus.fields, *corpus.labels], key=str) if corpus.is_dict else "no keys"
-            raise ValueError(
-                f"`{name}` names a key that the corpus lacks. Received: {given!r}; the corpus has {known}. Pass one of its "
-                "keys, or an array."
-            )
+            raise _unknown_key(corpus, name, given)
         elif not corpus.continuous and (is_array(given) or _all_scalars(given)):
             self.documents = np.asarray(given, "float32")
         else:

@@ -6,6 +6,7 @@ called with windows of a second length, so what `to_stateful` and `to_inference`
 `docs/keras-defects.md` has the reproduction, `tests/test_keras_facts.py` tells when this is no longer needed.
 """
 
+import inspect
 from typing import Any
 
 import keras
@@ -21,15 +22,16 @@ class TimeDistributed(keras.layers.TimeDistributed):
     def call(self, inputs, training=None, mask=None):
         if inputs.shape[1] is not None:
             return super().call(inputs, training=training, mask=mask)
+        taken = inspect.signature(self.layer.call).parameters
 
         def step(parts):
             x, *masks = parts
             kwargs = {"mask": masks[0]} if masks else {}
-            if self.layer._call_has_training_arg:
+            if "training" in taken:
                 kwargs["training"] = training
             return self.layer.call(x, **kwargs)
 
-        parts = [inputs] if mask is None or not self.layer._call_has_mask_arg else [inputs, mask]
+        parts = [inputs] if mask is None or "mask" not in taken else [inputs, mask]
         outputs = ops.vectorized_map(step, [ops.swapaxes(p, 0, 1) for p in parts])
         return ops.swapaxes(outputs, 0, 1)
 

@@ -12,7 +12,7 @@ import keras
 
 from keras_stateful import scan_kernels, torch_kernels
 
-CELLS: dict[type, type] = {
+PLAIN_CELLS: dict[type, type] = {
     keras.layers.LSTM: keras.layers.LSTMCell,
     keras.layers.GRU: keras.layers.GRUCell,
     keras.layers.SimpleRNN: keras.layers.SimpleRNNCell,
@@ -53,7 +53,7 @@ def _eligible(layer: Any) -> bool:
     """Whether a layer is one that the kernels compute: what cuDNN asks for, too."""
     cell = layer.cell
     return (
-        type(cell) in CELLS.values()
+        type(cell) in PLAIN_CELLS.values()
         and cell.compute_dtype in ("float32", "float64")
         and not (layer.recurrent_dropout or layer.go_backwards or layer.unroll)
         and getattr(layer, "use_cudnn", "auto") in ("auto", True)
@@ -85,7 +85,7 @@ def keras_loop(
 
 def install(layer: Any) -> None:
     """Lets a plain Keras layer choose its loop so, where a step is compiled from now on."""
-    if type(layer) not in CELLS or hasattr(layer, "_keras_stateful_loop"):
+    if type(layer) not in PLAIN_CELLS or hasattr(layer, "_keras_stateful_loop"):
         return
     own = layer.inner_loop
 

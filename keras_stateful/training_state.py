@@ -36,7 +36,7 @@ def check_alone(model: keras.Model) -> None:
 def variables(model: keras.Model) -> list[Any]:
     """Recurrent states, seed generators and metrics of a compiled model, always in the same order."""
     weights = {id(v) for v in model.weights}
-    states = [v for cell in find_states(model) for v in cell.variables]
+    states = [v for layer_state in find_states(model) for v in layer_state.variables]
     found = {id(v): v for v in (*model.variables, *model.metrics_variables, *states)}
     return [v for key, v in found.items() if key not in weights]
 

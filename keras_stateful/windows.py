@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.batch import assemble, no_resets, rows_of
+from keras_stateful.batch import assemble, no_resets, output_specs, rows_of
 from keras_stateful.corpus import Corpus
 from keras_stateful.fields import place
 from keras_stateful.layout import Dealt, Spans, Streams
@@ -97,9 +97,9 @@ class Windows:
         mask = (no_resets(*shape, self._boundary).shape, np.dtype(bool)) if self._resets else None
         y, weights = {}, {}
         for key, target in self._targets.items():
-            horizon = (len(target.offsets),) if target.horizon else ()
-            y[key] = ((*shape, *horizon, *target.shape, *(1,) * target.lifted), target.dtype)
-            weights[key] = ((*shape, *(1,) * target.horizon), np.dtype("float32"))
+            y[key], weights[key] = output_specs(
+                shape, target, len(target.offsets) if target.horizon else None
+            )
         return assemble(inputs, mask, y, weights if self._weighted else None)
 
     def check_ids(self, known: dict[Any, int], lengths: np.ndarray) -> None:

@@ -40,6 +40,16 @@ def test_graphs_are_told_from_layers():
     assert not compat.is_graph(keras.layers.Dense(1))
 
 
+def test_the_graph_of_a_sequential():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    assert compat.functional(model) is model  # there is none yet
+    model.build((None, 3))
+    graph = compat.functional(model)
+    assert graph is not model
+    assert [tuple(t.shape) for t in (*graph.inputs, *graph.outputs)] == [(None, 3), (None, 1)]
+    assert compat.functional(graph) is graph
+
+
 def test_sublayers_enter_wrappers_and_lists():
     dense = keras.layers.Dense(2)
     assert compat.sublayers(keras.layers.TimeDistributed(dense)) == [dense]
@@ -93,6 +103,57 @@ def test_fit_arguments_are_seen_by_a_callback():
         "steps_per_epoch",
     } <= seen.keys()
     assert compat.fit_arguments(model) == {}
+
+
+def test_calls_of_the_trainer_are_seen_and_a_validation_told_from_an_evaluation():
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def note(self, logs=None):
+            call = compat.trainer_call()
+            assert call.model is self.model
+            assert call.arguments == compat.trainer_arguments(self.model)
+            seen.append((call.method, call.arguments["x"] is x))
+            assert call.epoch_iterator is not None
+
+        on_train_begin = on_test_begin = on_predict_begin = note
+
+    class Tells(keras.Model):
+        def evaluate(self, *args, **kwargs):
+            seen.append(compat.is_validation(kwargs))
+            return super().evaluate(*args, **kwargs)
+
+    inputs = keras.Input((None, 3))
+    model = Tells(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    x, y, other = np.ones((4, 5, 3)), np.ones((4, 5, 1)), np.zeros((4, 5, 3))
+    model.fit(x, y, validation_data=(other, y), verbose=0, callbacks=[Look()])
+    model.evaluate(x, y, verbose=0, callbacks=[Look()])
+    model.predict(x, verbose=0, callbacks=[Look()])
+    assert seen == [("fit", True), True, ("evaluate", False), False, ("evaluate", True), ("predict", True)]
+    assert compat.trainer_call() is None
+
+
+@pytest.mark.parametrize("kind", sorted(compat.CALLBACK_MEMORY, key=str), ids=lambda kind: kind.__name__)
+def test_callbacks_keep_what_they_remember_under_these_names(kind):
+    source = "".join(inspect.getsource(c) for c in kind.__mro__ if c.__module__.startswith("keras."))
+    for name in compat.CALLBACK_MEMORY[kind]:
+        assert f"self.{name} = " in source
+
+
+def test_what_is_of_keras_itself_is_known_by_its_module():
+    from keras._tf_keras.keras import ops
+
+    assert compat.is_keras_op(keras.ops.tanh)
+    assert compat.is_keras_op(keras.activations.relu)
+    assert not compat.is_keras_op(np.tanh)
+    assert not compat.is_keras_op(two_levels)
+    lstm = keras.layers.LSTM(2)
+    assert compat.is_keras_rnn(lstm)
+    assert compat.is_keras_rnn(lstm.cell)
+    assert not compat.is_keras_rnn(keras.layers.Dense(2))
+    assert compat.module_name(ops) == compat.module_name(keras.ops) == "keras.ops"
+    assert compat.module_name(np) == "numpy"
 
 
 def test_rnn_loop_reads_several_inputs_side_by_side():

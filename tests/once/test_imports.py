@@ -31,6 +31,16 @@ def test_modules_import_one_way():
     list(graphlib.TopologicalSorter(graph).static_order())  # raises at a cycle
 
 
+@pytest.mark.parametrize("module", ["source", "corpus", "plan", "windows"])
+def test_data_are_read_without_the_model(module):
+    reached, todo = set(), {module}
+    while todo:
+        reached |= todo
+        todo = set().union(*map(imported, todo)) - reached
+    assert len(reached) > 2
+    assert not reached & {"layers", "states", "fit_checks"}
+
+
 @pytest.mark.parametrize(
     "first", ["import keras", "from keras_stateful import load_session", "import keras_stateful"]
 )

@@ -3,11 +3,14 @@
 import importlib
 import sys
 import tracemalloc
+import zlib
 
+import keras
 import numpy as np
 import pytest
 
 from keras_stateful import StatefulSequence, StatefulStream
+from keras_stateful.batch import checksum
 
 
 def make(corpus, rows=2, window=4, **kwargs):
@@ -249,3 +252,16 @@ def test_rows_are_filled_evenly(boundary, least):
     text = np.zeros(lengths.sum(), "uint8")
     sequence = make(np.split(text, np.cumsum(lengths)[:-1]), 32, 128, boundary=boundary)
     assert sequence.utilization >= least
+
+
+@pytest.mark.parametrize("structure", [
+    np.arange(3), (np.arange(3), np.ones(2)), {"b": np.arange(3), "a": np.ones(2), "Z": np.zeros(0)}, {None: np.ones(2)},
+    ({"b": np.arange(3), "a": (np.ones(2), np.float32(4))}, {"y": np.arange(5)[::2], "x": np.eye(2)}, 0.5),
+    {10: np.ones(1), 2: np.arange(3)},
+])  # fmt: skip
+def test_checksums_are_those_of_the_arrays_in_the_order_of_keras(structure):
+    """Saved fingerprints hold them."""
+    found = 7
+    for array in keras.tree.flatten(structure):
+        found = zlib.crc32(np.asarray(array).tobytes(), found)
+    assert checksum(structure, 7) == found
