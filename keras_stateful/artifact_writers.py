@@ -127,14 +127,9 @@ def single_step(step: StepModel) -> keras.Model:
         renewed.update({id(t): new for t, new in zip(call.outputs, keras.tree.flatten(outputs), strict=True)})
     for old, new, restore in pending:
         restore()
-        for source, target in zip(_weights(old), _weights(new), strict=True):
+        for source, target in zip(old.weights, new.weights, strict=True):
             target.assign(np.array(keras.ops.convert_to_numpy(source)))
     return keras.Model(inputs, [renewed[id(ends[id(t)])] for t in step.outputs], name="step")
-
-
-def _weights(layer: Any) -> list:
-    """A layer's weights; a recurrent layer with shared weights lists the cell that it was made with, too."""
-    return layer.cell.weights if isinstance(layer, keras.layers.RNN) else layer.weights
 
 
 def has_time(tensor: Any) -> bool:

@@ -4,6 +4,7 @@
 |---|---|---|
 | `graph_calls` reads `Function._nodes_by_depth` | `clone_model` cannot enter sub-models, add inputs or outputs, or say which tensor runs along time | 3.14 to 3.15 |
 | `sublayers` reads `Layer._layers` | `Model.layers` does not enter wrappers and custom layers | 3.14 to 3.15 |
+| `replace_attribute` writes into `Layer._tracker` | a built layer takes no other variables, and keeps a layer that was put aside | 3.14 to 3.15 |
 | `mask_of` is `keras.src.backend.common.masking.get_keras_mask` | Keras drops the implicit mask of a call with several tensors, and scales sample weights by it | 3.14 to 3.15 |
 | `compile_arguments` reads `Trainer._compile_config` | `get_compile_config` cannot serialize every loss | 3.14 to 3.15 |
 | `trainer_call` looks at the frame of `fit`, `evaluate`, `predict` | callbacks are not told data, shuffle or weights, data not their model | 3.14 to 3.15 |
@@ -95,6 +96,24 @@ def graph_calls(
 def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers that a layer holds directly, whatever the attribute."""
     return list(layer._layers)
+
+
+def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
+    """A layer's attributes by name; on torch those that are layers lie apart."""
+    return {**vars(layer), **vars(layer).get("_modules", {})}
+
+
+def replace_attribute(layer: keras.layers.Layer, name: str, value: Any) -> None:
+    """Sets an attribute that holds a variable or a layer to another one, which is tracked in its place; built or not."""
+    old, tracker = attributes(layer)[name], layer._tracker
+    for store, (_, tracked) in tracker.config.items():
+        if tracker.is_in_store(store, old):
+            tracked[[id(t) for t in tracked].index(id(old))] = value
+            tracker.stored_ids[store] = {id(t) for t in tracked}
+    if isinstance(value, keras.Variable):  # of which torch keeps a list of its own
+        layer._post_untrack_variable(old)
+        layer._post_track_variable(value)
+    setattr(layer, name, value)
 
 
 def ensure_batch(x: Any, batch_size: int) -> Any:

@@ -76,6 +76,7 @@ class Rewriter:
         self._below: dict[int, Level] = {}  # what the copy of a sub-model asks for and hands out
         self.calls: dict[str, int] = {}
         self._pending: list[tuple[Any, Any, Callable[[], None]]] = []
+        self._sharing: list[tuple[Any, Any]] = []
 
     def run(self, model: keras.Model, drop: frozenset[str] = frozenset()) -> tuple[list, list, Level]:
         """Rebuilds `model`; gives the new input tensors, the new output tensors, and the level's wishes."""
@@ -192,10 +193,8 @@ class Rewriter:
         copy = copy_layer(layer, cls, **config)
         copy = time_distributed.plain(copy) if self.plain else time_distributed.for_any_length(copy)
         if same_cell:
-            # The cell that is put aside stays tracked, and on JAX `predict_on_batch` runs a model with an unbuilt layer
-            # once more without compiling it, at every call.
-            copy.cell.built = True
-            copy.cell = layer.cell
+            compat.replace_attribute(copy, "cell", layer.cell)
+            self._sharing.append((layer, copy))
         else:
             self._pending.append((layer, copy, skip_initializers(copy)))
         self.copies[id(layer)] = copy
@@ -206,7 +205,10 @@ class Rewriter:
         for old, new, restore in self._pending:
             restore()
             copy_variables(old, new)
+        for old, new in self._sharing:
+            _share_variables(old, new)
         self._pending.clear()
+        self._sharing.clear()
 
 
 class Unconvertible(ValueError):
@@ -273,6 +275,34 @@ def skip_initializers(layer: Any) -> Callable[[], None]:
             vars(part)[name] = value
 
     return restore
+
+
+def _share_variables(old: Any, new: Any) -> None:
+    """Gives a built recurrent layer what weights another of the same cell has beside that cell."""
+    _replace_variables(old, new)
+    shared = {id(w) for w in old.weights}
+    if fresh := [w.path for w in new.weights if id(w) not in shared]:
+        raise Unconvertible(
+            f"`{old.name}` ({plain_class(type(old)).__name__}) has weights that no other model can share. Received: {fresh}. "
+            "Keep each weight, and each layer, in an attribute of its own (`self.gain = self.add_weight(...)`), not in a "
+            "list or dict."
+        )
+
+
+def _replace_variables(old: Any, new: Any) -> None:
+    theirs, own = compat.attributes(old), compat.attributes(new)
+    for name, value in theirs.items():
+        fresh = own.get(name)
+        if fresh is value:
+            continue
+        if (
+            isinstance(value, keras.Variable)
+            and isinstance(fresh, keras.Variable)
+            and fresh.shape == value.shape
+        ):
+            compat.replace_attribute(new, name, value)
+        elif isinstance(value, keras.layers.Layer) and isinstance(fresh, keras.layers.Layer):
+            _replace_variables(value, fresh)
 
 
 def copy_variables(old: Any, new: Any) -> None:

@@ -194,3 +194,18 @@ def test_steps_run_on_what_any_iterator_gives():
     first, second = (float(model.train_function(batches)["loss"]) for _ in range(2))
     assert first != second
     assert next(batches, None) is None
+
+
+def test_a_built_layer_takes_another_layer_or_variable_in_the_place_of_its_own():
+    def built():
+        layer = keras.layers.LSTM(2)
+        layer.gain = layer.add_weight(shape=(3,), name="gain")
+        layer.build((None, None, 3))
+        return layer
+
+    one, other = built(), built()
+    compat.replace_attribute(one, "cell", other.cell)
+    compat.replace_attribute(one, "gain", other.gain)
+    assert one.gain is other.gain
+    assert one.cell is other.cell
+    assert [id(v) for v in one.variables] == [id(v) for v in other.variables]

@@ -315,3 +315,64 @@ def test_a_users_own_recurrent_layer_class():
     stateful = ks.to_stateful(sequential(Mine(4, return_sequences=True, name="mine")), 2)
     assert list(ks.get_states(stateful)) == ["mine"]
     assert isinstance(stateful.get_layer("mine"), Mine)
+
+
+@keras.saving.register_keras_serializable(package="test_convert")
+class GainLSTM(layers.LSTM):
+    """Weights of its own beside the cell's, in a variable and in a layer."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **kwargs)
+        self.shift = layers.Dense(3)
+
+    def build(self, sequences_shape, initial_state_shape=None):
+        super().build(sequences_shape)
+        self.shift.build(sequences_shape)
+        self.gain = self.add_weight(shape=(sequences_shape[-1],), initializer="ones", name="gain")
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        scaled = self.shift(sequences * self.gain)
+        return super().call(scaled, initial_state=initial_state, mask=mask, training=training)
+
+
+def test_weights_that_a_recurrent_layer_has_beside_its_cell_are_shared_and_copied(tmp_path):
+    layer = GainLSTM(3, return_sequences=True)
+    model = sequential(layer)
+    layer.gain.assign([1.0, -2.0, 0.5])
+    layer.shift.bias.assign([1.0, 0.0, -1.0])
+    x = np.random.default_rng(0).standard_normal((1, 9, 3)).astype("float32")
+    shared, twice = ks.to_inference(model, share_weights=True), None
+    twice = ks.to_inference(shared, share_weights=True)
+    step = ks.to_step_model(model, share_weights=True)
+    for _ in range(2):
+        want = model.predict(x, verbose=0)
+        got = [shared, twice, ks.to_inference(model), ks.to_inference(shared)]
+        for live in got:
+            ks.reset_states(live)
+            np.testing.assert_allclose(live.predict_on_batch(x), want, atol=1e-6)
+            assert len(live.weights) == len(model.weights)
+        y = step.predict_on_batch([x, *ks.initial_states(step)])[0]
+        np.testing.assert_allclose(y, want, atol=1e-6)
+        np.testing.assert_allclose(ks.predict_documents(model, [x[0]])[0], want[0], atol=1e-6)
+        layer.gain.assign([3.0, 1.0, -1.5])  # what shares it follows
+    assert all(
+        a is b for a, b in zip(shared.layers[-1].trainable_variables, layer.trainable_variables, strict=True)
+    )
+    ks.export_step_model(model, tmp_path / "out")
+    want = model.predict(x, verbose=0)
+    np.testing.assert_allclose(ks.load_session(tmp_path / "out").read(x), want, atol=1e-5)
+
+
+def test_weights_that_cannot_be_shared_are_refused():
+    class Listed(layers.GRU):
+        def build(self, sequences_shape, initial_state_shape=None):
+            super().build(sequences_shape)
+            self.gains = [self.add_weight(shape=(3,), initializer="ones", name="gain")]
+
+        def call(self, sequences, initial_state=None, mask=None, training=False):
+            return super().call(sequences * self.gains[0], initial_state, mask, training)
+
+    model = sequential(Listed(4, return_sequences=True, name="mine"))
+    ks.to_inference(model)
+    with pytest.raises(ValueError, match=r"`mine` \(Listed\) has weights that no other model can share"):
+        ks.to_inference(model, share_weights=True)
