@@ -29,7 +29,7 @@ import keras
 import numpy as np
 
 from keras_stateful import compat
-from keras_stateful.rewrite import copy_layer, parts_of, skip_initializers
+from keras_stateful.rewrite import copy_layer, copy_statistics, parts_of, skip_initializers
 from keras_stateful.step_model import StepModel
 
 # For each format the backends that write it, best first, with the modules they need beside themselves.
@@ -129,6 +129,7 @@ def single_step(step: StepModel) -> keras.Model:
         restore()
         for source, target in zip(old.weights, new.weights, strict=True):
             target.assign(np.array(keras.ops.convert_to_numpy(source)))
+        copy_statistics(old, new)
     return keras.Model(inputs, [renewed[id(ends[id(t)])] for t in step.outputs], name="step")
 
 
@@ -231,6 +232,11 @@ def write(
     model: keras.Model, artifact_format: str, path: Path, *, batch_size: int | None, quantize: bool
 ) -> None:
     """Writes the artifact with the running backend."""
+    for layer in model.layers:
+        for part in parts_of(layer):
+            if isinstance(part, keras.layers.Normalization):
+                # Tensors made outside of the graph are taken for inputs by tf2onnx.
+                part.mean, part.variance = map(keras.ops.convert_to_numpy, (part.mean, part.variance))
     signature = [
         [keras.InputSpec(shape=(batch_size, *t.shape[1:]), dtype=t.dtype, name=t.name) for t in model.inputs]
     ]

@@ -6,6 +6,7 @@ call to a policy. What the policy wants from outside (a reset mask, a state) it 
 pass such wishes on to the level above, and hand new states up the same way.
 """
 
+import tempfile
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -255,7 +256,46 @@ def copy_layer(layer: Any, cls: Any = None, **config: Any) -> Any:
             ) from error
     if getattr(layer, "use_cudnn", None) is False:  # which Keras leaves out of the config
         copy.use_cudnn, copy.supports_jit = False, layer.supports_jit
+    _copy_vocabularies(layer, copy)
     return copy
+
+
+def _copy_vocabularies(old: Any, new: Any) -> None:
+    """Gives an unbuilt layer what `adapt` told another beside weights: a lookup's shapes depend on it."""
+    parts = [[p for p in parts_of(layer) if hasattr(p, "load_assets")] for layer in (old, new)]
+    for source, target in zip(*parts, strict=True):
+        try:
+            _through_store(source, target)
+            with tempfile.TemporaryDirectory(prefix="keras_stateful.") as folder:
+                source.save_assets(folder)
+                target.load_assets(folder)
+        except Exception as error:
+            raise Unconvertible(
+                f"What `{source.name}` ({type(source).__name__}) knows beside its weights cannot be copied. Keras said: {error}. "
+                "Call its `adapt` before the conversion, or give it its `vocabulary` as an argument."
+            ) from error
+
+
+def copy_statistics(old: Any, new: Any) -> None:
+    """What a layer reads of a weight file in a way of its own; `Normalization` computes with numbers taken from weights."""
+
+    def own_way(part: Any) -> bool:
+        known = isinstance(part, Carry) or type(part).__module__.startswith("keras.")
+        return not known and type(part).load_own_variables is not keras.layers.Layer.load_own_variables
+
+    def parts(layer: Any) -> list:
+        return [p for p in parts_of(layer) if isinstance(p, keras.layers.Normalization) or own_way(p)]
+
+    for source, target in zip(parts(old), parts(new), strict=True):
+        _through_store(source, target)
+
+
+def _through_store(source: Any, target: Any) -> None:
+    store: dict[str, Any] = {}
+    source.save_own_variables(store)
+    target.load_own_variables(
+        {key: np.array(keras.ops.convert_to_numpy(value)) for key, value in store.items()}
+    )
 
 
 def skip_initializers(layer: Any) -> Callable[[], None]:
@@ -319,6 +359,7 @@ def copy_variables(old: Any, new: Any) -> None:
         )
     for source, target in zip(sources, targets, strict=True):
         target.assign(np.array(keras.ops.convert_to_numpy(source)))
+    copy_statistics(old, new)
 
 
 def state_variables_below(layer: Any) -> list:

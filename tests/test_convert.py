@@ -376,3 +376,60 @@ def test_weights_that_cannot_be_shared_are_refused():
     ks.to_inference(model)
     with pytest.raises(ValueError, match=r"`mine` \(Listed\) has weights that no other model can share"):
         ks.to_inference(model, share_weights=True)
+
+
+CONVERSIONS = [
+    lambda m: ks.to_stateful(m, 2),
+    lambda m: ks.to_inference(m, 2),
+    lambda m: ks.to_inference(m, 2, share_weights=True),
+    ks.to_stateless,
+]
+
+
+@pytest.mark.parametrize("convert", CONVERSIONS)
+def test_an_adapted_normalization_normalizes_in_copies(convert):
+    x = (np.random.default_rng(0).standard_normal((2, 12, 3)) * 5 + 20).astype("float32")
+    inner = layers.Normalization()
+    inner.adapt(x)
+    model = sequential(inner, lstm())
+    got = convert(model).predict(x, batch_size=2, verbose=0)
+    np.testing.assert_allclose(got, model.predict(x, verbose=0), atol=1e-5)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="lookups run in TensorFlow's graphs alone"
+)
+@pytest.mark.parametrize("convert", CONVERSIONS)
+@pytest.mark.parametrize("mode", ["int", "one_hot"])
+def test_an_adapted_lookup_knows_its_vocabulary_in_copies(mode, convert):
+    lookup = layers.IntegerLookup(output_mode=mode)
+    lookup.adapt(np.array([[5, 7, 7, 9]]))
+    ids = keras.Input((None,), dtype="int64")
+    h = layers.Embedding(8, 4)(lookup(ids)) if mode == "int" else lookup(ids[..., None])
+    model = keras.Model(ids, lstm()(h))
+    x = np.array([[5, 7, 9, 2], [9, 9, 1, 7]])
+    got = convert(model).predict(x, batch_size=2, verbose=0)
+    np.testing.assert_allclose(got, model.predict(x, verbose=0), atol=1e-6)
+
+
+def test_what_a_layer_writes_into_files_in_its_own_way_is_copied():
+    @keras.saving.register_keras_serializable(package="test_convert")
+    class Scale(layers.Layer):
+        factor = np.float32(1)
+
+        def call(self, x):
+            return x * self.factor
+
+        def save_own_variables(self, store):
+            store["factor"] = self.factor
+
+        def load_own_variables(self, store):
+            self.factor = np.float32(store["factor"])
+
+    scale = Scale()
+    scale.factor = np.float32(3)
+    model = sequential(scale, lstm())
+    x = np.ones((1, 4, 3), "float32")
+    np.testing.assert_allclose(
+        ks.to_inference(model).predict_on_batch(x), model.predict(x, verbose=0), atol=1e-6
+    )

@@ -347,3 +347,16 @@ def test_a_class_that_another_process_cannot_import_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"fresh process on tensorflow.*Scale"):
         ks.export_step_model(model, tmp_path / "out", "litert")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["onnx", "tf_saved_model"])
+@pytest.mark.parametrize("adapted", [True, False])
+def test_normalization_is_exported(adapted, form, tmp_path):
+    x = (np.random.default_rng(0).standard_normal((2, 12, 3)) * 5 + 20).astype("float32")
+    told = {} if adapted else {"mean": x.mean((0, 1)), "variance": x.var((0, 1))}
+    normalization = layers.Normalization(**told)
+    if adapted:
+        normalization.adapt(x)
+    model = _sequential(normalization, layers.LSTM(4, return_sequences=True))
+    ks.export_step_model(model, tmp_path / "out", form)
+    _close(ks.load_session(tmp_path / "out", batch_size=2).read(x), model.predict(x, verbose=0))
