@@ -99,6 +99,7 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
     time = find_time_axis(model, carried)
     recurrent = {p for p in time.recurrent if carried is None or p in carried}
     keys: dict[str, str] = {}
+    stems = _stems(time.recurrent, time.calls, [t.name for t in model.inputs])
 
     def step(level: Level, layer: Any, path: str, index: int, args: tuple, kwargs: dict) -> Any:
         plain = rewriter.layer(
@@ -107,7 +108,7 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         sequences = args[0] if args else kwargs["sequences"]
         initial = layer.get_initial_state(1)
         flat_initial = keras.tree.flatten(initial)
-        stem = path.replace("/", "_") + (f"_call{index}" if index else "")
+        stem = stems[path] + (f"_call{index}" if index else "")
         names = [f"{stem}_state_{i}" for i in range(len(flat_initial))]
         states = [
             level.input(n, (None, *i.shape[1:]), "float32") for n, i in zip(names, flat_initial, strict=True)
@@ -141,6 +142,23 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         state_paths=[_key(name, keys) for name in level.wanted],
         initial_state_given=sorted(time.initial_state_given),
     )
+
+
+def _stems(paths: list[str], calls: dict[str, int], inputs: list[str]) -> dict[str, str]:
+    """What the names of each layer's states begin with: its path without slashes, which may be another's path."""
+    taken: set[str] = set()
+    stems = {}
+    for path in paths:
+        plain, i = path.replace("/", "_"), 0
+        while True:
+            stem = plain + (f"_{i}" if i else "")
+            own = {stem, *(f"{stem}_call{k}" for k in range(1, calls[path]))}
+            if not own & taken and not any(n.startswith(f"{s}_state_") for s in own for n in inputs):
+                break
+            i += 1
+        taken |= own
+        stems[path] = stem
+    return stems
 
 
 def _key(name: str, keys: dict[str, str]) -> str:

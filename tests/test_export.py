@@ -360,3 +360,40 @@ def test_normalization_is_exported(adapted, form, tmp_path):
     model = _sequential(normalization, layers.LSTM(4, return_sequences=True))
     ks.export_step_model(model, tmp_path / "out", form)
     _close(ks.load_session(tmp_path / "out", batch_size=2).read(x), model.predict(x, verbose=0))
+
+
+def colliding():
+    """The paths `encoder/rnn` and `encoder_rnn`, and operations of one name in two sub-models."""
+    x = keras.Input((None, 3), name="x")
+    y = keras.Input((None, 3))
+    halves = ops.add(layers.LSTM(3, return_sequences=True, name="rnn")(y), y)
+    halves._keras_history.operation.name = "plus"
+    inner = keras.Model(y, halves, name="encoder")
+    h = layers.LSTM(3, return_sequences=True, name="encoder_rnn")(inner(x))
+    h = ops.add(h, x)
+    h._keras_history.operation.name = "plus"
+    return keras.Model(x, layers.Dense(2, name="rnn_state_0")(h))
+
+
+def test_names_that_are_one_without_their_slashes(tmp_path):
+    model = colliding()
+    x = _data(model, 1, 6)[0]
+    want = model.predict(x, verbose=0)
+    step = ks.to_step_model(model)
+    assert step.state_names == [f"encoder_rnn{i}_state_{k}" for i in ("", "_1") for k in range(2)]
+    assert step.state_paths == ["encoder/rnn"] * 2 + ["encoder_rnn"] * 2
+    states, parts = ks.initial_states(step), []
+    for t in range(6):
+        y, *states = step.predict_on_batch([x[:, t : t + 1], *states])
+        parts.append(np.asarray(y))
+    _close(np.concatenate(parts, axis=1), want)
+    ks.export_step_model(model, tmp_path / "out")
+    _close(ks.load_session(tmp_path / "out").read(x), want)
+
+
+def test_a_layer_named_as_the_second_call_of_another():
+    a, b = keras.Input((None, 3), name="a"), keras.Input((None, 3), name="rnn_state_0")
+    rnn, other = (layers.GRU(3, return_sequences=True, name=n) for n in ("rnn", "rnn_call1"))
+    step = ks.to_step_model(keras.Model([a, b], [rnn(a), rnn(b), other(a)]))
+    assert len(set(step.state_names)) == 3
+    assert sorted(step.state_paths) == ["rnn", "rnn#1", "rnn_call1"]
