@@ -8,6 +8,8 @@ import pytest
 from keras import layers, ops
 
 import keras_stateful as ks
+from keras_stateful import export_check
+from keras_stateful.manifest import Tensor
 
 STEPS = 1000
 VOCABULARY = 11
@@ -397,3 +399,33 @@ def test_a_layer_named_as_the_second_call_of_another():
     step = ks.to_step_model(keras.Model([a, b], [rnn(a), rnn(b), other(a)]))
     assert len(set(step.state_names)) == 3
     assert sorted(step.state_paths) == ["rnn", "rnn#1", "rnn_call1"]
+
+
+@pytest.mark.parametrize("form", ["onnx", "tf_saved_model", pytest.param("litert", marks=pytest.mark.slow)])
+def test_outputs_that_differ_for_rare_inputs_only_keep_their_names(form, tmp_path):
+    x = keras.Input((None, 3))
+    rare = [layers.ReLU(threshold=10.0 * i, name=f"above_{i}0")(x) for i in range(3, 9)]
+    model = keras.Model(x, [*rare, layers.GRU(2, return_sequences=True)(x)])
+    ks.export_step_model(model, tmp_path / "out", form)
+    session = ks.load_session(tmp_path / "out")
+    data = np.full((1, 1, 3), 55, "float32")
+    for told, got, want in zip(
+        session.manifest.outputs, session.read(data), model.predict(data, verbose=0), strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-5, err_msg=told.name)
+
+
+def test_outputs_that_cannot_be_told_apart_are_refused():
+    class Shuffled:
+        def output_names(self):
+            return ["b", "a", "c"]
+
+        def run(self, feeds, wanted):
+            x = feeds["x"]
+            return [{"a": 2 * x, "b": 0 * x, "c": 0 * x}[n] for n in wanted]
+
+    x = keras.Input((1, 3), name="x")
+    outputs = [2 * x, layers.ReLU(threshold=30.0, name="high")(x), layers.ReLU(threshold=60.0)(x)]
+    told = Tensor("x", "x", (None, 1, 3), "float32", True)
+    with pytest.raises(RuntimeError, match=r"Which output of the artifact .* cannot be told"):
+        export_check.output_tensors(keras.Model(x, outputs), Shuffled(), [told], [], [], None)
