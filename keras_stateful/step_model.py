@@ -10,7 +10,13 @@ from keras import ops
 from keras_stateful import compat
 from keras_stateful.arguments import whole_number
 from keras_stateful.convert import pack_outputs, readable, recurrent_paths, resets_input, users_arguments
-from keras_stateful.layers import plain_class
+from keras_stateful.layers import (
+    KERAS_CALLS,
+    OpenedWindow,
+    first_of_last,
+    plain_class,
+    puts_out_its_first_state,
+)
 from keras_stateful.rewrite import Level, Rewriter
 from keras_stateful.time_axis import find_time_axis
 
@@ -119,7 +125,10 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         mask = compat.mask_of(sequences) if mask is None else mask
         if mask is not None:
             kwargs["mask"] = mask
-        result = plain(sequences, initial_state=keras.tree.pack_sequence_as(initial, states), **kwargs)
+        start = keras.tree.pack_sequence_as(initial, states)
+        result = list(plain(sequences, initial_state=start, **kwargs))
+        if mask is not None and puts_out_its_first_state(plain) and type(plain).call in KERAS_CALLS:
+            result[0] = OpenedWindow()([result[0], first_of_last(start), mask])
         for name, state in zip(names, keras.tree.flatten(result[1:]), strict=True):
             level.output(name, state if state.dtype == "float32" else ops.cast(state, "float32"))
         return result if layer.return_state else result[0]

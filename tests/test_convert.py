@@ -433,3 +433,55 @@ def test_what_a_layer_writes_into_files_in_its_own_way_is_copied():
     np.testing.assert_allclose(
         ks.to_inference(model).predict_on_batch(x), model.predict(x, verbose=0), atol=1e-6
     )
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: lstm(),
+        lambda: lstm(unroll=True),
+        lambda: layers.GRU(4, return_sequences=True),
+        lambda: layers.SimpleRNN(4, return_sequences=True),
+        lambda: layers.RNN([layers.GRUCell(3), layers.LSTMCell(4)], return_sequences=True),
+        lambda: lstm(zero_output_for_mask=True),
+    ],
+    ids=["lstm", "unrolled", "gru", "simple_rnn", "stacked", "zero_output"],
+)
+def test_masked_steps_that_open_a_window_repeat_the_output_before_it(layer):
+    """A residual connection drops the mask, so what masked steps put out goes on."""
+    layer = layer()
+    ids = keras.Input((8 if layer.unroll else None,), dtype="int32")
+    h = layer(layers.Embedding(7, 4, mask_zero=True)(ids))
+    h = keras.ops.add(h, layers.Dense(4)(h))
+    model = keras.Model(ids, [h, layers.GRU(4, return_sequences=True)(h), layers.LSTM(3)(h)])
+    model.set_weights([3 * w for w in model.get_weights()])
+    x = np.array([[3, 0, 0, 5, 2, 0, 1, 6], [0, 0, 4, 0, 0, 0, 0, 5]])
+    want = model.predict(x, verbose=0)
+    step = ks.to_step_model(model)
+    for size in (8, 3, 2, 1):
+        live = ks.to_inference(model, 2)
+        states = ks.initial_states(step, 2)
+        carried, stepped = [], []
+        for t in range(0, 8, size):
+            carried.append(live.predict_on_batch(x[:, t : t + size]))
+            (*y,) = step.predict_on_batch([x[:, t : t + size], *states])
+            states = y[3:]
+            stepped.append(y[:3])
+        for parts in (carried, stepped):
+            for i in range(2):
+                np.testing.assert_allclose(np.concatenate([p[i] for p in parts], axis=1), want[i], atol=1e-5)
+            np.testing.assert_allclose(parts[-1][2], want[2], atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="Keras's ConvLSTM takes no mask there")
+def test_masked_steps_that_open_a_window_in_images():
+    x = keras.Input((None, 4, 2))
+    h = layers.ConvLSTM1D(2, 3, padding="same", return_sequences=True)(
+        x, mask=keras.ops.any(x != 0, axis=(2, 3))
+    )
+    model = keras.Model(x, keras.ops.add(h, x))
+    data = np.random.default_rng(0).standard_normal((2, 6, 4, 2)).astype("float32")
+    data[:, [0, 2, 3, 5]] = 0
+    live = ks.to_inference(model, 2)
+    parts = [live.predict_on_batch(data[:, t : t + 1]) for t in range(6)]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), model.predict(data, verbose=0), atol=1e-5)
