@@ -208,6 +208,9 @@ class Rewriter:
             copy_variables(old, new)
         for old, new in self._sharing:
             _share_variables(old, new)
+        for copy in self.copies.values():
+            if isinstance(copy, Carry):
+                copy.reset_state()  # a cell's initial state may be a weight
         self._pending.clear()
         self._sharing.clear()
 

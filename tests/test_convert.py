@@ -485,3 +485,32 @@ def test_masked_steps_that_open_a_window_in_images():
     live = ks.to_inference(model, 2)
     parts = [live.predict_on_batch(data[:, t : t + 1]) for t in range(6)]
     np.testing.assert_allclose(np.concatenate(parts, axis=1), model.predict(data, verbose=0), atol=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="test_convert")
+class LearnedStart(layers.GRUCell):
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.start = self.add_weight(shape=(self.units,), initializer="zeros", name="start")
+
+    def get_initial_state(self, batch_size=None):
+        row = keras.ops.convert_to_tensor(self.start)
+        return [keras.ops.broadcast_to(row, (batch_size, self.units))]
+
+
+def test_a_copy_begins_with_the_learned_initial_state():
+    cell = LearnedStart(3)
+    inner = sequential(layers.RNN(cell, return_sequences=True, name="rnn"))
+    x = keras.Input((None, 3))
+    model = keras.Model(x, lstm()(inner(x)))
+    cell.start.assign([1.0, -2.0, 0.5])
+    data = np.ones((2, 5, 3), "float32")
+    want = model.predict(data, verbose=0)
+    for live in (
+        ks.to_stateful(model, 2),
+        ks.to_inference(model, 2),
+        ks.to_inference(model, 2, share_weights=True),
+    ):
+        (states,) = next(v for k, v in ks.get_states(live).items() if k.endswith("rnn"))
+        np.testing.assert_allclose(states, [[1, -2, 0.5]] * 2)
+        np.testing.assert_allclose(live.predict(data, batch_size=2, verbose=0), want, atol=1e-6)
