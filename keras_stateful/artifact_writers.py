@@ -118,10 +118,9 @@ def single_step(step: StepModel) -> keras.Model:
                 copy = copy_layer(operation, **({"unroll": True} if hasattr(operation, "unroll") else {}))
                 copy.name = _unique(flat, taken)
                 for part in parts_of(copy):
-                    for rate in {"dropout", "recurrent_dropout"} & set(vars(part)):
-                        setattr(
-                            part, rate, 0.0
-                        )  # JAX draws the mask at inference, too, and cannot export that
+                    if hasattr(part, "get_dropout_mask"):
+                        # A cell of Keras's; JAX draws the mask at inference, too, and cannot export that.
+                        part.dropout = part.recurrent_dropout = 0.0
                     if is_mixed(part):
                         part.dtype_policy = keras.DTypePolicy("float32")
                 pending.append((operation, copy, skip_initializers(copy)))

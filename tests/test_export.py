@@ -429,3 +429,29 @@ def test_outputs_that_cannot_be_told_apart_are_refused():
     told = Tensor("x", "x", (None, 1, 3), "float32", True)
     with pytest.raises(RuntimeError, match=r"Which output of the artifact .* cannot be told"):
         export_check.output_tensors(keras.Model(x, outputs), Shuffled(), [told], [], [], None)
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+class Block(layers.Layer):
+    """A layer in an attribute that cells have a number in."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.dense, self.dropout = layers.Dense(units), layers.Dropout(0.2)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x, training=False):
+        return self.dropout(self.dense(x), training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_a_users_layer_keeps_its_dropout(tmp_path):
+    model = _sequential(layers.LSTM(4, dropout=0.5, recurrent_dropout=0.5, return_sequences=True), Block(3))
+    ks.export_step_model(model, tmp_path / "out")
+    x = _data(model, 1, 5)[0]
+    _close(ks.load_session(tmp_path / "out").read(x), model.predict(x, verbose=0))
