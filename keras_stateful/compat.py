@@ -21,6 +21,7 @@
 `adapter.py`; the repairs of plain `stateful=True` layers are in `repairs.py`.
 """  # noqa: E501
 
+import copy
 import inspect
 import sys
 from collections.abc import Iterator
@@ -71,9 +72,20 @@ def nodes(model: keras.Model) -> Iterator[Any]:
 
 
 def graph_calls(
-    model: keras.Model, prefix: str = "", tensors: dict[int, Any] | None = None
+    model: keras.Model,
+    prefix: str = "",
+    tensors: dict[int, Any] | None = None,
+    told: set[int] | None = None,
 ) -> Iterator[Call]:
-    """All calls of a model's graph in an order in which they can run, those inside sub-models included."""
+    """All calls of a model's graph in an order in which they can run, those inside sub-models included.
+
+    Args:
+        model: a model whose graph can be read.
+        prefix: of the paths.
+        tensors: what stands for the graph's tensors, by their id; this adds to it. By default the inputs themselves.
+        told: ids of the output tensors of calls before: a sub-model that is called again gets new ones.
+    """
+    told = set() if told is None else told
     if tensors is None:
         tensors = {id(t): t for t in functional(model).inputs}
     for node in nodes(model):
@@ -84,13 +96,21 @@ def graph_calls(
             inner = functional(operation)
             given = keras.tree.flatten(args[0] if args else kwargs["inputs"])
             inside = {id(t): g for t, g in zip(inner.inputs, given, strict=True)}
-            yield from graph_calls(operation, f"{path}/", inside)
+            yield from graph_calls(operation, f"{path}/", inside, told)
             results = [inside[id(t)] for t in inner.outputs]
         else:
-            results = node.outputs
+            results = [copy.copy(t) if id(t) in told else t for t in node.outputs]
+            told.update(map(id, node.outputs))
             yield Call(path, operation, args, kwargs, results)
         for tensor, result in zip(node.outputs, results, strict=True):
             tensors[id(tensor)] = result
+
+
+def graph(model: keras.Model) -> tuple[list[Call], list]:
+    """All calls of a model's graph, and its outputs as the tensors that the calls speak of."""
+    tensors = {id(t): t for t in functional(model).inputs}
+    calls = list(graph_calls(model, tensors=tensors))
+    return calls, [tensors[id(t)] for t in functional(model).outputs]
 
 
 def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:

@@ -514,3 +514,15 @@ def test_a_copy_begins_with_the_learned_initial_state():
         (states,) = next(v for k, v in ks.get_states(live).items() if k.endswith("rnn"))
         np.testing.assert_allclose(states, [[1, -2, 0.5]] * 2)
         np.testing.assert_allclose(live.predict(data, batch_size=2, verbose=0), want, atol=1e-6)
+
+
+def test_time_does_not_pass_from_one_call_of_a_sub_model_to_another():
+    mlp = keras.Sequential([keras.Input((None, 3)), layers.Dense(3)], name="mlp")
+    x, pair = keras.Input((None, 3), name="x"), keras.Input((2, 3), name="pair")
+    h = lstm()(mlp(x))
+    last = layers.GRU(4)(h)
+    model = keras.Model([x, pair], [h, layers.Concatenate()([last, layers.Flatten()(mlp(pair))])])
+    live = ks.to_inference(model)
+    data = [np.ones((1, 5, 3), "float32"), np.arange(6, dtype="float32").reshape(1, 2, 3)]
+    for got, want in zip(live.predict_on_batch(data), model.predict(data, verbose=0), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-6)

@@ -455,3 +455,22 @@ def test_a_users_layer_keeps_its_dropout(tmp_path):
     ks.export_step_model(model, tmp_path / "out")
     x = _data(model, 1, 5)[0]
     _close(ks.load_session(tmp_path / "out").read(x), model.predict(x, verbose=0))
+
+
+def twice():
+    """A sub-model called twice, and two outputs of a head called twice."""
+    mlp = keras.Sequential(
+        [keras.Input((None, 3)), layers.Dense(4, activation="tanh"), layers.Dense(2)], name="mlp"
+    )
+    a, b = keras.Input((None, 3), name="a"), keras.Input((None, 3), name="b")
+    h = layers.GRU(3, return_sequences=True)(layers.Concatenate()([mlp(a), mlp(b)]))
+    return keras.Model([a, b], [h, mlp(h), mlp(layers.Dense(3)(h))])
+
+
+def test_a_sub_model_that_is_called_several_times_is_exported(tmp_path):
+    model = twice()
+    ks.export_step_model(model, tmp_path / "out")
+    x = _data(model, 1, 6)
+    got = ks.load_session(tmp_path / "out").read(tuple(x))
+    for g, w in zip(got, model.predict(x, verbose=0), strict=True):
+        _close(g, w)
