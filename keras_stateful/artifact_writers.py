@@ -164,6 +164,11 @@ def write(
     model: keras.Model, artifact_format: str, path: Path, *, batch_size: int | None, quantize: bool
 ) -> None:
     """Writes the artifact with the running backend."""
+    for layer in model.layers:
+        for part in parts_of(layer):
+            if isinstance(part, keras.layers.Normalization):
+                # Tensors made outside of the graph are taken for inputs by tf2onnx.
+                part.mean, part.variance = map(keras.ops.convert_to_numpy, (part.mean, part.variance))
     signature = [
         [keras.InputSpec(shape=(batch_size, *t.shape[1:]), dtype=t.dtype, name=t.name) for t in model.inputs]
     ]

@@ -15,14 +15,12 @@ from keras_stateful import checkpoint, compat
 from keras_stateful.documents import ValidateDocuments
 from keras_stateful.reset_states_callback import ResetStatesCallback
 from keras_stateful.sample_text import SampleText
-from keras_stateful.state_monitor import StateMonitor
 
 # What each class remembers. Those with nothing remember nothing, or make it anew when training begins.
 _REMEMBERED: dict[type, tuple[str, ...]] = {
     **compat.CALLBACK_MEMORY,
     ResetStatesCallback: ("_position", "_pass"),
     SampleText: ("samples", "_seed"),
-    StateMonitor: ("_steps", "_looked_at", "_warned", "_previous", "_looks"),
     ValidateDocuments: (),
 }
 _INSTEAD = {

@@ -5,6 +5,7 @@
 | `functional` reads `Sequential._functional` | a `Sequential` has no public way to its graph | 3.14 to 3.15 |
 | `graph_calls` reads `Function._nodes_by_depth` | `clone_model` cannot enter sub-models, add inputs or outputs, or say which tensor runs along time | 3.14 to 3.15 |
 | `sublayers` reads `Layer._layers` | `Model.layers` does not enter wrappers and custom layers | 3.14 to 3.15 |
+| `replace_attribute` writes into `Layer._tracker` | a built layer takes no other variables, and keeps a layer that was put aside | 3.14 to 3.15 |
 | `mask_of` is `keras.src.backend.common.masking.get_keras_mask` | Keras drops the implicit mask of a call with several tensors, and scales sample weights by it | 3.14 to 3.15 |
 | `compile_arguments` reads `Trainer._compile_config` | `get_compile_config` cannot serialize every loss | 3.14 to 3.15 |
 | `trainer_call` walks the frames up to `fit`, `evaluate`, `predict`, in a module `keras.src...`, and reads `epoch_iterator` there | callbacks are not told data, shuffle or weights, data not their model | 3.14 to 3.15 |
@@ -25,6 +26,7 @@
 `adapter.py`; the repairs of plain `stateful=True` layers are in `repairs.py`.
 """  # noqa: E501
 
+import copy
 import inspect
 import sys
 from collections.abc import Iterator
@@ -94,9 +96,20 @@ def nodes(model: keras.Model) -> Iterator[Any]:
 
 
 def graph_calls(
-    model: keras.Model, prefix: str = "", tensors: dict[int, Any] | None = None
+    model: keras.Model,
+    prefix: str = "",
+    tensors: dict[int, Any] | None = None,
+    told: set[int] | None = None,
 ) -> Iterator[Call]:
-    """All calls of a model's graph in an order in which they can run, those inside sub-models included."""
+    """All calls of a model's graph in an order in which they can run, those inside sub-models included.
+
+    Args:
+        model: a model whose graph can be read.
+        prefix: of the paths.
+        tensors: what stands for the graph's tensors, by their id; this adds to it. By default the inputs themselves.
+        told: ids of the output tensors of calls before: a sub-model that is called again gets new ones.
+    """
+    told = set() if told is None else told
     if tensors is None:
         tensors = {id(t): t for t in functional(model).inputs}
     for node in nodes(model):
@@ -107,18 +120,44 @@ def graph_calls(
             inner = functional(operation)
             given = keras.tree.flatten(args[0] if args else kwargs["inputs"])
             inside = {id(t): g for t, g in zip(inner.inputs, given, strict=True)}
-            yield from graph_calls(operation, f"{path}/", inside)
+            yield from graph_calls(operation, f"{path}/", inside, told)
             results = [inside[id(t)] for t in inner.outputs]
         else:
-            results = node.outputs
+            results = [copy.copy(t) if id(t) in told else t for t in node.outputs]
+            told.update(map(id, node.outputs))
             yield Call(path, operation, args, kwargs, results)
         for tensor, result in zip(node.outputs, results, strict=True):
             tensors[id(tensor)] = result
 
 
+def graph(model: keras.Model) -> tuple[list[Call], list]:
+    """All calls of a model's graph, and its outputs as the tensors that the calls speak of."""
+    tensors = {id(t): t for t in functional(model).inputs}
+    calls = list(graph_calls(model, tensors=tensors))
+    return calls, [tensors[id(t)] for t in functional(model).outputs]
+
+
 def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """The layers that a layer holds directly, whatever the attribute."""
     return list(layer._layers)
+
+
+def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
+    """A layer's attributes by name; on torch those that are layers lie apart."""
+    return {**vars(layer), **vars(layer).get("_modules", {})}
+
+
+def replace_attribute(layer: keras.layers.Layer, name: str, value: Any) -> None:
+    """Sets an attribute that holds a variable or a layer to another one, which is tracked in its place; built or not."""
+    old, tracker = attributes(layer)[name], layer._tracker
+    for store, (_, tracked) in tracker.config.items():
+        if tracker.is_in_store(store, old):
+            tracked[[id(t) for t in tracked].index(id(old))] = value
+            tracker.stored_ids[store] = {id(t) for t in tracked}
+    if isinstance(value, keras.Variable):  # of which torch keeps a list of its own
+        layer._post_untrack_variable(old)
+        layer._post_track_variable(value)
+    setattr(layer, name, value)
 
 
 def ensure_batch(x: Any, batch_size: int) -> Any:

@@ -192,7 +192,7 @@ def _describe(
 ) -> Manifest:
     """The manifest of an artifact, but for its files: finds its tensors by name and by their numbers."""
     runtime = open_runtime(artifact_format, entry.read_bytes() if entry.is_file() else b"", entry)
-    calls = list(compat.graph_calls(step))
+    calls, ends = compat.graph(step)
     inputs = []
     for given, tensor in zip(step.data_inputs, single.inputs, strict=False):
         vocabulary = input_vocabulary(calls, given)
@@ -205,12 +205,10 @@ def _describe(
         artifact_writers.rename_outputs(entry, found, names)
         found = names
     count = len(step.data_outputs)
-    ends = {id(t): t for t in step.inputs}
-    list(compat.graph_calls(step, tensors=ends))
     outputs = [
         Tensor(
             names[i], found[i], _shape(single.outputs[i]), single.outputs[i].dtype, has_time(given),
-            from_logits=reads_as_logits(calls, ends.get(id(given), given))[0],
+            from_logits=reads_as_logits(calls, ends[i])[0],
         )
         for i, given in enumerate(step.data_outputs)
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """Whether an artifact computes what Keras does: which of its outputs is which, chained steps side by side, and int8's price."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,14 @@ def output_tensors(
     start: list,
     rows: int | None,
 ) -> list[str]:
-    """The artifact's name for each Keras output. Exporters rename and reorder outputs: only the numbers tell."""
+    """The artifact's name for each Keras output.
+
+    Exporters rename outputs, and some reorder them or let one stand for two: numbers tell. Outputs that differ for rare
+    inputs only are told apart by their order, where the numbers agree with it throughout.
+
+    Raises:
+        RuntimeError: an output that the artifact does not have, or that could be one of several.
+    """
     rng = np.random.default_rng(0)
     count = rows or 2
     feeds = [_random(t, count, rng) for t in inputs]
@@ -65,16 +73,33 @@ def output_tensors(
             strict=True,
         )
     )
-    found: list[str] = []
+    hits = []
     for tensor, array in zip(single.outputs, wanted, strict=True):
-        hits = [n for n in names if got[n].shape == array.shape and _apart(got[n], array) <= 100 * TOLERANCE]
-        if not hits:
+        hits.append([n for n in names if _apart(got[n], array) <= 100 * TOLERANCE])
+        if not hits[-1]:
             raise RuntimeError(
                 f"The artifact has no output that computes what {tensor.name!r} does in Keras, shape {tensor.shape}. The "
                 "exporter is likely to have changed the model's meaning: try another `format`, and report it to Keras."
             )
-        found.append(min((n in found, _apart(got[n], array), i, n) for i, n in enumerate(hits))[-1])
-    return found
+    ordered = _in_order(names)
+    if len(ordered) == len(hits) and all(n in h for n, h in zip(ordered, hits, strict=True)):
+        return ordered
+    for tensor, several in zip(single.outputs, hits, strict=True):
+        if len(set(several)) > 1:
+            raise RuntimeError(
+                f"Which output of the artifact is {tensor.name!r} cannot be told. Received: {several}, in an order that is "
+                "not the model's, with the same numbers for random inputs. Leave one of them out of the model's outputs, "
+                "or try another `format`."
+            )
+    return [several[0] for several in hits]
+
+
+def _in_order(names: list[str]) -> list[str]:
+    """The artifact's outputs in the model's order: by the number in `output_<number>`, else as the artifact lists them."""
+    numbers = [re.fullmatch(r"output_(\d+)", name) for name in names]
+    if all(numbers):
+        return [name for _, name in sorted((int(m[1]), m[0]) for m in numbers if m)]
+    return names
 
 
 def _apart(a: np.ndarray, b: np.ndarray) -> float:

@@ -157,7 +157,13 @@ class Carry:
         if self._step_resets is not None:
             return self._loop_with_resets(sequences, initial_state, mask, training)
         own = super().inner_loop
-        return training_loop.keras_loop(self, own, sequences, initial_state, mask, training)
+        last, outputs, states = training_loop.keras_loop(self, own, sequences, initial_state, mask, training)
+        if mask is not None and puts_out_its_first_state(self):
+            mask = mask[0] if isinstance(mask, (list, tuple)) else mask
+            before = first_of_last(initial_state)
+            last = _opened(last, before, mask, along_time=False)
+            outputs = _opened(outputs, before, mask, along_time=True) if self.return_sequences else outputs
+        return last, outputs, states
 
     def _loop_with_resets(self, sequences, initial_state, mask, training):
         """The ordinary scan, with rows set to the initial state before the steps that `resets` marks.
@@ -184,7 +190,7 @@ class Carry:
             new_flat = keras.tree.flatten(new_states)
             if real:
                 new_flat = choose(real[0], new_flat, flat)
-                before = ops.zeros_like(output) if self.zero_output_for_mask else _first_of_last(states)
+                before = ops.zeros_like(output) if self.zero_output_for_mask else first_of_last(states)
                 (output,) = choose(real[0], [output], [ops.cast(before, output.dtype)])
             return output, keras.tree.pack_sequence_as(initial_state, new_flat)
 
@@ -239,7 +245,57 @@ class Carry:
         return {**super().get_config(), "slots": self.slots, "initial_state_given": self.initial_state_given}
 
 
-def _first_of_last(states):
+def puts_out_its_first_state(layer: Any) -> bool:
+    """Whether the first state of a layer's (last) cell is the output of the step before, which masked steps repeat."""
+    if layer.zero_output_for_mask:
+        return False
+    if isinstance(layer, _CONV_LSTM):
+        return True
+    cell = getattr(layer.cell, "cells", [layer.cell])[-1]
+    return any(
+        isinstance(cell, known) and type(cell).call is known.call for known in training_loop.CELLS.values()
+    )
+
+
+def _opened(output: Any, before: Any, mask: Any, *, along_time: bool) -> Any:
+    """Has the masked steps that open a window repeat the output of the step before it.
+
+    Keras's loop has them put out zeros, except for its scan on JAX: what reads those outputs without the mask (a residual
+    connection drops it) would depend on where the stream was cut.
+
+    Args:
+        output: `(batch, time, ...)` or, without `along_time`, that of the last step.
+        before: `(batch, ...)`.
+        mask: bool `(batch, time)`.
+    """
+    seen = ops.cast(mask, "int32")
+    seen = ops.cumsum(seen, axis=1) if along_time else ops.sum(seen, axis=1)
+    before = ops.cast(ops.expand_dims(before, 1) if along_time else before, output.dtype)
+    opens = ops.equal(seen, 0)
+    while len(opens.shape) < len(output.shape):
+        opens = ops.expand_dims(opens, -1)
+    return ops.where(opens, before, output)
+
+
+@_register
+class OpenedWindow(keras.layers.Layer):
+    """What `Carry` does to the outputs of masked steps that open a window, where the state is an input of the graph."""
+
+    def call(self, inputs):
+        output, before, mask = inputs
+        return _opened(output, before, mask, along_time=len(output.shape) > len(before.shape))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape[0]
+
+    def compute_mask(self, inputs, previous_mask):
+        return previous_mask[0]
+
+
+_CONV_LSTM = (keras.layers.ConvLSTM1D, keras.layers.ConvLSTM2D, keras.layers.ConvLSTM3D)
+
+
+def first_of_last(states):
     """What Keras repeats where a masked step has no output of its own: the (last cell's) first state."""
     last = states[-1] if isinstance(states[0], (list, tuple)) else states[0]
     return last[0] if isinstance(last, (list, tuple)) else last
@@ -283,6 +339,8 @@ class ConvLSTM3D(Carry, keras.layers.ConvLSTM3D):
 _CARRIED: dict[type, type] = {
     cls.__mro__[2]: cls for cls in (RNN, SimpleRNN, GRU, LSTM, ConvLSTM1D, ConvLSTM2D, ConvLSTM3D)
 }
+
+KERAS_CALLS = {cls.call for cls in _CARRIED}
 
 
 def carried_class(cls: type) -> type:

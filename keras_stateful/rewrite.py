@@ -7,6 +7,7 @@ asks of its `Level`; sub-models pass such wishes on to the level above, and hand
 an exporter takes has no sub-models left: `single_step` makes it, with the parts below.)
 """
 
+import tempfile
 from collections.abc import Callable, Collection
 from typing import Any
 
@@ -77,6 +78,7 @@ class Rewriter:
         self._below: dict[int, Level] = {}  # what the copy of a sub-model asks for and hands out
         self.calls: dict[str, int] = {}
         self._pending: list[tuple[Any, Any, Callable[[], None]]] = []
+        self._sharing: list[tuple[Any, Any]] = []
 
     def run(self, model: keras.Model, drop: frozenset[str] = frozenset()) -> tuple[list, list, Level]:
         """Rebuilds `model`; gives the new input tensors, the new output tensors, and the level's wishes."""
@@ -193,10 +195,8 @@ class Rewriter:
         copy = copy_layer(layer, cls, **config)
         copy = time_distributed.plain(copy) if self.plain else time_distributed.for_any_length(copy)
         if same_cell:
-            # The cell that is put aside stays tracked, and on JAX `predict_on_batch` runs a model with an unbuilt layer
-            # once more without compiling it, at every call.
-            copy.cell.built = True
-            copy.cell = layer.cell
+            compat.replace_attribute(copy, "cell", layer.cell)
+            self._sharing.append((layer, copy))
         else:
             self._pending.append((layer, copy, skip_initializers(copy)))
         self.copies[id(layer)] = copy
@@ -207,7 +207,13 @@ class Rewriter:
         for old, new, restore in self._pending:
             restore()
             copy_variables(old, new)
+        for old, new in self._sharing:
+            _share_variables(old, new)
+        for copy in self.copies.values():
+            if isinstance(copy, Carry):
+                copy.reset_state()  # a cell's initial state may be a weight
         self._pending.clear()
+        self._sharing.clear()
 
 
 class Unconvertible(ValueError):
@@ -254,7 +260,46 @@ def copy_layer(layer: Any, cls: Any = None, **config: Any) -> Any:
             ) from error
     if getattr(layer, "use_cudnn", None) is False:  # which Keras leaves out of the config
         copy.use_cudnn, copy.supports_jit = False, layer.supports_jit
+    _copy_vocabularies(layer, copy)
     return copy
+
+
+def _copy_vocabularies(old: Any, new: Any) -> None:
+    """Gives an unbuilt layer what `adapt` told another beside weights: a lookup's shapes depend on it."""
+    parts = [[p for p in parts_of(layer) if hasattr(p, "load_assets")] for layer in (old, new)]
+    for source, target in zip(*parts, strict=True):
+        try:
+            _through_store(source, target)
+            with tempfile.TemporaryDirectory(prefix="keras_stateful.") as folder:
+                source.save_assets(folder)
+                target.load_assets(folder)
+        except Exception as error:
+            raise Unconvertible(
+                f"What `{source.name}` ({type(source).__name__}) knows beside its weights cannot be copied. Keras said: {error}. "
+                "Call its `adapt` before the conversion, or give it its `vocabulary` as an argument."
+            ) from error
+
+
+def copy_statistics(old: Any, new: Any) -> None:
+    """What a layer reads of a weight file in a way of its own; `Normalization` computes with numbers taken from weights."""
+
+    def own_way(part: Any) -> bool:
+        known = isinstance(part, Carry) or type(part).__module__.startswith("keras.")
+        return not known and type(part).load_own_variables is not keras.layers.Layer.load_own_variables
+
+    def parts(layer: Any) -> list:
+        return [p for p in parts_of(layer) if isinstance(p, keras.layers.Normalization) or own_way(p)]
+
+    for source, target in zip(parts(old), parts(new), strict=True):
+        _through_store(source, target)
+
+
+def _through_store(source: Any, target: Any) -> None:
+    store: dict[str, Any] = {}
+    source.save_own_variables(store)
+    target.load_own_variables(
+        {key: np.array(keras.ops.convert_to_numpy(value)) for key, value in store.items()}
+    )
 
 
 def skip_initializers(layer: Any) -> Callable[[], None]:
@@ -276,6 +321,34 @@ def skip_initializers(layer: Any) -> Callable[[], None]:
     return restore
 
 
+def _share_variables(old: Any, new: Any) -> None:
+    """Gives a built recurrent layer what weights another of the same cell has beside that cell."""
+    _replace_variables(old, new)
+    shared = {id(w) for w in old.weights}
+    if fresh := [w.path for w in new.weights if id(w) not in shared]:
+        raise Unconvertible(
+            f"`{old.name}` ({plain_class(type(old)).__name__}) has weights that no other model can share. Received: {fresh}. "
+            "Keep each weight, and each layer, in an attribute of its own (`self.gain = self.add_weight(...)`), not in a "
+            "list or dict."
+        )
+
+
+def _replace_variables(old: Any, new: Any) -> None:
+    theirs, own = compat.attributes(old), compat.attributes(new)
+    for name, value in theirs.items():
+        fresh = own.get(name)
+        if fresh is value:
+            continue
+        if (
+            isinstance(value, keras.Variable)
+            and isinstance(fresh, keras.Variable)
+            and fresh.shape == value.shape
+        ):
+            compat.replace_attribute(new, name, value)
+        elif isinstance(value, keras.layers.Layer) and isinstance(fresh, keras.layers.Layer):
+            _replace_variables(value, fresh)
+
+
 def copy_variables(old: Any, new: Any) -> None:
     """Copies weights and seed states through NumPy: on JAX, models that share a buffer lose it to donation."""
     kept = {id(v) for v in state_variables_below(old)}
@@ -290,6 +363,7 @@ def copy_variables(old: Any, new: Any) -> None:
         )
     for source, target in zip(sources, targets, strict=True):
         target.assign(np.array(keras.ops.convert_to_numpy(source)))
+    copy_statistics(old, new)
 
 
 def state_variables_below(layer: Any) -> list:

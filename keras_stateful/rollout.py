@@ -70,9 +70,9 @@ class Rollout:
         self.feature_shape, self.dtype = tuple(entry.shape[2:]), entry.dtype
         self.per_step = len(output.shape) > 1 and output.shape[1] is None
         self.output_shape = tuple(output.shape[2 if self.per_step else 1 :])
-        calls = list(compat.graph_calls(step))
+        calls, ends = compat.graph(step)
         self.input_vocabulary = input_vocabulary(calls, entry)
-        self.from_logits, self.last_layer = reads_as_logits(calls, output)
+        self.from_logits, self.last_layer = reads_as_logits(calls, ends[0])
         self._compiled: dict[Any, Callable] = {}
         self._drawn_in_vain = _drawn_in_vain(calls)
         self._backend = keras.backend.backend()

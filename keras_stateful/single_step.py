@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_stateful import compat
-from keras_stateful.rewrite import copy_layer, parts_of, skip_initializers
+from keras_stateful.rewrite import copy_layer, copy_statistics, parts_of, skip_initializers
 from keras_stateful.step_model import StepModel
 
 
@@ -33,20 +33,26 @@ def single_step(step: StepModel) -> keras.Model:
         inputs.append(keras.Input(batch_shape=tuple(shape), dtype=tensor.dtype, name=tensor.name))
         renewed[id(tensor)] = inputs[-1]
     copies: dict[int, Any] = {}
+    taken = {t.name for t in inputs}
     pending = []
     ends = {id(t): t for t in step.inputs}
     for call in compat.graph_calls(step, tensors=ends):
         operation = call.operation
         if id(operation) not in copies:
+            # Two layers of different sub-models may have one name; a flat model's names are unique.
+            flat = call.path.replace("/", "_")
             copies[id(operation)] = operation
-            if isinstance(operation, keras.layers.Layer):
+            if not isinstance(operation, keras.layers.Layer):
+                if operation.name in taken:
+                    copies[id(operation)] = _renamed(operation, _unique(flat, taken))
+                taken.add(operation.name)
+            else:
                 copy = copy_layer(operation, **({"unroll": True} if hasattr(operation, "unroll") else {}))
-                # Two layers of different sub-models may have one name; a flat model's names are unique.
-                copy.name = call.path.replace("/", "_")
+                copy.name = _unique(flat, taken)
                 for part in parts_of(copy):
-                    for rate in {"dropout", "recurrent_dropout"} & set(vars(part)):
-                        # JAX draws the mask at inference, too, and cannot export that.
-                        setattr(part, rate, 0.0)
+                    if hasattr(part, "get_dropout_mask"):
+                        # A cell of Keras's; JAX draws the mask at inference, too, and cannot export that.
+                        part.dropout = part.recurrent_dropout = 0.0
                     if is_mixed(part):
                         part.dtype_policy = keras.DTypePolicy("float32")
                 pending.append((operation, copy, skip_initializers(copy)))
@@ -58,14 +64,25 @@ def single_step(step: StepModel) -> keras.Model:
         renewed.update({id(t): new for t, new in zip(call.outputs, keras.tree.flatten(outputs), strict=True)})
     for old, new, restore in pending:
         restore()
-        for source, target in zip(_weights(old), _weights(new), strict=True):
+        for source, target in zip(old.weights, new.weights, strict=True):
             target.assign(np.array(keras.ops.convert_to_numpy(source)))
+        copy_statistics(old, new)
     return keras.Model(inputs, [renewed[id(ends[id(t)])] for t in step.outputs], name="step")
 
 
-def _weights(layer: Any) -> list:
-    """A layer's weights; a recurrent layer with shared weights lists the cell that it was made with, too."""
-    return layer.cell.weights if isinstance(layer, keras.layers.RNN) else layer.weights
+def _unique(name: str, taken: set[str]) -> str:
+    """The name, with a number behind it where it is taken; it is taken then."""
+    unique, i = name, 1
+    while unique in taken:
+        unique, i = f"{name}_{i}", i + 1
+    taken.add(unique)
+    return unique
+
+
+def _renamed(operation: Any, name: str) -> Any:
+    copy = type(operation).from_config(operation.get_config())
+    copy.name = name
+    return copy
 
 
 def has_time(tensor: Any) -> bool:

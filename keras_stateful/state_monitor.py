@@ -109,6 +109,36 @@ class StateMonitor(ModelCallback):
                 {name: float(np.mean([look[name] for look in self._looks])) for name in self._looks[0]}
             )
 
+    # What `ResumeTraining` saves: by position, since layers without a name get other ones in the same process
+
+    def get_state(self) -> dict[str, Any]:
+        keys = [cell.key for cell in self._cells]
+        return {
+            "steps": self._steps,
+            "looked_at": self._looked_at,
+            "warned": [[keys.index(key), cause] for key, cause in sorted(self._warned)],
+            "previous": [self._previous[key] for key in keys],
+            "looks": [
+                [{m: look[f"{key}/{m}"] for m in _MEASURES if f"{key}/{m}" in look} for key in keys]
+                for look in getattr(self, "_looks", [])
+            ],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        keys = [cell.key for cell in self._cells]
+        if len(state["previous"]) != len(keys):
+            raise ValueError(
+                f"`StateMonitor` looked at {len(state['previous'])} layers when the training was saved. Received: {keys}. "
+                "Give it the same `layers` and the same model, or another `backup_dir`."
+            )
+        self._steps, self._looked_at = state["steps"], state["looked_at"]
+        self._warned = {(keys[i], cause) for i, cause in state["warned"]}
+        self._previous = dict(zip(keys, state["previous"], strict=True))
+        self._looks = [
+            {f"{key}/{m}": v for key, told in zip(keys, look, strict=True) for m, v in told.items()}
+            for look in state["looks"]
+        ]
+
     # A look
 
     def _look(self) -> None:

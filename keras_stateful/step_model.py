@@ -10,7 +10,13 @@ from keras import ops
 from keras_stateful import compat
 from keras_stateful.arguments import whole_number
 from keras_stateful.convert import pack_outputs, readable, recurrent_paths, resets_input, users_arguments
-from keras_stateful.layers import plain_class
+from keras_stateful.layers import (
+    KERAS_CALLS,
+    OpenedWindow,
+    first_of_last,
+    plain_class,
+    puts_out_its_first_state,
+)
 from keras_stateful.rewrite import Level, Rewriter
 from keras_stateful.time_axis import find_time_axis
 
@@ -99,6 +105,7 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
     time = find_time_axis(model, carried)
     recurrent = {p for p in time.recurrent if carried is None or p in carried}
     keys: dict[str, str] = {}
+    stems = _stems(time.recurrent, time.calls, [t.name for t in model.inputs])
 
     def step(level: Level, layer: Any, path: str, index: int, args: tuple, kwargs: dict) -> Any:
         plain = rewriter.layer(
@@ -107,7 +114,7 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         sequences = args[0] if args else kwargs["sequences"]
         initial = layer.get_initial_state(1)
         flat_initial = keras.tree.flatten(initial)
-        stem = path.replace("/", "_") + (f"_call{index}" if index else "")
+        stem = stems[path] + (f"_call{index}" if index else "")
         names = [f"{stem}_state_{i}" for i in range(len(flat_initial))]
         states = [
             level.input(n, (None, *i.shape[1:]), "float32") for n, i in zip(names, flat_initial, strict=True)
@@ -118,7 +125,10 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         mask = compat.mask_of(sequences) if mask is None else mask
         if mask is not None:
             kwargs["mask"] = mask
-        result = plain(sequences, initial_state=keras.tree.pack_sequence_as(initial, states), **kwargs)
+        start = keras.tree.pack_sequence_as(initial, states)
+        result = list(plain(sequences, initial_state=start, **kwargs))
+        if mask is not None and puts_out_its_first_state(plain) and type(plain).call in KERAS_CALLS:
+            result[0] = OpenedWindow()([result[0], first_of_last(start), mask])
         for name, state in zip(names, keras.tree.flatten(result[1:]), strict=True):
             level.output(name, state if state.dtype == "float32" else ops.cast(state, "float32"))
         return result if layer.return_state else result[0]
@@ -141,6 +151,23 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         state_paths=[_key(name, keys) for name in level.wanted],
         initial_state_given=sorted(time.initial_state_given),
     )
+
+
+def _stems(paths: list[str], calls: dict[str, int], inputs: list[str]) -> dict[str, str]:
+    """What the names of each layer's states begin with: its path without slashes, which may be another's path."""
+    taken: set[str] = set()
+    stems = {}
+    for path in paths:
+        plain, i = path.replace("/", "_"), 0
+        while True:
+            stem = plain + (f"_{i}" if i else "")
+            own = {stem, *(f"{stem}_call{k}" for k in range(1, calls[path]))}
+            if not own & taken and not any(n.startswith(f"{s}_state_") for s in own for n in inputs):
+                break
+            i += 1
+        taken |= own
+        stems[path] = stem
+    return stems
 
 
 def _key(name: str, keys: dict[str, str]) -> str:

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_stateful.compat import Call, graph_calls
+from keras_stateful.compat import Call, graph
 from keras_stateful.rewrite import Unconvertible
 
 _LOCAL = (
@@ -74,8 +74,8 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
     Raises:
         ValueError: a layer that cannot be right when the stream is cut into windows, by path.
     """
-    calls = list(graph_calls(model))
-    inputs, outputs = _ends(model)
+    calls, outputs = graph(model)
+    inputs = list(model.inputs)
     producer = {id(t): call for call in calls for t in call.outputs}
     along_time = (layers.RNN, layers.Bidirectional)
     sequences = [_sequences(c) for c in calls if isinstance(c.operation, along_time)]
@@ -124,14 +124,6 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
         [id(t) in temporal for t in outputs],
         given,
     )
-
-
-def _ends(model: keras.Model) -> tuple[list, list]:
-    """The model's inputs, and its outputs as the tensors `graph_calls` speaks of."""
-    tensors = {id(t): t for t in model.inputs}
-    for _ in graph_calls(model, tensors=tensors):
-        pass
-    return list(model.inputs), [tensors[id(t)] for t in model.outputs]
 
 
 def _sequences(call: Call) -> Any:

@@ -255,3 +255,31 @@ def test_steps_run_on_what_any_iterator_gives():
     first, second = (float(model.train_function(batches)["loss"]) for _ in range(2))
     assert first != second
     assert next(batches, None) is None
+
+
+def test_a_built_layer_takes_another_layer_or_variable_in_the_place_of_its_own():
+    def built():
+        layer = keras.layers.LSTM(2)
+        layer.gain = layer.add_weight(shape=(3,), name="gain")
+        layer.build((None, None, 3))
+        return layer
+
+    one, other = built(), built()
+    compat.replace_attribute(one, "cell", other.cell)
+    compat.replace_attribute(one, "gain", other.gain)
+    assert one.gain is other.gain
+    assert one.cell is other.cell
+    assert [id(v) for v in one.variables] == [id(v) for v in other.variables]
+
+
+def test_a_sub_model_that_is_called_again_gets_tensors_of_its_own():
+    mlp = keras.Sequential([keras.Input((None, 3)), keras.layers.Dense(4), keras.layers.Dense(2)], name="mlp")
+    a, b = keras.Input((None, 3)), keras.Input((None, 3))
+    model = keras.Model([a, b], [mlp(a), mlp(b)])
+    calls, outputs = compat.graph(model)
+    assert len({id(t) for c in calls for t in c.outputs}) == 4
+    made_from = {id(last.outputs[0]): (first, last) for first, last in (calls[:2], calls[2:])}
+    for entry, output in zip((a, b), outputs, strict=True):
+        first, last = made_from[id(output)]
+        assert first.args[0] is entry
+        assert last.args[0] is first.outputs[0]

@@ -315,3 +315,214 @@ def test_a_users_own_recurrent_layer_class():
     stateful = ks.to_stateful(sequential(Mine(4, return_sequences=True, name="mine")), 2)
     assert list(ks.get_states(stateful)) == ["mine"]
     assert isinstance(stateful.get_layer("mine"), Mine)
+
+
+@keras.saving.register_keras_serializable(package="test_convert")
+class GainLSTM(layers.LSTM):
+    """Weights of its own beside the cell's, in a variable and in a layer."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(units, **kwargs)
+        self.shift = layers.Dense(3)
+
+    def build(self, sequences_shape, initial_state_shape=None):
+        super().build(sequences_shape)
+        self.shift.build(sequences_shape)
+        self.gain = self.add_weight(shape=(sequences_shape[-1],), initializer="ones", name="gain")
+
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        scaled = self.shift(sequences * self.gain)
+        return super().call(scaled, initial_state=initial_state, mask=mask, training=training)
+
+
+def test_weights_that_a_recurrent_layer_has_beside_its_cell_are_shared_and_copied(tmp_path):
+    layer = GainLSTM(3, return_sequences=True)
+    model = sequential(layer)
+    layer.gain.assign([1.0, -2.0, 0.5])
+    layer.shift.bias.assign([1.0, 0.0, -1.0])
+    x = np.random.default_rng(0).standard_normal((1, 9, 3)).astype("float32")
+    shared, twice = ks.to_inference(model, share_weights=True), None
+    twice = ks.to_inference(shared, share_weights=True)
+    step = ks.to_step_model(model, share_weights=True)
+    for _ in range(2):
+        want = model.predict(x, verbose=0)
+        got = [shared, twice, ks.to_inference(model), ks.to_inference(shared)]
+        for live in got:
+            ks.reset_states(live)
+            np.testing.assert_allclose(live.predict_on_batch(x), want, atol=1e-6)
+            assert len(live.weights) == len(model.weights)
+        y = step.predict_on_batch([x, *ks.initial_states(step)])[0]
+        np.testing.assert_allclose(y, want, atol=1e-6)
+        np.testing.assert_allclose(ks.predict_documents(model, [x[0]])[0], want[0], atol=1e-6)
+        layer.gain.assign([3.0, 1.0, -1.5])  # what shares it follows
+    assert all(
+        a is b for a, b in zip(shared.layers[-1].trainable_variables, layer.trainable_variables, strict=True)
+    )
+    ks.export_step_model(model, tmp_path / "out")
+    want = model.predict(x, verbose=0)
+    np.testing.assert_allclose(ks.load_session(tmp_path / "out").read(x), want, atol=1e-5)
+
+
+def test_weights_that_cannot_be_shared_are_refused():
+    class Listed(layers.GRU):
+        def build(self, sequences_shape, initial_state_shape=None):
+            super().build(sequences_shape)
+            self.gains = [self.add_weight(shape=(3,), initializer="ones", name="gain")]
+
+        def call(self, sequences, initial_state=None, mask=None, training=False):
+            return super().call(sequences * self.gains[0], initial_state, mask, training)
+
+    model = sequential(Listed(4, return_sequences=True, name="mine"))
+    ks.to_inference(model)
+    with pytest.raises(ValueError, match=r"`mine` \(Listed\) has weights that no other model can share"):
+        ks.to_inference(model, share_weights=True)
+
+
+CONVERSIONS = [
+    lambda m: ks.to_stateful(m, 2),
+    lambda m: ks.to_inference(m, 2),
+    lambda m: ks.to_inference(m, 2, share_weights=True),
+    ks.to_stateless,
+]
+
+
+@pytest.mark.parametrize("convert", CONVERSIONS)
+def test_an_adapted_normalization_normalizes_in_copies(convert):
+    x = (np.random.default_rng(0).standard_normal((2, 12, 3)) * 5 + 20).astype("float32")
+    inner = layers.Normalization()
+    inner.adapt(x)
+    model = sequential(inner, lstm())
+    got = convert(model).predict(x, batch_size=2, verbose=0)
+    np.testing.assert_allclose(got, model.predict(x, verbose=0), atol=1e-5)
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() != "tensorflow", reason="lookups run in TensorFlow's graphs alone"
+)
+@pytest.mark.parametrize("convert", CONVERSIONS)
+@pytest.mark.parametrize("mode", ["int", "one_hot"])
+def test_an_adapted_lookup_knows_its_vocabulary_in_copies(mode, convert):
+    lookup = layers.IntegerLookup(output_mode=mode)
+    lookup.adapt(np.array([[5, 7, 7, 9]]))
+    ids = keras.Input((None,), dtype="int64")
+    h = layers.Embedding(8, 4)(lookup(ids)) if mode == "int" else lookup(ids[..., None])
+    model = keras.Model(ids, lstm()(h))
+    x = np.array([[5, 7, 9, 2], [9, 9, 1, 7]])
+    got = convert(model).predict(x, batch_size=2, verbose=0)
+    np.testing.assert_allclose(got, model.predict(x, verbose=0), atol=1e-6)
+
+
+def test_what_a_layer_writes_into_files_in_its_own_way_is_copied():
+    @keras.saving.register_keras_serializable(package="test_convert")
+    class Scale(layers.Layer):
+        factor = np.float32(1)
+
+        def call(self, x):
+            return x * self.factor
+
+        def save_own_variables(self, store):
+            store["factor"] = self.factor
+
+        def load_own_variables(self, store):
+            self.factor = np.float32(store["factor"])
+
+    scale = Scale()
+    scale.factor = np.float32(3)
+    model = sequential(scale, lstm())
+    x = np.ones((1, 4, 3), "float32")
+    np.testing.assert_allclose(
+        ks.to_inference(model).predict_on_batch(x), model.predict(x, verbose=0), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: lstm(),
+        lambda: lstm(unroll=True),
+        lambda: layers.GRU(4, return_sequences=True),
+        lambda: layers.SimpleRNN(4, return_sequences=True),
+        lambda: layers.RNN([layers.GRUCell(3), layers.LSTMCell(4)], return_sequences=True),
+        lambda: lstm(zero_output_for_mask=True),
+    ],
+    ids=["lstm", "unrolled", "gru", "simple_rnn", "stacked", "zero_output"],
+)
+def test_masked_steps_that_open_a_window_repeat_the_output_before_it(layer):
+    """A residual connection drops the mask, so what masked steps put out goes on."""
+    layer = layer()
+    ids = keras.Input((8 if layer.unroll else None,), dtype="int32")
+    h = layer(layers.Embedding(7, 4, mask_zero=True)(ids))
+    h = keras.ops.add(h, layers.Dense(4)(h))
+    model = keras.Model(ids, [h, layers.GRU(4, return_sequences=True)(h), layers.LSTM(3)(h)])
+    model.set_weights([3 * w for w in model.get_weights()])
+    x = np.array([[3, 0, 0, 5, 2, 0, 1, 6], [0, 0, 4, 0, 0, 0, 0, 5]])
+    want = model.predict(x, verbose=0)
+    step = ks.to_step_model(model)
+    for size in (8, 3, 2, 1):
+        live = ks.to_inference(model, 2)
+        states = ks.initial_states(step, 2)
+        carried, stepped = [], []
+        for t in range(0, 8, size):
+            carried.append(live.predict_on_batch(x[:, t : t + size]))
+            (*y,) = step.predict_on_batch([x[:, t : t + size], *states])
+            states = y[3:]
+            stepped.append(y[:3])
+        for parts in (carried, stepped):
+            for i in range(2):
+                np.testing.assert_allclose(np.concatenate([p[i] for p in parts], axis=1), want[i], atol=1e-5)
+            np.testing.assert_allclose(parts[-1][2], want[2], atol=1e-5)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="Keras's ConvLSTM takes no mask there")
+def test_masked_steps_that_open_a_window_in_images():
+    x = keras.Input((None, 4, 2))
+    h = layers.ConvLSTM1D(2, 3, padding="same", return_sequences=True)(
+        x, mask=keras.ops.any(x != 0, axis=(2, 3))
+    )
+    model = keras.Model(x, keras.ops.add(h, x))
+    data = np.random.default_rng(0).standard_normal((2, 6, 4, 2)).astype("float32")
+    data[:, [0, 2, 3, 5]] = 0
+    live = ks.to_inference(model, 2)
+    parts = [live.predict_on_batch(data[:, t : t + 1]) for t in range(6)]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), model.predict(data, verbose=0), atol=1e-5)
+
+
+@keras.saving.register_keras_serializable(package="test_convert")
+class LearnedStart(layers.GRUCell):
+    def build(self, input_shape):
+        super().build(input_shape)
+        self.start = self.add_weight(shape=(self.units,), initializer="zeros", name="start")
+
+    def get_initial_state(self, batch_size=None):
+        row = keras.ops.convert_to_tensor(self.start)
+        return [keras.ops.broadcast_to(row, (batch_size, self.units))]
+
+
+def test_a_copy_begins_with_the_learned_initial_state():
+    cell = LearnedStart(3)
+    inner = sequential(layers.RNN(cell, return_sequences=True, name="rnn"))
+    x = keras.Input((None, 3))
+    model = keras.Model(x, lstm()(inner(x)))
+    cell.start.assign([1.0, -2.0, 0.5])
+    data = np.ones((2, 5, 3), "float32")
+    want = model.predict(data, verbose=0)
+    for live in (
+        ks.to_stateful(model, 2),
+        ks.to_inference(model, 2),
+        ks.to_inference(model, 2, share_weights=True),
+    ):
+        (states,) = next(v for k, v in ks.get_states(live).items() if k.endswith("rnn"))
+        np.testing.assert_allclose(states, [[1, -2, 0.5]] * 2)
+        np.testing.assert_allclose(live.predict(data, batch_size=2, verbose=0), want, atol=1e-6)
+
+
+def test_time_does_not_pass_from_one_call_of_a_sub_model_to_another():
+    mlp = keras.Sequential([keras.Input((None, 3)), layers.Dense(3)], name="mlp")
+    x, pair = keras.Input((None, 3), name="x"), keras.Input((2, 3), name="pair")
+    h = lstm()(mlp(x))
+    last = layers.GRU(4)(h)
+    model = keras.Model([x, pair], [h, layers.Concatenate()([last, layers.Flatten()(mlp(pair))])])
+    live = ks.to_inference(model)
+    data = [np.ones((1, 5, 3), "float32"), np.arange(6, dtype="float32").reshape(1, 2, 3)]
+    for got, want in zip(live.predict_on_batch(data), model.predict(data, verbose=0), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-6)

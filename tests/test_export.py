@@ -8,6 +8,8 @@ import pytest
 from keras import layers, ops
 
 import keras_stateful as ks
+from keras_stateful import export_check
+from keras_stateful.manifest import Tensor
 
 STEPS = 1000
 VOCABULARY = 11
@@ -347,3 +349,128 @@ def test_a_class_that_another_process_cannot_import_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"fresh process on tensorflow.*Scale"):
         ks.export_step_model(model, tmp_path / "out", "litert")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["onnx", "tf_saved_model"])
+@pytest.mark.parametrize("adapted", [True, False])
+def test_normalization_is_exported(adapted, form, tmp_path):
+    x = (np.random.default_rng(0).standard_normal((2, 12, 3)) * 5 + 20).astype("float32")
+    told = {} if adapted else {"mean": x.mean((0, 1)), "variance": x.var((0, 1))}
+    normalization = layers.Normalization(**told)
+    if adapted:
+        normalization.adapt(x)
+    model = _sequential(normalization, layers.LSTM(4, return_sequences=True))
+    ks.export_step_model(model, tmp_path / "out", form)
+    _close(ks.load_session(tmp_path / "out", batch_size=2).read(x), model.predict(x, verbose=0))
+
+
+def colliding():
+    """The paths `encoder/rnn` and `encoder_rnn`, and operations of one name in two sub-models."""
+    x = keras.Input((None, 3), name="x")
+    y = keras.Input((None, 3))
+    halves = ops.add(layers.LSTM(3, return_sequences=True, name="rnn")(y), y)
+    halves._keras_history.operation.name = "plus"
+    inner = keras.Model(y, halves, name="encoder")
+    h = layers.LSTM(3, return_sequences=True, name="encoder_rnn")(inner(x))
+    h = ops.add(h, x)
+    h._keras_history.operation.name = "plus"
+    return keras.Model(x, layers.Dense(2, name="rnn_state_0")(h))
+
+
+def test_names_that_are_one_without_their_slashes(tmp_path):
+    model = colliding()
+    x = _data(model, 1, 6)[0]
+    want = model.predict(x, verbose=0)
+    step = ks.to_step_model(model)
+    assert step.state_names == [f"encoder_rnn{i}_state_{k}" for i in ("", "_1") for k in range(2)]
+    assert step.state_paths == ["encoder/rnn"] * 2 + ["encoder_rnn"] * 2
+    states, parts = ks.initial_states(step), []
+    for t in range(6):
+        y, *states = step.predict_on_batch([x[:, t : t + 1], *states])
+        parts.append(np.asarray(y))
+    _close(np.concatenate(parts, axis=1), want)
+    ks.export_step_model(model, tmp_path / "out")
+    _close(ks.load_session(tmp_path / "out").read(x), want)
+
+
+def test_a_layer_named_as_the_second_call_of_another():
+    a, b = keras.Input((None, 3), name="a"), keras.Input((None, 3), name="rnn_state_0")
+    rnn, other = (layers.GRU(3, return_sequences=True, name=n) for n in ("rnn", "rnn_call1"))
+    step = ks.to_step_model(keras.Model([a, b], [rnn(a), rnn(b), other(a)]))
+    assert len(set(step.state_names)) == 3
+    assert sorted(step.state_paths) == ["rnn", "rnn#1", "rnn_call1"]
+
+
+@pytest.mark.parametrize("form", ["onnx", "tf_saved_model", pytest.param("litert", marks=pytest.mark.slow)])
+def test_outputs_that_differ_for_rare_inputs_only_keep_their_names(form, tmp_path):
+    x = keras.Input((None, 3))
+    rare = [layers.ReLU(threshold=10.0 * i, name=f"above_{i}0")(x) for i in range(3, 9)]
+    model = keras.Model(x, [*rare, layers.GRU(2, return_sequences=True)(x)])
+    ks.export_step_model(model, tmp_path / "out", form)
+    session = ks.load_session(tmp_path / "out")
+    data = np.full((1, 1, 3), 55, "float32")
+    for told, got, want in zip(
+        session.manifest.outputs, session.read(data), model.predict(data, verbose=0), strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-5, err_msg=told.name)
+
+
+def test_outputs_that_cannot_be_told_apart_are_refused():
+    class Shuffled:
+        def output_names(self):
+            return ["b", "a", "c"]
+
+        def run(self, feeds, wanted):
+            x = feeds["x"]
+            return [{"a": 2 * x, "b": 0 * x, "c": 0 * x}[n] for n in wanted]
+
+    x = keras.Input((1, 3), name="x")
+    outputs = [2 * x, layers.ReLU(threshold=30.0, name="high")(x), layers.ReLU(threshold=60.0)(x)]
+    told = Tensor("x", "x", (None, 1, 3), "float32", True)
+    with pytest.raises(RuntimeError, match=r"Which output of the artifact .* cannot be told"):
+        export_check.output_tensors(keras.Model(x, outputs), Shuffled(), [told], [], [], None)
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+class Block(layers.Layer):
+    """A layer in an attribute that cells have a number in."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.dense, self.dropout = layers.Dense(units), layers.Dropout(0.2)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x, training=False):
+        return self.dropout(self.dense(x), training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_a_users_layer_keeps_its_dropout(tmp_path):
+    model = _sequential(layers.LSTM(4, dropout=0.5, recurrent_dropout=0.5, return_sequences=True), Block(3))
+    ks.export_step_model(model, tmp_path / "out")
+    x = _data(model, 1, 5)[0]
+    _close(ks.load_session(tmp_path / "out").read(x), model.predict(x, verbose=0))
+
+
+def twice():
+    """A sub-model called twice, and two outputs of a head called twice."""
+    mlp = keras.Sequential(
+        [keras.Input((None, 3)), layers.Dense(4, activation="tanh"), layers.Dense(2)], name="mlp"
+    )
+    a, b = keras.Input((None, 3), name="a"), keras.Input((None, 3), name="b")
+    h = layers.GRU(3, return_sequences=True)(layers.Concatenate()([mlp(a), mlp(b)]))
+    return keras.Model([a, b], [h, mlp(h), mlp(layers.Dense(3)(h))])
+
+
+def test_a_sub_model_that_is_called_several_times_is_exported(tmp_path):
+    model = twice()
+    ks.export_step_model(model, tmp_path / "out")
+    x = _data(model, 1, 6)
+    got = ks.load_session(tmp_path / "out").read(tuple(x))
+    for g, w in zip(got, model.predict(x, verbose=0), strict=True):
+        _close(g, w)

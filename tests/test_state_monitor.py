@@ -271,3 +271,46 @@ def test_a_model_without_states():
     model.compile("sgd", "mse")
     with pytest.raises(ValueError, match=r"`StateMonitor` needs a model that carries.*to_stateful"):
         model.fit(np.zeros((4, 3)), np.zeros((4, 2)), verbose=0, callbacks=[ks.StateMonitor()])
+
+
+def test_resumed_in_the_same_process_with_layers_that_have_no_names(tmp_path):
+    """Keras counts names on, so the second model's layers have other ones."""
+    sequence = ks.StatefulSequence(np.arange(400) % 9, batch_size=2, sequence_length=8, resets=True)
+
+    def run(directory, epochs, stop_at=None):
+        keras.utils.set_random_seed(2)
+        stack = [
+            layers.Embedding(9, 4),
+            layers.LSTM(6, return_sequences=True),
+            layers.GRU(3, return_sequences=True),
+        ]
+        model = keras.Sequential(
+            [keras.Input((None,), dtype="int32"), *stack, layers.Dense(9, activation="softmax")]
+        )
+        model = ks.to_stateful(model, sequence)
+        model.compile("adam", "sparse_categorical_crossentropy")
+        monitor, step = ks.StateMonitor(every=3), 0
+
+        class Stop(keras.callbacks.Callback):
+            def on_train_batch_end(self, batch, logs=None):
+                nonlocal step
+                step += 1
+                if step == stop_at:
+                    raise KeyboardInterrupt
+
+            def get_state(self):
+                return {}
+
+            def set_state(self, state):
+                pass
+
+        callbacks = [monitor, ks.ResumeTraining(directory, sequence, save_freq=5), Stop()]
+        try:
+            history = model.fit(sequence, epochs=epochs, verbose=0, callbacks=callbacks).history
+        except KeyboardInterrupt:
+            return None
+        return [[history[f"{c.key}/{m}"][-1] for m in ("norm", "drift")] for c in monitor._cells]
+
+    whole = run(tmp_path / "whole", 2)
+    run(tmp_path / "broken", 2, stop_at=37)  # in the middle of the second epoch
+    np.testing.assert_allclose(run(tmp_path / "broken", 2), whole, rtol=1e-6)
