@@ -112,7 +112,7 @@ class StateMonitor(ModelCallback):
     # What `ResumeTraining` saves: by position, since layers without a name get other ones in the same process
 
     def get_state(self) -> dict[str, Any]:
-        keys = [cell.key for cell in self._cells]
+        keys = [s.key for s in self._layer_states]
         return {
             "steps": self._steps,
             "looked_at": self._looked_at,
@@ -125,7 +125,7 @@ class StateMonitor(ModelCallback):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
-        keys = [cell.key for cell in self._cells]
+        keys = [s.key for s in self._layer_states]
         if len(state["previous"]) != len(keys):
             raise ValueError(
                 f"`StateMonitor` looked at {len(state['previous'])} layers when the training was saved. Received: {keys}. "
