@@ -150,8 +150,16 @@ def _upstream(tensors: list, producer: dict[int, Call], stop: type) -> set[int]:
             if call.operation.return_sequences:
                 todo.append(_sequences(call))
         else:
-            todo += [t for t in tensors_in(call.args, call.kwargs) if len(t.shape) > 1]
+            given = [t for t in tensors_in(call.args, call.kwargs) if len(t.shape) > 1]
+            todo += [t for t in given if not _is_broadcast(t, given, tensor)]
     return seen
+
+
+def _is_broadcast(tensor: Any, given: list, output: Any) -> bool:
+    """Whether a call's tensor is the same at all time steps of another one that it meets there, as what says who speaks."""
+    if tensor.shape[1] != 1 or len(output.shape) < 2 or output.shape[1] == 1:
+        return False
+    return any(t.shape[1] == output.shape[1] for t in given)
 
 
 def _refusal(call: Call, why: str) -> Unconvertible:

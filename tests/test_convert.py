@@ -526,3 +526,49 @@ def test_time_does_not_pass_from_one_call_of_a_sub_model_to_another():
     data = [np.ones((1, 5, 3), "float32"), np.arange(6, dtype="float32").reshape(1, 2, 3)]
     for got, want in zip(live.predict_on_batch(data), model.predict(data, verbose=0), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def told_who_speaks(kind):
+    """What is the same at all time steps: an id that is looked up, or numbers."""
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    if kind == "id":
+        who = keras.Input((1,), dtype="int32", name="who")
+        told = layers.Embedding(3, 4)(who)
+    else:
+        who = keras.Input((2,), name="who")
+        told = keras.ops.expand_dims(layers.Dense(4)(who), 1)
+    h = (
+        layers.Add()([layers.Embedding(7, 4)(ids), told])
+        if kind != "sum"
+        else layers.Embedding(7, 4)(ids) + told
+    )
+    model = keras.Model([ids, who], layers.GRU(4, return_sequences=True)(h))
+    x = np.random.default_rng(0).integers(0, 7, (2, 6))
+    return model, x, np.array([[2], [1]]) if kind == "id" else np.array([[1, -1], [0.5, 2]], "float32")
+
+
+@pytest.mark.parametrize("kind", ["id", "numbers", "sum"])
+def test_inputs_that_are_the_same_at_all_steps_have_no_time_axis(kind, tmp_path):
+    model, x, who = told_who_speaks(kind)
+    want = model.predict([x, who], verbose=0)
+    assert ks.to_stateful(model, 2).input_shape == [(2, None), (2, *who.shape[1:])]
+    live = ks.to_inference(model, 2)
+    parts = [live.predict_on_batch([x[:, t : t + 2], who]) for t in range(0, 6, 2)]
+    np.testing.assert_allclose(np.concatenate(parts, axis=1), want, atol=1e-6)
+    if kind != "sum":
+        ks.export_step_model(model, tmp_path / "out")
+        session = ks.load_session(tmp_path / "out", batch_size=2)
+        np.testing.assert_allclose(session.read((x, who)), want, atol=1e-5)
+
+
+def test_a_window_of_one_step_is_a_time_axis():
+    signal, more = keras.Input((1, 3)), keras.Input((1, 3))
+    live = ks.to_inference(keras.Model([signal, more], lstm()(layers.Add()([signal, more]))))
+    assert live.input_shape == [(1, None, 3), (1, None, 3)]
+
+
+def test_a_first_step_that_is_put_in_front_of_a_window_is_refused():
+    x, first = keras.Input((None, 3)), keras.Input((1, 3))
+    model = keras.Model([x, first], lstm()(layers.Concatenate(axis=1, name="join")([first, x])))
+    with pytest.raises(ValueError, match="cannot carry `join`"):
+        ks.to_stateful(model, 2)
