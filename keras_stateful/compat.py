@@ -196,6 +196,8 @@ def trainer_call() -> TrainerCall | None:
             names = inspect.signature(getattr(keras.Model, method)).parameters
             found = frame.f_locals
             arguments = {k: found[k] for k in names if k in found and k != "self"}
+            if found.get("use_cached_eval_dataset"):  # which Keras has taken out of `evaluate`'s keywords
+                arguments["_use_cached_eval_dataset"] = True
             return TrainerCall(method, model, arguments, found.get("epoch_iterator"))
         frame = frame.f_back
     return None

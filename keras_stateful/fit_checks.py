@@ -115,7 +115,11 @@ def check_reader(sequence: Any, call: Any) -> None:
     Raises:
         ValueError: a model that carries no state, or plain `stateful=True` layers without `ResetStatesCallback`.
     """
-    model, name = call.model, "validation_data" if compat.is_validation(call.arguments) else "x"
+    validates = compat.is_validation(call.arguments) or (
+        call.method == "fit"
+        and call.arguments.get("x") is not sequence  # which opens the data of its validation itself
+    )
+    model, name = call.model, "validation_data" if validates else "x"
     if model.built:  # if not, it is a subclassed model, and `ResetStatesCallback` sees its layers later
         check_sequence(model, name, sequence, targets=call.method != "predict")
     if call.method != "predict" and name == "x":

@@ -253,7 +253,8 @@ def puts_out_its_first_state(layer: Any) -> bool:
         return True
     cell = getattr(layer.cell, "cells", [layer.cell])[-1]
     return any(
-        isinstance(cell, known) and type(cell).call is known.call for known in training_loop.PLAIN_CELLS.values()
+        isinstance(cell, known) and type(cell).call is known.call
+        for known in training_loop.PLAIN_CELLS.values()
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from test_validation import HELD_OUT, IDS, TRAIN, documents, model_for, network, sequence
 
 import keras_stateful as ks
+from keras_stateful import fit_checks
 
 
 class NoStep(keras.callbacks.Callback):
@@ -307,6 +308,27 @@ def test_plain_layers_without_the_callback(method, kind):
     remedy = "predict_documents" if method == "predict" else "callbacks=.ResetStatesCallback"
     with pytest.raises(ValueError, match=remedy):
         getattr(model, method)(data, verbose=0, callbacks=[NoStep()])
+
+
+@pytest.mark.parametrize("kind", ["mask", "plain"])
+def test_a_validation_is_called_one(kind, recwarn):
+    """In errors; and a warning of what training reads comes once."""
+    resets = kind == "mask"
+    model, data = model_for(kind, resets), sequence(resets=resets)
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    callbacks = [ks.ResetStatesCallback()] * (kind == "plain")
+    held_out = sequence(HELD_OUT, resets=resets)
+    model.fit(data, verbose=0, callbacks=callbacks, validation_data=held_out)
+    assert sum("`metrics` count padded steps" in str(w.message) for w in recwarn) == 1
+    names = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            fit_checks,
+            "check_sequence",
+            lambda model, name, data, **_: names.append((data is held_out, name)),
+        )
+        model.fit(data, verbose=0, callbacks=callbacks, validation_data=held_out)
+    assert set(names) == {(False, "x"), (True, "validation_data")}
 
 
 @pytest.mark.parametrize("masked", [False, True])

@@ -309,7 +309,7 @@ def test_resumed_in_the_same_process_with_layers_that_have_no_names(tmp_path):
             history = model.fit(sequence, epochs=epochs, verbose=0, callbacks=callbacks).history
         except KeyboardInterrupt:
             return None
-        return [[history[f"{c.key}/{m}"][-1] for m in ("norm", "drift")] for c in monitor._cells]
+        return [[history[f"{c.key}/{m}"][-1] for m in ("norm", "drift")] for c in monitor._layer_states]
 
     whole = run(tmp_path / "whole", 2)
     run(tmp_path / "broken", 2, stop_at=37)  # in the middle of the second epoch
