@@ -361,9 +361,20 @@ def copy_variables(old: Any, new: Any) -> None:
             f"{[tuple(v.shape) for v in sources]}, copy {[tuple(v.shape) for v in targets]}. Its `get_config` is "
             "likely to leave out an argument."
         )
+    _freeze_as(old, new)
     for source, target in zip(sources, targets, strict=True):
         target.assign(np.array(keras.ops.convert_to_numpy(source)))
+        target.trainable = source.trainable
     copy_statistics(old, new)
+
+
+def _freeze_as(old: Any, new: Any) -> None:
+    """Freezes what is frozen below a layer: its config says so of the layer as a whole only."""
+    for source, target in zip(compat.sublayers(old), compat.sublayers(new), strict=False):
+        if type(source) is type(target):
+            if source.trainable != target.trainable:
+                target.trainable = source.trainable
+            _freeze_as(source, target)
 
 
 def state_variables_below(layer: Any) -> list:

@@ -147,6 +147,42 @@ def test_a_last_step_taken_by_hand_is_return_sequences_false():
     assert ks.to_stateful(model, 2).output_shape == (2, 1)
 
 
+@keras.saving.register_keras_serializable("tests")
+class Block(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.norm, self.dense = layers.BatchNormalization(), layers.Dense(3)
+
+    def build(self, shape):
+        self.norm.build(shape)
+        self.dense.build(shape)
+
+    def call(self, x, training=False):
+        return self.dense(self.norm(x, training=training))
+
+
+@pytest.mark.parametrize(
+    "freeze",
+    [
+        lambda block, rnn: rnn,
+        lambda block, rnn: rnn.cell,
+        lambda block, rnn: block.norm,
+        lambda block, rnn: block.dense.kernel,
+    ],
+    ids=["layer", "cell", "layer in a layer", "weight"],
+)
+def test_what_is_frozen_stays_frozen(freeze):
+    block, rnn = Block(), lstm()
+    model = sequential(block, rnn, layers.Dense(1))
+    freeze(block, rnn).trainable = False
+    stateful = ks.to_stateful(model, 2)
+    wanted = [w.trainable for w in model.weights]
+    assert not all(wanted[:2] + wanted[4:])
+    for copy in (stateful, ks.to_inference(stateful), ks.to_stateless(stateful)):
+        assert [w.trainable for w in copy.weights] == wanted
+        assert copy.layers[-3].norm.trainable == block.norm.trainable
+
+
 def test_kernel_size_one_mixes_nothing():
     ks.to_stateful(sequential(layers.Conv1D(3, 1), lstm()), 2)
 
