@@ -29,7 +29,7 @@ import keras
 import numpy as np
 
 from keras_stateful import compat
-from keras_stateful.rewrite import copy_layer, copy_statistics, parts_of, skip_initializers
+from keras_stateful.rewrite import copy_layer, copy_statistics, functions_of, parts_of, skip_initializers
 from keras_stateful.step_model import StepModel
 
 # For each format the backends that write it, best first, with the modules they need beside themselves.
@@ -98,7 +98,8 @@ def single_step(step: StepModel) -> keras.Model:
         shape = list(tensor.shape)
         if i < data and has_time(tensor):
             shape[1] = 1
-        inputs.append(keras.Input(batch_shape=tuple(shape), dtype=tensor.dtype, name=tensor.name))
+        dtype = _artifact_dtype(tensor.dtype)
+        inputs.append(keras.Input(batch_shape=tuple(shape), dtype=dtype, name=tensor.name))
         renewed[id(tensor)] = inputs[-1]
     copies: dict[int, Any] = {}
     taken = {t.name for t in inputs}
@@ -136,6 +137,15 @@ def single_step(step: StepModel) -> keras.Model:
             target.assign(np.array(keras.ops.convert_to_numpy(source)))
         copy_statistics(old, new)
     return keras.Model(inputs, [renewed[id(ends[id(t)])] for t in step.outputs], name="step")
+
+
+def _artifact_dtype(dtype: str) -> str:
+    """JAX computes with 32 bits where 64 are asked for, unless it is told otherwise."""
+    if keras.backend.backend() != "jax":
+        return dtype
+    import jax
+
+    return str(jax.dtypes.canonicalize_dtype(dtype))
 
 
 def _unique(name: str, taken: set[str]) -> str:
@@ -230,18 +240,20 @@ def _failed(artifact_format: str, backend: str, error: Any) -> RuntimeError:
 def _custom_classes(
     model: keras.Model, artifact_format: str, backend: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Modules that a fresh process must import, and classes nobody registered, for the user's own layers."""
+    """Modules that a fresh process must import, and classes and functions nobody registered, of the user's own."""
     modules, classes = [], []
     for layer in model.layers:
-        for part in parts_of(layer):
-            cls = type(part)
+        own: list[Any] = [type(part) for part in parts_of(layer)] + list(functions_of(layer).values())
+        if isinstance(layer, keras.layers.Lambda):
+            own.append(layer.function)
+        for cls in own:
             if cls.__module__.split(".")[0] in ("keras", "keras_stateful"):
                 continue
-            if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+            if cls.__module__ == "__main__" or "<l" in cls.__qualname__:  # <locals>, <lambda>
                 raise ValueError(
                     f'The format "{artifact_format}" is written in a fresh process on {backend}, which must be able to '
-                    f"import the model's layers. Received: {cls.__qualname__}, defined in {cls.__module__}. Move the class "
-                    f"to the top level of a module, or run this export with KERAS_BACKEND={backend}."
+                    f"import the model's layers. Received: {cls.__qualname__}, defined in {cls.__module__}. Move it, under a "
+                    f"name, to the top level of a module, or run this export with KERAS_BACKEND={backend}."
                 )
             modules.append(cls.__module__)
             classes.append([cls.__module__, cls.__qualname__])
