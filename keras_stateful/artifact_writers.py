@@ -27,7 +27,7 @@ from typing import Any
 
 import keras
 
-from keras_stateful.rewrite import parts_of
+from keras_stateful.rewrite import functions_of, parts_of
 
 # For each format the backends that write it, best first, with the modules they need beside themselves.
 WAYS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -142,18 +142,20 @@ def _failed(artifact_format: str, backend: str, error: Any) -> RuntimeError:
 def _custom_classes(
     model: keras.Model, artifact_format: str, backend: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Modules that a fresh process must import, and classes nobody registered, for the user's own layers."""
+    """Modules that a fresh process must import, and classes and functions nobody registered, of the user's own."""
     modules, classes = [], []
     for layer in model.layers:
-        for part in parts_of(layer):
-            cls = type(part)
+        own: list[Any] = [type(part) for part in parts_of(layer)] + list(functions_of(layer).values())
+        if isinstance(layer, keras.layers.Lambda):
+            own.append(layer.function)
+        for cls in own:
             if cls.__module__.split(".")[0] in ("keras", "keras_stateful"):
                 continue
-            if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
+            if cls.__module__ == "__main__" or "<l" in cls.__qualname__:  # <locals>, <lambda>
                 raise ValueError(
                     f'The format "{artifact_format}" is written in a fresh process on {backend}, which must be able to '
-                    f"import the model's layers. Received: {cls.__qualname__}, defined in {cls.__module__}. Move the class "
-                    f"to the top level of a module, or run this export with KERAS_BACKEND={backend}."
+                    f"import the model's layers. Received: {cls.__qualname__}, defined in {cls.__module__}. Move it, under a "
+                    f"name, to the top level of a module, or run this export with KERAS_BACKEND={backend}."
                 )
             modules.append(cls.__module__)
             classes.append([cls.__module__, cls.__qualname__])

@@ -6,6 +6,7 @@
 | `graph_calls` reads `Function._nodes_by_depth` | `clone_model` cannot enter sub-models, add inputs or outputs, or say which tensor runs along time | 3.14 to 3.15 |
 | `sublayers` reads `Layer._layers` | `Model.layers` does not enter wrappers and custom layers | 3.14 to 3.15 |
 | `replace_attribute` writes into `Layer._tracker` | a built layer takes no other variables, and keeps a layer that was put aside | 3.14 to 3.15 |
+| `copy_lambda` reads `Lambda._output_shape` | a lambda is not copied from its config | 3.14 to 3.15 |
 | `mask_of` is `keras.src.backend.common.masking.get_keras_mask` | Keras drops the implicit mask of a call with several tensors, and scales sample weights by it | 3.14 to 3.15 |
 | `compile_arguments` reads `Trainer._compile_config` | `get_compile_config` cannot serialize every loss | 3.14 to 3.15 |
 | `trainer_call` walks the frames up to `fit`, `evaluate`, `predict`, in a module `keras.src...`, and reads `epoch_iterator` there | callbacks are not told data, shuffle or weights, data not their model | 3.14 to 3.15 |
@@ -158,6 +159,18 @@ def replace_attribute(layer: keras.layers.Layer, name: str, value: Any) -> None:
         layer._post_untrack_variable(old)
         layer._post_track_variable(value)
     setattr(layer, name, value)
+
+
+def copy_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
+    """A `Lambda` of the same function: Keras's config holds a lambda's code, without the names that it refers to."""
+    return keras.layers.Lambda(
+        layer.function,
+        output_shape=layer._output_shape,
+        mask=layer.mask,
+        arguments=dict(layer.arguments),
+        name=layer.name,
+        dtype=layer.dtype_policy,
+    )
 
 
 def ensure_batch(x: Any, batch_size: int) -> Any:

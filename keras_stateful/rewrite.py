@@ -7,6 +7,7 @@ asks of its `Level`; sub-models pass such wishes on to the level above, and hand
 an exporter takes has no sub-models left: `single_step` makes it, with the parts below.)
 """
 
+import inspect
 import tempfile
 from collections.abc import Callable, Collection
 from typing import Any
@@ -241,10 +242,13 @@ def parts_of(obj: Any) -> list:
 
 def copy_layer(layer: Any, cls: Any = None, **config: Any) -> Any:
     """A new, unbuilt layer from a layer's config; classes nobody registered are found through the layer itself."""
-    known = {
+    known: dict[str, Any] = {
         type(p).__name__: type(p) for p in parts_of(layer) if not type(p).__module__.startswith("keras.")
     }
     known = {n: c for n, c in known.items() if not issubclass(c, (Carry, Sequential))}
+    if type(layer) is keras.layers.Lambda:
+        return compat.copy_lambda(layer)
+    known |= functions_of(layer)
     cls = type(layer) if cls is None else cls
     new_config = {**layer.get_config(), **config}
     if not issubclass(cls, Carry):
@@ -254,9 +258,13 @@ def copy_layer(layer: Any, cls: Any = None, **config: Any) -> Any:
         try:
             copy = cls.from_config(new_config)
         except Exception as error:
+            remedy = "Give the class a `get_config` that returns every argument of its constructor."
+            if any(f.__name__ == "<lambda>" for f in _held(layer)):
+                remedy = "Give it a function with a name (`def`) in place of the lambda."
+            elif "Could not locate function" in str(error):
+                remedy = "Give each of its functions a name of its own."
             raise Unconvertible(
-                f"`{layer.name}` ({plain_class(type(layer)).__name__}) cannot be copied from its config: {error}. "
-                "Give the class a `get_config` that returns every argument of its constructor."
+                f"`{layer.name}` ({plain_class(type(layer)).__name__}) cannot be copied from its config: {error}. {remedy}"
             ) from error
     if getattr(layer, "use_cudnn", None) is False:  # which Keras leaves out of the config
         copy.use_cudnn, copy.supports_jit = False, layer.supports_jit
@@ -300,6 +308,34 @@ def _through_store(source: Any, target: Any) -> None:
     target.load_own_variables(
         {key: np.array(keras.ops.convert_to_numpy(value)) for key, value in store.items()}
     )
+
+
+def functions_of(layer: Any) -> dict[str, Callable]:
+    """The functions of a user's own that a layer's config names, an activation for instance, by name."""
+    named: list[str] = []
+
+    def walk(config: Any) -> None:
+        if isinstance(config, dict):
+            if config.get("class_name") == "function" and isinstance(config.get("config"), str):
+                named.append(config["config"])
+            for value in config.values():
+                walk(value)
+        elif isinstance(config, (list, tuple)):
+            for value in config:
+                walk(value)
+
+    walk(layer.get_config())
+    found: dict[str, Callable] = {}
+    for name in named:
+        fits = {id(f): f for f in _held(layer) if name in (f.__name__, keras.saving.get_registered_name(f))}
+        if len(fits) == 1:  # else two functions have one name
+            (found[name],) = fits.values()
+    return found
+
+
+def _held(layer: Any) -> list:
+    """The functions in a layer's attributes."""
+    return [f for p in parts_of(layer) for f in vars(p).values() if inspect.isfunction(f)]
 
 
 def skip_initializers(layer: Any) -> Callable[[], None]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_stateful import compat
 from keras_stateful.convert import OF_THE_LOSS, check_methods
+from keras_stateful.rewrite import functions_of
 
 _BYTES_AT_ONCE = 4 << 20  # outputs that wait to be scored, for each document being read
 
@@ -116,18 +117,51 @@ def fresh_compile_arguments(model: keras.Model) -> dict[str, Any]:
         )
     check_methods(model, "evaluate_documents", OF_THE_LOSS)
     arguments = compat.compile_arguments(model)
+    for loss in keras.tree.flatten(arguments.get("loss")):
+        if getattr(loss, "reduction", None) in ("sum", "mean_with_sample_weight"):
+            raise ValueError(
+                f"The loss of a document is the mean over its time steps. Received: {type(loss).__name__} with "
+                f"reduction={loss.reduction!r}, whose value depends on how a document is cut. Compile the model with "
+                'reduction="sum_over_batch_size", the default.'
+            )
     kept = ("loss", "loss_weights", "metrics", "weighted_metrics")
     return {k: _cloned(arguments[k]) for k in kept if arguments.get(k) is not None}
 
 
 def _cloned(value: Any) -> Any:
     if isinstance(value, keras.metrics.Metric):
-        return type(value).from_config(value.get_config())
+        return _cloned_metric(value)
     if isinstance(value, (list, tuple)):
         return [_cloned(v) for v in value]
     if isinstance(value, dict):
         return {k: _cloned(v) for k, v in value.items()}
     return value
+
+
+def _cloned_metric(metric: keras.metrics.Metric) -> keras.metrics.Metric:
+    """A metric of its own made from a metric's config, which must say all that it was made with."""
+    try:
+        with keras.saving.custom_object_scope(functions_of(metric)):
+            clone = type(metric).from_config(metric.get_config())
+    except Exception as error:
+        raise ValueError(
+            f"The metric {metric.name!r} ({type(metric).__name__}) cannot be made anew from its config: {error}. Give the "
+            "class a `get_config` that returns every argument of its constructor, and a function a name (`def`) in place "
+            "of a lambda; a function can be a metric itself: `weighted_metrics=[function]`."
+        ) from error
+    plain = (bool, int, float, str, type(None))
+    lost = [
+        name
+        for name, value in vars(metric).items()
+        if not name.startswith("_") and isinstance(value, plain) and vars(clone).get(name, value) != value
+    ]
+    if lost:
+        raise ValueError(
+            f"The metric {metric.name!r} ({type(metric).__name__}) is another when it is made anew from its config. Received: "
+            f"{lost[0]}={getattr(metric, lost[0])!r}, made anew with {getattr(clone, lost[0])!r}. Give the class a "
+            "`get_config` that returns every argument of its constructor."
+        )
+    return clone
 
 
 def _joined(metrics: Any, weighted: Any) -> Any:

@@ -30,7 +30,8 @@ def single_step(step: StepModel) -> keras.Model:
         shape = list(tensor.shape)
         if i < data and has_time(tensor):
             shape[1] = 1
-        inputs.append(keras.Input(batch_shape=tuple(shape), dtype=tensor.dtype, name=tensor.name))
+        dtype = _artifact_dtype(tensor.dtype)
+        inputs.append(keras.Input(batch_shape=tuple(shape), dtype=dtype, name=tensor.name))
         renewed[id(tensor)] = inputs[-1]
     copies: dict[int, Any] = {}
     taken = {t.name for t in inputs}
@@ -68,6 +69,15 @@ def single_step(step: StepModel) -> keras.Model:
             target.assign(np.array(keras.ops.convert_to_numpy(source)))
         copy_statistics(old, new)
     return keras.Model(inputs, [renewed[id(ends[id(t)])] for t in step.outputs], name="step")
+
+
+def _artifact_dtype(dtype: str) -> str:
+    """JAX computes with 32 bits where 64 are asked for, unless it is told otherwise."""
+    if keras.backend.backend() != "jax":
+        return dtype
+    import jax
+
+    return str(jax.dtypes.canonicalize_dtype(dtype))
 
 
 def _unique(name: str, taken: set[str]) -> str:

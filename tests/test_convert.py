@@ -608,3 +608,52 @@ def test_a_first_step_that_is_put_in_front_of_a_window_is_refused():
     model = keras.Model([x, first], lstm()(layers.Concatenate(axis=1, name="join")([first, x])))
     with pytest.raises(ValueError, match="cannot carry `join`"):
         ks.to_stateful(model, 2)
+
+
+GAIN = 2.0
+
+
+def squash(x):
+    return keras.ops.tanh(x) * GAIN
+
+
+def squashes():
+    """Another function of the same name."""
+
+    def squash(x):
+        return keras.ops.sigmoid(x)
+
+    return squash
+
+
+def test_functions_that_nobody_registered_are_copied_as_they_are():
+    shift = 0.5
+    model = sequential(
+        layers.Lambda(lambda x: x * GAIN + shift, output_shape=(None, 3)),
+        lstm(activation=squash),
+        layers.TimeDistributed(layers.Dense(4, activation=squash)),
+        layers.RNN([layers.GRUCell(3), layers.GRUCell(4, activation=squash)], return_sequences=True),
+        layers.Dense(2, activation=squashes()),
+    )
+    x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype("float32")
+    want = model.predict(x, verbose=0)
+    step = ks.to_step_model(model)
+    for got in (
+        ks.to_stateful(model, 2).predict(x, batch_size=2, verbose=0),
+        ks.to_stateless(ks.to_inference(model, 2)).predict(x, verbose=0),
+        step.predict_on_batch([x, *ks.initial_states(step, 2)])[0],
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "remedy"),
+    [
+        (lambda: lstm(activation=lambda x: x), "Give it a function with a name"),
+        (lambda: layers.TimeDistributed(layers.Lambda(lambda x: x)), "Give it a function with a name"),
+        (lambda: lstm(activation=squash, recurrent_activation=squashes()), "a name of its own"),
+    ],
+)
+def test_functions_that_cannot_be_told_are_refused(layer, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        ks.to_stateful(sequential(layer(), lstm()), 2)

@@ -474,3 +474,47 @@ def test_a_sub_model_that_is_called_several_times_is_exported(tmp_path):
     got = ks.load_session(tmp_path / "out").read(tuple(x))
     for g, w in zip(got, model.predict(x, verbose=0), strict=True):
         _close(g, w)
+
+
+def test_ids_of_64_bits_are_exported(tmp_path):
+    ids = keras.Input((None,), dtype="int64", name="ids")
+    model = keras.Model(ids, layers.GRU(4, return_sequences=True)(layers.Embedding(VOCABULARY, 4)(ids)))
+    ks.export_step_model(model, tmp_path / "out")
+    session = ks.load_session(tmp_path / "out")
+    assert session.manifest.inputs[0].dtype == ("int32" if keras.backend.backend() == "jax" else "int64")
+    x = np.arange(9)[None]
+    _close(session.read(x), model.predict(x, verbose=0))
+
+
+def squash(x):
+    return 0.9 * ops.tanh(x)
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+def squeeze(x):
+    return 0.8 * ops.tanh(x)
+
+
+def double(x):
+    return 2 * x
+
+
+@pytest.mark.parametrize("form", ["onnx", "litert"])
+def test_functions_of_an_importable_module_are_exported(form, tmp_path):
+    """In a fresh process on TensorFlow, too."""
+    model = _sequential(
+        layers.Lambda(double),
+        layers.GRU(4, activation=squash, return_sequences=True),
+        layers.Dense(4, activation=squeeze),
+    )
+    ks.export_step_model(model, tmp_path / "out", form)
+    x = _data(model, 1, 6)[0]
+    _close(ks.load_session(tmp_path / "out").read(x), model.predict(x, verbose=0))
+
+
+def test_a_function_that_another_process_cannot_import_is_refused(tmp_path):
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow writes every format itself")
+    model = _sequential(layers.Lambda(lambda x: 2 * x), layers.GRU(4, return_sequences=True))
+    with pytest.raises(ValueError, match=r"fresh process on tensorflow.*lambda"):
+        ks.export_step_model(model, tmp_path / "out", "litert")

@@ -269,3 +269,67 @@ def test_several_offsets_of_ids_weigh_each_step_once():
     np.testing.assert_allclose(loss, np.concatenate(steps).mean(), rtol=1e-5)
     scores = ks.evaluate_documents(model, TRAIN, target_offset=[1, 3])["loss"]
     np.testing.assert_allclose(scores, [s.mean() for s in steps], rtol=1e-5)
+
+
+class Above(keras.metrics.Metric):
+    """The share of targets above a limit; its config does not tell the limit."""
+
+    def __init__(self, limit=2, **kwargs):
+        super().__init__(**kwargs)
+        self.limit = limit
+        self.total, self.count = (self.add_variable((), "zeros", name=n) for n in ("total", "count"))
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        weights = keras.ops.convert_to_tensor(sample_weight)
+        above = keras.ops.cast(keras.ops.convert_to_tensor(y_true) > self.limit, "float32")
+        self.total.assign_add(keras.ops.sum(weights * above))
+        self.count.assign_add(keras.ops.sum(weights))
+
+    def result(self):
+        return self.total / self.count
+
+
+class TellsLimit(Above):
+    def get_config(self):
+        return {**super().get_config(), "limit": self.limit}
+
+
+def is_above(y_true, y_pred):
+    return keras.ops.cast(y_true > 4, "float32")
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        lambda: TellsLimit(4, name="above"),
+        lambda: keras.metrics.MeanMetricWrapper(is_above, name="above"),
+        lambda: TellsLimit(4, name="above", dtype="float32"),
+    ],
+)
+def test_metrics_keep_their_arguments_for_documents(metric):
+    model = network()
+    model.compile(loss="sparse_categorical_crossentropy", weighted_metrics=[metric()])
+    scores = ks.evaluate_documents(model, HELD_OUT, batch_size=2, sequence_length=8)
+    np.testing.assert_allclose(scores["above"], [np.mean(d[1:] > 4) for d in HELD_OUT], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("metric", "says"),
+    [
+        (lambda: Above(4, name="above"), r"Received: limit=4, made anew with 2.*get_config"),
+        (lambda: keras.metrics.MeanMetricWrapper(lambda y, p: y, name="m"), r"weighted_metrics=\[function\]"),
+    ],
+)
+def test_metrics_that_lose_their_arguments_are_refused(metric, says):
+    model = network()
+    model.compile(loss="sparse_categorical_crossentropy", weighted_metrics=[metric()])
+    with pytest.raises(ValueError, match=says):
+        ks.evaluate_documents(model, HELD_OUT)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight"])
+def test_a_loss_that_is_no_mean_over_a_document_is_refused(reduction):
+    model = network()
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(reduction=reduction))
+    with pytest.raises(ValueError, match=r'reduction="sum_over_batch_size", the default'):
+        ks.evaluate_documents(model, HELD_OUT)
