@@ -122,8 +122,7 @@ def check_reader(sequence: Any, call: Any) -> None:
     model, name = call.model, "validation_data" if validates else "x"
     if model.built:  # if not, it is a subclassed model, and `ResetStatesCallback` sees its layers later
         check_sequence(model, name, sequence, targets=call.method != "predict")
-    trains = sequence_or_none(call.arguments.get("x")) if validates else None
-    if call.method != "predict" and (trains is None or len(trains.signature()) < 3):  # once, where both pad
+    if call.method != "predict":
         _warn_of_metrics(model, sequence)
     if call.method == "fit" and name == "x":
         _warn_of_batch_normalization(model, sequence)
