@@ -26,13 +26,28 @@ def fits(shape: tuple, wanted: tuple) -> bool:
 def as_document(name: str, item: Any, encode: Callable | None) -> dict[str | None, np.ndarray]:
     """One document of a source as arrays by name; the name is None where it is a single array."""
     if encode is not None:
-        item = encode(item)
+        item = _encoded(name, item, encode)
     if isinstance(item, dict):
         found: dict[str | None, np.ndarray] = {k: as_array(f"{name}[{k!r}]", v) for k, v in item.items()}
     else:
         found = {None: as_array(name, item)}
     for k, value in found.items():
         out_dtype(name if k is None else f"{name}[{k!r}]", value.dtype)
+    return found
+
+
+def _encoded(name: str, item: Any, encode: Callable) -> Any:
+    try:
+        found = encode(item)
+    except Exception as error:
+        error.add_note(f"`encode` failed for `{name}`.")
+        raise
+    first = found[0] if isinstance(found, (list, tuple)) and found else found
+    if first is None or isinstance(first, (str, bytes)):
+        raise TypeError(
+            f"`encode` must return the ids of a document, an array of numbers. Received: {str(found)[:40]!r} of type "
+            f"{type(found).__name__} for `{name}`. Look each token up in a vocabulary: `[index[t] for t in tokens]`."
+        )
     return found
 
 
@@ -52,8 +67,10 @@ def as_array(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except ValueError as error:
+        listed = isinstance(value, (list, tuple)) and any(getattr(part, "ndim", 0) for part in value)
         raise ValueError(
             f"`{name}` must be an array `(timesteps, ...)`. Received: {str(value)[:60]}... ({error})"
+            + (" For several inputs or outputs give a dict: `{'a': [...], 'b': [...]}`." if listed else "")
         ) from None
 
 
@@ -128,7 +145,10 @@ def _known_targets(offsets: tuple[int, ...]) -> str:
     """The weights that leave out missing targets, as Python: a weight belongs to the step that is read."""
     reach = max(offsets)
     if not reach:
-        return "`sample_weight=~np.isnan(targets)`, laid out as the corpus"
+        return (
+            "`sample_weight=[~np.isnan(t).reshape(len(t), -1).any(1) for t in targets]`, one bool for each time step of each "
+            "document"
+        )
     parts = [f"known[{o or ''}:{'' if o == reach else o - reach}]" for o in sorted(set(offsets))]
     return (
         f"a weight belongs to the time step that is read, its target stands up to {reach} later, so with `known = "

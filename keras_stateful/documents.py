@@ -216,9 +216,7 @@ class ValidateDocuments(keras.callbacks.Callback):
         arguments = compat.fit_arguments(self.model)
         self._check_fit(arguments)
         self._reader = _Reader(self.model, self.documents, self.batch_size, self.sequence_length, self.layout)
-        check_labels(
-            sequence_or_none(arguments.get("x")), self._reader.sequence.has_targets, "ValidateDocuments(...)"
-        )
+        check_labels(sequence_or_none(arguments.get("x")), self._reader.sequence, "ValidateDocuments(...)")
         check_targets(self.model, "documents", self._reader.sequence)
         self._reader.twin.compile(**fresh_compile_arguments(self.model))
 
@@ -248,10 +246,11 @@ class _Reader:
                 f"`documents` must be the documents themselves. Received: a {type(documents).__name__}. Pass the list "
                 "of arrays that it was made of."
             )
-        if hasattr(documents, "ndim"):
+        columns = documents.values() if isinstance(documents, dict) else [documents]
+        for array in (column for column in columns if hasattr(column, "ndim")):
             raise ValueError(
                 f"`documents` must be a sequence of arrays, one for each document. Received: one array of shape "
-                f"{tuple(documents.shape)}. For one document pass `[x]`, for many of equal length `list(x)`."
+                f"{tuple(array.shape)}. For one document pass `[x]`, for many of equal length `list(x)`."
             )
         self.count = _count(documents)
         rows = batch_size if batch_size is not None else distribution.whole_rows(max(1, min(32, self.count)))

@@ -200,6 +200,7 @@ def check_data(model: keras.Model, name: str, data: Any, arguments: dict, batch_
         check_sequence(model, name, data)
         return
     check_rows(model, name, data, batch_size)
+    check_resets_given(model, name, data)
     if name == "x" and arguments.get("shuffle", True):
         kind = (
             "windows" if is_arrays(data) else "batches" if isinstance(data, keras.utils.PyDataset) else None
@@ -235,6 +236,19 @@ def check_rows(model: keras.Model, name: str, data: Any, batch_size: int | None)
         )
 
 
+def check_resets_given(model: keras.Model, name: str, data: Any) -> None:
+    """Arrays must have the resets among them, where the model takes them: on JAX a step that fails loses the weights."""
+    if resets_of(model) is None or not is_arrays(data):
+        return
+    count = len(keras.tree.flatten(data))
+    if count < len(model.inputs):
+        raise ValueError(
+            f"The model has {len(model.inputs)} inputs, the last of them the resets. Received: `{name}` with {count}. Pass "
+            "`StatefulSequence(documents, ..., resets=True)`; `(x, resets)` with a bool for each row, True where it starts "
+            "afresh; or use a copy without that input: `to_inference(model, batch_size)`."
+        )
+
+
 def check_rows_of_predict(model: keras.Model, data: Any, batch_size: int | None) -> None:
     """`predict` takes the model's rows; more are read one batch after the other, with the state of those before.
 
@@ -242,6 +256,7 @@ def check_rows_of_predict(model: keras.Model, data: Any, batch_size: int | None)
     """
     if not is_arrays(data):
         return
+    check_resets_given(model, "x", data)
     rows = model_batch_size(model)
     first = keras.tree.flatten(data)[0]
     count = int(np.shape(first)[0])
@@ -334,12 +349,6 @@ def _check_validation_arrays(model: keras.Model, data: Any, arguments: dict) -> 
             f"Received: validation_batch_size={arguments.get('validation_batch_size')}. Pass `validation_batch_size={rows}`, "
             "or a `StatefulSequence`."
         )
-    count = len(keras.tree.flatten(data))
-    if resets_of(model) is not None and count < len(model.inputs):
-        raise ValueError(
-            f"The model has {len(model.inputs)} inputs, the last of them the resets. Received: validation_data with {count}. "
-            "Pass `StatefulSequence(documents, ..., resets=True)`, or `((x, resets), y)` with a bool for each window."
-        )
 
 
 def check_validation(model: keras.Model, validation: Any, arguments: dict) -> None:
@@ -355,7 +364,7 @@ def check_validation(model: keras.Model, validation: Any, arguments: dict) -> No
     if is_arrays(data):
         _check_validation_arrays(model, data, arguments)
     if is_sequence(data):
-        check_labels(sequence_or_none(arguments.get("x")), data.has_targets, "validation_data")
+        check_labels(sequence_or_none(arguments.get("x")), data, "validation_data")
         _check_validation_stream(data, arguments)
     steps = arguments.get("validation_steps")
     length = _batches(data, model)

@@ -122,14 +122,25 @@ def _check_keys(model: keras.Model, name: str, specs: Any) -> None:
 
 
 def check_labels(sequence: Any, validation: Any, received: str) -> None:
-    """A validation must be scored on what is trained on, where that is not the corpus itself.
+    """A validation must be scored on what is trained on.
 
     Args:
         sequence: what `fit` reads, or None.
-        validation: whether the validation has targets of its own.
+        validation: the sequence that the validation reads.
         received: how the error calls the validation.
     """
-    if sequence is not None and sequence.has_targets and not validation:
+    if sequence is None:
+        return
+    if (
+        sequence.target_offsets != validation.target_offsets
+        and sequence.has_targets == validation.has_targets
+    ):
+        raise ValueError(
+            f"The validation would be scored on other time steps than training. Received: {received} with targets "
+            f"{sorted(validation.target_offsets)} steps ahead, training {sorted(sequence.target_offsets)}. Give both the same "
+            "`target_offset=`."
+        )
+    if sequence.has_targets and not validation.has_targets:
         raise ValueError(
             "The validation would be scored on its own next time step, where training has `targets`. Received: "
             f"{received} without `targets`. Give it the same kind: `targets=...`, laid out as its documents."

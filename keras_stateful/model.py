@@ -104,16 +104,19 @@ class StatefulModel(keras.Model):
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.train_on_batch`, not on several replicas."""
         distribution.check_one_step(self, "train_on_batch")
+        fit_checks.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
         return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.test_on_batch`, not on several replicas."""
         distribution.check_one_step(self, "test_on_batch")
+        fit_checks.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
         return super().test_on_batch(*args, **kwargs)
 
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict_on_batch`, not on several replicas."""
         distribution.check_one_step(self, "predict_on_batch")
+        fit_checks.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
         check_ids_of_arrays(self, args[0] if args else kwargs.get("x"))
         return super().predict_on_batch(*args, **kwargs)
 

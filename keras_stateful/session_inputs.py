@@ -115,6 +115,12 @@ def _check_range(tensor: Tensor, array: np.ndarray) -> None:
     """Ids must be in the vocabulary, other integers in the range of the input's dtype."""
     if not array.size:
         return
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(
+            f"Input {tensor.name!r} is NaN or infinite, which its row would carry in its state from then on. Received: "
+            f"{np.count_nonzero(~np.isfinite(array))} such values. Fill in missing readings as for training, or leave that row "
+            "out: `rows=`."
+        )
     if tensor.vocabulary is not None:
         low, high = array.min(), array.max()
         if low < 0 or high >= tensor.vocabulary:

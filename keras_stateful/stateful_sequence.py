@@ -191,6 +191,11 @@ class StatefulSequence(Batches):
 
     # What a batch holds
 
+    @property
+    def target_offsets(self) -> frozenset[int]:
+        """How many time steps ahead of the input the targets are, of all outputs."""
+        return frozenset(offset for target in self._targets.values() for offset in target.offsets)
+
     def __len__(self) -> int:
         return self._plan.num_batches
 

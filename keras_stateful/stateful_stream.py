@@ -154,6 +154,11 @@ class StatefulStream(Batches):
         return self._real_steps / self._all_steps if self._all_steps else 1.0
 
     @property
+    def target_offsets(self) -> frozenset[int]:
+        """How many time steps ahead of the input the targets are, of all outputs."""
+        return frozenset(self._source.offsets)
+
+    @property
     def once(self) -> bool:
         """Whether the source is read once: an iterator."""
         return self._source.once

@@ -275,7 +275,11 @@ def _unknown_key(corpus: Corpus, name: str, key: str) -> ValueError:
 
 
 def _all_scalars(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) > 0 and all(np.ndim(v) == 0 for v in value)
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) > 0
+        and not any(isinstance(v, (list, tuple)) or np.ndim(v) for v in value)
+    )
 
 
 def _labels(name: str, labels: np.ndarray) -> np.ndarray:
@@ -319,6 +323,11 @@ class Weights:
         self.field: Field | None = None
         self.documents: Any = None
         whole, count = next(iter(corpus.fields.values())), len(corpus.lengths)
+        if isinstance(given, dict):
+            raise TypeError(
+                f"`{name}` is one for all outputs: a number for each time step, or for each document. Received: a dict of "
+                f"{sorted(map(str, given))}. To weigh whole outputs there is `compile(loss_weights=...)`."
+            )
         if isinstance(given, str) and given in corpus.labels:
             self.documents = corpus.labels[given].astype("float32")
         elif isinstance(given, str) and given in corpus.fields:

@@ -341,6 +341,25 @@ def test_padding_in_batch_statistics_is_told(masked, recwarn):
     assert any("`norm` counts padded steps" in str(w.message) for w in recwarn) != masked
 
 
+def test_windows_without_the_resets_input():
+    """Refused before a step that would fail: on JAX the weights would be gone."""
+    model = model_for("mask")
+    (x, y), before = arrays(3), model.get_weights()
+    for call in (
+        lambda: model.fit(x, y, shuffle=False, verbose=0),
+        lambda: model.evaluate(x, y, verbose=0),
+        lambda: model.predict(x, verbose=0),
+        lambda: model.train_on_batch(x, y),
+        lambda: model.test_on_batch(x, y),
+        lambda: model.predict_on_batch(x),
+    ):
+        with pytest.raises(ValueError, match="(?s)2 inputs, the last of them the resets.*to_inference"):
+            call()
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    model.train_on_batch((x, np.ones(3, bool)), y)
+
+
 def test_predict_without_resets():
     model = model_for("callback", resets=False)
     with pytest.raises(ValueError, match="predict_documents"):

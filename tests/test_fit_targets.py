@@ -208,6 +208,21 @@ def test_a_classifier_is_not_validated_on_its_next_ids(plain):
         fit(model, sequence, callbacks=labelled)
 
 
+@pytest.mark.parametrize("plain", [False, True])
+def test_a_forecaster_is_not_validated_on_other_steps(plain):
+    sequence = ks.StatefulSequence(READINGS, 2, 10, target_offset=5, resets=not plain)
+    model = model_of(sequence, 2, "mse", ids=False, plain=plain)
+    told = r"(?s)targets \[1\] steps ahead, training \[5\]"
+    with pytest.raises(ValueError, match=told):
+        fit(model, sequence, callbacks=[ks.ValidateDocuments(READINGS)])
+    with pytest.raises(ValueError, match=told):
+        fit(model, sequence, validation_data=ks.StatefulSequence(READINGS, 2, 10, resets=not plain))
+    with pytest.raises(ValueError, match=told):
+        fit(model, sequence, validation_data=ks.StatefulStream(READINGS, 2, 10, resets=not plain))
+    with pytest.raises(pytest.fail.Exception, match="a step was trained"):
+        fit(model, sequence, callbacks=[ks.ValidateDocuments(READINGS, target_offset=5)])
+
+
 @pytest.mark.parametrize("method", ["fit", "evaluate", "validate"])
 @pytest.mark.parametrize("plain", [False, True])
 def test_metrics_without_weights_count_padding(plain, method):

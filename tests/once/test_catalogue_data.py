@@ -58,6 +58,18 @@ CORPUS = {
     "numbers in a list": Bad(lambda: make([1, 2, 3]), ValueError, "`corpus`", "corpus[0]", "np.asarray(corpus)"),
     "rank 0": Bad(lambda: make(np.array(3)), ValueError, "`corpus`", "a scalar, 3", "`(timesteps, ...)`"),
     "a text": Bad(lambda: make("hello"), TypeError, "`corpus`", "'hello'", "np.frombuffer"),
+    "an encoder that gives words": Bad(
+        lambda: make(["a b", "c d"], encode=str.split)[0], TypeError, "`encode`", "['a', 'b']", "`[index[t] for t in tokens]`"
+    ),
+    "an encoder that gives nothing": Bad(
+        lambda: make(["a b", "c d"], encode=print)[0], TypeError, "`encode`", "NoneType", "must return the ids"
+    ),
+    "weights by output": Bad(
+        lambda: make(docs(9, 9), sample_weight={"a": [1, 2]}), TypeError, "`sample_weight`", "a dict of ['a']", "loss_weights"
+    ),
+    "targets in a list of lists": Bad(
+        lambda: make([ones] * 2, targets=[[ones, np.ones((9, 1))]] * 2), ValueError, "`targets", "inhomogeneous", "give a dict"
+    ),
     "texts": Bad(lambda: make(["hello", "you"]), TypeError, "`corpus[0]`", "'hello'", "`encode=`"),
     "an array of strings": Bad(lambda: make(np.array(["a", "b"])), TypeError, "`corpus`", "<U1", "`encode=`"),
     "complex numbers": Bad(

@@ -110,6 +110,9 @@ DOCUMENTS = {
         lambda m: ks.ValidateDocuments(TEXTS, max_document_length=16),
         TypeError, "keyword argument", "'max_document_length'", "ValidateDocuments",
     ),
+    "one document as a dict": Bad(
+        lambda m: ks.evaluate_documents(m, {"ids": np.arange(9)}), ValueError, "`documents`", "shape (9,)", "pass `[x]`"
+    ),
     "no document": Bad(lambda m: ks.evaluate_documents(m, []), ValueError, "no documents", "length 0", "path"),
     "a document of one step": Bad(
         lambda m: ks.evaluate_documents(m, [np.arange(1)]),
@@ -353,6 +356,17 @@ def test_a_closed_session(use, exported):
         "`load_session(directory)`",
     )
     assert_refused(closed)
+
+
+def test_a_session_takes_no_reading_that_is_missing(tmp_path):
+    readings = keras.Sequential([keras.Input((None, 3)), layers.GRU(4, return_sequences=True)])
+    ks.export_step_model(readings, tmp_path / "readings")
+    session = ks.load_session(tmp_path / "readings", batch_size=2)
+    before = session.get_states()
+    missing = np.array([[1, 2, 3], [4, np.nan, 5]], "float32")
+    assert_refused(Bad(lambda: session.step(missing), ValueError, "is NaN", "1 such values", "`rows=`"))
+    np.testing.assert_array_equal(session.get_states()["gru"], before["gru"])
+    session.step(missing[:1], rows=[0])
 
 
 @pytest.mark.parametrize("rows", [0, -1, 1.5, "1"])
