@@ -112,9 +112,8 @@ class StateMonitor(keras.callbacks.Callback):
                 {name: float(np.mean([look[name] for look in self._looks])) for name in self._looks[0]}
             )
 
-    # What `ResumeTraining` saves: by position, since layers without a name get other ones in the same process
-
     def get_state(self) -> dict[str, Any]:
+        """What `ResumeTraining` saves: by position, since layers without a name get other ones in the same process."""
         keys = [cell.key for cell in self._cells]
         return {
             "steps": self._steps,
@@ -128,6 +127,7 @@ class StateMonitor(keras.callbacks.Callback):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `get_state` gave, when training has begun."""
         keys = [cell.key for cell in self._cells]
         if len(state["previous"]) != len(keys):
             raise ValueError(
