@@ -292,7 +292,7 @@ def copy_statistics(old: Any, new: Any) -> None:
     """What a layer reads of a weight file in a way of its own; `Normalization` computes with numbers taken from weights."""
 
     def own_way(part: Any) -> bool:
-        known = isinstance(part, Carry) or type(part).__module__.startswith("keras.")
+        known = isinstance(part, keras.layers.RNN) or type(part).__module__.startswith("keras.")
         return not known and type(part).load_own_variables is not keras.layers.Layer.load_own_variables
 
     def parts(layer: Any) -> list:

@@ -109,9 +109,8 @@ class StateMonitor(ModelCallback):
                 {name: float(np.mean([look[name] for look in self._looks])) for name in self._looks[0]}
             )
 
-    # What `ResumeTraining` saves: by position, since layers without a name get other ones in the same process
-
     def get_state(self) -> dict[str, Any]:
+        """What `ResumeTraining` saves: by position, since layers without a name get other ones in the same process."""
         keys = [s.key for s in self._layer_states]
         return {
             "steps": self._steps,
@@ -125,6 +124,7 @@ class StateMonitor(ModelCallback):
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `get_state` gave, when training has begun."""
         keys = [s.key for s in self._layer_states]
         if len(state["previous"]) != len(keys):
             raise ValueError(
