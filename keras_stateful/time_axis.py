@@ -112,11 +112,12 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
                 raise _refusal(
                     call, "it reads each window from the end, where the next window is not known yet"
                 )
-            goes_on = [call.operation.return_sequences] + [False] * (len(call.outputs) - 1)
+            goes_on: list[bool | None] = [call.operation.return_sequences] + [False] * (len(call.outputs) - 1)
         else:
             goes_on = _follow(call, temporal, ignore)
-        for tensor, along_time in zip(call.outputs, goes_on, strict=True):
-            (temporal if along_time else ends).add(id(tensor))
+        for tensor, has_time in zip(call.outputs, goes_on, strict=True):
+            if has_time is not None:
+                (temporal if has_time else ends).add(id(tensor))
     return TimeAxis(
         list(found),
         found,
@@ -175,8 +176,8 @@ def _refusal(call: Call, why: str) -> Unconvertible:
     )
 
 
-def _follow(call: Call, temporal: set[int], ignore: bool) -> list[bool]:
-    """For each output whether it has the time axis; raises where the call is not local in time."""
+def _follow(call: Call, temporal: set[int], ignore: bool) -> list[bool | None]:
+    """For each output whether it has the time axis; None: it says nothing of the window. Raises where not local in time."""
     layer = call.operation
     if isinstance(layer, layers.TimeDistributed):
         inner = layer.layer
@@ -213,7 +214,7 @@ class _NotLocal(Exception):
     pass
 
 
-def _try_out(call: Call, temporal: set[int], ignore: bool, steps: int = 6) -> list[bool]:
+def _try_out(call: Call, temporal: set[int], ignore: bool, steps: int = 6) -> list[bool | None]:
     """Runs one call on random numbers: the whole window, and its two halves.
 
     Args:
@@ -254,7 +255,7 @@ def _try_out(call: Call, temporal: set[int], ignore: bool, steps: int = 6) -> li
         except Exception as error:
             raise _NotLocal("its result depends on the number of time steps in a window") from error
 
-    along_time = []
+    along_time: list[bool | None] = []
     for w, a, b in zip(whole, first, second, strict=True):
         if w.ndim > 1 and w.shape[1] == steps and a.ndim > 1 and a.shape[1] == cut:
             if not ignore and not _close(w, np.concatenate([a, b], axis=1)):
@@ -263,9 +264,15 @@ def _try_out(call: Call, temporal: set[int], ignore: bool, steps: int = 6) -> li
                 )
             along_time.append(True)
         elif ignore or (w.shape == b.shape and _close(w, b)):
-            along_time.append(False)  # the window's last step, as `return_sequences=False` gives
+            along_time.append(False if ignore else None)  # the window's last step, or nothing of the window
         else:
             raise _NotLocal("it merges the time steps of a window")
+    if None in along_time:
+        with keras.StatelessScope():
+            shorter = [run(slice(0, k)) for k in range(1, cut)]
+        for i, w in enumerate(whole):
+            if along_time[i] is None and not all(_close(w, s[i]) for s in [*shorter, first]):
+                along_time[i] = False
     return along_time
 
 

@@ -183,6 +183,27 @@ def test_what_is_frozen_stays_frozen(freeze):
         assert copy.layers[-3].norm.trainable == block.norm.trainable
 
 
+class Start(layers.Layer):
+    """A trainable vector, one copy for each row of the input."""
+
+    def build(self, shape):
+        self.start = self.add_weight(shape=(4,), initializer="ones", name="start")
+
+    def call(self, x):
+        return keras.ops.broadcast_to(keras.ops.convert_to_tensor(self.start), (keras.ops.shape(x)[0], 4))
+
+
+@pytest.mark.parametrize("ids", [False, True])
+def test_what_a_layer_makes_of_the_windows_shape_alone_may_be_given_to_its_steps(ids):
+    """A learned initial state is one; the window's last step is not."""
+    x = keras.Input((None,), dtype="int32") if ids else keras.Input((None, 3))
+    h = layers.Embedding(9, 3)(x) if ids else x
+    ks.to_stateful(keras.Model(x, layers.GRU(4, return_sequences=True)(h, initial_state=Start()(x))), 2)
+    last = layers.Embedding(9, 4)(x[:, -1]) if ids else layers.Dense(4)(x[:, -1])
+    with pytest.raises(ValueError, match="end of the window"):
+        ks.to_stateful(keras.Model(x, layers.GRU(4, return_sequences=True)(h, initial_state=last)), 2)
+
+
 def test_kernel_size_one_mixes_nothing():
     ks.to_stateful(sequential(layers.Conv1D(3, 1), lstm()), 2)
 
