@@ -538,7 +538,7 @@ def test_masked_steps_that_open_a_window_repeat_the_output_before_it(layer):
 def test_masked_steps_that_open_a_window_in_images():
     x = keras.Input((None, 4, 2))
     h = layers.ConvLSTM1D(2, 3, padding="same", return_sequences=True)(
-        x, mask=keras.ops.any(x != 0, axis=(2, 3))
+        x, mask=keras.ops.any(keras.ops.any(x != 0, axis=3), axis=2)
     )
     model = keras.Model(x, keras.ops.add(h, x))
     data = np.random.default_rng(0).standard_normal((2, 6, 4, 2)).astype("float32")

@@ -178,9 +178,11 @@ def test_the_progress_bar_prints_the_numbers(capsys):
     assert len(model.history.history) == 7  # of two layers three measures, and the loss
     for name, (value,) in model.history.history.items():
         assert shown(name, printed[end:]) == [pytest.approx(value, abs=5e-5, rel=5e-4)]
-    for logs in seen.batches[1:]:
-        wanted = pytest.approx(logs["lstm/norm"], abs=5e-5)
-        assert any(value == wanted for value in shown("lstm/norm", printed[:end]))
+    norms = [float(logs["lstm/norm"]) for logs in seen.batches[1:]]
+    if keras.version() < "3.15":  # whose bar shows the mean of what it was given so far
+        norms = [float(np.mean(norms[: i + 1])) for i in range(len(norms))]
+    for norm in norms:
+        assert any(value == pytest.approx(norm, abs=5e-5) for value in shown("lstm/norm", printed[:end]))
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch takes one step at a time")
