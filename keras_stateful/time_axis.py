@@ -269,7 +269,10 @@ def _try_out(call: Call, temporal: set[int], ignore: bool, steps: int = 6) -> li
             raise _NotLocal("it merges the time steps of a window")
     if None in along_time:
         with keras.StatelessScope():
-            shorter = [run(slice(0, k)) for k in range(1, cut)]
+            try:
+                shorter = [run(slice(0, k)) for k in range(1, cut)]
+            except Exception as error:
+                raise _NotLocal("its result depends on the number of time steps in a window") from error
         for i, w in enumerate(whole):
             if along_time[i] is None and not all(_close(w, s[i]) for s in [*shorter, first]):
                 along_time[i] = False
