@@ -11,33 +11,33 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "ResetStatesCallback": "reset_states_callback",
-    "ResumeTraining": "resume",
-    "SampleText": "sample_text",
-    "Session": "session",
-    "StateMonitor": "state_monitor",
-    "StatefulSequence": "stateful_sequence",
-    "StatefulStream": "stateful_stream",
-    "ValidateDocuments": "documents",
-    "evaluate_documents": "documents",
-    "export_step_model": "export",
-    "generate": "generation",
-    "get_states": "states",
-    "initial_states": "step_model",
-    "load_session": "session",
-    "plot_activations": "figures",
-    "plot_layout": "figures",
-    "predict_documents": "documents",
-    "preserve_states": "states",
-    "rank_units": "activations",
-    "record_states": "activations",
-    "reset_states": "states",
-    "set_states": "states",
-    "stream": "generation",
-    "to_inference": "convert",
-    "to_stateful": "convert",
-    "to_stateless": "convert",
-    "to_step_model": "step_model",
+    "ResetStatesCallback": "training.resets",
+    "ResumeTraining": "resuming.callback",
+    "SampleText": "generation.sample_text",
+    "Session": "session.session",
+    "StateMonitor": "inspection.monitor",
+    "StatefulSequence": "data.sequence",
+    "StatefulStream": "data.stream",
+    "ValidateDocuments": "evaluation.documents",
+    "evaluate_documents": "evaluation.documents",
+    "export_step_model": "export.export",
+    "generate": "generation.generate",
+    "get_states": "carry.states",
+    "initial_states": "conversion.step_model",
+    "load_session": "session.session",
+    "plot_activations": "inspection.figures",
+    "plot_layout": "inspection.figures",
+    "predict_documents": "evaluation.documents",
+    "preserve_states": "carry.states",
+    "rank_units": "inspection.activations",
+    "record_states": "inspection.activations",
+    "reset_states": "carry.states",
+    "set_states": "carry.states",
+    "stream": "generation.generate",
+    "to_inference": "conversion.convert",
+    "to_stateful": "conversion.convert",
+    "to_stateless": "conversion.convert",
+    "to_step_model": "conversion.step_model",
 }
 
 __all__ = ["__version__", *sorted(_HOME)]
@@ -59,24 +59,24 @@ def __dir__() -> list[str]:
 def _register() -> None:
     """Registers the classes that `keras.models.load_model` looks for, if Keras is imported."""
     if "keras" in sys.modules:
-        import_module("keras_stateful.convert")
+        import_module("keras_stateful.conversion.convert")
 
 
 _register()
 
 if TYPE_CHECKING:
-    from keras_stateful.activations import rank_units, record_states
-    from keras_stateful.convert import to_inference, to_stateful, to_stateless
-    from keras_stateful.documents import ValidateDocuments, evaluate_documents, predict_documents
-    from keras_stateful.export import export_step_model
-    from keras_stateful.figures import plot_activations, plot_layout
-    from keras_stateful.generation import generate, stream
-    from keras_stateful.reset_states_callback import ResetStatesCallback
-    from keras_stateful.resume import ResumeTraining
-    from keras_stateful.sample_text import SampleText
-    from keras_stateful.session import Session, load_session
-    from keras_stateful.state_monitor import StateMonitor
-    from keras_stateful.stateful_sequence import StatefulSequence
-    from keras_stateful.stateful_stream import StatefulStream
-    from keras_stateful.states import get_states, preserve_states, reset_states, set_states
-    from keras_stateful.step_model import initial_states, to_step_model
+    from keras_stateful.carry.states import get_states, preserve_states, reset_states, set_states
+    from keras_stateful.conversion.convert import to_inference, to_stateful, to_stateless
+    from keras_stateful.conversion.step_model import initial_states, to_step_model
+    from keras_stateful.data.sequence import StatefulSequence
+    from keras_stateful.data.stream import StatefulStream
+    from keras_stateful.evaluation.documents import ValidateDocuments, evaluate_documents, predict_documents
+    from keras_stateful.export.export import export_step_model
+    from keras_stateful.generation.generate import generate, stream
+    from keras_stateful.generation.sample_text import SampleText
+    from keras_stateful.inspection.activations import rank_units, record_states
+    from keras_stateful.inspection.figures import plot_activations, plot_layout
+    from keras_stateful.inspection.monitor import StateMonitor
+    from keras_stateful.resuming.callback import ResumeTraining
+    from keras_stateful.session.session import Session, load_session
+    from keras_stateful.training.resets import ResetStatesCallback

@@ -148,10 +148,10 @@ def say(line: str) -> None:
 
 
 # The longest first, so that cores stay busy.
-EACH = ["pytest", "tests", "--ignore=tests/once"]
+EACH = ["pytest", "tests", "-m", "not slow and not backend_free"]
 CHECKS = {
     "tensorflow": EACH,
-    "once": ["pytest", "tests/once"],
+    "once": ["pytest", "tests", "-m", "not slow and backend_free"],
     "jax": EACH,
     "torch": EACH,
     "slow": ["pytest", "tests", "-m", "slow"],

@@ -1,0 +1,258 @@
+"""What data may be: arrays, memory maps, lists, random-access sources and dicts of these, opened as fields.
+
+A corpus has fields, one array per document each.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keras_stateful.data.arrays import as_array, is_array, is_tf_dataset, out_dtype, refuse_masked
+from keras_stateful.data.fields import Field, Flat, Lazy, LazySource, Separate, check_laid_out
+
+
+@dataclass
+class Corpus:
+    """All the data.
+
+    Attributes:
+        fields: by name; the name is None where the corpus is no dict.
+        labels: values that documents of a dict have once, not per time step, each `(documents, ...)`.
+        lengths: time steps of each document.
+        continuous: whether it is one text without documents.
+    """
+
+    fields: dict[Any, Field]
+    lengths: np.ndarray
+    continuous: bool
+    labels: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def is_dict(self) -> bool:
+        return None not in self.fields
+
+
+def open_corpus(corpus: Any, encode: Callable | None = None) -> Corpus:
+    """Opens whatever a corpus may be.
+
+    Raises:
+        TypeError: something else, text that is not encoded, an iterator.
+        ValueError: nothing in it, an empty document, ragged or unequal parts, NaN.
+    """
+    if type(corpus).__module__.split(".")[0] == "pandas":
+        raise TypeError(
+            f"`corpus` must be arrays. Received: a pandas {type(corpus).__name__}. Pass a list of arrays, a document for each "
+            "group: `[part[columns].to_numpy() for _, part in frame.groupby(...)]`."
+        )
+    if isinstance(corpus, dict) and encode is None:
+        return _open_dict(corpus)
+    documents = open_field("corpus", corpus, encode)
+    if isinstance(documents, Corpus):
+        return documents
+    documents.search()
+    continuous = is_array(corpus) and np.asanyarray(corpus).dtype != object and encode is None
+    return Corpus({None: documents}, documents.lengths, continuous)
+
+
+def _open_dict(corpus: dict) -> Corpus:
+    if not corpus:
+        raise ValueError(
+            "`corpus` holds nothing. Received: {}. Give at least one array or list of documents."
+        )
+    fields = {}
+    for name, value in corpus.items():
+        if not isinstance(name, str) or name == "resets":
+            raise ValueError(
+                f'The keys of a dict `corpus` name the model\'s inputs, and "resets" is kept for the mask. Received: '
+                f"key {name!r}. Rename it."
+            )
+        found = open_field(f"corpus[{name!r}]", value, None)
+        if isinstance(found, Corpus):
+            raise TypeError(
+                f"`corpus[{name!r}]` has documents that are dicts themselves. Give one dict of lists, or one list of dicts."
+            )
+        fields[name] = found
+    kinds = {is_array(v) for v in corpus.values()}
+    if len(kinds) > 1:
+        raise ValueError(
+            "The arrays of a dict `corpus` must be laid out alike. Received: "
+            + ", ".join(f"{k!r}: {'an array' if is_array(v) else 'documents'}" for k, v in corpus.items())
+            + ". Give every key one array, or every key a list with one array per document."
+        )
+    names = list(fields)
+    for name in names[1:]:
+        check_laid_out(fields[name], fields[names[0]])
+    for value in fields.values():
+        value.search()
+    return Corpus(fields, fields[names[0]].lengths, kinds == {True})
+
+
+def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus:
+    """Opens one array, or documents; a `Corpus` where the documents are dicts."""
+    if is_tf_dataset(value):
+        value, encode = _read_tf_dataset(name, value, encode), None
+    if isinstance(value, (str, bytes)):
+        raise TypeError(
+            f"`{name}` must be numbers. Received: text of type {type(value).__name__}, {value[:20]!r}... Encode it: "
+            "`np.frombuffer(text.encode(), 'uint8')` for bytes as ids, or pass `encode=` with a list of texts."
+        )
+    if is_array(value):
+        refuse_masked(name, value)
+        array = np.asanyarray(value)
+        if array.dtype == object:
+            value = list(array)
+        elif encode is None:
+            return _one_array(name, array)
+    if not hasattr(value, "__len__") or not hasattr(value, "__getitem__") or isinstance(value, (dict, set)):
+        raise TypeError(
+            f"`{name}` must be an array, a list of arrays, a source with `len` and `[]`, or a dict of these. Received: "
+            f"{type(value).__name__}. An iterator or generator is read by `StatefulStream`, or `list(...)` of it here."
+        )
+    if len(value) == 0:
+        raise ValueError(
+            f"`{name}` has no documents. Received: {type(value).__name__} of length 0. Is its path right?"
+        )
+    if encode is None and isinstance(value, (list, tuple)) and not isinstance(value[0], dict):
+        return _in_memory(name, value)
+    return _lazy(name, value, encode)
+
+
+def _one_array(name: str, array: np.ndarray) -> Field:
+    if array.ndim == 0:
+        raise ValueError(f"`{name}` must have a time axis, `(timesteps, ...)`. Received: a scalar, {array}.")
+    if len(array) == 0:
+        raise ValueError(
+            f"`{name}` has no time steps. Received: an array of shape {array.shape}. Is its path right?"
+        )
+    return Flat(name, array, np.zeros(1, "int64"), np.array([len(array)], "int64"))
+
+
+def _in_memory(name: str, values: Iterable) -> Field:
+    documents = [v if type(v) is np.ndarray else as_array(f"{name}[{i}]", v) for i, v in enumerate(values)]
+    lengths = np.fromiter((len(d) if d.ndim else -1 for d in documents), "int64", len(documents))
+    _check_documents(name, lengths)
+    kinds = {(d.dtype, d.shape[1:]) for d in documents}
+    shapes = {shape for _, shape in kinds}
+    if len(shapes) > 1:
+        first = documents[0].shape[1:]
+        i = next(i for i, d in enumerate(documents) if d.shape[1:] != first)
+        raise ValueError(
+            f"The documents of `{name}` must have the same features at every time step. Received: {name}[0] of shape "
+            f"{documents[0].shape}, {name}[{i}] of shape {documents[i].shape}. Only the first axis, time, may differ."
+        )
+    if len({out_dtype(name, dtype) for dtype, _ in kinds}) > 1:
+        raise ValueError(
+            f"The documents of `{name}` must be all integers or all floating point. Received: "
+            f"{', '.join(sorted(str(d) for d, _ in kinds))}. Convert them to one."
+        )
+    dtype = np.result_type(*(dtype for dtype, _ in kinds))
+    if (
+        all(d.kind in "iu" for d, _ in kinds) and dtype.kind == "f"
+    ):  # of uint64 and int64; what does not fit is refused
+        dtype = np.dtype("int64")
+    return _slices(name, documents, lengths) or Separate(name, documents, lengths, dtype)
+
+
+def _slices(name: str, documents: list[np.ndarray], lengths: np.ndarray) -> Flat | None:
+    """Documents cut from one array, as `np.split` does, read from that array."""
+    base = documents[0].base
+    if not isinstance(base, np.ndarray) or any(d.base is not base for d in documents):
+        return None
+    first = documents[0]
+    if (
+        base.dtype != first.dtype
+        or base.ndim < 1
+        or not base.flags.c_contiguous
+        or not first.flags.c_contiguous
+    ):
+        return None
+    step = first[0].nbytes
+    if not step or any(d.dtype != base.dtype or not d.flags.c_contiguous for d in documents):
+        return None
+    address = base.__array_interface__["data"][0]
+    places = (
+        np.fromiter((d.__array_interface__["data"][0] for d in documents), "int64", len(documents)) - address
+    )
+    if (places % step).any() or base.nbytes % step:
+        return None
+    return Flat(name, base.reshape(-1, *first.shape[1:]), places // step, lengths)
+
+
+def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
+    reader = LazySource(name, source, encode)
+    known = None if encode is not None else getattr(source, "lengths", None)
+    first = reader.get(0)
+    labels: dict[Any, list] = {k: [] for k, v in first.items() if v.ndim == 0}
+    lengths = np.empty(len(source), "int64")
+    for i in range(len(source) if known is None or labels else 1):
+        document = reader.get(i) if i < 2 else reader.load(i)
+        lengths[i] = _length(name, i, document, first)
+        for k, found in labels.items():
+            found.append(document[k])
+    if known is not None and not labels:
+        lengths = np.asarray(known, "int64")
+        if lengths.shape != (len(source),):
+            raise ValueError(
+                f"`{name}.lengths` must have one number for each of {len(source)} documents. Received: shape {lengths.shape}."
+            )
+    _check_documents(name, lengths)
+    if None in first:
+        return Lazy(name, None, reader, lengths, first[None])
+    fields: dict[Any, Field] = {
+        k: Lazy(f"{name}[...][{k!r}]", k, reader, lengths, v) for k, v in first.items() if k not in labels
+    }
+    return Corpus(fields, lengths, False, {k: np.stack(v) for k, v in labels.items()})
+
+
+def _length(name: str, i: int, document: dict, first: dict) -> int:
+    if set(document) != set(first):
+        raise ValueError(
+            f"The documents of `{name}` must have the same keys. Received: {name}[0] with {sorted(first, key=str)}, "
+            f"{name}[{i}] with {sorted(document, key=str)}."
+        )
+    for k, value in document.items():
+        if (
+            value.shape[1:] != first[k].shape[1:]
+            or value.ndim != first[k].ndim
+            or value.dtype != first[k].dtype
+        ):
+            raise ValueError(
+                f"The documents of `{name}` must be alike but for their length. Received: {name}[0] of shape "
+                f"{first[k].shape}, {first[k].dtype}; {name}[{i}] of shape {value.shape}, {value.dtype}."
+            )
+    found = {k: len(v) for k, v in document.items() if v.ndim}
+    if len(set(found.values())) != 1:
+        raise ValueError(
+            f"The arrays of a document must have the same time steps. Received: {name}[{i}] with "
+            + (", ".join(f"{k!r}: {v}" for k, v in found.items()) or "no array")
+            + "."
+        )
+    return next(iter(found.values()))
+
+
+def _check_documents(name: str, lengths: np.ndarray) -> None:
+    if (lengths < 0).any():
+        i = int((lengths < 0).argmax())
+        raise ValueError(
+            f"`{name}` must hold one array `(timesteps, ...)` per document. Received: {name}[{i}], a single number. For "
+            f"one continuous text pass an array, `np.asarray({name})`; for one document `[{name}]`."
+        )
+    if not lengths.all():
+        empty = np.flatnonzero(lengths == 0)
+        raise ValueError(
+            f"`{name}` has empty documents. Received: {len(empty)} of length 0, the first at index {empty[0]}. Leave "
+            f"them out: `[d for d in documents if len(d)]`."
+        )
+
+
+def _read_tf_dataset(name: str, dataset: Any, encode: Callable | None) -> list:
+    """A finite `tf.data.Dataset` of documents, read into memory: it cannot be read by index."""
+    if int(dataset.cardinality()) == -1:
+        raise ValueError(
+            f"`{name}` is a tf.data.Dataset without an end. Received: {dataset}. Give a finite one, `.take(n)`, or read "
+            "it with `StatefulStream(..., steps_per_epoch=...)`."
+        )
+    items = dataset.as_numpy_iterator()
+    return [encode(i) for i in items] if encode is not None else list(items)

@@ -1,0 +1,168 @@
+"""How `fit` reads a sequence: in order, on every backend, whatever `shuffle` and `workers` say.
+
+Keras shuffles the batches of a `PyDataset` by default and hands those of several workers over out of order. But it takes
+any `keras.src.trainers.data_adapters.data_adapter.DataAdapter` as it is ("Allow passing a custom data adapter" in
+`get_data_adapter`, Keras 3.14 to 3.15), so a sequence is both. That base class is the one private name used here;
+`tests/training/test_sequence_fit.py` fails when Keras no longer lets it through.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras.src.trainers.data_adapters.data_adapter import DataAdapter
+
+from keras_stateful.data.batch import map_specs, spec_bytes
+from keras_stateful.foundation import keras_internals
+from keras_stateful.training import checks
+
+_PREFETCH = 2
+_SMALL = 1 << 20  # bytes of a batch that is made in no time, so that nothing is won by reading it ahead
+
+
+class Batches(keras.utils.PyDataset, DataAdapter):
+    """Batches that `fit`, `evaluate` and `predict` read in order.
+
+    A subclass gives `read_pass()`, an iterator over the batches of one pass, which does nothing until its first batch is
+    asked for (Keras makes iterators that it never uses), `signature()` and `num_batches`.
+    """
+
+    _keras_stateful_sequence = True  # see `kinds`
+    epochs_begun = 0  # how often Keras began an epoch, or a pass within one, on these batches
+
+    def read_pass(self) -> Iterator[tuple]:
+        raise NotImplementedError
+
+    @property
+    def immediate(self) -> bool:
+        """Whether batches are there at once, so that nothing is won by reading them ahead."""
+        return False
+
+    def signature(self) -> tuple:
+        """A batch of `(shape, dtype)` pairs in place of arrays."""
+        raise NotImplementedError
+
+    def __iter__(self) -> Iterator[tuple]:
+        return self.read_pass()
+
+    def trained(self, batches: int) -> None:
+        """Takes note that so many batches of the present pass were trained on; more may have been read ahead."""
+
+    # Where a training stands in the data, for `ResumeTraining`
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What makes the batches what they are, as JSON: arguments, and checksums of data."""
+        raise NotImplementedError
+
+    def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:
+        """Where a pass stands after some batches, as JSON; batches that were only read ahead do not count.
+
+        Args:
+            batches: of the pass, those that were trained on.
+            epoch: the pass.
+            over: whether the next epoch begins a new pass.
+        """
+        raise NotImplementedError
+
+    def seek(self, position: dict[str, Any]) -> None:
+        """The pass that is read next goes on from a `position`, in this process or another.
+
+        Raises:
+            ValueError: data that cannot be repositioned, or that are no longer what they were.
+        """
+        raise NotImplementedError
+
+    def check_seekable(self) -> None:
+        """Raises a ValueError for data that cannot be repositioned."""
+
+    def ends_at(self, batches: int) -> bool:
+        """Whether the present pass has no more than these batches."""
+        return self.num_batches is not None and batches >= self.num_batches
+
+    # keras.src.trainers.data_adapters.data_adapter.DataAdapter
+
+    def _check_reader(self) -> keras_internals.TrainerCall | None:
+        call = keras_internals.trainer_call()
+        if call is not None:
+            checks.check_reader(self, call)
+        return call
+
+    def get_numpy_iterator(self) -> Iterator[tuple]:
+        self._check_reader()
+        return self.read_pass()
+
+    def get_jax_iterator(self) -> Iterator[tuple]:
+        self._check_reader()
+        return self.read_pass()
+
+    def get_torch_dataloader(self) -> Iterator[tuple]:
+        self._check_reader()
+        return _as_torch(self.read_pass())
+
+    def get_tf_dataset(self) -> Any:
+        call = self._check_reader()
+        small = self.immediate and spec_bytes(self.signature()) <= _SMALL
+        if small and call is not None and keras_internals.takes_plain_batches(call):
+            return _Passes(self)
+        return self._tf_dataset(counted=False)  # a pass that is resumed has fewer batches than `num_batches`
+
+    def as_tf_dataset(self) -> Any:
+        """The batches as a `tf.data.Dataset`, for a training loop of one's own; `fit` needs only the sequence itself.
+
+        Returns:
+            A `tf.data.Dataset` of batches with static shapes. Each iterator of it reads one pass.
+        """
+        return self._tf_dataset(counted=self.num_batches is not None)
+
+    def _tf_dataset(self, counted: bool) -> Any:
+        import tensorflow as tf
+
+        # Where the end comes unforeseen, Keras's step runs once more, without a batch: had the rows a static number, it
+        # would count them in the mean of the loss (Keras 3.14 to 3.15).
+        endless = self.num_batches is None
+        signature = map_specs(
+            lambda shape, dtype: tf.TensorSpec((None, *shape[1:]) if endless else shape, dtype),
+            self.signature(),
+        )
+        dataset = tf.data.Dataset.from_generator(self.read_pass, output_signature=signature)
+        if counted:
+            dataset = dataset.apply(tf.data.experimental.assert_cardinality(self.num_batches))
+        return dataset.prefetch(_PREFETCH)
+
+    @property
+    def has_partial_batch(self) -> bool:
+        return False
+
+    @property
+    def partial_batch_size(self) -> None:
+        return None
+
+    def on_epoch_begin(self) -> None:
+        self.epochs_begun += 1
+
+    def on_epoch_end(self) -> None:
+        pass
+
+
+def _as_torch(batches: Iterator[tuple]) -> Iterator[tuple]:
+    """Batches as tensors on Keras's device; a few microseconds each, where `keras.ops` would take tens."""
+    import torch
+
+    device = keras.ops.convert_to_tensor(0).device
+    for batch in batches:  # copied, since a stream may give some of them again
+        yield keras.tree.map_structure(lambda array: torch.asarray(array, device=device, copy=True), batch)
+
+
+class _Passes:
+    """What Keras's TensorFlow step can read in place of a `tf.data.Dataset`, which costs a step up to a millisecond."""
+
+    def __init__(self, batches: Batches):
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[tuple]:
+        import tensorflow as tf
+
+        for batch in self.batches.read_pass():
+            yield keras.tree.map_structure(tf.convert_to_tensor, batch)
+        # The end comes unforeseen in a pass that is resumed; this is how a `tf.data.Dataset` tells it.
+        raise tf.errors.OutOfRangeError(None, None, "the pass is over")

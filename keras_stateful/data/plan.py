@@ -1,0 +1,233 @@
+"""The layouts of all epochs, planned from the lengths of documents; and how to waste less. NumPy only.
+
+Everything here is a pure function of the lengths and of (seed, epoch); nothing is kept but two epochs' layouts.
+"""
+
+import threading
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_stateful.data.dealing import Pieces, balance, cut, deal, greedy
+from keras_stateful.data.layout import Dealt, Streams
+from keras_stateful.foundation.arguments import whole_number
+
+_TRIES = (None, 0.5, 0.1)  # how much a shuffled deal may differ from longest-first; None: not bound by it
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a layout depends on beside the lengths."""
+
+    rows: int
+    window: int
+    boundary: str
+    limit: int | None
+    burn_in: int
+    shuffle: bool
+    shift_windows: bool
+    seed: int
+
+
+class _Deal(NamedTuple):
+    """Pieces of documents and the rows that they were first dealt to; the deals of a shuffle are made from it."""
+
+    pieces: Pieces
+    packed: bool
+    sizes: np.ndarray  # of the pieces, in time steps where they are packed, else in windows
+    rows: np.ndarray  # of each piece
+
+
+class Plan:
+    """The layouts of all epochs; their number of batches is the same.
+
+    Args:
+        lengths: time steps to read of each document; in "ignore" all that it has.
+        settings: rows, window and the rest.
+        reach: in "ignore", time steps that targets look ahead.
+
+    Attributes:
+        deal: of the pieces of documents; None in "ignore", where there are none.
+        num_batches: of every epoch.
+        real_steps: time steps of every epoch that are no padding.
+        dropped: time steps that "ignore" leaves out.
+    """
+
+    def __init__(self, lengths: np.ndarray, settings: Settings, reach: int = 0):
+        self.lengths, self.settings = lengths, settings
+        s = settings
+        self._layouts: dict[int, Dealt | Streams] = {}
+        self._lock = threading.Lock()
+        self.deal = None if s.boundary == "ignore" else _first_deal(lengths, s)
+        if self.deal is None:
+            total = int(lengths.sum())
+            self.num_batches = max(0, total - reach - self._slack) // (s.rows * s.window)
+            self.real_steps = s.rows * s.window * self.num_batches
+            self.dropped = total - self.real_steps
+        else:
+            longest = int(np.bincount(self.deal.rows, self.deal.sizes).max()) + self._slack
+            self.num_batches = -(-longest // s.window) if self.deal.packed else longest
+            self.real_steps = int(self.deal.pieces.steps.sum())
+            self.dropped = 0
+
+    @property
+    def _slack(self) -> int:
+        return self.settings.window - 1 if self.settings.shift_windows else 0
+
+    @property
+    def utilization(self) -> float:
+        """Real time steps / all time steps."""
+        return self.real_steps / max(1, self.num_batches * self.settings.rows * self.settings.window)
+
+    @property
+    def padded(self) -> bool:
+        """Whether any epoch has a step that is not real or not trained on."""
+        return self.utilization < 1 or self.settings.burn_in > 0
+
+    def layout(self, epoch: int) -> Dealt | Streams:
+        """The layout of an epoch."""
+        if not (self.settings.shuffle or self.settings.shift_windows):
+            epoch = 0
+        with self._lock:
+            if epoch not in self._layouts:
+                while len(self._layouts) > 1:
+                    del self._layouts[next(iter(self._layouts))]
+                self._layouts[epoch] = self._make(epoch)
+            return self._layouts[epoch]
+
+    def _make(self, epoch: int) -> Dealt | Streams:
+        s, first, rng = self.settings, self.deal, np.random.default_rng((self.settings.seed, epoch))
+        if first is None:
+            return Streams(self.lengths, s.rows, s.window, self.num_batches, s.burn_in,
+                           int(rng.integers(s.window)) if s.shift_windows else 0,
+                           rng.permutation(len(self.lengths)) if s.shuffle else None)  # fmt: skip
+        assignment, within = first.rows, np.arange(len(first.sizes))
+        if s.shuffle:
+            assignment, within = self._dealt_anew(first, rng), rng.permutation(len(first.sizes))
+        idle = None
+        if s.shift_windows:
+            load = np.bincount(assignment, first.sizes, s.rows).astype("int64")
+            idle = rng.integers(0, np.minimum(self.num_batches * s.window - load, s.window - 1) + 1)
+        return Dealt(first.pieces, assignment, within, s.rows, s.window, self.num_batches, first.packed, idle)
+
+    def _dealt_anew(self, first: _Deal, rng: np.random.Generator) -> np.ndarray:
+        s, sizes = self.settings, first.sizes
+        room = self.num_batches * s.window - self._slack if first.packed else self.num_batches
+        for spread in _TRIES:
+            order = rng.permutation(len(sizes))
+            if spread is not None:
+                order = np.argsort(-sizes * np.exp(spread * rng.standard_normal(len(sizes))), kind="stable")
+            assignment = balance(sizes, greedy(sizes, order, s.rows), s.rows, room)
+            if np.bincount(assignment, sizes).max() <= room:
+                return assignment
+        # The first deal, its rows renamed, pieces of equal size exchanged.
+        order = np.argsort(sizes, kind="stable")
+        mixed = np.lexsort((rng.random(len(sizes)), sizes))
+        assignment = np.empty_like(first.rows)
+        assignment[mixed] = rng.permutation(s.rows)[first.rows[order]]
+        return assignment
+
+
+def _first_deal(lengths: np.ndarray, settings: Settings) -> _Deal:
+    s = settings
+    pieces = cut(lengths, s.window, s.limit, s.burn_in, s.boundary == "align")
+    packed = s.boundary == "pack"
+    sizes = pieces.steps if packed else -(-pieces.steps // s.window)
+    return _Deal(pieces, packed, sizes, deal(sizes, s.rows, s.window if packed else 1))
+
+
+def longest_unwasted(lengths: np.ndarray, settings: Settings, waste: float = 0.03) -> int | None:
+    """The longest `max_document_length`, in whole windows, that leaves under `waste` of the rows idle.
+
+    None where nothing need be cut. What cutting cannot change, the padding of last windows, is not counted. If no
+    length will do, the one that wastes least.
+    """
+    window = settings.window
+
+    def idle(windows: int | None) -> float:
+        limit = None if windows is None else windows * window
+        pieces = cut(lengths, window, limit, settings.burn_in, settings.boundary == "align")
+        packed = settings.boundary == "pack"
+        sizes = pieces.steps if packed else -(-pieces.steps // window)
+        unit = window if packed else 1
+        total = int(sizes.sum())
+        least = -(-max(-(-total // settings.rows), int(sizes.max())) // unit) * unit
+        if 1 - total / (least * settings.rows) >= waste:
+            return 1 - total / (least * settings.rows)
+        longest = int(np.bincount(deal(sizes, settings.rows, unit), sizes).max())
+        return 1 - total / (-(-longest // unit) * unit * settings.rows)
+
+    if idle(None) < waste:
+        return None
+    low = max(1, -(-settings.burn_in // window))  # a cut piece holds at least its burn-in
+    high = max(low, -(-int(lengths.max()) // window))
+    best, windows, tried = (idle(low), low), high, high
+    while windows > low:
+        found = idle(windows)
+        best = min(best, (found, windows), key=lambda pair: (pair[0], -pair[1]))
+        if found < waste:  # a longer one, up to the last that failed
+            for longer in np.unique(np.linspace(windows + 1, tried - 1, 16).astype(int))[::-1].tolist():
+                if windows < longer < tried and idle(longer) < waste:
+                    return longer * window
+            return windows * window
+        tried, windows = windows, min(windows - 1, int(windows * 0.95))
+    return best[1] * window
+
+
+def piece_limit(given: Any, lengths: np.ndarray, settings: Settings) -> int | None:
+    """`max_document_length` in time steps, checked; None where nothing is cut."""
+    window = settings.window
+    if given is None:
+        return None
+    if given == "auto":
+        return longest_unwasted(lengths, settings)
+    limit = whole_number("max_document_length", given, 1, alternative='or "auto"')
+    if settings.boundary == "align" and limit < window:
+        raise ValueError(
+            '`max_document_length` cuts at the edges of windows in boundary="align". Received: '
+            f"max_document_length={limit}, sequence_length={window}. Take at least {window}, "
+            'or boundary="pack".'
+        )
+    shortest = limit // window * window if settings.boundary == "align" else limit
+    if settings.burn_in > shortest and lengths.max() > shortest:
+        raise ValueError(
+            f"`burn_in` reads steps of the piece before, and must not be longer than that. Received: burn_in={settings.burn_in}, "
+            f"pieces of {shortest} time steps. Take a smaller `burn_in` or a larger `max_document_length`."
+        )
+    return limit
+
+
+def remedies(plan: Plan, boundary: str) -> str:
+    """Why much is padding, and which arguments would leave less: tried, not guessed.
+
+    Args:
+        plan: what was planned.
+        boundary: as the user gave it.
+    """
+    settings, lengths = plan.settings, plan.lengths
+    rows, window = settings.rows, settings.window
+    tried: list[tuple[str, Settings]] = []
+    if len(lengths) <= 100_000:
+        tried = [(f"batch_size={r}", replace(settings, rows=r)) for r in (rows // 2, rows // 4) if r]
+        if not settings.limit:
+            longest = longest_unwasted(lengths, settings)
+            tried.append(('max_document_length="auto"', replace(settings, limit=longest)))
+        if boundary == "align":
+            tried.append(('boundary="pack"', replace(settings, boundary="pack")))
+        if window > 1:
+            tried.append((f"sequence_length={window // 2}", replace(settings, window=window // 2)))
+    found = [(Plan(lengths, s).utilization, name) for name, s in tried]
+    better = [
+        f"{name} gives {u:.2f}" for u, name in sorted(found, reverse=True) if u > plan.utilization + 0.005
+    ]
+    cause = (
+        f"there are fewer documents ({len(lengths)}) than rows"
+        if plan.deal is not None and len(plan.deal.sizes) < rows
+        else "documents are short beside a window, or one is long beside the rest"
+    )
+    return (
+        f"Only {plan.utilization:.2f} of all time steps are real; the rest is padding with weight 0: {cause}. Received: "
+        f"batch_size={rows}, sequence_length={window}, boundary={boundary!r}, "
+        f"max_document_length={settings.limit}. " + (f"{'; '.join(better)}." if better else "")
+    ).strip()

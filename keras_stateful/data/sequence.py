@@ -1,0 +1,431 @@
+"""`StatefulSequence`: a corpus as the batches that stateful training reads."""
+
+import operator
+import random
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_stateful.data.batch import checksum, in_order, spec_bytes
+from keras_stateful.data.corpus import open_corpus
+from keras_stateful.data.feed import Batches
+from keras_stateful.data.fields import Lazy
+from keras_stateful.data.ids import Classes, with_id_targets
+from keras_stateful.data.plan import Plan, Settings, piece_limit, remedies
+from keras_stateful.data.targets import Weights, open_targets
+from keras_stateful.data.windows import Windows, choose_inputs
+from keras_stateful.foundation.arguments import whole_number
+
+BOUNDARIES = ("align", "pack", "ignore")
+_WASTEFUL = 0.8
+_TALL = 1 << 21  # bytes of batches that are gathered together
+_CHECKED = 1 << 28  # bytes of a corpus in memory that a fingerprint reads
+
+
+class Span(NamedTuple):
+    """Consecutive time steps of one document in one row of a batch.
+
+    Attributes:
+        document: its index in the corpus.
+        start: its first time step here.
+        steps: how many, from there on; padding is not counted.
+        column: where in the window they begin.
+    """
+
+    document: int
+    start: int
+    steps: int
+    column: int
+
+
+class StatefulSequence(Batches):
+    """A corpus as windows of consecutive time steps: row `i` of each batch goes on where row `i` of the last ended.
+
+    Give it to `fit`, `evaluate` or `predict` of a model that carries its state (`to_stateful`). The order of batches is
+    kept whatever `shuffle` and `workers` say.
+
+    Args:
+        corpus: an array `(timesteps,)` of ids or `(timesteps, ...)` of features: one continuous text, split into
+            `batch_size` streams of equal length. Or documents: a list of such arrays, or anything with `len` and `[]`
+            (a `tfds` data source, for example), or a finite `tf.data.Dataset`. Or a dict of either, or documents
+            that are dicts, for several inputs. Arrays on disk (`np.memmap`) are never copied whole.
+        batch_size: rows of a batch, in all shards together.
+        sequence_length: time steps of a window.
+        targets: None for the corpus itself; an array or list laid out as the corpus; the key of a dict corpus (with
+            `target_offset=0` it is then no input); one label per document, `(documents, ...)`; or a dict of these,
+            one for each output.
+        target_offset: how many time steps ahead of the input the target is; 1 where `targets` is None, else 0. A sequence of ints
+            gives targets an axis of that length, `(batch_size, sequence_length, offsets, ...)`.
+        label_at: where labels of documents are trained on: at "every" step, at each "window"'s last real step of the
+            document, or at the document's "last" (with cut documents: each piece's).
+        sample_weight: laid out as the corpus, or one value per document; or the key of a dict corpus, which is then no
+            input. A weight belongs to the time step that is read, whatever the `target_offset`.
+        boundary: "align": each document begins at the first step of a window. "pack": back to back, with resets inside
+            windows. "ignore": documents joined to one continuous text. A single array is one text with either.
+        max_document_length: time steps after which a document is cut; each piece starts from the initial state. "auto":
+            the longest that leaves under 3 % of the rows idle. None: never.
+        burn_in: time steps that are read and not trained on after each start, and read again before each cut piece.
+        shuffle: whether documents are assigned to rows anew in each epoch.
+        seed: for `shuffle` and `shift_windows`; None follows `keras.utils.set_random_seed`.
+        resets: whether each batch has the reset mask as the model's last input, `(x, mask)` or the key "resets".
+        shard: `(index, count)`: gives rows `index * batch_size / count` and following of the one layout.
+        encode: a function from a document as the source gives it to its array or dict of arrays. Called when it is read.
+        shift_windows: whether the edges of windows lie elsewhere in each epoch, so that backpropagation is not always
+            cut at the same places (the purpose of varying window lengths in Merity et al. 2017, arXiv:1708.02182).
+            For "pack" and "ignore"; costs at most one window per row.
+        workers: threads that read batches ahead.
+        use_multiprocessing: as in `keras.utils.PyDataset`; threads are used all the same.
+        max_queue_size: batches read ahead, with several workers.
+
+    Attributes:
+        epoch: the pass that is read; settable. The layout is a function of it and of `seed`.
+        batch_size: rows of the batches given: those of this shard.
+        global_batch_size: rows of all shards.
+        num_batches: batches of an epoch, `len(sequence)`; the same in every epoch.
+        utilization: real time steps / all time steps, in (0, 1].
+        dropped: time steps that "ignore" leaves out.
+        has_targets: whether `targets` other than the corpus were given.
+        max_document_length: time steps, also where "auto" was given.
+
+    Raises:
+        TypeError: a corpus or argument of the wrong type.
+        ValueError: one that cannot be right, with the remedy.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import keras_stateful as ks
+
+    documents = [np.arange(30), np.arange(50), np.arange(20)]
+    sequence = ks.StatefulSequence(documents, batch_size=2, sequence_length=8)
+    x, y, sample_weight = sequence[0]
+    assert x.shape == y.shape == sample_weight.shape == (2, 8)
+    assert (y == x + 1).all()
+    assert sequence.reset_mask(0).all()
+    ```
+    """
+
+    def __init__(
+        self,
+        corpus: Any,
+        batch_size: int,
+        sequence_length: int,
+        *,
+        targets: Any = None,
+        target_offset: Any = None,
+        label_at: str = "every",
+        sample_weight: Any = None,
+        boundary: str = "align",
+        max_document_length: int | str | None = None,
+        burn_in: int = 0,
+        shuffle: bool = False,
+        seed: int | None = None,
+        resets: bool = False,
+        shard: tuple[int, int] = (0, 1),
+        encode: Callable | None = None,
+        shift_windows: bool = False,
+        workers: int = 1,
+        use_multiprocessing: bool = False,
+        max_queue_size: int = 10,
+    ):
+        super().__init__(workers, use_multiprocessing, max_queue_size)
+        self.global_batch_size = whole_number("batch_size", batch_size, 1)
+        self.sequence_length = whole_number("sequence_length", sequence_length, 1)
+        self.burn_in = whole_number("burn_in", burn_in, 0)
+        if boundary not in BOUNDARIES:
+            raise ValueError(
+                f'`boundary` must be "align", "pack" or "ignore". Received: boundary={boundary!r}.'
+            )
+        self.boundary, self.resets = boundary, bool(resets)
+        self.shuffle, self.shift_windows = bool(shuffle), bool(shift_windows)
+        self.shard = self._checked_shard(shard)
+        self._rows = self.global_batch_size // self.shard[1]
+
+        self._corpus = open_corpus(corpus, encode)
+        self._continuous = self._corpus.continuous and max_document_length is None
+        self._weights = None if sample_weight is None else Weights(self._corpus, sample_weight)
+        self._targets = open_targets(self._corpus, corpus, targets, target_offset, label_at, self._weights)
+        inputs = choose_inputs(self._corpus, targets, self._targets, sample_weight)
+        self.has_targets = targets is not None and targets is not corpus
+        self._reach = max(t.reach for t in self._targets.values())
+        self._lengths = self._readable()
+        self._check_arguments(max_document_length, seed)
+        if seed is None:  # without a use for one, the global generator is left as it is
+            seed = random.randint(1, 10**9) if self.shuffle or self.shift_windows else 0
+        self.seed = whole_number("seed", seed, 0)
+        settings = Settings(
+            rows=self.global_batch_size,
+            window=self.sequence_length,
+            boundary="ignore" if self._ignores else boundary,
+            limit=None,
+            burn_in=self.burn_in,
+            shuffle=self.shuffle,
+            shift_windows=self.shift_windows,
+            seed=self.seed,
+        )
+        self.max_document_length = piece_limit(max_document_length, self._lengths, settings)
+        settings = replace(settings, limit=self.max_document_length)
+        self._plan = Plan(self._lengths, settings, self._reach if self._ignores else 0)
+        self.dropped = self._plan.dropped
+        self._check_plan()
+        low = self.shard[0] * self._rows
+        self._windows = Windows(
+            self._corpus,
+            inputs,
+            self._targets,
+            self._weights,
+            self._plan,
+            boundary,
+            self.resets,
+            range(low, low + self._rows),
+        )
+        for source in {f.source for f in self._corpus.fields.values() if isinstance(f, Lazy)}:
+            source.capacity = max(source.capacity, 4 * self._rows)
+        self.epoch = self._begin_at = 0
+        if self.utilization < _WASTEFUL:
+            warnings.warn(remedies(self._plan, boundary), UserWarning, stacklevel=2)
+
+    # What a batch holds
+
+    @property
+    def target_offsets(self) -> frozenset[int]:
+        """How many time steps ahead of the input the targets are, of all outputs."""
+        return frozenset(offset for target in self._targets.values() for offset in target.offsets)
+
+    def __len__(self) -> int:
+        return self._plan.num_batches
+
+    def __getitem__(self, index: int) -> tuple:
+        """Batch `index` of the present epoch: `(x, y)`, or `(x, y, sample_weight)` if anything is ever padded."""
+        i = self._checked(index)
+        return next(self._windows.read(i, i + 1, self.epoch))
+
+    def reset_mask(self, i: int, epoch: int | None = None) -> np.ndarray:
+        """Which rows start from the initial state in batch `i`.
+
+        Args:
+            i: index of the batch.
+            epoch: None for the present one.
+
+        Returns:
+            bool `(batch_size,)`, in "pack" `(batch_size, sequence_length)`: True where the state is set to the initial
+            state before this step.
+        """
+        i = self._checked(i)
+        return self._windows.reset_mask(i, self.epoch if epoch is None else epoch)
+
+    def locate(self, i: int) -> list[list[Span]]:
+        """Where the time steps of batch `i` come from.
+
+        Returns:
+            For each row its spans in order: none where it is idle, one in "align", any number in "pack", and in "ignore"
+            one for each document that the window touches.
+        """
+        i = self._checked(i)
+        spans = self._windows.spans(i, self.epoch)
+        rows: list[list[Span]] = [[] for _ in range(self._rows)]
+        columns = (spans.row, spans.document, spans.start, spans.steps, spans.column)
+        for row, *span in zip(*(a.tolist() for a in columns), strict=True):
+            rows[row].append(Span(*span))
+        return rows
+
+    @property
+    def utilization(self) -> float:
+        """Real time steps / all time steps, in (0, 1]."""
+        return self._plan.utilization
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the batches given: those of this shard."""
+        return self._rows
+
+    def check_ids(self, known: dict[Any, int]) -> None:
+        """Refuses ids that a model does not know, at once or, of sources on disk and very long texts, as they are read.
+
+        Args:
+            known: how many ids the model's `Embedding` knows, by key of the input; the key is None for a single one.
+        """
+        lengths = self._lengths
+        if self._ignores:  # the last steps of the text are targets only
+            lengths = lengths.copy()
+            lengths[-1] = max(0, lengths[-1] - self._reach)
+        self._windows.check_ids(known, lengths)
+
+    def check_classes(self, known: dict[Any, Classes]) -> None:
+        """Refuses target ids that a model's output has no class for, at once or as they are read likewise.
+
+        Args:
+            known: the classes of each output, by its name; the name is None for a single one.
+        """
+        self._windows.check_classes(with_id_targets(known, self.signature()[1]))
+
+    # How it is read
+
+    def read_pass(self) -> Iterator[tuple]:
+        """The batches of one epoch: the present one when the first is asked for; with the last, the next begins."""
+        epoch, total = self.epoch, self.num_batches
+        first, self._begin_at = self._begin_at, 0
+        at_once = max(1, min(32, _TALL // spec_bytes(self.signature()), total))
+
+        def read(begin: int) -> Iterable[tuple]:
+            batches = self._windows.read(begin, min(begin + at_once, total), epoch)
+            return batches if self.workers < 2 else list(batches)  # in the thread that was given them
+
+        given = first
+        for batches in in_order(
+            read, range(first, total, at_once), self.workers, -(-self.max_queue_size // at_once)
+        ):
+            for batch in batches:
+                given += 1
+                if given == total and self.epoch == epoch:
+                    self.epoch = epoch + 1
+                yield batch
+
+    @property
+    def immediate(self) -> bool:
+        return self._windows.immediate
+
+    def signature(self) -> tuple:
+        """A batch of `(shape, dtype)` pairs in place of arrays."""
+        return self._windows.signature()
+
+    def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:
+        """Where pass `epoch` stands after some batches; see `Batches.position`."""
+        return {"epoch": epoch + 1, "batch": 0} if over else {"epoch": epoch, "batch": batches}
+
+    def seek(self, position: dict[str, Any]) -> None:
+        """The pass that is read next is that of `position`, from there on."""
+        epoch = whole_number("epoch", position["epoch"], 0)
+        self.epoch, self._begin_at = epoch, self._checked(position["batch"])
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Arguments, and checksums of data: of all batches up to 256 MB in memory, else of 32 batches spread over the epoch."""
+        least, bytes_each = 32, spec_bytes(self.signature())
+        in_memory = all(f.in_memory for f in self._corpus.fields.values())
+        count = min(self.num_batches, max(least, _CHECKED // bytes_each if in_memory else 0))
+        found = 0
+        for i in sorted({round(i) for i in np.linspace(0, self.num_batches - 1, count)}):
+            for batch in self._windows.read(i, i + 1, 0):
+                found = checksum(batch, found)
+        drawn = self.shuffle or self.shift_windows
+        return {
+            "kind": type(self).__name__,
+            "batch_size": self.global_batch_size,
+            "sequence_length": self.sequence_length,
+            "boundary": self.boundary,
+            "max_document_length": self.max_document_length,
+            "burn_in": self.burn_in,
+            "shuffle": self.shuffle,
+            "shift_windows": self.shift_windows,
+            "seed": self.seed if drawn else None,
+            "resets": self.resets,
+            "shard": list(self.shard),
+            "documents": len(self._lengths),
+            "time steps": int(self._lengths.sum()),
+            "lengths": checksum(self._lengths),
+            "data": found,
+        }
+
+    # Arguments
+
+    def _checked(self, index: int) -> int:
+        index = operator.index(index)
+        if not -self.num_batches <= index < self.num_batches:
+            raise IndexError(f"The sequence has {self.num_batches} batches. Received: index {index}.")
+        return index % self.num_batches
+
+    def _checked_shard(self, shard: Any) -> tuple[int, int]:
+        try:
+            index, count = (operator.index(n) for n in shard)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"`shard` must be a pair of ints, (index, count). Received: shard={shard!r}."
+            ) from None
+        if not 0 <= index < count:
+            raise ValueError(
+                f"`shard` must be (index, count) with 0 <= index < count. Received: shard={shard!r}. The first of four "
+                "shards is (0, 4), the last (3, 4)."
+            )
+        if self.global_batch_size % count:
+            raise ValueError(
+                f"`batch_size` counts the rows of all shards and must divide among them. Received: "
+                f"batch_size={self.global_batch_size}, shard={shard!r}. Take a multiple of {count}."
+            )
+        return index, count
+
+    @property
+    def _ignores(self) -> bool:
+        return self._continuous or self.boundary == "ignore"
+
+    def _readable(self) -> np.ndarray:
+        """Time steps of each document that have all their targets."""
+        lengths = self._corpus.lengths
+        if self._ignores or not self._reach:
+            return lengths
+        if lengths.min() <= self._reach:
+            short = np.flatnonzero(lengths <= self._reach)
+            raise ValueError(
+                f"A document needs at least one time step with a target {self._reach} later. Received: document {short[0]} of "
+                f"{lengths[short[0]]} time steps ({len(short)} such in all), target_offset up to {self._reach}. Leave such "
+                f"documents out, `[d for d in documents if len(d) > {self._reach}]`, or take a smaller `target_offset`."
+            )
+        return lengths - self._reach
+
+    def _check_arguments(self, limit: Any, seed: Any) -> None:
+        if self._corpus.continuous and self.boundary == "ignore" and limit is not None:
+            raise ValueError(
+                f'`max_document_length` cuts documents, and boundary="ignore" knows none. Received: '
+                f'max_document_length={limit!r}. Leave it out, or use boundary="align".'
+            )
+        if self.boundary == "ignore" and limit is not None:
+            raise ValueError(
+                f'boundary="ignore" joins all documents and cuts nothing. Received: max_document_length={limit!r}. Leave it '
+                'out, or use boundary="align" or "pack".'
+            )
+        if self.shuffle and self._continuous:
+            raise ValueError(
+                "`shuffle=True` deals documents anew, and one array is one text. Received: shuffle=True with an array of "
+                f"{self._corpus.lengths[0]} time steps. Leave it out, pass `max_document_length=` to cut the text into "
+                "pieces, or `shift_windows=True` to move the edges of windows between epochs."
+            )
+        if self.shift_windows and not self._ignores and self.boundary == "align":
+            raise ValueError(
+                '`shift_windows=True` cannot be with boundary="align", where each document begins a window. Received: '
+                'shift_windows=True, boundary="align". Use boundary="pack".'
+            )
+        if seed is None and self.shard[1] > 1 and (self.shuffle or self.shift_windows):
+            raise ValueError(
+                f"Shards must draw the same layout. Received: shard={self.shard}, shuffle={self.shuffle}, "
+                f"shift_windows={self.shift_windows}, seed=None. Pass the same `seed=` to every shard."
+            )
+
+    def _check_plan(self) -> None:
+        rows, window, corpus = self.global_batch_size, self.sequence_length, self._corpus
+        if self._ignores and self.num_batches < 1:
+            total = int(corpus.lengths.sum())
+            spare = self._reach + (window - 1 if self.shift_windows else 0)
+            fits = (total - spare) // window
+            shape = next(iter(corpus.fields.values())).shape
+            listed = (
+                f" If the first axis counts documents, pass `list(x)`: {total} documents of {shape[0]} time steps."
+                if corpus.continuous and shape and shape[0] > 1
+                else ""
+            )
+            raise ValueError(
+                f"The corpus is shorter than one window for each row. Received: {total} time steps, batch_size={rows}, "
+                f"sequence_length={window}, which need {rows * window + spare}. "
+                + (f"Take batch_size={fits} or less, a shorter window, or more text." if fits > 0 else
+                   "Take a shorter window, or more text.")
+                + listed
+            )  # fmt: skip
+        layout = self._plan.layout(0)
+        for target in self._targets.values():
+            if layout.counted(target.label_at) == 0:
+                raise ValueError(
+                    f"`burn_in` leaves no time step to train on. Received: burn_in={self.burn_in}, the longest document "
+                    f"of {self._lengths.max()} time steps with a target. Take a smaller `burn_in`."
+                )

@@ -1,0 +1,379 @@
+"""`StatefulStream`: documents that come one after the other, as the batches that stateful training reads."""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from keras_stateful.data.feed import Batches
+from keras_stateful.data.ids import Classes, with_id_targets
+from keras_stateful.data.source import Source
+from keras_stateful.data.stream_windows import StreamWindows
+from keras_stateful.data.targets import check_label_at
+from keras_stateful.foundation.arguments import whole_number
+
+_PEEKED = 8  # batches that Keras may take from an iterator that it then leaves, to see their shape or ahead of its steps
+_MASKS = 64  # masks that are kept behind the last batch given
+
+
+class StatefulStream(Batches):
+    """Documents from a sequential source, of unknown number and larger than memory, as windows for stateful training.
+
+    Each row of the batch reads a document from its first step to its last and then takes the next one of the source,
+    so only `batch_size` documents are in memory. Where the source ends, rows run out one after the other and are padded
+    with weight 0. Give it to `fit`, `evaluate` or `predict` as a `StatefulSequence`, which you should prefer where the
+    corpus can be read by index: it wastes less at the end and can deal documents anew.
+
+    Args:
+        source: an iterable of documents that can be read again (a list, a `tf.data.Dataset`, an object with
+            `__iter__`), or a function that gives a new iterator for each pass. A generator is read once. A document is an
+            array `(timesteps,)` of ids or `(timesteps, ...)` of features, or a dict of such arrays, in which single values
+            are labels of the document.
+        batch_size: rows of a batch.
+        sequence_length: time steps of a window.
+        targets: None for the document itself; a key of documents that are dicts (with `target_offset=0` it is then
+            no input); or a dict of keys, one for each output.
+        target_offset: how many time steps later the target stands; 1 where `targets` is None, else 0. A sequence of ints
+            gives targets an axis of that length.
+        label_at: where labels are trained on: at "every" step, at each "window"'s last real step of the document, or
+            at the document's "last".
+        sample_weight: a key of documents that are dicts: one value per time step or per document. It is no input.
+        boundary: "align": each document begins at the first step of a window. "pack": back to back, with resets inside
+            windows.
+        burn_in: time steps that are read and not trained on at the start of each document.
+        resets: whether each batch has the reset mask as the model's last input, `(x, mask)` or the key "resets".
+        encode: a function from what the source gives to a document.
+        steps_per_epoch: batches of an epoch; the next epoch goes on where it stopped, and the source begins again where it
+            ends. None: an epoch is one pass over the source.
+
+    Weights are scaled so that the loss is per real step. How much will be padding is known only after a pass: the first
+    is scaled by the share so far, each later one by that of the pass before, so that its loss is exact if the source
+    gives the same. (With `steps_per_epoch` it is the share so far throughout.) `weighted_metrics` are exact always.
+
+    Attributes:
+        num_batches: `steps_per_epoch`.
+        has_targets: whether `targets` were given.
+        once: whether the source is read once: an iterator.
+        utilization: real time steps / all time steps that were read so far, in (0, 1].
+
+    Raises:
+        TypeError: a source or argument of the wrong type.
+        ValueError: an argument that cannot be right, or an empty source; while reading, with the number of the document:
+            one that is empty, too short for `target_offset`, unlike the first or not finite, or a source that ends
+            within the first window.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import keras_stateful as ks
+
+    def speeches():
+        for n in (30, 50, 20, 70):
+            yield np.arange(n)
+
+    stream = ks.StatefulStream(speeches, batch_size=2, sequence_length=8, resets=True)
+    (x, resets), y, sample_weight = next(iter(stream))
+    assert x.shape == y.shape == (2, 8)
+    assert resets.all()
+    ```
+    """
+
+    def __init__(
+        self,
+        source: Iterable | Callable[[], Iterable],
+        batch_size: int,
+        sequence_length: int,
+        *,
+        targets: str | dict[str, str] | None = None,
+        target_offset: Any = None,
+        label_at: str = "every",
+        sample_weight: str | None = None,
+        boundary: str = "align",
+        burn_in: int = 0,
+        resets: bool = False,
+        encode: Callable | None = None,
+        steps_per_epoch: int | None = None,
+    ):
+        super().__init__(workers=1)
+        self.global_batch_size = whole_number("batch_size", batch_size, 1)
+        self.sequence_length = whole_number("sequence_length", sequence_length, 1)
+        self.burn_in = whole_number("burn_in", burn_in, 0)
+        if boundary not in ("align", "pack"):
+            raise ValueError(
+                f'`boundary` must be "align" or "pack". Received: boundary={boundary!r}. To ignore where documents end, let '
+                "the source join them, or read a `StatefulSequence`."
+            )
+        check_label_at(label_at)
+        if steps_per_epoch is not None:
+            steps_per_epoch = whole_number("steps_per_epoch", steps_per_epoch, 1, alternative="or None")
+        self.boundary, self.resets, self.label_at = boundary, bool(resets), label_at
+        self.steps_per_epoch, self.shard, self.epoch = steps_per_epoch, (0, 1), 0
+        self._source = Source(
+            source, encode, targets, target_offset, label_at, sample_weight, again=steps_per_epoch is not None
+        )
+        self._windows = StreamWindows(
+            self._source,
+            self.batch_size,
+            self.sequence_length,
+            boundary,
+            self.burn_in,
+            label_at,
+            self.resets,
+        )
+        self.has_targets = targets is not None
+        self._lock = threading.RLock()
+        self._ready: deque[tuple] = deque()  # batches, with their masks, made for these or given back
+        self._handed: deque[tuple] = deque(maxlen=_PEEKED)  # the last ones given in this pass
+        self._pass = self._made = self._given = self._trained = 0  # its number, its batches
+        self._finished = False
+        self._masks: dict[int, np.ndarray] = {}
+        self._positions: dict[int, dict] = {}  # after as many batches
+        self._sought = False
+        self._counted = self._all = 0.0  # steps of this pass over the source
+        self._share: float | None = None  # of the pass before
+        self._real_steps = self._all_steps = 0
+
+    # What it gives
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of a batch."""
+        return self.global_batch_size
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches of an epoch, where `steps_per_epoch` tells."""
+        return self.steps_per_epoch
+
+    @property
+    def utilization(self) -> float:
+        """Real time steps / all time steps that were read so far, in (0, 1]."""
+        return self._real_steps / self._all_steps if self._all_steps else 1.0
+
+    @property
+    def target_offsets(self) -> frozenset[int]:
+        """How many time steps ahead of the input the targets are, of all outputs."""
+        return frozenset(self._source.offsets)
+
+    @property
+    def once(self) -> bool:
+        """Whether the source is read once: an iterator."""
+        return self._source.once
+
+    def __len__(self) -> int:
+        if self.steps_per_epoch is None:
+            raise TypeError(
+                "A stream without `steps_per_epoch` has no length: nobody knows it before its end. Received: len(stream). "
+                "`fit` needs none; to fix one, make it with `StatefulStream(..., steps_per_epoch=...)`."
+            )
+        return self.steps_per_epoch
+
+    def __getitem__(self, index: int) -> tuple:
+        raise TypeError(
+            "A stream has no batch by index. Received: stream[...]. Iterate over it, or read a `StatefulSequence`."
+        )
+
+    def reset_mask(self, i: int, epoch: int | None = None) -> np.ndarray:
+        """Which rows start from the initial state in batch `i` of the pass that is being read.
+
+        Args:
+            i: index of the batch: not far behind the last one given, nor behind the next.
+            epoch: not needed; a stream knows one pass, the present one.
+
+        Returns:
+            bool `(batch_size,)`, in "pack" `(batch_size, sequence_length)`: True where the state is set to the initial
+            state before this step. All False behind the last batch.
+        """
+        with self._lock:
+            if self._finished and i == 0:
+                self._begin()
+            while self._made <= i and not self._finished and (item := self._make()) is not None:
+                self._ready.append(item)
+            if i < self._made and i not in self._masks:
+                raise ValueError(
+                    f"A stream keeps the masks of its last {_MASKS} batches. Received: batch {i}; {self._made} were read."
+                )
+            return self._masks.get(i, self._windows.no_resets())
+
+    def check_ids(self, known: dict[Any, int]) -> None:
+        """Refuses ids that a model does not know, as they are read.
+
+        Args:
+            known: how many ids the model's `Embedding` knows, by key of the input; the key is None for a single one.
+        """
+        self._windows.known = known
+
+    def check_classes(self, known: dict[Any, Classes]) -> None:
+        """Refuses target ids that a model's output has no class for, as they are read.
+
+        Args:
+            known: the classes of each output, by its name; the name is None for a single one.
+        """
+        self._windows.classes = with_id_targets(known, self.signature()[1])
+
+    def trained(self, batches: int) -> None:
+        """Takes note that so many batches of the present pass were trained on; the next pass goes on behind them."""
+        self._trained = batches
+
+    def __iter__(self) -> Iterator[tuple]:
+        """The batches of one epoch, for a loop of one's own: each counts as trained on."""
+        for batches, batch in enumerate(self.read_pass(), 1):
+            self.trained(batches)
+            yield batch
+
+    def read_pass(self) -> Iterator[tuple]:
+        """The batches of one epoch. What was read ahead, and not trained on, is given again in the next one."""
+        with self._lock:
+            self._begin()
+            number = self._pass
+        while True:
+            with self._lock:
+                if self._finished or self._pass != number:
+                    return
+                item = self._ready.popleft() if self._ready else self._make()
+                if item is None:
+                    self._finished = True
+                    return
+                self._given += 1
+                self._finished = self._given == self.steps_per_epoch
+                self._handed.append(item)
+            self._windows.check(item[0])
+            yield item[0]
+
+    def signature(self) -> tuple:
+        """A batch of `(shape, dtype)` pairs in place of arrays."""
+        return self._windows.signature()
+
+    # Passes
+
+    def _begin(self) -> None:
+        """Begins an epoch, or goes on with one that was begun for its masks."""
+        if self._sought or (not self._given and not self._finished):
+            self._sought = False
+            return
+        known = self.steps_per_epoch is not None and self._trained
+        ahead = self._given - (self._trained if known else 0)
+        if (known or not self._finished) and ahead <= len(self._handed):
+            self._ready.extendleft(list(self._handed)[: -ahead - 1 : -1])
+        elif self.steps_per_epoch is None and (self._finished or not self._source.once):
+            self._restart()
+        self._masks = {i: mask for i, (_, mask) in enumerate(self._ready)}
+        self._made, self._given, self._trained, self._finished = len(self._ready), 0, 0, False
+        self._pass += 1
+        self._handed.clear()
+
+    def _restart(self) -> None:
+        self._ready.clear()
+        self._windows.restart()
+        if self._finished and self._all:
+            self._share = self._counted / self._all
+        self._counted = self._all = 0.0
+
+    # Where a training stands
+
+    def ends_at(self, batches: int) -> bool:
+        """Whether the present pass has no more than these batches; reads ahead to see it."""
+        self.reset_mask(batches)
+        with self._lock:
+            return self._made <= batches
+
+    def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:
+        """Where the present pass stands after some batches: which step of which document each row is at.
+
+        Args:
+            batches: not far behind the last one given.
+            epoch: not needed.
+            over: whether the next epoch begins a new pass.
+        """
+        with self._lock:
+            batches = min(batches, self._made)
+            return {**self._positions[batches], "batch": batches, "over": over, "finished": self._finished}
+
+    def _here(self) -> dict[str, Any]:
+        return {
+            "taken": self._source.taken,
+            "rows": self._windows.reading(),
+            "share": self._share,
+            "steps": [self._counted, self._all, self._real_steps, self._all_steps],
+        }
+
+    def seek(self, position: dict[str, Any]) -> None:
+        """The next pass goes on from `position`; the source is read again from its start up to there.
+
+        Raises:
+            ValueError: a source that is read once, or that gives other documents than it did.
+        """
+        self.check_seekable()
+        with self._lock:
+            self._ready.clear()
+            self._handed.clear()
+            self._masks.clear()
+            self._positions.clear()
+            self._share, over = position["share"], bool(position["over"])
+            self._counted, self._all, self._real_steps, self._all_steps = position["steps"]
+            self._finished = bool(position["finished"])
+            self._pass += 1
+            if over and self.steps_per_epoch is None:
+                self._restart()
+            else:
+                self._windows.go_on(position["rows"], position["taken"])
+            self._sought = not over
+            self._made = self._given = self._trained = 0 if over else position["batch"]
+            self._finished = False
+
+    def check_seekable(self) -> None:
+        """Raises a ValueError for a source that is read once."""
+        self._source.check_seekable()
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Arguments, and a checksum of the first document."""
+        return {
+            "kind": type(self).__name__,
+            "batch_size": self.global_batch_size,
+            "sequence_length": self.sequence_length,
+            "boundary": self.boundary,
+            "burn_in": self.burn_in,
+            "resets": self.resets,
+            "steps_per_epoch": self.steps_per_epoch,
+            "label_at": self.label_at,
+            "target_offset": list(self._source.offsets),
+            "first document": self._source.opening,
+        }
+
+    # Batches
+
+    def _make(self) -> tuple[tuple, np.ndarray] | None:
+        """The next batch, and its mask; None where the source has ended and all rows have."""
+        if self.steps_per_epoch is not None and self._made >= self.steps_per_epoch:
+            return None
+        filled = self._windows.fill()
+        if not any(filled):
+            if self._made == 0 and self._all_steps:
+                raise ValueError(
+                    "`source` was read to its end and gives nothing more. Received: an iterator, which is read once. Pass a "
+                    "function that makes one for each epoch: `StatefulStream(lambda: read_documents(path), ...)`."
+                )
+            return None
+        if not self._all_steps and self._windows.idle and self._source.at_end():
+            steps = sum(n for spans in filled for _, _, _, n in spans)
+            raise ValueError(
+                f"`source` ends within the first window. Received: {steps} time steps, batch_size={self.batch_size}, "
+                f"sequence_length={self.sequence_length}. Take fewer rows, a shorter window, or more text."
+            )
+        batch, mask, counted = self._windows.gather(filled)
+        real = sum(n for spans in filled for _, _, _, n in spans)
+        everything = self.batch_size * self.sequence_length
+        self._real_steps, self._all_steps = self._real_steps + real, self._all_steps + everything
+        self._counted, self._all = self._counted + counted, self._all + everything
+        share = self._share or (self._counted / self._all if self._counted else 1.0)
+        for weights in batch[2].values() if isinstance(batch[2], dict) else [batch[2]]:
+            weights /= np.float32(share)
+        self._masks[self._made] = mask
+        self._masks.pop(self._made - _MASKS, None)
+        self._made += 1
+        self._positions[self._made] = self._here()
+        self._positions.pop(self._made - _MASKS, None)
+        return batch, mask

@@ -1,0 +1,397 @@
+"""What a batch is trained on: targets and weights.
+
+A target is what an output shall give at a time step: the corpus some steps later, an array laid out as the
+corpus, or one label for the whole document. Weights say where it counts, and are scaled so that the mean that Keras
+takes over all steps of a batch is, over an epoch, the mean over the steps that count.
+"""
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_stateful.data.arrays import is_array, out_dtype, refuse_not_finite
+from keras_stateful.data.corpus import Corpus, open_field
+from keras_stateful.data.fields import Field, check_laid_out
+from keras_stateful.data.layout import Spans
+
+
+@dataclass(frozen=True)
+class Target:
+    """One output's target.
+
+    Attributes:
+        name: how errors call it.
+        field: values for every time step, or None.
+        labels: one value per document, `(documents, ...)`, or None.
+        offsets: how many steps later the target stands.
+        horizon: whether targets have an axis for the offsets, `(batch, time, offsets, ...)`.
+        label_at: which steps of a document are trained on: "every", "window" or "last".
+    """
+
+    name: str
+    field: Field | None
+    labels: Any
+    offsets: tuple[int, ...]
+    horizon: bool
+    label_at: str
+
+    @property
+    def reach(self) -> int:
+        return max(self.offsets)
+
+    @property
+    def lifted(self) -> bool:
+        """Whether single values get an axis; see `lifted`."""
+        return lifted(self.dtype, self.shape, self.horizon)
+
+    @property
+    def shape(self) -> tuple:
+        """Of the values at one time step, as given."""
+        return self.labels.shape[1:] if self.field is None else self.field.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.labels.dtype if self.field is None else self.field.out_dtype
+
+    def ids_within(self, count: int) -> bool | None:
+        """Whether all ids are from 0 to `count - 1`; None where a search would take long."""
+        if self.field is not None:
+            return self.field.ids_within(count)
+        return bool(self.labels.min() >= 0 and self.labels.max() < count)
+
+    def weights(self, spans: Spans, rows: int, window: int, scale: float) -> np.ndarray:
+        """`scale` at the steps that count, 0 elsewhere: float32 `(rows, window)`."""
+        if self.label_at == "every":
+            if (
+                spans.single
+                and len(spans.row) == rows
+                and not spans.skip.any()
+                and int(spans.steps.min()) == window
+            ):
+                return np.full((rows, window), scale, "float32")
+            return np.where(trained(spans, rows, window), np.float32(scale), np.float32(0))
+        weights = np.zeros((rows, window), "float32")
+        chosen = spans.skip < spans.steps
+        if self.label_at == "last":
+            chosen &= spans.closes
+        weights[spans.row[chosen], (spans.column + spans.steps - 1)[chosen]] = scale
+        return weights
+
+    def batch(self, spans: list[Spans], rows: int, window: int, weights: np.ndarray | None) -> np.ndarray:
+        """Targets `(rows, window, ...)`.
+
+        Args:
+            spans: for each offset, the steps that many later.
+            weights: where they are 0, targets that are no numbers become 0.
+        """
+        if self.field is not None:
+            keep = None if weights is None or self.field.searched else weights > 0
+            found = [self.field.batch(s, rows, window, keep, self.offsets) for s in spans]
+            values = np.stack(found, axis=2) if self.horizon else found[0]
+        else:
+            values = self._repeated(spans[0], rows, window)
+        return values[..., None] if self.lifted else values
+
+    def _repeated(self, spans: Spans, rows: int, window: int) -> np.ndarray:
+        """Each document's label at each of its steps."""
+        if spans.single and len(spans.row) == rows and int(spans.steps.min()) == window:
+            return np.repeat(self.labels[spans.document][:, None], window, axis=1)
+        out = np.zeros((rows, window, *self.labels.shape[1:]), self.labels.dtype)
+        spread(out, spans, self.labels[spans.document])
+        return out
+
+
+def lifted(dtype: np.dtype, shape: tuple, horizon: bool) -> bool:
+    """Whether single floating-point targets get an axis of length 1, as a `Dense(1)` gives.
+
+    Without it Keras's losses would take the time axis for it, and weights `(batch, time)` would not fit.
+    """
+    return dtype.kind == "f" and not shape and not horizon
+
+
+def trained(spans: Spans, rows: int, window: int) -> np.ndarray:
+    """The steps that are real and not burnt in: bool `(rows, window)`."""
+    column = np.arange(window)
+    begin, end = spans.column + spans.skip, spans.column + spans.steps
+    if spans.single:
+        inside = (column >= begin[:, None]) & (column < end[:, None])
+        if len(inside) == rows:
+            return inside
+        marks = np.zeros((rows, window), bool)
+        marks[spans.row] = inside
+        return marks
+    edges = np.zeros(rows * window + 1, "int8")
+    at = spans.row * window
+    np.add.at(edges, at + begin, 1)
+    np.add.at(edges, at + end, -1)
+    return np.cumsum(edges[:-1], dtype="int8").astype(bool).reshape(rows, window)
+
+
+def spread(out: np.ndarray, spans: Spans, values: np.ndarray) -> None:
+    """Writes one value of each span to all its steps."""
+    ends = np.cumsum(spans.steps)
+    total = int(ends[-1]) if len(ends) else 0
+    at = np.arange(total) + np.repeat(
+        spans.row * out.shape[1] + spans.column - (ends - spans.steps), spans.steps
+    )
+    out.reshape(-1, *out.shape[2:])[at] = np.repeat(values, spans.steps, axis=0)
+
+
+def open_targets(
+    corpus: Corpus,
+    given: Any,
+    targets: Any,
+    target_offset: Any,
+    label_at: str,
+    weights: "Weights | None" = None,
+) -> dict[Any, Target]:
+    """Reads `targets`, `target_offset` and `label_at`; the key is None for a single output.
+
+    Args:
+        corpus: the corpus.
+        given: what the user gave as corpus.
+        targets: what the user gave as targets.
+        weights: where they are 0, targets may be missing.
+
+    Raises:
+        TypeError: something that cannot be a target.
+        ValueError: targets that do not fit the corpus, offsets that mean nothing.
+    """
+    check_label_at(label_at)
+    if isinstance(targets, dict) and not targets:
+        raise ValueError("`targets` holds nothing. Received: {}. Leave it out, or name at least one output.")
+    several = targets if isinstance(targets, dict) else {None: targets}
+    return {
+        key: _open(
+            corpus,
+            given,
+            "targets" if key is None else f"targets[{key!r}]",
+            value,
+            target_offset,
+            label_at,
+            weights,
+        )
+        for key, value in several.items()
+    }
+
+
+def _open(
+    corpus: Corpus,
+    given: Any,
+    name: str,
+    value: Any,
+    target_offset: Any,
+    label_at: str,
+    weights: "Weights | None",
+) -> Target:
+    field, labels = _values(corpus, given, name, value)
+    if labels is None and label_at != "every":
+        raise ValueError(
+            f"`label_at` says where one label per document is trained on. Received: label_at={label_at!r} with targets "
+            "for every time step. Leave it out, or pass `targets` of shape (documents,)."
+        )
+    own = field is not None and (value is None or value is given)
+    offsets, horizon = read_offsets(target_offset, 1 if value is None else 0)
+    if value is None and offsets == (0,):
+        raise ValueError(
+            "`target_offset=0` without `targets` asks for the input itself. Received: target_offset=0, targets=None. "
+            "Pass `target_offset=1` for the next time step, or `targets`."
+        )
+    if labels is not None and offsets != (0,):
+        raise ValueError(
+            f"One label per document cannot be shifted. Received: target_offset={target_offset!r} with `{name}` of shape "
+            f"{labels.shape}. Leave `target_offset` out."
+        )
+    if field is not None and not own:
+        if weights is None:
+            field.search(offsets)
+        else:
+            weights.search(field, offsets)
+    if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        i = int((~np.isfinite(labels)).reshape(len(labels), -1).any(1).argmax())
+        raise ValueError(
+            f"`{name}` is NaN or infinite. Received: document {i}. Give documents without a label weight 0: "
+            "`targets=np.nan_to_num(labels), sample_weight=~np.isnan(labels)`."
+        )
+    return Target(name, field, labels, offsets, horizon, label_at)
+
+
+def _values(corpus: Corpus, given: Any, name: str, value: Any) -> tuple[Field | None, np.ndarray | None]:
+    """Values for every step, or one per document."""
+    if value is None:
+        if len(corpus.fields) > 1:
+            raise ValueError(
+                f"`targets` must say which of several inputs is to be predicted. Received: targets=None with a corpus of "
+                f"{sorted(corpus.fields)}. Pass the key, e.g. `targets={min(corpus.fields)!r}, target_offset=1`."
+            )
+        return next(iter(corpus.fields.values())), None
+    if isinstance(value, str):
+        if value in corpus.labels:
+            return None, _labels(name, corpus.labels[value])
+        if value in corpus.fields:
+            return corpus.fields[value], None
+        raise _unknown_key(corpus, name, value)
+    if value is given and not corpus.is_dict:
+        return corpus.fields[None], None
+    count, whole = len(corpus.lengths), next(iter(corpus.fields.values()))
+    if corpus.continuous:
+        found = open_field(name, value, None)
+        if not is_array(value):
+            raise ValueError(
+                f"`{name}` must be laid out as the corpus, which is one array. Received: {type(value).__name__} of length "
+                f"{len(value)}. Pass one array `({corpus.lengths[0]}, ...)`; for labels of documents, pass the corpus as "
+                "a list of documents."
+            )
+    elif is_array(value) or _all_scalars(value):
+        labels = _labels(name, np.asarray(value))
+        if len(labels) != count:
+            total = int(corpus.lengths.sum())
+            raise ValueError(
+                f"`{name}` as one array means one label per document. Received: shape {labels.shape} for {count} "
+                "documents. "
+                + ("Split it like the documents: a list with one array per document, `np.split(...)`."
+                   if len(labels) == total else
+                   "Give one label for each, or a list with one array per document.")
+            )  # fmt: skip
+        return None, labels
+    else:
+        found = open_field(name, value, None)
+    if isinstance(found, Corpus):
+        raise TypeError(
+            f"`{name}` must be numbers. Received: documents that are dicts. Pass `targets={{output: [...]}}`."
+        )
+    check_laid_out(found, whole)
+    return found, None
+
+
+def _unknown_key(corpus: Corpus, name: str, key: str) -> ValueError:
+    known = sorted([*corpus.fields, *corpus.labels], key=str) if corpus.is_dict else "no keys"
+    return ValueError(
+        f"`{name}` names a key that the corpus lacks. Received: {key!r}; the corpus has {known}. Pass one of its keys, or an "
+        "array."
+    )
+
+
+def _all_scalars(value: Any) -> bool:
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) > 0
+        and not any(isinstance(v, (list, tuple)) or np.ndim(v) for v in value)
+    )
+
+
+def _labels(name: str, labels: np.ndarray) -> np.ndarray:
+    if labels.ndim == 0:
+        raise ValueError(f"`{name}` must have one label per document. Received: a single value, {labels}.")
+    return labels.astype(out_dtype(name, labels.dtype))
+
+
+def check_label_at(label_at: Any) -> None:
+    """Raises a ValueError for what says nowhere that labels are trained on."""
+    if label_at not in ("every", "window", "last"):
+        raise ValueError(f'`label_at` must be "every", "window" or "last". Received: label_at={label_at!r}.')
+
+
+def read_offsets(given: Any, default: int) -> tuple[tuple[int, ...], bool]:
+    if given is None:
+        return (default,), False
+    horizon = not np.isscalar(given)
+    try:
+        offsets = tuple(operator.index(o) for o in (given if horizon else [given]))
+    except TypeError:
+        raise TypeError(
+            f"`target_offset` must be an int or a sequence of ints, in time steps. Received: target_offset={given!r}."
+        ) from None
+    if not offsets or min(offsets) < 0:
+        raise ValueError(
+            f"`target_offset` must be 0 or more time steps. Received: target_offset={given!r}. To predict the past, pass "
+            "`targets` that are shifted already."
+        )
+    return offsets, horizon
+
+
+class Weights:
+    """The user's own weights: one value per time step or per document.
+
+    Raises:
+        ValueError: negative, NaN or infinite weights, or ones that do not fit the corpus.
+    """
+
+    def __init__(self, corpus: Corpus, given: Any, name: str = "sample_weight"):
+        self.field: Field | None = None
+        self.documents: Any = None
+        whole, count = next(iter(corpus.fields.values())), len(corpus.lengths)
+        if isinstance(given, dict):
+            raise TypeError(
+                f"`{name}` is one for all outputs: a number for each time step, or for each document. Received: a dict of "
+                f"{sorted(map(str, given))}. To weigh whole outputs there is `compile(loss_weights=...)`."
+            )
+        if isinstance(given, str) and given in corpus.labels:
+            self.documents = corpus.labels[given].astype("float32")
+        elif isinstance(given, str) and given in corpus.fields:
+            self.field = corpus.fields[given]
+        elif isinstance(given, str):
+            raise _unknown_key(corpus, name, given)
+        elif not corpus.continuous and (is_array(given) or _all_scalars(given)):
+            self.documents = np.asarray(given, "float32")
+        else:
+            found = open_field(name, given, None)
+            if isinstance(found, Corpus):
+                raise TypeError(f"`{name}` must be numbers. Received: documents that are dicts.")
+            check_laid_out(found, whole)
+            self.field = found
+        if self.documents is not None:
+            if self.documents.shape != (count,):
+                raise ValueError(
+                    f"`{name}` as one array means one weight per document. Received: shape {self.documents.shape} for "
+                    f"{count} documents. Give one for each, or a list with one array per document."
+                )
+            self._check(name, self.documents)
+        elif self.field is not None:
+            if self.field.shape:
+                raise ValueError(
+                    f"`{name}` must be one number per time step. Received: {self.field.shape} at each. Sum or average them."
+                )
+            for d in range(count):  # also of a memory map: a weight that is wrong trains on the wrong thing
+                for start in range(0, int(corpus.lengths[d]), 1 << 24):
+                    self._check(self.field.document_name(d), self.field.read(d, start, start + (1 << 24)))
+            self.field.searched = True
+
+    @staticmethod
+    def _check(name: str, values: np.ndarray) -> None:
+        low, high = values.min(), values.max()
+        if not (low >= 0 and np.isfinite(high)):
+            raise ValueError(
+                f"`{name}` must be 0 or more everywhere. Received: {low if not low >= 0 else high}. Use 0 for what shall "
+                "not be trained on."
+            )
+
+    def search(self, targets: Field, offsets: tuple[int, ...]) -> None:
+        """Looks for NaN that counts, where this is quick; elsewhere it is found as it is read.
+
+        Args:
+            targets: by time step.
+            offsets: how many steps after a weight its targets stand.
+        """
+        if targets.searched or not targets.in_memory:
+            return
+        for d, length in enumerate(targets.lengths.tolist()):
+            values = targets.read(d, 0, length)
+            bad = ~np.isfinite(values).reshape(length, -1).all(1)
+            if bad.any():
+                given = self.documents[d] if self.field is None else self.field.read(d, 0, length)
+                counted = np.broadcast_to(given, bad.shape)[: max(0, length - max(offsets))] > 0
+                for offset in offsets:
+                    counts = bad[offset : offset + len(counted)] & counted
+                    if counts.any():
+                        refuse_not_finite(targets.name, d, int(counts.argmax()) + offset, offsets)
+
+    def batch(self, spans: Spans, rows: int, window: int) -> np.ndarray:
+        """Weights of a batch, float32 `(rows, window)`."""
+        if self.field is not None:
+            return self.field.batch(spans, rows, window).astype("float32", copy=False)
+        out = np.zeros((rows, window), "float32")
+        spread(out, spans, self.documents[spans.document])
+        return out

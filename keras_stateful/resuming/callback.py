@@ -1,0 +1,255 @@
+"""`ResumeTraining`: a `fit` that is killed and started again goes on as if it had never stopped.
+
+When what happens, in the `fit` that goes on (Keras 3.14 to 3.15 call their hooks alike on the three backends):
+
+    on_train_begin        the newest whole checkpoint is found and compared with what is there now
+    (all others' too)     they start afresh: EarlyStopping forgets
+    on_epoch_begin        at an epoch's start: everything is restored *before* the others' hooks, as it was saved after those
+                          of the epoch before. In its middle: *after* them, since they had run when it was saved.
+    first batch           in the middle of an epoch: random generators, which hooks and iterators may have used since
+
+So the callback changes its place in the list of callbacks, whose order is the order of the hooks.
+"""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_stateful.carry.states import sync
+from keras_stateful.data.batch import zeros
+from keras_stateful.foundation import keras_internals, kinds
+from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.resuming import callback_states, checkpoint, training_state
+from keras_stateful.resuming.fingerprint import difference, fingerprint
+from keras_stateful.training.callbacks import ModelCallback
+from keras_stateful.training.resets import ResetStatesCallback
+
+
+class ResumeTraining(ModelCallback):
+    """Saves a stateful training every so often; when the script is started again, `fit` goes on from there.
+
+    On the CPU it goes on bit for bit: every later loss, metric and weight is that of the run that was never interrupted,
+    in the middle of an epoch too. Saved are weights and optimizer, recurrent states, seed generators (dropout) and the
+    global generators of Python, NumPy and torch, metrics, where the sequence stands, what the other callbacks remember
+    (EarlyStopping, ReduceLROnPlateau, ModelCheckpoint, CSVLogger, ...) and the history.
+
+    Start the same script again: nothing else is needed. `epochs` counts from the first start; a training that has ended
+    is not begun again, unless `epochs` is raised or the directory deleted. A learning rate that is a number is
+    state, and restored.
+
+    Storage is Keras's own: `save_weights` for weights and optimizer, beside them a NumPy file without pickle and JSON.
+    (Orbax, in `keras.callbacks.OrbaxCheckpoint`, knows variables by their paths, which the states of one layer share, and
+    would be one dependency more.) A checkpoint is written beside the others, synced to disk and renamed; the last two are
+    kept, and one that is damaged is left out with a warning. A second process on the same directory is refused.
+
+    Args:
+        backup_dir: a directory of this training's own.
+        sequence: the `StatefulSequence` or `StatefulStream` that `fit` reads. A stream is read again from its start up
+            to the saved place, so its source must give the same documents again.
+        save_freq: "epoch", at the end of each; or after that many steps. The end of the last epoch is always saved.
+
+    Raises:
+        TypeError: something that is not a sequence, a `save_freq` that is no int.
+        ValueError: before the first step: `fit` reads other data; a callback whose memory cannot be saved, a source that is
+            read once; a corpus, batch size, window, seed, model or optimizer other than when the training was saved, with what
+            differs; several processes or replicas; a directory that another process trains in, or whose every
+            checkpoint is damaged.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import keras_stateful as ks
+
+    sequence = ks.StatefulSequence([np.arange(30) % 9, np.arange(50) % 9], batch_size=2, sequence_length=8, resets=True)
+    model = ks.to_stateful(keras.Sequential([
+        keras.Input((None,), dtype="int32"), keras.layers.Embedding(9, 4),
+        keras.layers.LSTM(8, return_sequences=True), keras.layers.Dense(9, activation="softmax")]), sequence)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(sequence, epochs=2, verbose=0, callbacks=[ks.ResumeTraining("backup", sequence, save_freq=3)])
+    ```
+    """
+
+    def __init__(self, backup_dir: Any, sequence: Any, save_freq: str | int = "epoch"):
+        super().__init__()
+        if not kinds.is_sequence(sequence):
+            raise TypeError(
+                "`sequence` must be a StatefulSequence or a StatefulStream: the position in other data cannot be restored. "
+                f"Received: {type(sequence).__name__}."
+            )
+        self.directory = Path(backup_dir)
+        if self.directory.exists() and not self.directory.is_dir():
+            raise ValueError(
+                f"`backup_dir` must be a directory, or a path where there is nothing yet. Received: {backup_dir!r}, a file. "
+                "Name another, or remove the file."
+            )
+        self.sequence = sequence
+        self.save_freq = save_freq
+        self._every = (
+            0 if save_freq == "epoch" else whole_number("save_freq", save_freq, 1, alternative='or "epoch"')
+        )
+        if not self._every:  # a hook of its own would make Keras wait for the loss of each step
+            self.on_train_batch_end = super().on_train_batch_end  # type: ignore[method-assign]
+
+    # What Keras calls
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        arguments = keras_internals.fit_arguments(self._network)
+        self._list = arguments["callbacks"]
+        self._check(arguments["x"])
+        self._validation = kinds.sequence_or_none(arguments["validation_data"])
+        checkpoint.lock(self.directory)
+        self._fingerprint = fingerprint(self._network, self.sequence, arguments["steps_per_epoch"])
+        self._waiting: checkpoint.Checkpoint | None = None
+        self._generators: dict[str, Any] | None = None
+        self._since_saving, self._due = 0, False
+        found = self._waiting = checkpoint.newest(self.directory)
+        if found is None:
+            self._take_place(first=False)
+            return
+        differs = difference(found.run["fingerprint"], self._fingerprint)
+        if differs:
+            raise ValueError(
+                f"The training in `backup_dir` was another one. Received: {self.directory}; {differs}. Bring back what "
+                "differs (`seed=` fixes a seed), or pass another `backup_dir` to train anew."
+            )
+        ended = found.run["ended"] or found.run["epoch"] >= self.params["epochs"]
+        if not ended and found.run["epoch"] >= found.run["epochs"]:
+            callback_states.check_goes_on(self._others, found.run["epochs"], self.params["epochs"])
+        keras_internals.begin_at(self._network, self.params["epochs"] if ended else found.run["epoch"])
+        if ended:  # no epoch begins
+            self._restore_model(found)
+        self._take_place(first=ended or found.run["step"] == 0)
+        self._tell(found, ended)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        keras_internals.begin_at(self._network, None)
+        self._iterator = keras_internals.epoch_iterator(self._network)
+        self._epoch, self._step = epoch, 0
+        callback_states.check(self._others)
+        found, self._waiting = self._waiting, None
+        if found is not None:
+            run, self._step = found.run, found.run["step"]
+            self._restore_model(found)
+            if not self._step:
+                self._network.reset_metrics()  # those saved are of the epoch before
+            self._restore_callbacks(found)
+            training_state.set_generators(run["generators"])
+            self._generators = run["generators"] if self._step else None
+            self.sequence.seek(run["sequence"])
+            if self._validation is not None:  # where it is shuffled, the order of its sums
+                self._validation.epoch = run["validation"]
+            keras_internals.skip_steps(self._iterator, self._step, run["position"], run["num_batches"])
+        self._take_place(first=self._generators is not None)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._generators is not None:
+            training_state.set_generators(self._generators)
+            self._generators = None
+            self._take_place(first=False)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self._since_saving += batch + 1 - self._step
+        self._step = batch + 1
+        if self._since_saving < self._every:
+            return
+        if self._epoch_ends():
+            self._due = True  # after validation and the other callbacks, as part of the epoch's end
+        else:
+            self._save(self._epoch, self._step, over=False)
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        ended = self._network.stop_training or epoch + 1 >= self.params["epochs"]
+        if ended or self._due or not self._every:
+            self._save(epoch + 1, 0, over=self._resets.position().over)
+
+    def on_train_end(self, logs: Any = None) -> None:
+        if self._waiting is not None:
+            self._restore_callbacks(self._waiting)
+        keras_internals.begin_at(self._network, None)
+        checkpoint.unlock(self.directory)
+
+    # Saving and restoring
+
+    def _epoch_ends(self) -> bool:
+        position, steps = self._resets.position().batches, self.params.get("steps")
+        if not position or self.sequence.ends_at(position):  # 0 where a pass ends within an epoch
+            return True
+        if self._network.stop_training:
+            return True
+        return steps is not None and self._step >= steps
+
+    def _save(self, epoch: int, step: int, over: bool) -> None:
+        network, at = self._network, self._resets.position()
+        callback_states.check(self._others)  # again: attributes that the first steps made
+        sync(network)
+        run = {
+            "epoch": epoch,
+            "step": step,
+            "position": 0 if over else at.batches,
+            "epochs": self.params["epochs"],
+            "ended": bool(network.stop_training),
+            "num_batches": keras_internals.known_batches(self._iterator),
+            "fingerprint": self._fingerprint,
+            "sequence": self.sequence.position(at.batches, at.epoch, over=over),
+            "validation": getattr(self._validation, "epoch", 0),
+            "variables": training_state.get_variables(network),
+            "generators": training_state.get_generators(),
+            "callbacks": callback_states.get(self._others),
+        }
+        checkpoint.write(self.directory, run, network.save_weights)
+        self._since_saving, self._due = 0, False
+
+    def _restore_model(self, found: checkpoint.Checkpoint) -> None:
+        keras_internals.build_for_training(self._network, zeros(self.sequence.signature()))
+        self._network.load_weights(found.weights)
+        training_state.set_variables(self._network, found.run["variables"])
+
+    def _restore_callbacks(self, found: checkpoint.Checkpoint) -> None:
+        changed = callback_states.put(self._others, found.run["callbacks"])
+        if changed:
+            warnings.warn(
+                f"`fit` has other callbacks than when the training was saved: {', '.join(changed)} added or left out. One that "
+                "was added begins afresh.",
+                stacklevel=2,
+            )
+
+    # What it works with
+
+    def _check(self, x: Any) -> None:
+        if x is not self.sequence:
+            raise ValueError(
+                "`fit` reads other data than the sequence of `ResumeTraining`. Received: "
+                f"{type(x).__name__}. Make one sequence and give it to both: `model.fit(sequence, "
+                "callbacks=[ResumeTraining(backup_dir, sequence)])`."
+            )
+        resets = [c for c in self._others if isinstance(c, ResetStatesCallback) and c.sequence in (None, x)]
+        if not resets:
+            raise ValueError(
+                "`ResumeTraining` needs to know where the resets stand. Received: callbacks without "
+                "`ResetStatesCallback(sequence)`. Add it, or convert the model with `to_stateful(model, sequence)`."
+            )
+        if any(isinstance(c, ResumeTraining) for c in self._others):
+            raise ValueError(
+                "`fit` can resume from one directory. Received: several `ResumeTraining`. Leave one."
+            )
+        self._resets = resets[0]
+        training_state.check_alone(self._network)
+        self.sequence.check_seekable()
+        callback_states.check(self._others)
+
+    @property
+    def _others(self) -> list[keras.callbacks.Callback]:
+        return [c for c in self._list.callbacks if c is not self]
+
+    def _take_place(self, first: bool) -> None:
+        """First or last in the order of the hooks; the list of a hook that is running is not touched."""
+        self._list.callbacks = [self, *self._others] if first else [*self._others, self]
+
+    def _tell(self, found: checkpoint.Checkpoint, ended: bool) -> None:
+        if self.params.get("verbose"):
+            epoch, step = found.run["epoch"], found.run["step"]
+            where = f"epoch {epoch + 1}, step {step + 1}" if not ended else f"the end, after epoch {epoch}"
+            print(f"Training goes on at {where} ({found.path}).")

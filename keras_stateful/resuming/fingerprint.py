@@ -1,0 +1,97 @@
+"""What a training is: its data, model and optimizer in a form that can be kept and compared.
+
+Names that Keras numbers by itself (`lstm_3`) are left out, and so is the learning rate where it is a number: it is
+state, which callbacks change.
+"""
+
+import json
+import zlib
+from typing import Any
+
+import keras
+
+from keras_stateful.foundation import keras_internals
+
+_UNCOUNTED = {"name", "build_config", "shared_object_id"}  # in the configuration of a layer
+
+
+def fingerprint(model: keras.Model, sequence: Any, steps_per_epoch: int | None) -> dict[str, Any]:
+    """All that must be the same for a training to go on, as JSON.
+
+    Args:
+        model: compiled and built.
+        sequence: what `fit` reads.
+        steps_per_epoch: of `fit`.
+
+    Returns:
+        `{what: value}`, with dots in the names: "sequence.batch_size", "model.1 LSTM", "optimizer.beta_1".
+    """
+    compiled = keras_internals.compile_arguments(model)
+    optimizer = _config(model.optimizer)
+    if isinstance(optimizer.get("learning_rate"), float):
+        del optimizer["learning_rate"]
+    layers = {f"{i} {type(layer).__name__}": _config(layer) for i, layer in enumerate(_layers(model), 1)}
+    shapes = {f"{i}": f"{tuple(v.shape)} {v.dtype}" for i, v in enumerate(model.weights)}
+    parts = {
+        "sequence": sequence.fingerprint(),
+        "model": {name: _brief(config) for name, config in layers.items()},
+        "weights": shapes,
+        "optimizer": {"class": type(model.optimizer).__name__, **optimizer},
+        "compile": {
+            name: _plain(compiled.get(name))
+            for name in ("loss", "loss_weights", "metrics", "weighted_metrics")
+        },
+        "fit": {
+            "backend": keras.backend.backend(),
+            "steps_per_epoch": steps_per_epoch,
+            "steps_per_execution": model.steps_per_execution,
+        },
+    }
+    flat = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+    return json.loads(json.dumps(flat))
+
+
+def difference(saved: dict[str, Any], present: dict[str, Any]) -> str:
+    """What differs, in words; empty where nothing does."""
+    different = [k for k in {**saved, **present} if saved.get(k) != present.get(k)]
+    told = [f"{k}: {saved.get(k)!r} when saved, {present.get(k)!r} now" for k in different[:8]]
+    return "; ".join(told) + (f"; and {len(different) - 8} more" if len(different) > 8 else "")
+
+
+def _layers(layer: Any) -> list[Any]:
+    """All layers below a layer, those in sub-models and wrappers included."""
+    below = layer.layers if isinstance(layer, keras.Model) else keras_internals.sublayers(layer)
+    return [found for part in below for found in (part, *_layers(part))]
+
+
+def _config(thing: Any) -> dict[str, Any]:
+    """The configuration of a layer or optimizer; empty where it has none, or is a model."""
+    if isinstance(thing, keras.Model):  # whose layers are listed one by one
+        return {}
+    try:
+        config = thing.get_config()
+    except (NotImplementedError, TypeError, ValueError, AttributeError):
+        return {}
+    return {k: _plain(v) for k, v in config.items() if k not in _UNCOUNTED}
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON: objects by their class and configuration, functions by their name."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items() if k not in _UNCOUNTED}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if hasattr(value, "get_config"):
+        return {type(value).__name__: _config(value)}
+    return getattr(value, "__name__", type(value).__name__)
+
+
+def _brief(config: dict[str, Any]) -> Any:
+    """A configuration to be compared, not read: the simple values, and a checksum of the others."""
+    simple = {k: v for k, v in config.items() if v is not None and isinstance(v, (bool, int, float, str))}
+    others = {k: v for k, v in config.items() if k not in simple and v is not None}
+    if others:
+        simple["rest"] = zlib.crc32(json.dumps(others, sort_keys=True).encode())
+    return simple

@@ -1,0 +1,169 @@
+"""The three runtimes behind a `Session`, each imported when an artifact of its format is loaded.
+
+A runtime turns `{input name: array}` into `{output name: array}`; it holds the weights and no state.
+"""
+
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_stateful.session.manifest import Manifest, ManifestError
+
+
+class Runtime:
+    """Runs one artifact. Threads may share it once it is made by `for_session`."""
+
+    def input_names(self) -> list[str]:
+        raise NotImplementedError
+
+    def output_names(self) -> list[str]:
+        raise NotImplementedError
+
+    def run(self, feeds: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
+        """Runs `feeds` once; gives the outputs named in `wanted`, arrays that nobody else writes to."""
+        raise NotImplementedError
+
+    def for_session(self) -> "Runtime":
+        """A runtime with the same weights that one more session may use at the same time as this one."""
+        return self
+
+
+class OnnxRuntime(Runtime):
+    """ONNX Runtime, from the bytes of the artifact."""
+
+    def __init__(self, content: bytes):
+        ort = _need("onnxruntime", "onnx", "onnxruntime")
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+    def input_names(self) -> list[str]:
+        return [i.name for i in self._session.get_inputs()]
+
+    def output_names(self) -> list[str]:
+        return [o.name for o in self._session.get_outputs()]
+
+    def run(self, feeds: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
+        return self._session.run(wanted, feeds)
+
+
+class LiteRT(Runtime):
+    """LiteRT, from the bytes of the artifact; an interpreter for each session, since it holds buffers."""
+
+    def __init__(self, content: bytes):
+        self._content = content
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # TensorFlow's copy of the interpreter announces its end
+            self._interpreter = _litert_interpreter()(model_content=content, num_threads=1)
+        self._interpreter.allocate_tensors()
+        signatures = self._interpreter.get_signature_list()
+        if len(signatures) != 1:
+            raise ManifestError(f"The artifact must have one signature. Received: {sorted(signatures)}.")
+        ((key, told),) = signatures.items()
+        self._runner = self._interpreter.get_signature_runner(key)
+        self._inputs, self._outputs = list(told["inputs"]), list(told["outputs"])
+
+    def input_names(self) -> list[str]:
+        return self._inputs
+
+    def output_names(self) -> list[str]:
+        return self._outputs
+
+    def run(self, feeds: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
+        results = self._runner(**feeds)
+        return [np.array(results[name]) for name in wanted]
+
+    def for_session(self) -> "LiteRT":
+        return LiteRT(self._content)
+
+
+class SavedModel(Runtime):
+    """TensorFlow's SavedModel."""
+
+    def __init__(self, path: Path):
+        tf = _need("tensorflow", "tf_saved_model", "tensorflow")
+        self._tf = tf
+        self._model = tf.saved_model.load(str(path))
+        self._function = self._model.signatures["serving_default"]
+        self._inputs = list(self._function.structured_input_signature[1])
+        self._outputs = list(self._function.structured_outputs)
+
+    def input_names(self) -> list[str]:
+        return self._inputs
+
+    def output_names(self) -> list[str]:
+        return self._outputs
+
+    def run(self, feeds: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
+        results = self._function(**{k: self._tf.constant(v) for k, v in feeds.items()})
+        return [np.array(results[name]) for name in wanted]
+
+
+def open_runtime(artifact_format: str, content: bytes, path: Path) -> Runtime:
+    """Opens an artifact.
+
+    Args:
+        artifact_format: "onnx", "litert" or "tf_saved_model".
+        content: bytes of the file, for the first two.
+        path: the directory, for the last.
+
+    Raises:
+        ImportError: the format's runtime is not installed; names the command.
+        ValueError: the runtime refuses the artifact.
+    """
+    try:
+        if artifact_format == "onnx":
+            return OnnxRuntime(content)
+        if artifact_format == "litert":
+            return LiteRT(content)
+        return SavedModel(path)
+    except (ImportError, ManifestError):
+        raise
+    except Exception as error:
+        raise ManifestError(
+            f"The {artifact_format} runtime cannot open the artifact: {error}. It may need a newer runtime than the one "
+            "installed here: upgrade it."
+        ) from error
+
+
+def check_names(manifest: Manifest, runtime: Runtime) -> None:
+    """Refuses an artifact that has not the tensors that its manifest names."""
+    wanted_in = {t.tensor for t in manifest.inputs} | {s.input for s in manifest.states}
+    wanted_out = {t.tensor for t in manifest.outputs} | {s.output for s in manifest.states}
+    has_in, has_out = set(runtime.input_names()), set(runtime.output_names())
+    # An input that no output depends on is dropped by some exporters; `export_step_model` then refuses the model.
+    if wanted_in != has_in or not wanted_out <= has_out:
+        raise ManifestError(
+            f"The manifest belongs to another artifact. Received: a manifest with inputs {sorted(wanted_in)} and "
+            f"outputs {sorted(wanted_out)}; the artifact has {sorted(has_in)} and {sorted(has_out)}. Copy the whole "
+            "directory again."
+        )
+
+
+def _need(module: str, artifact_format: str, package: str) -> Any:
+    try:
+        return import_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f'To run the format "{artifact_format}", {module} is needed and not installed: `pip install {package}`.'
+        ) from error
+
+
+def _litert_interpreter() -> Any:
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+
+        return Interpreter
+    except ModuleNotFoundError:
+        pass
+    try:
+        import tensorflow as tf
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            'To run the format "litert", its interpreter is needed and not installed: `pip install ai-edge-litert` '
+            "(TensorFlow has one too)."
+        ) from error
+    return tf.lite.Interpreter

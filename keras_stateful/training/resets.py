@@ -1,0 +1,236 @@
+"""`ResetStatesCallback`: the resets of a stateful `fit`, where the model does not take them as an input."""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_stateful.carry.states import find_states, restore, snapshot, sync, write_initial
+from keras_stateful.foundation import keras_internals, kinds
+from keras_stateful.training import checks
+from keras_stateful.training.callbacks import ModelCallback
+from keras_stateful.training.repairs import repair, weigh_once
+
+
+class PassPosition(NamedTuple):
+    """Where a `fit` stands in the present pass over its sequence.
+
+    Attributes:
+        batches: of the pass, those that were read; 0 also where it ended within an epoch.
+        epoch: the pass, as the sequence counts them.
+        over: at the end of an epoch, whether the next begins a new pass.
+    """
+
+    batches: int
+    epoch: int | None
+    over: bool
+
+
+class ResetStatesCallback(ModelCallback):
+    """Makes a stateful `fit` right: resets where epochs and documents start, validation apart from training.
+
+    Add it to the `fit` of a model whose layers are `stateful=True`; it also repairs what Keras gets wrong with
+    them on JAX and torch. (The `fit` of a model from `to_stateful` adds one by itself.) State starts from its initial
+    value at the start of each pass over the data, single rows at the start of their documents; validation starts from
+    the initial state, and afterwards training goes on from its own.
+
+    Args:
+        sequence: the `StatefulSequence` that `fit` reads. None takes fit's own; other data have no document boundaries.
+        validation_sequence: the one that `evaluate`, or fit's validation, reads; None likewise.
+        at_epoch_begin: whether all rows are reset where an epoch (with a sequence: a pass over it) starts.
+
+    Raises:
+        TypeError: something that is not a sequence.
+        ValueError: before the first step: `fit` or `evaluate` reads another sequence; two of these callbacks; the
+            model carries no state; a reset would be lost in `steps_per_execution`; and everything that would train on
+            the wrong thing (a shuffle, `class_weight` beside a sequence, `validation_steps` that end in the middle,
+            ...), with the remedy.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import keras_stateful as ks
+
+    sequence = ks.StatefulSequence([np.arange(30) % 9, np.arange(50) % 9], batch_size=2, sequence_length=8)
+    model = keras.Sequential([keras.Input((None,), batch_size=2, dtype="int32"), keras.layers.Embedding(9, 4),
+                              keras.layers.LSTM(8, stateful=True, return_sequences=True),
+                              keras.layers.Dense(9, activation="softmax")])
+    model.compile("adam", "sparse_categorical_crossentropy")
+    model.fit(sequence, epochs=2, verbose=0, callbacks=[ks.ResetStatesCallback(sequence)])
+    ```
+    """
+
+    _keras_stateful_resets = True  # see `kinds`
+
+    def __init__(self, sequence: Any = None, validation_sequence: Any = None, *, at_epoch_begin: bool = True):
+        super().__init__()
+        for name, value in (("sequence", sequence), ("validation_sequence", validation_sequence)):
+            if value is not None and not kinds.is_sequence(value):
+                raise TypeError(
+                    f"`{name}` must be a StatefulSequence or a StatefulStream. Received: {type(value).__name__}. For "
+                    "other data leave it out: states are then reset where epochs start."
+                )
+        self.sequence = sequence
+        self.validation_sequence = validation_sequence
+        self.at_epoch_begin = at_epoch_begin
+        self._reading, self._testing = sequence, validation_sequence  # in the present call
+        self._saved: list | None = None
+
+    def set_model(self, model: keras.Model) -> None:
+        super().set_model(model)
+        if model is not None:
+            if not find_states(model):
+                raise ValueError(
+                    f"`ResetStatesCallback` needs a model that carries its state. Received: {model.name!r}, which "
+                    "carries none. Convert it with `to_stateful(model, sequence)`, or give its recurrent layers "
+                    "`stateful=True`."
+                )
+            repair(model)
+            # As early as this, since it makes the compiled steps anew, which Keras then holds.
+            read = [
+                kinds.sequence_or_none(keras_internals.trainer_arguments(model).get("x")),
+                self.sequence,
+                self.validation_sequence,
+            ]
+            if any(s is not None for s in read) and not kinds.is_converted(model):
+                weigh_once(model)
+
+    @property
+    def _resets_inside(self) -> bool:
+        """Whether the masks ride along with the batch, so that rows are reset inside the step."""
+        return kinds.resets_of(self._network) is not None
+
+    def position(self) -> PassPosition:
+        """Where the running `fit` stands in its sequence, for `ResumeTraining`."""
+        return PassPosition(self._position, self._pass, self._whole_passes or self._position == 0)
+
+    # Training
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        self._reading = self.sequence
+        arguments = keras_internals.fit_arguments(self._network)
+        if arguments:
+            if not kinds.is_converted(self._network):  # which checked them before Keras saw them
+                checks.check_fit(self._network, arguments, self)
+            _check_alone(arguments.get("callbacks"))
+            self._check_validation(kinds.sequence_or_none(arguments.get("validation_data")))
+            if self.sequence is None:
+                self._reading = kinds.sequence_or_none(arguments.get("x"))
+        self._position = 0
+        self._pass: int | None = None
+        if self._reading is not None:
+            self._whole_passes = self.params.get("steps") in (None, self._reading.num_batches)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if self._reading is None:
+            if self.at_epoch_begin:
+                self._reset(None)
+            return
+        if self._whole_passes or self._position == 0:
+            self._begin_pass(epoch)
+        self._begun = self._reading.epochs_begun
+        self._first_step = True
+
+    def _begin_pass(self, epoch: int) -> None:
+        if self._whole_passes or self._pass is None:
+            self._reading.epoch = epoch
+        self._position, self._pass = 0, self._reading.epoch
+        if not self._resets_inside:
+            self._check_execution_steps(self._reading, self._pass)
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        if self._reading is None:
+            return
+        if self._first_step:
+            self._first_step = False
+            if self._reading.epochs_begun == self._begun:
+                raise ValueError(
+                    "`fit` reads other data than the sequence of `ResetStatesCallback`, so resets would fall in the "
+                    "wrong places. Make one sequence and give it to both: `model.fit(sequence, "
+                    "callbacks=[ResetStatesCallback(sequence)])`."
+                )
+        if not self._resets_inside and (self._position or self.at_epoch_begin):
+            self._reset_rows(self._reading, self._position, self._pass)
+        # Counted here: a callback with `on_train_batch_end` makes Keras wait for the loss of each step.
+        begun = self._position > 0
+        self._position += self._network.steps_per_execution
+        if begun:  # before, the pass is not always begun: JAX's step reads its batch itself
+            self._reading.trained(self._position)
+        total = self._reading.num_batches
+        if total is not None and self._position >= total and not self._whole_passes:
+            self._position = 0  # with `steps_per_epoch`, Keras begins a new pass in its next epoch
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        if self._reading is not None:
+            self._reading.trained(self._position)
+
+    def _check_execution_steps(self, sequence: Any, epoch: int) -> None:
+        """A reset inside one execution of several steps would be lost: no callback runs there."""
+        steps, total = self._network.steps_per_execution, sequence.num_batches
+        if steps == 1:
+            return
+        if total is None:
+            raise ValueError(
+                f"`steps_per_execution={steps}` hides the batches of a stream from callbacks. Received: a sequence "
+                "with resets=False. Make it with `resets=True` and convert the model with "
+                "`to_stateful(model, sequence)`, which resets inside the step; or compile with steps_per_execution=1."
+            )
+        for i in range(total):
+            if i % steps and sequence.reset_mask(i, epoch=epoch).any():
+                raise ValueError(
+                    f"`steps_per_execution={steps}` would lose the reset that is due at batch {i} of {total}. "
+                    f"Received: boundary={sequence.boundary!r}, resets=False. Make the sequence with `resets=True` and "
+                    "convert the model with `to_stateful(model, sequence)`, which resets inside the step; or compile "
+                    "with steps_per_execution=1."
+                )
+
+    # Evaluation, inside fit and outside
+
+    def on_test_begin(self, logs: Any = None) -> None:
+        read = kinds.sequence_or_none(keras_internals.trainer_arguments(self._network).get("x"))
+        self._check_validation(read)
+        self._testing = self.validation_sequence if read is None else read
+        if not kinds.is_converted(self._network):  # whose `evaluate` does this itself
+            self._saved = snapshot(self._network)
+            self._reset(None)
+        if self._testing is not None and not self._resets_inside:
+            self._test_pass = self._testing.epoch
+            self._check_execution_steps(self._testing, self._test_pass)
+
+    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
+        sequence = self._testing
+        if sequence is not None and not self._resets_inside and batch > 0:
+            self._reset_rows(sequence, batch, self._test_pass)
+
+    def on_test_end(self, logs: Any = None) -> None:
+        if self._saved is not None:
+            restore(self._network, self._saved)
+            self._saved = None
+
+    def _check_validation(self, read: Any) -> None:
+        if read is not None and self.validation_sequence is not None and self.validation_sequence is not read:
+            raise ValueError(
+                "`ResetStatesCallback` was given another `validation_sequence` than is read, so resets would fall in the "
+                f"wrong places. Received: {self.validation_sequence!r}; read is {read!r}. Leave it out."
+            )
+
+    # Resets
+
+    def _reset_rows(self, sequence: Any, index: int, epoch: int | None) -> None:
+        mask = sequence.reset_mask(index, epoch=epoch)
+        if mask.any():
+            self._reset(None if mask.all() else mask)
+
+    def _reset(self, mask: np.ndarray | None) -> None:
+        sync(self._network)  # only where something is written: on JAX it is slow
+        write_initial(find_states(self._network), mask)
+
+
+def _check_alone(callbacks: Any) -> None:
+    given = [c for c in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks))
+             if isinstance(c, ResetStatesCallback)]  # fmt: skip
+    if len(given) > 1:
+        raise ValueError(
+            f"One `ResetStatesCallback` does all resets. Received: callbacks with {len(given)} of them. Leave one."
+        )

@@ -1,0 +1,98 @@
+"""The carry on cuDNN's fused kernel. Skipped, with the reason, where the backend sees no GPU."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+import keras_stateful as ks
+
+
+def gpu() -> bool:
+    backend = keras.backend.backend()
+    if backend == "torch":
+        import torch
+
+        return torch.cuda.is_available()
+    if backend == "jax":
+        import jax
+
+        return jax.default_backend() == "gpu"
+    import tensorflow as tf
+
+    return bool(tf.config.list_physical_devices("GPU"))
+
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not gpu(), reason=f"{keras.backend.backend()} sees no GPU on this machine"),
+]
+ROWS, WINDOW, UNITS = 4, 16, 32
+
+
+def network(masked: bool = False, use_cudnn: str | bool = "auto") -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return keras.Sequential(
+        [
+            keras.Input((WINDOW,), dtype="int32"),
+            keras.layers.Embedding(9, UNITS, mask_zero=masked),
+            keras.layers.LSTM(UNITS, return_sequences=True, use_cudnn=use_cudnn),
+        ]
+    )
+
+
+def windows(model: keras.Model, ids: np.ndarray, resets: np.ndarray) -> np.ndarray:
+    """Outputs of windows read one after the other, on the GPU."""
+    parts = np.split(ids, len(resets), 1)
+    return np.concatenate(
+        [model.predict([x, r], batch_size=ROWS, verbose=0) for x, r in zip(parts, resets, strict=True)], 1
+    )
+
+
+@pytest.fixture
+def data() -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.integers(1, 9, (ROWS, 3 * WINDOW), dtype="int32"), rng.random((3, ROWS)) < 0.4
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["fused", "masked"])
+def test_the_carry_is_that_of_the_plain_loop(data, masked):
+    ids, resets = data
+    if masked:
+        ids = ids * (np.arange(ids.shape[1]) % WINDOW < WINDOW - 3)
+    outputs = []
+    for use_cudnn in ("auto", False):
+        model = ks.to_stateful(network(masked, use_cudnn), ROWS, resets="window")
+        outputs.append(windows(model, ids, resets))
+    np.testing.assert_allclose(*outputs, atol=2e-3)  # TF32
+
+
+@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="benchmarks/gpu.py is for jax and torch")
+def test_the_fused_kernel_is_taken(data):
+    folder = Path(__file__).resolve().parents[2] / "benchmarks"
+    sys.path.insert(0, str(folder))
+    try:
+        spec = importlib.util.spec_from_file_location("gpu_benchmark", folder / "gpu.py")
+        benchmark = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(benchmark)
+    finally:
+        sys.path.remove(str(folder))
+    model = ks.to_stateful(network(), ROWS, resets="window")
+    assert benchmark.takes_fused_kernel(model, [data[0][:, :WINDOW], np.ones(ROWS, bool)])
+
+
+def test_mixed_precision_carries(data):
+    ids, resets = data
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        mixed = ks.to_stateful(network(), ROWS, resets="window")
+    finally:
+        keras.config.set_dtype_policy("float32")
+    exact = ks.to_stateful(network(), ROWS, resets="window")
+    wanted = windows(exact, ids, resets)
+    got = windows(mixed, ids, resets).astype("float32")
+    forgotten = windows(exact, ids, np.ones_like(resets))
+    assert np.abs(got - wanted).max() < 0.3 * np.abs(forgotten - wanted).max()

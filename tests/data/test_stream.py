@@ -1,0 +1,201 @@
+"""`StatefulStream`: every step of every document once, in order, in one row, whatever the source and whoever peeks."""
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_stateful import StatefulStream
+
+pytestmark = pytest.mark.backend_free
+
+LENGTHS = st.lists(st.integers(2, 40), min_size=1, max_size=20)
+
+
+def documents(lengths):
+    """Values that tell document and position: 1000 * (document + 1) + step."""
+    return [1000 * (d + 1) + np.arange(n) for d, n in enumerate(lengths)]
+
+
+def make(lengths, rows=2, window=4, **kwargs):
+    return StatefulStream(documents(lengths), rows, window, resets=True, **kwargs)
+
+
+def read(batches, boundary):
+    """What each row read since each of its resets: lists of inputs and targets where the weight is not 0."""
+    rows: dict[int, list] = {}
+    for (x, mask), y, w in batches:
+        for r in range(len(x)):
+            for t in range(x.shape[1]):
+                if mask[r, t] if boundary == "pack" else (mask[r] and t == 0):
+                    rows.setdefault(r, []).append(([], []))
+                if w[r, t]:
+                    rows[r][-1][0].append(int(x[r, t]))
+                    rows[r][-1][1].append(int(y[r, t]))
+    return [run for r in sorted(rows) for run in rows[r]]
+
+
+def wanted(lengths, offset=1):
+    return [(d[:-offset].tolist(), d[offset:].tolist()) for d in documents(lengths)]
+
+
+@settings(max_examples=300)
+@given(LENGTHS, st.integers(1, 5), st.integers(1, 9), st.sampled_from(["align", "pack"]))
+def test_every_step_once_in_order_in_one_row(lengths, rows, window, boundary):
+    if sum(lengths) - len(lengths) <= rows * window:
+        lengths = [*lengths, rows * window + 40]
+    stream = make(lengths, rows, window, boundary=boundary)
+    for _ in range(2):  # the second pass is as the first
+        assert sorted(read(stream, boundary)) == sorted(wanted(lengths))
+
+
+@settings(max_examples=100)
+@given(LENGTHS, st.integers(1, 4), st.integers(1, 6), st.sampled_from(["align", "pack"]), st.integers(1, 7))
+def test_epochs_of_some_steps_go_on_where_the_last_stopped(lengths, rows, window, boundary, steps):
+    lengths = [*lengths, rows * window + 40]
+    stream = make(lengths, rows, window, boundary=boundary, steps_per_epoch=steps)
+    endless = make(lengths * 400, rows, window, boundary=boundary)
+    got = [batch for _ in range(6) for batch in stream]
+    assert len(got) == 6 * steps
+    for ((x, mask), y, _), ((x2, mask2), y2, _) in zip(got, endless, strict=False):
+        np.testing.assert_array_equal(
+            x % 1000, x2 % 1000
+        )  # the source begins again: other numbers, same steps
+        np.testing.assert_array_equal(y % 1000, y2 % 1000)
+        np.testing.assert_array_equal(mask, mask2)
+
+
+@pytest.mark.parametrize("boundary", ["align", "pack"])
+@pytest.mark.parametrize("peeked", [1, 3, 8])
+def test_an_iterator_that_is_left_gives_its_batches_back(boundary, peeked):
+    lengths = [30, 25, 44, 61]
+    for source in (documents(lengths), (d for d in documents(lengths))):
+        stream = StatefulStream(source, 2, 4, resets=True, boundary=boundary)
+        for _ in range(2):
+            list(itertools.islice(iter(stream), peeked))
+        assert sorted(read(stream, boundary)) == sorted(wanted(lengths))
+
+
+def test_a_loop_of_ones_own_that_is_left_goes_on_behind_it():
+    lengths = [30, 25, 44, 61, 70]
+    whole = [x for (x, _), _, _ in make(lengths)]
+    stream = make(lengths, steps_per_epoch=6)
+    left = [x for (x, _), _, _ in itertools.islice(stream, 4)]
+    rest = [x for (x, _), _, _ in stream]
+    assert len(rest) == 6
+    np.testing.assert_array_equal([*left, *rest], whole[:10])
+
+
+@pytest.mark.parametrize("boundary", ["align", "pack"])
+def test_masks_may_be_asked_before_and_after_their_batch(boundary):
+    stream = make([30, 5, 25, 3, 44], boundary=boundary)
+    masks = [mask for (_, mask), _, _ in stream]
+    batches = 0
+    for i, ((_, mask), _, _) in enumerate(stream):
+        for j in (i, max(0, i - 3), i + 1):
+            expected = masks[j] if j < len(masks) else np.zeros_like(masks[0])
+            np.testing.assert_array_equal(stream.reset_mask(j), expected)
+        np.testing.assert_array_equal(mask, masks[i])
+        batches += 1
+    assert batches == len(masks)
+    np.testing.assert_array_equal(stream.reset_mask(0), masks[0])  # of the pass to come
+    assert sorted(read(stream, boundary)) == sorted(wanted([30, 5, 25, 3, 44]))
+    with pytest.raises(ValueError, match="keeps the masks of its last"):
+        many = make([4000])
+        list(many)
+        many.reset_mask(1)
+
+
+def test_memory_is_the_rows_in_flight():
+    alive = 0
+
+    class Text(np.ndarray):
+        def __del__(self):
+            nonlocal alive
+            alive -= 1
+
+    def source():
+        nonlocal alive
+        for n in range(300):
+            alive += 1
+            yield (np.arange(20) + n).view(Text)
+
+    stream, most = StatefulStream(source, 4, 8), 0
+    for _ in stream:
+        most = max(most, alive)
+    assert most <= 4 + 8 + 3  # rows, the batches kept for a peek hold none of it, one being read
+
+
+def test_scaled_weights_make_the_loss_per_real_step():
+    stream = make([9, 14, 30, 5, 22], rows=3, window=4)
+    for _ in range(2):
+        batches = list(stream)
+    real = sum(n - 1 for n in (9, 14, 30, 5, 22))
+    total = sum((w > 0).sum() for _, _, w in batches)
+    assert total == real
+    np.testing.assert_allclose(np.mean([w for _, _, w in batches]), 1.0, rtol=1e-6)
+    np.testing.assert_allclose(stream.utilization, real / (len(batches) * 12))
+
+
+def test_dicts_labels_horizons_and_weights():
+    docs = [
+        {
+            "ids": np.arange(n, dtype="uint8"),
+            "x": np.full((n, 2), n, "float16"),
+            "kind": n % 3,
+            "w": np.float32(n),
+        }
+        for n in (7, 12, 9)
+    ]
+    stream = StatefulStream(
+        docs, 2, 5, targets={"kind": "kind"}, label_at="last", sample_weight="w", resets=True
+    )
+    x, y, w = next(iter(stream))
+    assert sorted(x) == ["ids", "resets", "x"]
+    assert x["ids"].dtype == np.int32
+    assert x["x"].dtype == np.float32
+    seen = [
+        (int(a), float(b))
+        for _, y, w in stream
+        for a, b in zip(y["kind"].ravel(), w["kind"].ravel(), strict=True)
+        if b
+    ]
+    assert sorted(a for a, _ in seen) == sorted([7 % 3, 12 % 3, 9 % 3])
+    ahead = StatefulStream(docs, 2, 5, targets="ids", target_offset=[1, 3])
+    x, y, w = next(iter(ahead))
+    assert y.shape == (2, 5, 2)
+    np.testing.assert_array_equal(y[0, :4], np.stack([np.arange(4) + 1, np.arange(4) + 3], 1))
+    np.testing.assert_array_equal(w[0, :, 0] > 0, [True] * 4 + [False])
+    floats = StatefulStream([{"x": np.ones((9, 2)), "y": np.ones(9)}], 1, 4, targets="y")
+    assert next(iter(floats))[1].shape == (1, 4, 1)
+
+
+def test_burn_in_is_read_and_not_trained_on():
+    stream = make([12, 12], rows=2, window=4, burn_in=6)
+    weights = np.concatenate([w for _, _, w in stream], axis=1)
+    np.testing.assert_array_equal(weights[0] > 0, [False] * 6 + [True] * 5 + [False])
+
+
+def one_shot():
+    return (d for d in documents([30, 30]))
+
+
+def test_a_generator_is_read_once():
+    stream = StatefulStream(one_shot(), 2, 4)
+    assert len(list(stream)) == 8
+    with pytest.raises(ValueError, match="Pass a function that makes one for each epoch"):
+        list(stream)
+    again = StatefulStream(one_shot, 2, 4)
+    assert len(list(again)) == len(list(again)) == 8
+
+
+def test_missing_targets_have_weight_0():
+    y = np.array([[1.0], [np.nan], [3.0], [4.0]])
+    doc = {"x": np.ones((4, 1)), "y": y, "w": np.array([1.0, 0, 1, 1])}
+    _, targets, weights = next(iter(StatefulStream([doc, doc], 1, 4, targets="y", sample_weight="w")))
+    np.testing.assert_array_equal(targets[0, :, 0], [1, 0, 3, 4])
+    np.testing.assert_array_equal(weights[0] > 0, [True, False, True, True])
+    with pytest.raises(ValueError, match="document 0, time step 1"):
+        StatefulStream([{"x": doc["x"], "y": y}], 1, 4, targets="y")

@@ -1,0 +1,86 @@
+"""Weights: missing targets, as the error says how to leave them out, and weights under a key of the corpus."""
+
+import re
+
+import numpy as np
+import pytest
+
+import keras_stateful as ks
+
+pytestmark = pytest.mark.backend_free
+
+LENGTHS, WINDOW = (21, 34), 8
+rng = np.random.default_rng(0)
+READINGS = [rng.random((n, 2)) for n in LENGTHS]
+LOAD = [np.where(rng.random(n) < 0.3, np.nan, rng.random(n)) for n in LENGTHS]
+OFFSETS = [0, 1, 4, [0], [1, 4], [0, 2, 3]]
+CASES = [(kind, o) for kind in ("sequence", "pack", "stream") for o in OFFSETS]
+CASES = [
+    (k, o) for k, o in CASES if k != "stream" or 0 in np.atleast_1d(o)
+]  # elsewhere its targets are inputs too
+
+
+def sequence(offset, **arguments):
+    return ks.StatefulSequence(READINGS, 2, WINDOW, targets=LOAD, target_offset=offset, **arguments)
+
+
+def stream(offset, weights=None, **arguments):
+    """Weights and targets are keys of the documents."""
+    columns = {"x": READINGS, "y": LOAD, **({} if weights is None else {"w": weights})}
+    documents = [dict(zip(columns, parts, strict=True)) for parts in zip(*columns.values(), strict=True)]
+    arguments |= {} if weights is None else {"sample_weight": "w"}
+    return ks.StatefulStream(documents, 2, WINDOW, targets="y", target_offset=offset, **arguments)
+
+
+def weights_that_the_error_names(offset, make):
+    with pytest.raises(ValueError, match="NaN or infinite") as caught:
+        list(make(offset))
+    message = str(caught.value)
+    whole = re.search(r"`sample_weight=(\[.*? for t in targets\])`", message)
+    if whole is not None:
+        return eval(whole[1], {"np": np, "targets": LOAD})
+    made = re.search(r"`sample_weight=(np.append\(.*?\)\))`", message)[1]
+    return [eval(made, {"np": np, "known": ~np.isnan(t)}) for t in LOAD]
+
+
+@pytest.mark.parametrize(("kind", "offset"), CASES, ids=str)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_remedy_for_missing_targets_trains_on_all_that_are_there(kind, offset):
+    make = stream if kind == "stream" else sequence
+    boundary = {"boundary": "pack" if kind == "pack" else "align"}
+    weights = weights_that_the_error_names(offset, make)
+    arguments = {"weights" if kind == "stream" else "sample_weight": weights}
+    data = make(offset, **arguments, **boundary)
+    counted = 0
+    for _, y, weight in data:
+        assert np.isfinite(y).all()
+        counted += int((weight > 0).sum())
+    offsets = np.atleast_1d(offset)
+    known = [np.all([~np.isnan(t[o : len(t) - offsets.max() + o]) for o in offsets], 0) for t in LOAD]
+    assert counted == sum(int(k.sum()) for k in known)
+
+
+@pytest.mark.parametrize(("kind", "offset"), CASES, ids=str)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_weight_too_many_is_refused(kind, offset):
+    make = stream if kind == "stream" else sequence
+    weights = [w.astype("float32") for w in weights_that_the_error_names(offset, make)]
+    step = next(t for t in range(len(LOAD[1]) - 4) if not weights[1][t])
+    weights[1][step] = 1
+    with pytest.raises(ValueError, match="Received: document 1, time step"):
+        list(make(offset, weights) if make is stream else make(offset, sample_weight=weights))
+
+
+@pytest.mark.parametrize("boundary", ["align", "pack", "ignore"])
+def test_weights_under_a_key(boundary):
+    weights = [rng.random(n) for n in LENGTHS]
+    arguments = {"targets": "y", "boundary": boundary}
+    load = [np.nan_to_num(t) for t in LOAD]
+    by_key = ks.StatefulSequence(
+        {"x": READINGS, "y": load, "w": weights}, 2, WINDOW, sample_weight="w", **arguments
+    )
+    apart = ks.StatefulSequence({"x": READINGS, "y": load}, 2, WINDOW, sample_weight=weights, **arguments)
+    assert len(by_key) == len(apart)
+    for i in range(len(apart)):
+        assert list(by_key[i][0]) == ["x"]
+        np.testing.assert_array_equal(by_key[i][2], apart[i][2])

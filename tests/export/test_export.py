@@ -1,0 +1,520 @@
+"""Law 7 for exported artifacts, and what `export_step_model` refuses."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_stateful as ks
+from keras_stateful.export import check
+from keras_stateful.session.manifest import Tensor
+
+STEPS = 1000
+VOCABULARY = 11
+
+
+def _sequential(*stack):
+    return keras.Sequential([keras.Input((None, 3)), *stack])
+
+
+def simple_rnn():
+    return _sequential(layers.SimpleRNN(5, return_sequences=True))
+
+
+def gru():
+    return _sequential(layers.GRU(5, return_sequences=True), layers.Dense(2, activation="softmax"))
+
+
+def lstm():
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    h = layers.Embedding(VOCABULARY, 4)(ids)
+    h = layers.LSTM(6, return_sequences=True, dropout=0.3, recurrent_dropout=0.2, kernel_regularizer="l2")(h)
+    h = layers.LSTM(5, return_sequences=True)(layers.Dropout(0.5)(h))
+    return keras.Model(ids, layers.Dense(VOCABULARY)(layers.LayerNormalization()(h)))
+
+
+def stacked_cells():
+    cells = [layers.LSTMCell(4), layers.GRUCell(3, reset_after=False), layers.SimpleRNNCell(5)]
+    return _sequential(layers.RNN(cells, return_sequences=True))
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+class LeakyCell(layers.Layer):
+    """A custom cell with two states that do not start at zero."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.state_size, self.output_size = units, [units, units], units
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], self.units), name="kernel")
+
+    def call(self, inputs, states, training=False):
+        slow, fast = states
+        fast = ops.tanh(ops.matmul(inputs, self.kernel) + 0.5 * fast)
+        slow = 0.9 * slow + 0.1 * fast
+        return slow * fast, [slow, fast]
+
+    def get_initial_state(self, batch_size=None):
+        row = ops.arange(self.units, dtype="float32") / 7
+        return [ops.tile(row[None], (batch_size, 1)), ops.full((batch_size, self.units), 0.25)]
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def custom_cell():
+    return _sequential(layers.RNN(LeakyCell(4), return_sequences=True), layers.Dense(2))
+
+
+def nested():
+    inner = keras.Sequential(
+        [keras.Input((None, 3)), layers.LSTM(4, return_sequences=True, name="rnn")], name="encoder"
+    )
+    x = keras.Input((None, 3), name="signal")
+    return keras.Model(x, layers.GRU(3, return_sequences=True, name="rnn")(inner(x)))
+
+
+def shared():
+    left, right = keras.Input((None, 3), name="left"), keras.Input((None, 3), name="right")
+    both = layers.GRU(4, return_sequences=True, name="both")
+    return keras.Model([left, right], layers.Dense(2)(layers.Concatenate()([both(left), both(right)])))
+
+
+def several():
+    """Two inputs, one of which has no time axis, and three outputs, one of which has none."""
+    signal, who = keras.Input((None, 3), name="signal"), keras.Input((2,), name="who")
+    h = layers.LSTM(4, return_sequences=True)(signal)
+    last = layers.SimpleRNN(3)(h)
+    return keras.Model(
+        [signal, who],
+        [layers.Dense(2, name="a")(h), last, layers.Add(name="sum")([last, layers.Dense(3)(who)])],
+    )
+
+
+def masked_ids():
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    h = layers.Embedding(VOCABULARY, 4, mask_zero=True)(ids)
+    return keras.Model(ids, layers.GRU(5, return_sequences=True)(layers.LSTM(4, return_sequences=True)(h)))
+
+
+def masking():
+    return _sequential(layers.Masking(0.0), layers.LSTM(4, return_sequences=True))
+
+
+def conv_lstm():
+    return keras.Sequential(
+        [keras.Input((None, 6, 6, 1)), layers.ConvLSTM2D(2, 3, padding="same", return_sequences=True)]
+    )
+
+
+def conv_lstm_1d():
+    return keras.Sequential([keras.Input((None, 6, 1)), layers.ConvLSTM1D(2, 3, return_sequences=True)])
+
+
+ZOO = [
+    simple_rnn,
+    gru,
+    lstm,
+    stacked_cells,
+    custom_cell,
+    nested,
+    shared,
+    several,
+    masked_ids,
+    masking,
+    conv_lstm,
+    conv_lstm_1d,
+]
+EVERY_RUN = {
+    "onnx": {lstm, stacked_cells, nested, shared, several, masked_ids, conv_lstm},
+    "litert": {lstm},
+    "tf_saved_model": {gru},
+}
+COMBINATIONS = [
+    pytest.param(build, form, id=f"{build.__name__}-{form}", marks=() if build in now else pytest.mark.slow)
+    for form, now in EVERY_RUN.items()
+    for build in ZOO
+]
+
+
+def _data(model, rows, steps, seed=0):
+    """Random input `(rows, steps, ...)` for each of the model's inputs, with zeros where masks would be."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for tensor in model.inputs:
+        shape = (rows, steps, *tensor.shape[2:]) if tensor.shape[1] is None else (rows, *tensor.shape[1:])
+        if tensor.dtype == "int32":
+            found.append(rng.integers(0, VOCABULARY, shape).astype("int32"))
+        else:
+            x = rng.standard_normal(shape).astype("float32")
+            found.append(
+                np.where(rng.random((*shape[:2], *[1] * (len(shape) - 2))) < 0.2, 0, x).astype("float32")
+            )
+    return found
+
+
+def _at(x, t):
+    now = [a[:, t] if a.shape[1:2] == (STEPS,) else a for a in x]
+    return now[0] if len(now) == 1 else tuple(now)
+
+
+def _real_steps(model, x):
+    """Which steps a mask leaves in; the outputs of the others are nobody's business."""
+    kinds = {type(layer) for layer in model.layers}
+    if layers.Masking in kinds:
+        return (x[0] != 0).any(-1)
+    embedding = next((layer for layer in model.layers if isinstance(layer, layers.Embedding)), None)
+    return x[0] != 0 if embedding is not None and embedding.mask_zero else None
+
+
+def _close(got, wanted):
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * max(1, np.abs(wanted).max()))
+
+
+@pytest.mark.parametrize(("build", "form"), COMBINATIONS)
+def test_a_thousand_chained_steps_are_one_pass_of_the_model(build, form, tmp_path):
+    model = build()
+    ks.export_step_model(model, tmp_path / "out", form)
+    session = ks.load_session(tmp_path / "out")
+    x = _data(model, 1, STEPS)
+    wanted = [np.asarray(o) for o in keras.tree.flatten(model.predict(x if len(x) > 1 else x[0], verbose=0))]
+    outputs = []
+    for t in range(STEPS):
+        result = session.step(_at(x, t))
+        outputs.append(result if isinstance(result, tuple) else (result,))
+    real = _real_steps(model, x)
+    for i, whole in enumerate(wanted):
+        if model.outputs[i].shape[1] is None:
+            got = np.stack([o[i] for o in outputs], axis=1)
+            _close(*((got, whole) if real is None else (got[real], whole[real])))
+        else:
+            _close(outputs[-1][i], whole)
+
+    step = ks.to_step_model(model)
+    after = keras.tree.flatten(step.predict_on_batch([*x, *ks.initial_states(step)]))[len(wanted) :]
+    kept = session.get_states()
+    assert list(kept) == list(dict.fromkeys(step.state_paths))
+    for array, path in zip(after, step.state_paths, strict=True):
+        _close(kept[path].pop(0), np.asarray(array))
+
+
+def _dirty(model):
+    """A carrying twin of `model` in the middle of a stream, and the same without a past."""
+    clean, dirty = ks.to_stateful(model, 4), ks.to_stateful(model, 4)  # copies of the same weights
+    dirty.predict(_data(model, 4, 9)[0], verbose=0)
+    ks.set_states(dirty, {k: [np.full_like(a, 7) for a in v] for k, v in ks.get_states(dirty).items()})
+    return clean, dirty
+
+
+def test_a_live_state_is_never_exported(tmp_path):
+    clean, dirty = _dirty(custom_cell())
+    before = ks.get_states(dirty)
+    ks.export_step_model(clean, tmp_path / "clean")
+    ks.export_step_model(dirty, tmp_path / "dirty")
+    read = [json.loads((tmp_path / d / "manifest.json").read_text())["states"] for d in ("clean", "dirty")]
+    assert read[0] == read[1]
+    assert read[0][1]["initial"] == {"fill": 0.25}
+    np.testing.assert_allclose(read[0][0]["initial"]["values"], np.arange(4, dtype="float32") / 7)
+    x = _data(clean, 1, 3)[0]
+    np.testing.assert_array_equal(
+        ks.load_session(tmp_path / "clean").read(x), ks.load_session(tmp_path / "dirty").read(x)
+    )
+    for key, arrays in ks.get_states(dirty).items():
+        for a, b in zip(arrays, before[key], strict=True):
+            np.testing.assert_array_equal(a, b)  # and exporting changed nothing
+
+
+def test_a_step_model_can_be_given(tmp_path):
+    model = lstm()
+    ks.export_step_model(ks.to_step_model(model), tmp_path / "step")
+    ks.export_step_model(model, tmp_path / "model")
+    x = _data(model, 1, 5)[0]
+    np.testing.assert_array_equal(
+        ks.load_session(tmp_path / "step").read(x), ks.load_session(tmp_path / "model").read(x)
+    )
+
+
+def _two_layers():
+    cells = [layers.GRUCell(3), layers.LSTMCell(2)]
+    return _sequential(layers.LSTM(4, return_sequences=True), layers.RNN(cells, return_sequences=True))
+
+
+def test_mixed_precision_is_exported_in_float32(tmp_path):
+    exact = _two_layers()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = _two_layers()
+    keras.config.set_dtype_policy("float32")
+    exact.set_weights(model.get_weights())
+    ks.export_step_model(model, tmp_path / "out")
+    x = _data(model, 2, 20)[0]
+    session = ks.load_session(tmp_path / "out", batch_size=2)
+    assert session.manifest.outputs[0].dtype == "float32"
+    _close(session.read(x), exact.predict(x, verbose=0))
+
+
+def test_the_manifest_says_what_a_client_needs(tmp_path):
+    ks.export_step_model(
+        lstm(), tmp_path / "out", metadata={"vocabulary": list("abcdefghijk"), "pi": 3.25, "none": None}
+    )
+    told = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert told["format_version"] == 1
+    assert told["artifact"]["entry"] == "model.onnx"
+    assert told["versions"]["trained_with"] == keras.backend.backend()
+    assert told["versions"]["keras"] == keras.__version__
+    assert told["inputs"] == [
+        {
+            "name": "ids",
+            "tensor": "ids",
+            "shape": [None, 1],
+            "dtype": "int32",
+            "time": True,
+            "vocabulary": VOCABULARY,
+        }
+    ]
+    (output,) = told["outputs"]
+    assert (output["shape"], output["from_logits"]) == ([None, 1, VOCABULARY], True)
+    assert told["metadata"] == {"vocabulary": list("abcdefghijk"), "pi": 3.25, "none": None}
+    assert [s["shape"] for s in told["states"]] == [[None, 6]] * 2 + [[None, 5]] * 2
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.json", "model.onnx"]
+
+
+@pytest.mark.parametrize("form", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])
+def test_int8_says_how_far_it_moved(form, tmp_path):
+    ids = keras.Input((None,), dtype="int32")
+    h = layers.LSTM(64, return_sequences=True)(layers.Embedding(VOCABULARY, 64)(ids))
+    model = keras.Model(ids, layers.Dense(VOCABULARY)(layers.LSTM(64, return_sequences=True)(h)))
+    data = np.random.default_rng(0).integers(0, VOCABULARY, (2, 30))
+    ks.export_step_model(model, tmp_path / "exact", form)
+    ks.export_step_model(model, tmp_path / "int8", form, quantize="int8", representative_data=data)
+    exact, small = (ks.load_session(tmp_path / d, batch_size=2) for d in ("exact", "int8"))
+    assert all(s.dtype == "float32" for s in small.manifest.states)
+    assert small.manifest.files[0].size < 0.5 * exact.manifest.files[0].size
+    moved = np.abs(exact.read(data).astype("float64") - small.read(data))
+    (record,) = small.manifest.quantization["outputs"].values()
+    np.testing.assert_allclose(
+        [record["max_deviation"], record["mean_deviation"]], [moved.max(), moved.mean()], rtol=1e-6
+    )
+    assert 0 < record["max_deviation"] < 0.1 * record["largest_output"]
+    assert (small.manifest.quantization["rows"], small.manifest.quantization["time_steps"]) == (2, 30)
+
+
+def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_stateful.export.check.TOLERANCE", 1e-30)
+    with pytest.raises(RuntimeError, match=r"something else than Keras|no output that computes"):
+        ks.export_step_model(lstm(), tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_layer_that_is_random_at_inference_is_found_out(tmp_path):
+    class Noise(layers.Layer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            self.seed_generator = keras.random.SeedGenerator(1)
+
+        def compute_output_shape(self, shape):
+            return shape
+
+        def call(self, x):
+            return x + keras.random.normal(ops.shape(x), seed=self.seed_generator)
+
+    x = keras.Input((None, 3))
+    model = keras.Model(x, layers.TimeDistributed(Noise())(layers.GRU(3, return_sequences=True)(x)))
+    with pytest.raises((RuntimeError, ValueError)):
+        ks.export_step_model(model, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["onnx", "litert", "tf_saved_model"])
+def test_a_missing_extra_is_named_with_its_command(form, tmp_path, monkeypatch):
+    monkeypatch.setattr("keras_stateful.export.writers.find_spec", lambda name: None)
+    with pytest.raises(
+        ImportError, match=r'The format ".*" cannot be written here: .*pip install "keras-stateful\['
+    ):
+        ks.export_step_model(gru(), tmp_path / "out", form)
+
+
+def test_a_class_that_another_process_cannot_import_is_refused(tmp_path):
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow writes every format itself")
+
+    class Scale(layers.Layer):
+        def call(self, x):
+            return 2 * x
+
+    x = keras.Input((None, 3))
+    model = keras.Model(x, layers.GRU(2, return_sequences=True)(Scale()(x)))
+    with pytest.raises(ValueError, match=r"fresh process on tensorflow.*Scale"):
+        ks.export_step_model(model, tmp_path / "out", "litert")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("form", ["onnx", "tf_saved_model"])
+@pytest.mark.parametrize("adapted", [True, False])
+def test_normalization_is_exported(adapted, form, tmp_path):
+    x = (np.random.default_rng(0).standard_normal((2, 12, 3)) * 5 + 20).astype("float32")
+    told = {} if adapted else {"mean": x.mean((0, 1)), "variance": x.var((0, 1))}
+    normalization = layers.Normalization(**told)
+    if adapted:
+        normalization.adapt(x)
+    model = _sequential(normalization, layers.LSTM(4, return_sequences=True))
+    ks.export_step_model(model, tmp_path / "out", form)
+    _close(ks.load_session(tmp_path / "out", batch_size=2).read(x), model.predict(x, verbose=0))
+
+
+def colliding():
+    """The paths `encoder/rnn` and `encoder_rnn`, and operations of one name in two sub-models."""
+    x = keras.Input((None, 3), name="x")
+    y = keras.Input((None, 3))
+    halves = ops.add(layers.LSTM(3, return_sequences=True, name="rnn")(y), y)
+    halves._keras_history.operation.name = "plus"
+    inner = keras.Model(y, halves, name="encoder")
+    h = layers.LSTM(3, return_sequences=True, name="encoder_rnn")(inner(x))
+    h = ops.add(h, x)
+    h._keras_history.operation.name = "plus"
+    return keras.Model(x, layers.Dense(2, name="rnn_state_0")(h))
+
+
+def test_names_that_are_one_without_their_slashes(tmp_path):
+    model = colliding()
+    x = _data(model, 1, 6)[0]
+    want = model.predict(x, verbose=0)
+    step = ks.to_step_model(model)
+    assert step.state_names == [f"encoder_rnn{i}_state_{k}" for i in ("", "_1") for k in range(2)]
+    assert step.state_paths == ["encoder/rnn"] * 2 + ["encoder_rnn"] * 2
+    states, parts = ks.initial_states(step), []
+    for t in range(6):
+        y, *states = step.predict_on_batch([x[:, t : t + 1], *states])
+        parts.append(np.asarray(y))
+    _close(np.concatenate(parts, axis=1), want)
+    ks.export_step_model(model, tmp_path / "out")
+    _close(ks.load_session(tmp_path / "out").read(x), want)
+
+
+def test_a_layer_named_as_the_second_call_of_another():
+    a, b = keras.Input((None, 3), name="a"), keras.Input((None, 3), name="rnn_state_0")
+    rnn, other = (layers.GRU(3, return_sequences=True, name=n) for n in ("rnn", "rnn_call1"))
+    step = ks.to_step_model(keras.Model([a, b], [rnn(a), rnn(b), other(a)]))
+    assert len(set(step.state_names)) == 3
+    assert sorted(step.state_paths) == ["rnn", "rnn#1", "rnn_call1"]
+
+
+@pytest.mark.parametrize("form", ["onnx", "tf_saved_model", pytest.param("litert", marks=pytest.mark.slow)])
+def test_outputs_that_differ_for_rare_inputs_only_keep_their_names(form, tmp_path):
+    x = keras.Input((None, 3))
+    rare = [layers.ReLU(threshold=10.0 * i, name=f"above_{i}0")(x) for i in range(3, 9)]
+    model = keras.Model(x, [*rare, layers.GRU(2, return_sequences=True)(x)])
+    ks.export_step_model(model, tmp_path / "out", form)
+    session = ks.load_session(tmp_path / "out")
+    data = np.full((1, 1, 3), 55, "float32")
+    for told, got, want in zip(
+        session.manifest.outputs, session.read(data), model.predict(data, verbose=0), strict=True
+    ):
+        np.testing.assert_allclose(got, want, atol=1e-5, err_msg=told.name)
+
+
+def test_outputs_that_cannot_be_told_apart_are_refused():
+    class Shuffled:
+        def output_names(self):
+            return ["b", "a", "c"]
+
+        def run(self, feeds, wanted):
+            x = feeds["x"]
+            return [{"a": 2 * x, "b": 0 * x, "c": 0 * x}[n] for n in wanted]
+
+    x = keras.Input((1, 3), name="x")
+    outputs = [2 * x, layers.ReLU(threshold=30.0, name="high")(x), layers.ReLU(threshold=60.0)(x)]
+    told = Tensor("x", "x", (None, 1, 3), "float32", True)
+    with pytest.raises(RuntimeError, match=r"Which output of the artifact .* cannot be told"):
+        check.output_tensors(keras.Model(x, outputs), Shuffled(), [told], [], [], None)
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+class Block(layers.Layer):
+    """A layer in an attribute that cells have a number in."""
+
+    def __init__(self, units, **kwargs):
+        super().__init__(**kwargs)
+        self.units = units
+        self.dense, self.dropout = layers.Dense(units), layers.Dropout(0.2)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x, training=False):
+        return self.dropout(self.dense(x), training=training)
+
+    def get_config(self):
+        return {**super().get_config(), "units": self.units}
+
+
+def test_a_users_layer_keeps_its_dropout(tmp_path):
+    model = _sequential(layers.LSTM(4, dropout=0.5, recurrent_dropout=0.5, return_sequences=True), Block(3))
+    ks.export_step_model(model, tmp_path / "out")
+    x = _data(model, 1, 5)[0]
+    _close(ks.load_session(tmp_path / "out").read(x), model.predict(x, verbose=0))
+
+
+def twice():
+    """A sub-model called twice, and two outputs of a head called twice."""
+    mlp = keras.Sequential(
+        [keras.Input((None, 3)), layers.Dense(4, activation="tanh"), layers.Dense(2)], name="mlp"
+    )
+    a, b = keras.Input((None, 3), name="a"), keras.Input((None, 3), name="b")
+    h = layers.GRU(3, return_sequences=True)(layers.Concatenate()([mlp(a), mlp(b)]))
+    return keras.Model([a, b], [h, mlp(h), mlp(layers.Dense(3)(h))])
+
+
+def test_a_sub_model_that_is_called_several_times_is_exported(tmp_path):
+    model = twice()
+    ks.export_step_model(model, tmp_path / "out")
+    x = _data(model, 1, 6)
+    got = ks.load_session(tmp_path / "out").read(tuple(x))
+    for g, w in zip(got, model.predict(x, verbose=0), strict=True):
+        _close(g, w)
+
+
+def test_ids_of_64_bits_are_exported(tmp_path):
+    ids = keras.Input((None,), dtype="int64", name="ids")
+    model = keras.Model(ids, layers.GRU(4, return_sequences=True)(layers.Embedding(VOCABULARY, 4)(ids)))
+    ks.export_step_model(model, tmp_path / "out")
+    session = ks.load_session(tmp_path / "out")
+    assert session.manifest.inputs[0].dtype == ("int32" if keras.backend.backend() == "jax" else "int64")
+    x = np.arange(9)[None]
+    _close(session.read(x), model.predict(x, verbose=0))
+
+
+def squash(x):
+    return 0.9 * ops.tanh(x)
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+def squeeze(x):
+    return 0.8 * ops.tanh(x)
+
+
+def double(x):
+    return 2 * x
+
+
+@pytest.mark.parametrize("form", ["onnx", "litert"])
+def test_functions_of_an_importable_module_are_exported(form, tmp_path):
+    """In a fresh process on TensorFlow, too."""
+    model = _sequential(
+        layers.Lambda(double),
+        layers.GRU(4, activation=squash, return_sequences=True),
+        layers.Dense(4, activation=squeeze),
+    )
+    ks.export_step_model(model, tmp_path / "out", form)
+    x = _data(model, 1, 6)[0]
+    _close(ks.load_session(tmp_path / "out").read(x), model.predict(x, verbose=0))
+
+
+def test_a_function_that_another_process_cannot_import_is_refused(tmp_path):
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow writes every format itself")
+    model = _sequential(layers.Lambda(lambda x: 2 * x), layers.GRU(4, return_sequences=True))
+    with pytest.raises(ValueError, match=r"fresh process on tensorflow.*lambda"):
+        ks.export_step_model(model, tmp_path / "out", "litert")

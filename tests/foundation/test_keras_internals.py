@@ -1,0 +1,286 @@
+"""The private parts of Keras that `keras_internals.py` names: each test fails when one of them moves.
+
+What the parts are for is tested elsewhere; here a failure says which of them a new Keras has changed.
+"""
+
+import inspect
+from types import SimpleNamespace
+
+import keras
+import numpy as np
+import pytest
+import zoo
+
+from keras_stateful import StatefulSequence
+from keras_stateful.foundation import keras_internals
+
+
+def two_levels():
+    inner = keras.Sequential([keras.Input((None, 3)), keras.layers.Dense(2, name="a")], name="inner")
+    x = keras.Input((None, 3))
+    return keras.Model(x, keras.layers.Dense(1, name="b")(inner(x)))
+
+
+def test_graph_calls_enter_submodels_and_join_their_tensors():
+    model = two_levels()
+    calls = list(keras_internals.graph_calls(model))
+    assert [c.path for c in calls] == ["inner/a", "b"]
+    assert calls[0].args[0] is model.inputs[0]
+    assert calls[1].args[0] is calls[0].outputs[0]
+    assert calls[1].outputs[0] is model.outputs[0]
+
+
+def test_graphs_are_told_from_layers():
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    assert keras_internals.is_graph(two_levels())
+    assert keras_internals.is_graph(keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)]))
+    assert not keras_internals.is_graph(Own())
+    assert not keras_internals.is_graph(keras.layers.Dense(1))
+
+
+def test_the_graph_of_a_sequential():
+    model = keras.Sequential([keras.layers.Dense(1)])
+    assert keras_internals.functional(model) is model  # there is none yet
+    model.build((None, 3))
+    graph = keras_internals.functional(model)
+    assert graph is not model
+    assert [tuple(t.shape) for t in (*graph.inputs, *graph.outputs)] == [(None, 3), (None, 1)]
+    assert keras_internals.functional(graph) is graph
+
+
+def test_sublayers_enter_wrappers_and_lists():
+    dense = keras.layers.Dense(2)
+    assert keras_internals.sublayers(keras.layers.TimeDistributed(dense)) == [dense]
+
+    class Holds(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.several = [dense]
+
+    assert keras_internals.sublayers(Holds()) == [dense]
+
+
+def test_mask_of_symbolic_and_of_real_tensors():
+    embedding = keras.layers.Embedding(5, 2, mask_zero=True)
+    assert keras_internals.mask_of(embedding(keras.Input((None,), dtype="int32"))) is not None
+    mask = keras_internals.mask_of(embedding(np.array([[1, 0]])))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(mask), [[True, False]])
+    assert keras_internals.mask_of(keras.Input((3,))) is None
+
+
+def test_compile_arguments_are_the_objects_themselves():
+    def loss(y, p):
+        return keras.ops.mean(keras.ops.square(y - p), axis=-1)
+
+    model = two_levels()
+    model.compile(loss=loss, weighted_metrics=["mae"])
+    arguments = keras_internals.compile_arguments(model)
+    assert arguments["loss"] is loss
+    assert arguments["weighted_metrics"] == ["mae"]
+
+
+def test_fit_arguments_are_seen_by_a_callback():
+    seen = {}
+
+    class Look(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            seen.update(keras_internals.fit_arguments(self.model))
+
+    model = two_levels()
+    model.compile("sgd", "mse")
+    x, y = np.ones((4, 5, 3)), np.ones((4, 5, 1))
+    model.fit(x, y, batch_size=2, shuffle=False, class_weight=None, verbose=0, callbacks=[Look()])
+    assert seen["x"] is x
+    assert seen["batch_size"] == 2
+    assert seen["shuffle"] is False
+    assert {
+        "validation_data",
+        "validation_steps",
+        "class_weight",
+        "sample_weight",
+        "steps_per_epoch",
+    } <= seen.keys()
+    assert keras_internals.fit_arguments(model) == {}
+
+
+def test_calls_of_the_trainer_are_seen_and_a_validation_told_from_an_evaluation():
+    seen = []
+
+    class Look(keras.callbacks.Callback):
+        def note(self, logs=None):
+            call = keras_internals.trainer_call()
+            assert call.model is self.model
+            assert call.arguments == keras_internals.trainer_arguments(self.model)
+            seen.append((call.method, call.arguments["x"] is x))
+            assert call.epoch_iterator is not None
+
+        on_train_begin = on_test_begin = on_predict_begin = note
+
+    class Tells(keras.Model):
+        def evaluate(self, *args, **kwargs):
+            seen.append(keras_internals.is_validation(kwargs))
+            return super().evaluate(*args, **kwargs)
+
+    inputs = keras.Input((None, 3))
+    model = Tells(inputs, keras.layers.Dense(1)(inputs))
+    model.compile("sgd", "mse")
+    x, y, other = np.ones((4, 5, 3)), np.ones((4, 5, 1)), np.zeros((4, 5, 3))
+    model.fit(x, y, validation_data=(other, y), verbose=0, callbacks=[Look()])
+    model.evaluate(x, y, verbose=0, callbacks=[Look()])
+    model.predict(x, verbose=0, callbacks=[Look()])
+    assert seen == [("fit", True), True, ("evaluate", False), False, ("evaluate", True), ("predict", True)]
+    assert keras_internals.trainer_call() is None
+
+
+@pytest.mark.parametrize("kind", sorted(keras_internals.CALLBACK_MEMORY, key=str), ids=lambda kind: kind.__name__)
+def test_callbacks_keep_what_they_remember_under_these_names(kind):
+    source = "".join(inspect.getsource(c) for c in kind.__mro__ if c.__module__.startswith("keras."))
+    for name in keras_internals.CALLBACK_MEMORY[kind]:
+        assert f"self.{name} = " in source
+
+
+def test_what_is_of_keras_itself_is_known_by_its_module():
+    from keras._tf_keras.keras import ops
+
+    assert keras_internals.is_keras_op(keras.ops.tanh)
+    assert keras_internals.is_keras_op(keras.activations.relu)
+    assert not keras_internals.is_keras_op(np.tanh)
+    assert not keras_internals.is_keras_op(two_levels)
+    lstm = keras.layers.LSTM(2)
+    assert keras_internals.is_keras_rnn(lstm)
+    assert keras_internals.is_keras_rnn(lstm.cell)
+    assert not keras_internals.is_keras_rnn(keras.layers.Dense(2))
+    assert keras_internals.module_name(ops) == keras_internals.module_name(keras.ops) == "keras.ops"
+    assert keras_internals.module_name(np) == "numpy"
+
+
+def test_rnn_loop_reads_several_inputs_side_by_side():
+    x, flags = np.arange(6, dtype="float32").reshape(1, 6, 1), np.zeros((1, 6, 1), bool)
+    flags[0, 3] = True
+
+    def step(inputs, states):
+        value, reset = inputs
+        total = keras.ops.where(reset, keras.ops.zeros_like(states[0]), states[0]) + value
+        return total, [total]
+
+    inputs = (keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(flags))
+    start = [keras.ops.zeros((1, 1))]
+    last, outputs, states = keras_internals.rnn_loop(step, inputs, start, input_length=6, return_all_outputs=True)
+    np.testing.assert_allclose(zoo.outputs(outputs)[0][0, :, 0], [0, 1, 3, 3, 7, 12])
+    assert float(last[0, 0]) == float(states[0][0, 0]) == 12
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX variables have layouts")
+def test_variables_have_a_layout():  # what it does needs several devices: once/test_devices.py
+    import jax
+
+    mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("batch",))
+    by_rows = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("batch"))
+    variable = keras.Variable(np.ones((4, 2)), trainable=False)
+    assert variable._layout is None
+    keras_internals.lay_out(variable, by_rows)
+    np.testing.assert_array_equal(variable.numpy(), np.ones((4, 2)))
+    assert variable.value.sharding.is_equivalent_to(by_rows, ndim=2)
+
+
+def test_a_batch_to_build_from_is_not_read():
+    class Unread(StatefulSequence):
+        def read_pass(self):
+            raise AssertionError
+
+    sequence = Unread(np.arange(200), 4, 8, resets=True)
+    (x, resets), y = keras_internals.batch_to_build_from(SimpleNamespace(data_adapter=sequence), replicas=2)
+    assert (x.shape, resets.shape, y.shape) == ((2, 8), (2,), (2, 8))
+    assert (x.dtype, resets.dtype, y.dtype) == ("int32", "bool", "int32")
+    assert keras_internals.batch_to_build_from(SimpleNamespace(data_adapter=[]), replicas=2) is None
+    if keras.backend.backend() == "tensorflow":
+        parameters = inspect.signature(keras.Model._maybe_symbolic_build).parameters
+        assert list(parameters) == ["self", "iterator", "data_batch"]
+
+
+def test_an_epoch_is_counted_from_a_later_step():
+    """What `ResumeTraining` needs of the epoch iterators, and of `_initial_epoch`."""
+    seen = []
+
+    class Skips(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            keras_internals.begin_at(self.model, 2)
+
+        def on_epoch_begin(self, epoch, logs=None):
+            keras_internals.begin_at(self.model, None)
+            seen.append(epoch)
+            iterator = keras_internals.epoch_iterator(self.model)
+            assert keras_internals.known_batches(iterator) == 3
+            if epoch == 2:
+                keras_internals.skip_steps(iterator, 2, 2, 3)
+
+        def on_train_batch_end(self, batch, logs=None):
+            seen.append(("step", batch))
+
+    model = two_levels()
+    model.compile("sgd", "mse")
+    x, y = np.ones((6, 5, 3)), np.ones((6, 5, 1))
+    model.fit(x, y, batch_size=2, epochs=4, verbose=0, callbacks=[Skips()])
+    assert seen == [2, ("step", 2), 3, ("step", 0), ("step", 1), ("step", 2)]
+    assert keras_internals.epoch_iterator(model) is None
+
+
+def test_metrics_and_optimizer_have_variables_before_the_first_step():
+    model = two_levels()
+    model.compile("adam", "mse", weighted_metrics=["mae"])
+    keras_internals.build_for_training(model, (np.ones((2, 5, 3)), np.ones((2, 5, 1)), np.ones((2, 5))))
+    assert len(model.metrics_variables) == 4  # total and count of loss and mae
+    assert len(model.optimizer.variables) == 2 + 2 * len(model.trainable_variables)
+
+
+def test_the_global_seed_generator_is_found():
+    keras.random.uniform((1,))
+    state = keras_internals.global_seed_state(create=False)
+    assert state is keras_internals.global_seed_state(create=True)
+    before = keras.ops.convert_to_numpy(state).tolist()
+    keras.random.uniform((1,))
+    assert keras.ops.convert_to_numpy(state).tolist() != before
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow only")
+def test_steps_run_on_what_any_iterator_gives():
+    import tensorflow as tf
+
+    model = two_levels()
+    model.compile("sgd", "mse")
+    model.make_train_function()
+    batches = iter([(tf.ones((1, 2, 3)), tf.ones((1, 2, 1)))] * 2)
+    first, second = (float(model.train_function(batches)["loss"]) for _ in range(2))
+    assert first != second
+    assert next(batches, None) is None
+
+
+def test_a_built_layer_takes_another_layer_or_variable_in_the_place_of_its_own():
+    def built():
+        layer = keras.layers.LSTM(2)
+        layer.gain = layer.add_weight(shape=(3,), name="gain")
+        layer.build((None, None, 3))
+        return layer
+
+    one, other = built(), built()
+    keras_internals.replace_attribute(one, "cell", other.cell)
+    keras_internals.replace_attribute(one, "gain", other.gain)
+    assert one.gain is other.gain
+    assert one.cell is other.cell
+    assert [id(v) for v in one.variables] == [id(v) for v in other.variables]
+
+
+def test_a_sub_model_that_is_called_again_gets_tensors_of_its_own():
+    mlp = keras.Sequential([keras.Input((None, 3)), keras.layers.Dense(4), keras.layers.Dense(2)], name="mlp")
+    a, b = keras.Input((None, 3)), keras.Input((None, 3))
+    model = keras.Model([a, b], [mlp(a), mlp(b)])
+    calls, outputs = keras_internals.graph(model)
+    assert len({id(t) for c in calls for t in c.outputs}) == 4
+    made_from = {id(last.outputs[0]): (first, last) for first, last in (calls[:2], calls[2:])}
+    for entry, output in zip((a, b), outputs, strict=True):
+        first, last = made_from[id(output)]
+        assert first.args[0] is entry
+        assert last.args[0] is first.outputs[0]

@@ -1,0 +1,563 @@
+"""generate, stream and SampleText against the stateless model read from the start for every single id."""
+
+import gc
+import weakref
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_stateful as ks
+from keras_stateful.generation import rollout
+
+VOCABULARY = 11
+PROMPTS = [np.arange(n) * 7 % VOCABULARY for n in (3, 1, 70, 140)]
+
+
+def text_model(*stack, activation=None, mask_zero=False, dtype="int32", units=VOCABULARY):
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype=dtype),
+            layers.Embedding(VOCABULARY, 6, mask_zero=mask_zero),
+            *(stack or [layers.LSTM(12, return_sequences=True), layers.GRU(8, return_sequences=True)]),
+            layers.Dense(units, activation=activation),
+        ]
+    )
+    return lively(model)
+
+
+def lively(model, scale=2.0):
+    """Weights with which the most likely id keeps changing, and rounding errors do not grow from step to step."""
+    numbers = np.random.default_rng(1)
+    for w in model.weights:
+        kind = 0.3 if "recurrent" in w.path else 0.0 if "bias" in w.path else scale
+        w.assign(numbers.normal(size=w.shape) * kind)
+    return model
+
+
+def shared_embedding():
+    x = keras.Input((None,), dtype="int32")
+    table = layers.Embedding(VOCABULARY, 6)
+    h = layers.SimpleRNN(6, return_sequences=True)(table(x))
+    y = layers.Dense(6)(layers.Concatenate()([h, table(x)]))
+    return lively(keras.Model(x, layers.Softmax()(layers.Dense(VOCABULARY)(y))))
+
+
+def nested():
+    x = keras.Input((None,), dtype="int32")
+    body = keras.Sequential(
+        [keras.Input((None,)), layers.Embedding(VOCABULARY, 6), layers.GRU(8, return_sequences=True)],
+        name="body",
+    )
+    return lively(keras.Model(x, layers.Activation("linear")(layers.Dense(VOCABULARY)(body(x)))))
+
+
+MODELS = {
+    "logits": text_model,
+    "softmax": lambda: text_model(activation="softmax"),
+    "last_step_only": lambda: text_model(layers.LSTM(9)),
+    "float_input": lambda: text_model(dtype="float32"),
+    "stacked_cells": lambda: text_model(
+        layers.RNN([layers.LSTMCell(6), layers.GRUCell(5)], return_sequences=True), layers.Dropout(0.5)
+    ),
+    "mask_zero": lambda: text_model(layers.LSTM(9, return_sequences=True), mask_zero=True),
+    "shared_embedding": shared_embedding,
+    "nested": nested,
+}
+
+
+def one_pass(model, rows):
+    """Outputs `(rows, ...)` after each step of one sequence, read by the stateless model from its first step."""
+    if model.outputs[0].shape[1:2] == (None,):
+        return ops.convert_to_numpy(model(ops.convert_to_tensor(np.asarray(rows)[None]), training=False))[0]
+    prefixes = [ops.convert_to_tensor(np.asarray(rows[: n + 1])[None]) for n in range(len(rows))]
+    return np.concatenate([ops.convert_to_numpy(model(p, training=False)) for p in prefixes])
+
+
+def assert_greedy(model, prompt, ids):
+    """Each id is the argmax of the pass over all that stands before it (the model is causal: one pass tells all)."""
+    outputs = one_pass(model, [*prompt, *ids[:-1]])[len(prompt) - 1 :]
+    assert list(ids) == outputs.argmax(-1).tolist()
+
+
+def assert_followed(model, prompt, outputs, next_input):
+    """Each output is that of the pass over the prompt and what `next_input` made of the outputs before it."""
+    fed = [np.asarray(next_input(y[None]))[0] for y in outputs[:-1]]
+    np.testing.assert_allclose(
+        outputs, one_pass(model, np.float32([*prompt, *fed]))[len(prompt) - 1 :], atol=1e-5
+    )
+
+
+@pytest.fixture(scope="module")
+def model():
+    return text_model()
+
+
+def signal_model(features=3):
+    stack = [layers.LSTM(6, return_sequences=True), layers.Dense(features)]
+    return lively(keras.Sequential([keras.Input((None, features)), *stack]), 0.4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_is_the_argmax_of_full_prefix_passes(name):
+    model = MODELS[name]()
+    prompts = np.random.default_rng(0).integers(1, VOCABULARY, (6, 3))
+    if name == "mask_zero":
+        prompts[:3, 1] = 0
+        model.layers[-1].bias.assign(
+            [-1e9] + [0] * (VOCABULARY - 1)
+        )  # what a masked step says differs by backend
+    rows = ks.generate(model, prompts, 3 if name == "last_step_only" else 8, temperature=0)
+    for prompt, row in zip(prompts, rows, strict=True):
+        assert_greedy(model, prompt, row)
+    alone = ks.generate(model, prompts[0], rows.shape[1], temperature=0)
+    np.testing.assert_array_equal(alone, rows[0])
+    assert len(np.unique(rows)) > 3, "this model says too little to tell"
+
+
+def test_rows_of_any_lengths_are_as_each_alone(model):
+    together = ks.generate(model, PROMPTS, 9, temperature=0)
+    assert together.shape == (4, 9)
+    assert together.dtype == np.int32
+    for prompt, row in zip(PROMPTS, together, strict=True):
+        assert_greedy(model, prompt, row)
+        np.testing.assert_array_equal(ks.generate(model, prompt, 9, temperature=0), row)
+
+
+def test_drawn_rows_are_as_each_alone(model):
+    for prompt in PROMPTS:
+        alone = ks.generate(model, prompt, 8, seed=4)
+        others = [p for p in PROMPTS if p is not prompt]
+        np.testing.assert_array_equal(ks.generate(model, [prompt, *others], 8, seed=4)[0], alone)
+
+
+def test_same_prompt_in_several_rows_is_continued_differently(model):
+    rows = ks.generate(model, [PROMPTS[0]] * 3, 30, seed=0)
+    assert len({tuple(r) for r in rows}) == 3
+    np.testing.assert_array_equal(ks.generate(model, np.stack([PROMPTS[0]] * 3), 30, seed=0), rows)
+
+
+@pytest.mark.parametrize("name", ["logits", "softmax"])
+def test_drawn_ids_are_those_of_a_plain_loop(name):
+    """The plain loop: full-prefix passes, float64 filters by sorting, and `searchsorted` for the draw."""
+    model = MODELS[name]()
+    got = ks.generate(model, [1, 2], 25, temperature=0.8, top_k=7, top_p=0.85, seed=5).tolist()
+    uniforms = 1 - np.random.Generator(np.random.PCG64([5, 0])).random(25, dtype="float32")
+    outputs = one_pass(model, [1, 2, *got[:-1]])[1:].astype("float64")
+    for p, uniform, id_ in zip(outputs, uniforms, got, strict=True):
+        p = p ** (1 / 0.8) if name == "softmax" else np.exp((p - p.max()) / 0.8)
+        order = np.argsort(-p)[:7]
+        order = order[: 1 + int(np.searchsorted(np.cumsum(p[order] / p[order].sum()), 0.85))]
+        kept = np.zeros_like(p)
+        kept[order] = p[order] / p[order].sum()
+        assert id_ == np.searchsorted(np.cumsum(kept), uniform)
+
+
+def test_drawn_ids_follow_the_filtered_distribution():
+    model = text_model(layers.GRU(4, return_sequences=True))
+    model.layers[-1].kernel.assign(np.zeros((4, VOCABULARY)))  # the same distribution at every step
+    logits = np.linspace(-2, 2, VOCABULARY)
+    model.layers[-1].bias.assign(logits)
+    ids = ks.generate(model, [[0]] * 8, 1000, temperature=1.5, top_k=9, top_p=0.9, seed=2).ravel()
+    p = np.exp(logits / 1.5) * (np.arange(VOCABULARY) >= 2)
+    p /= p.sum()
+    from_top = np.cumsum(p[::-1])[::-1]
+    p = np.where(from_top - p < 0.9, p, 0)
+    p /= p.sum()
+    counts = np.bincount(ids, minlength=VOCABULARY)
+    assert 0 < (p == 0).sum() < VOCABULARY - 2
+    assert counts[p == 0].sum() == 0
+    chi_square = ((counts - 8000 * p)[p > 0] ** 2 / (8000 * p[p > 0])).sum()
+    assert chi_square < 30
+
+
+def test_seed(model):
+    a, b = (ks.generate(model, [1], 40, seed=s) for s in (1, 2))
+    assert a.tolist() != b.tolist()
+    np.testing.assert_array_equal(ks.generate(model, [1], 40, seed=1), a)
+    np.testing.assert_array_equal(ks.generate(model, [1], 400, seed=1)[:40], a)
+    keras.utils.set_random_seed(3)
+    c, d = ks.generate(model, [1], 40), ks.generate(model, [1], 40)
+    keras.utils.set_random_seed(3)
+    np.testing.assert_array_equal(ks.generate(model, [1], 40), c)
+    assert c.tolist() != d.tolist()
+
+
+@pytest.mark.parametrize("prompt", [PROMPTS[0], PROMPTS[3], PROMPTS])
+def test_stream_is_generate(model, prompt):
+    options = {"temperature": 1.3, "top_k": 8, "seed": 6}
+    streamed = list(ks.stream(model, prompt, 20, **options))
+    if prompt is PROMPTS:
+        assert {(i.shape, i.dtype) for i in streamed} == {((4,), np.dtype("int32"))}
+    else:
+        assert {type(i) for i in streamed} == {int}
+    np.testing.assert_array_equal(np.stack(streamed, axis=-1), ks.generate(model, prompt, 20, **options))
+
+
+@pytest.mark.parametrize("stop", [4, [4, 9], np.array([9])])
+def test_stop_ends_each_row_at_its_first_stop_id(model, stop):
+    whole = ks.generate(model, PROMPTS, 60, temperature=1.5, seed=0)
+    stops = np.atleast_1d(stop)
+    wanted = []
+    for row in whole.tolist():
+        ends = [i for i, id_ in enumerate(row) if id_ in stops]
+        wanted.append(row[: ends[0] + 1] if ends else row)
+    assert len({len(w) for w in wanted}) > 1
+    assert ks.generate(model, PROMPTS, 60, temperature=1.5, seed=0, stop=stop) == wanted
+    assert ks.generate(model, PROMPTS[0], 60, temperature=1.5, seed=0, stop=stop) == wanted[0]
+    assert list(ks.stream(model, PROMPTS[0], 60, temperature=1.5, seed=0, stop=stop)) == wanted[0]
+    streamed = np.stack(list(ks.stream(model, PROMPTS, 60, temperature=1.5, seed=0, stop=stop)), axis=1)
+    assert streamed.shape == (4, max(len(w) for w in wanted))
+    for row, w in zip(streamed.tolist(), wanted, strict=True):
+        assert row == w + [-1] * (len(row) - len(w))
+
+
+def test_stop_ids_in_the_prompt_do_not_stop(model):
+    assert len(ks.generate(model, [4, 4, 4], 5, temperature=0, stop=4)) > 0
+    short, long = ks.generate(model, [[1], [4] * 9], 30, seed=0, stop=4)
+    assert short == ks.generate(model, [1], 30, seed=0, stop=4)
+    assert long
+
+
+@pytest.mark.parametrize(
+    "convert", [ks.to_inference, ks.to_step_model, lambda m: ks.to_stateful(m, batch_size=3)]
+)
+def test_any_conversion_says_the_same(model, convert):
+    np.testing.assert_array_equal(
+        ks.generate(convert(model), PROMPTS, 15, seed=1), ks.generate(model, PROMPTS, 15, seed=1)
+    )
+
+
+def test_plain_stateful_model_says_the_same(model):
+    stateful = keras.Sequential(
+        [
+            keras.Input((5,), batch_size=2, dtype="int32"),
+            layers.Embedding(VOCABULARY, 6),
+            layers.LSTM(12, return_sequences=True, stateful=True),
+            layers.GRU(8, return_sequences=True, stateful=True),
+            layers.Dense(VOCABULARY),
+        ]
+    )
+    stateful.set_weights(model.get_weights())
+    assert_greedy(model, [1, 2], ks.generate(stateful, [1, 2], 30, temperature=0))
+
+
+def test_states_weights_and_compilation_are_left_alone(model):
+    dirty = ks.to_stateful(model, batch_size=2, resets="window")
+    dirty.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    window = np.ones((2, 4), "int32")
+    dirty.train_on_batch((window, np.array([True, True])), window)
+    optimizer = dirty.optimizer
+    before, weights = ks.get_states(dirty), dirty.get_weights()
+    assert any(np.any(s) for states in before.values() for s in states)
+    ks.generate(dirty, PROMPTS, 5, seed=0)
+    next(ks.stream(dirty, [1], 5))
+    assert dirty.optimizer is optimizer
+    for path, states in ks.get_states(dirty).items():
+        for state, old in zip(states, before[path], strict=True):
+            np.testing.assert_array_equal(state, old)
+    for weight, old in zip(dirty.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+def test_weights_that_changed_are_used_without_tracing_again(monkeypatch):
+    model = text_model()
+    ks.generate(model, [1, 2, 3], 5, temperature=0.5, seed=0)
+    engine, calls = rollout.rollout(model), []
+    monkeypatch.setattr(engine.step, "call", lambda *a, **k: calls.append(1))
+    for w in model.weights:
+        w.assign(np.random.default_rng(9).normal(size=w.shape))
+    got = ks.generate(model, [1], 30, temperature=0.001, seed=1)
+    monkeypatch.undo()
+    assert_greedy(model, [1], got)
+    assert not calls
+
+
+def test_weights_trained_meanwhile_are_used():
+    model = text_model()
+    training = ks.to_stateful(model, batch_size=1)
+    training.compile(
+        keras.optimizers.Adam(0.05), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    before = ks.generate(training, [1], 10, temperature=0)
+    ids = np.tile([1, 2, 3, 4], 25)[None]
+    training.fit(ids[:, :-1], ids[:, 1:], batch_size=1, epochs=60, shuffle=False, verbose=0)
+    after = ks.generate(training, [1], 10, temperature=0)
+    assert after.tolist() == [2, 3, 4, 1, 2, 3, 4, 1, 2, 3]
+    assert before.tolist() != after.tolist()
+
+
+def test_layers_added_meanwhile_are_used(model):
+    growing = keras.Sequential([keras.Input((None,), dtype="int32"), *model.layers[:-1]])
+    growing.add(layers.Dense(VOCABULARY, name="first"))
+    growing.layers[-1].set_weights(model.layers[-1].get_weights())
+    before = ks.generate(growing, [1], 10, temperature=0)
+    np.testing.assert_array_equal(before, ks.generate(model, [1], 10, temperature=0))
+    growing.add(layers.Dense(VOCABULARY, name="second"))
+    assert_greedy(growing, [1], ks.generate(growing, [1], 10, temperature=0))
+
+
+@pytest.mark.parametrize("step", [False, True])
+def test_compiled_loops_die_with_the_model(step):
+    model = text_model(layers.GRU(3, return_sequences=True))
+    model = ks.to_step_model(model) if step else model
+    ks.generate(model, [1], 3, seed=0)
+    gone = weakref.ref(model)
+    del model
+    keras.utils.clear_session()
+    gc.collect()
+    assert gone() is None
+
+
+def test_mixed_precision_generates():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model = text_model(activation="softmax")
+    assert ks.generate(model, PROMPTS, 20, seed=0).shape == (4, 20)
+
+
+# signals
+
+
+@pytest.mark.parametrize(
+    "next_input",
+    [
+        lambda y: y,
+        lambda y: y * 0.5,
+        lambda y: ops.tanh(y),
+        lambda y: np.asarray(ops.convert_to_numpy(y)) * 2,  # cannot be compiled
+    ],
+)
+def test_signals_are_fed_back(next_input):
+    model = signal_model()
+    read = [np.random.default_rng(r).normal(size=(n, 3)).astype("float32") for r, n in enumerate((5, 1, 80))]
+
+    def in_numpy(y):
+        return ops.convert_to_numpy(next_input(ops.convert_to_tensor(y)))
+
+    got = ks.generate(model, read, 7, next_input=next_input)
+    for prompt, outputs in zip(read, got, strict=True):
+        assert_followed(model, prompt, outputs, in_numpy)
+    alone = ks.generate(model, read[0], 7, next_input=next_input)
+    assert alone.shape == (7, 3)
+    np.testing.assert_allclose(alone, got[0], atol=1e-5)
+    np.testing.assert_allclose(
+        np.stack(list(ks.stream(model, read[0], 7, next_input=next_input))), got[0], atol=1e-5
+    )
+    rows = list(ks.stream(model, read, 7, next_input=next_input))
+    np.testing.assert_allclose(np.stack(rows, axis=1), got, atol=1e-5)
+
+
+def test_next_input_is_called_at_every_step_where_it_may_differ():
+    model = signal_model()
+    prompt = np.ones((2, 3), "float32")
+    calls = []
+
+    def noisy(y):
+        calls.append(len(calls))
+        return y + float(len(calls))
+
+    seen = iter(range(1, 100))
+    outputs = ks.generate(model, prompt, 6, next_input=noisy)
+    assert_followed(model, prompt, outputs, lambda y: y + float(next(seen)))
+    assert len(calls) == 5
+
+
+def test_next_input_may_change_the_shape_and_frames_are_signals():
+    x = keras.Input((None, 4, 2))
+    model = keras.Model(x, layers.ConvLSTM1D(1, 3, padding="same", return_sequences=True)(x))
+    prompt = np.random.default_rng(0).normal(size=(3, 4, 2)).astype("float32")
+
+    def both(y):
+        return ops.concatenate([y, y], axis=-1)
+
+    got = ks.generate(model, prompt, 5, next_input=both)
+    assert got.shape == (5, 4, 1)
+    assert_followed(model, prompt, got, lambda y: np.concatenate([y, y], axis=-1))
+    with pytest.raises(ValueError, match=r"`next_input` must turn an output.*\(1, 4, 1\).*\(1, 4, 2\)"):
+        ks.generate(model, prompt, 5, next_input=lambda y: y)
+
+
+# sessions
+
+
+@pytest.fixture(scope="module")
+def session(model, tmp_path_factory):
+    pytest.importorskip("onnxruntime")
+    directory = tmp_path_factory.mktemp("exported") / "model"
+    ks.export_step_model(model, directory)
+    with ks.load_session(directory, batch_size=2) as session:
+        yield session
+
+
+def test_a_session_says_what_the_model_says(model, session):
+    options = {"temperature": 0.9, "top_k": 9, "top_p": 0.95, "seed": 3}
+    wanted = ks.generate(model, PROMPTS, 20, **options)
+    np.testing.assert_array_equal(ks.generate(session, PROMPTS, 20, **options), wanted)
+    np.testing.assert_array_equal(np.stack(list(ks.stream(session, PROMPTS, 20, **options)), axis=1), wanted)
+    assert ks.generate(session, PROMPTS, 20, stop=4, **options) == ks.generate(
+        model, PROMPTS, 20, stop=4, **options
+    )
+
+
+def test_a_session_goes_on_where_it_was(session):
+    session.step(np.array([1, 2]))
+    before = session.get_states()
+    ks.generate(session, [1, 2], 3, seed=0)
+    for path, states in session.get_states().items():
+        for state, old in zip(states, before[path], strict=True):
+            np.testing.assert_array_equal(state, old)
+            assert state.any()
+
+
+def test_a_session_knows_its_vocabulary(session):
+    with pytest.raises(ValueError, match="id 11; it reads 0 to 10"):
+        ks.generate(session, [VOCABULARY], 3)
+
+
+# SampleText
+
+
+def training(dropout=0.3):
+    ids = np.random.default_rng(0).integers(0, VOCABULARY, (8, 20))
+    model = ks.to_stateful(
+        text_model(layers.LSTM(6, return_sequences=True), layers.Dropout(dropout)), batch_size=4, resets=None
+    )
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model, (ids[:, :-1], ids[:, 1:])
+
+
+def encode(text):
+    return np.array([ord(c) - ord("a") for c in text])
+
+
+def decode(ids):
+    return "".join(chr(ord("a") + i) for i in ids)
+
+
+def test_sample_text_changes_no_loss():
+    histories, states = [], []
+    for sampled in (False, True):
+        keras.utils.set_random_seed(1)
+        model, (x, y) = training()
+        more = [ks.SampleText("abc", 8, encode=encode, decode=decode, write=None)] if sampled else []
+        histories.append(
+            model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=more).history
+        )
+        states.append(ks.get_states(model))
+    assert histories[0] == histories[1]
+    for mine, others in zip(*(s.values() for s in states), strict=True):
+        np.testing.assert_array_equal(mine, others)
+
+
+def test_sample_text_keeps_and_prints_what_generate_says(capsys):
+    model, (x, y) = training()
+    sample = ks.SampleText("abc", 8, encode=encode, decode=decode, every=2, temperature=0)
+    model.fit(x, y, batch_size=4, epochs=4, shuffle=False, verbose=0, callbacks=[sample])
+    assert list(sample.samples) == [2, 4]
+    assert sample.samples[4] == "abc" + decode(ks.generate(model, encode("abc"), 8, temperature=0))
+    assert f"Sample after epoch 4: {sample.samples[4]}" in capsys.readouterr().out
+
+
+def test_sample_text_draws_anew_at_each_epoch_and_the_same_in_each_run():
+    runs = []
+    for _ in range(2):
+        keras.utils.set_random_seed(1)
+        model, (x, y) = training()
+        model.optimizer.learning_rate = 0.0
+        sample = ks.SampleText("a", 30, encode=encode, decode=decode, stop=None, write=None)
+        model.fit(x, y, batch_size=4, epochs=2, shuffle=False, verbose=0, callbacks=[sample])
+        runs.append(sample.samples)
+    assert runs[0] == runs[1]
+    assert runs[0][1] != runs[0][2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"prompt": ""}, "is empty"),
+        ({"prompt": "az"}, "id 25"),
+        ({"length": 0}, "`length`"),
+        ({"temperature": -1}, "`temperature`"),
+        ({"encode": lambda text: encode(text)[None]}, "`encode`"),
+    ],
+)
+def test_sample_text_refuses_before_the_first_step(arguments, says):
+    model, (x, y) = training()
+    before = model.get_weights()
+    sample = ks.SampleText(**{"prompt": "abc", "length": 5, "encode": encode, "decode": decode, **arguments})
+    with pytest.raises(ValueError, match=says):
+        model.fit(x, y, batch_size=4, shuffle=False, verbose=0, callbacks=[sample])
+    for weight, old in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, old)
+
+
+class Through(layers.Layer):
+    """Doubles its input in NumPy, which no compiler sees through."""
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            return x
+        if keras.backend.backend() == "torch":
+            return ops.convert_to_tensor(ops.convert_to_numpy(x) * 2)
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            return tf.ensure_shape(tf.numpy_function(lambda a: a * 2, [x], x.dtype), x.shape)
+        import jax
+
+        return jax.pure_callback(lambda a: np.asarray(a) * 2, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+def test_layers_that_no_compiler_sees_through_still_run():
+    model = text_model(layers.GRU(6, return_sequences=True), Through())
+    prompts = np.random.default_rng(0).integers(1, VOCABULARY, (4, 3))
+    for prompt, row in zip(prompts, ks.generate(model, prompts, 6, temperature=0), strict=True):
+        assert_greedy(model, prompt, row)
+
+
+class Noise(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.seed_generator = keras.random.SeedGenerator(0)
+
+    def call(self, x):
+        return x + keras.random.normal(ops.shape(x), seed=self.seed_generator)
+
+
+class AlwaysDropout(layers.Dropout):
+    def call(self, x, training=False):
+        return super().call(x, training=True)
+
+
+@pytest.mark.parametrize("layer", [Noise, lambda: AlwaysDropout(0.5)], ids=["own", "dropout"])
+def test_models_with_noise_of_their_own_are_refused(layer):
+    model = text_model(layers.GRU(6, return_sequences=True), layer())
+    for function in (ks.generate, lambda *args: list(ks.stream(*args))):
+        with pytest.raises(ValueError, match="draws random numbers or counts at inference"):
+            function(model, [1, 2], 3)
+
+
+@pytest.mark.parametrize("kind", [layers.LSTM, layers.GRU])
+def test_dropout_of_recurrent_layers_is_no_noise(kind):
+    model = text_model(kind(6, return_sequences=True, dropout=0.5, recurrent_dropout=0.3))
+    assert_greedy(model, [1, 2], ks.generate(model, [1, 2], 3, temperature=0))
+
+
+def test_a_last_activation_that_is_neither_is_asked_for():
+    model = text_model(activation="relu")
+    assert ks.generate(model, [1], 3, from_logits=True).shape == (3,)
+    assert_greedy(model, [1], ks.generate(model, [1], 3, temperature=0))
+
+
+def test_scores_that_are_no_numbers_or_no_probabilities():
+    model = text_model()
+    with pytest.raises(ValueError, match=r"not probabilities that sum to 1.*from_logits=True"):
+        ks.generate(model, [1], 3, from_logits=False)
+    model.layers[-1].bias.assign(np.full(VOCABULARY, np.nan))
+    for temperature in (0, 1.0):
+        with pytest.raises(ValueError, match=r"`dense.*` .*not finite numbers.*diverged"):
+            ks.generate(model, [1], 3, temperature=temperature)

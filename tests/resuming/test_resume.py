@@ -1,0 +1,429 @@
+"""A training that is stopped at any step and started again has the losses of one that was not, bit for bit."""
+
+import shutil
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_stateful as ks
+from keras_stateful.resuming import checkpoint
+
+EPOCHS, ROWS, WINDOW, IDS = 3, 2, 4, 7
+LENGTHS = (21, 30, 9, 14, 17)
+BACKEND = keras.backend.backend()
+
+
+def documents():
+    rng = np.random.default_rng(5)
+    return [rng.integers(1, IDS, n) for n in LENGTHS]
+
+
+def stream(**arguments):
+    return ks.StatefulStream(lambda: iter(documents()), ROWS, WINDOW, resets=True, **arguments)
+
+
+def sequence(**arguments):
+    return ks.StatefulSequence(documents(), ROWS, WINDOW, seed=3, **arguments)
+
+
+DATA = {
+    "align": lambda: sequence(shuffle=True, resets=True),
+    "pack": lambda: sequence(shuffle=True, boundary="pack", resets=True, shift_windows=True),
+    "ignore": lambda: sequence(boundary="ignore", resets=True),
+    "stream": lambda: stream(),
+    "stream_pack": lambda: stream(boundary="pack", burn_in=1),
+    "stream_steps": lambda: stream(steps_per_epoch=7),
+    "plain": lambda: sequence(shuffle=True),
+    "plain_stream": lambda: ks.StatefulStream(documents(), ROWS, WINDOW),
+}
+
+
+def network(stateful=False, dropout=0.2):
+    return keras.Sequential(
+        [
+            keras.Input((None,), batch_size=ROWS, dtype="int32"),
+            layers.Embedding(IDS, 3),
+            layers.LSTM(4, return_sequences=True, stateful=stateful, dropout=dropout),
+            layers.Dropout(0.3),
+            layers.Dense(IDS),
+        ]
+    )
+
+
+def make(kind, dropout=0.2, **compile_arguments):
+    """Data, model and callbacks as a script makes them each time it is started."""
+    keras.utils.clear_session(free_memory=False)
+    keras.utils.set_random_seed(1)
+    data = DATA[kind]()
+    plain = kind.startswith("plain")
+    model = network(True, dropout) if plain else ks.to_stateful(network(False, dropout), data)
+    model.compile(
+        keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.01, 5, 0.9)),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        weighted_metrics=["accuracy"],
+        **compile_arguments,
+    )
+    return data, model, [ks.ResetStatesCallback(data)] if plain else []
+
+
+class Losses(keras.callbacks.Callback):
+    """The logs of every step."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.seen.append((batch, *logs.values()))
+
+    def get_state(self):
+        return {"seen": self.seen}
+
+    def set_state(self, state):
+        self.seen = [tuple(row) for row in state["seen"]]
+
+
+class Copies(keras.callbacks.Callback):
+    """Copies of the backup directory as a kill after these steps would leave it."""
+
+    def __init__(self, backup, *steps):
+        super().__init__()
+        self.backup, self.steps, self.done = backup, steps, 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.done in self.steps:
+            shutil.copytree(self.backup, f"{self.backup}-{self.done}")
+        self.done += 1
+
+    get_state = dict
+
+    def set_state(self, state):
+        pass
+
+
+def train(made, backup, callbacks=(), save_freq=3, epochs=EPOCHS, **arguments):
+    data, model, own = made
+    losses = Losses()
+    history = model.fit(
+        data,
+        epochs=epochs,
+        verbose=0,
+        callbacks=[*own, losses, *callbacks, ks.ResumeTraining(backup, data, save_freq)],
+        **arguments,
+    )
+    return losses.seen, history.history, history.epoch, model.get_weights(), ks.get_states(model)
+
+
+def assert_same(one, other):
+    np.testing.assert_equal(one[:3], other[:3])
+    keras.tree.map_structure(np.testing.assert_array_equal, one[3:], other[3:])
+
+
+def mostly_slow(*values, quick):
+    """Parameters of which every run of the suite takes the quick ones."""
+    return [v if v in quick else pytest.param(v, marks=pytest.mark.slow) for v in values]
+
+
+@pytest.mark.parametrize("kind", mostly_slow(*DATA, quick=("align", "pack", "stream", "plain")))
+def test_a_stop_in_mid_epoch_leaves_no_trace(kind, tmp_path):
+    made = make(kind)
+    unbroken = train(made, tmp_path / "a", [Copies(tmp_path / "a", 5, 16)])
+    for step in (5, 16):  # the model has gone on since, the data too
+        assert_same(train(made, tmp_path / f"a-{step}"), unbroken)
+
+
+def constant_rate(model):
+    model.compile(keras.optimizers.Adam(0.01), model.loss, weighted_metrics=["accuracy"])
+
+
+def many_callbacks(folder):
+    """Each callback that remembers something; the rate falls, the best weights change and training stops early."""
+    held_out = documents()[:2]
+    return [
+        ks.ValidateDocuments(held_out, batch_size=ROWS, sequence_length=WINDOW),
+        keras.callbacks.EarlyStopping("val_loss", min_delta=10, patience=2, restore_best_weights=True),
+        keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, min_delta=10, patience=1),
+        keras.callbacks.ModelCheckpoint(
+            str(folder / "best.weights.h5"), "loss", save_best_only=True, save_weights_only=True
+        ),
+        keras.callbacks.ModelCheckpoint(
+            str(folder / "{epoch}-{batch}.weights.h5"), save_freq=5, save_weights_only=True
+        ),
+        keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
+        ks.SampleText(held_out[0][:3], 4, encode=np.array, decode=lambda ids: ids.tolist(), write=None),
+        ks.StateMonitor(4),
+        keras.callbacks.CSVLogger(str(folder / "log.csv")),
+    ]
+
+
+def test_callbacks_remember(tmp_path):
+    results = {}
+    for name in ("unbroken", "resumed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        made = make("align", dropout=0.0)
+        constant_rate(made[1])
+        _, stopping, *_ = callbacks = many_callbacks(folder)
+        copies = [Copies(tmp_path / "a", 17)] if name == "unbroken" else []
+        if name == "resumed":
+            for file in (tmp_path / "unbroken").iterdir():  # what the first process had written
+                if not file.name.startswith("3-"):
+                    shutil.copy(file, folder)
+        backup = tmp_path / ("a" if name == "unbroken" else "a-17")
+        *result, _ = train(made, backup, [*callbacks, *copies], 4, 9)
+        files = {f.name: f.read_bytes() for f in folder.iterdir() if f.suffix == ".csv"}
+        names = sorted(f.name for f in folder.iterdir())
+        results[name] = (
+            *result[:3],
+            [stopping.stopped_epoch, stopping.best, files, names, callbacks[6].samples],
+            *result[3:],
+        )
+    assert_same(results["resumed"], results["unbroken"])
+    np.testing.assert_equal(results["resumed"][3], results["unbroken"][3])
+    assert len(results["unbroken"][2]) == 3
+    assert stopping.stopped_epoch == 2
+    rates = results["unbroken"][1]["learning_rate"]
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] < 0.01 * 0.9**3
+
+
+class Killed(Exception):
+    pass
+
+
+def killer(steps):
+    """A callback that ends the training after so many steps."""
+    remaining = iter(range(steps))
+
+    def begin(batch, logs=None):
+        if next(remaining, None) is None:
+            raise Killed
+
+    return keras.callbacks.LambdaCallback(on_train_batch_begin=begin)
+
+
+@pytest.mark.parametrize("save_freq", mostly_slow(1, 4, "epoch", quick=(4,)))
+def test_a_fresh_process_goes_on_where_an_error_struck(save_freq, tmp_path):
+    with_nothing_saved = [Losses()]
+    data, model, _ = make("align")
+    history = model.fit(data, epochs=EPOCHS, verbose=0, callbacks=with_nothing_saved)
+    for steps in (15, 3):  # of 36; those after the last save are done again
+        with pytest.raises(Killed):
+            train(make("align"), tmp_path, [killer(steps)], save_freq)
+    result = train(make("align"), tmp_path, [killer(1000)], save_freq)
+    assert_same(
+        result,
+        (
+            with_nothing_saved[0].seen,
+            history.history,
+            history.epoch,
+            model.get_weights(),
+            ks.get_states(model),
+        ),
+    )
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras refuses steps_per_execution above 1 on torch")
+@pytest.mark.parametrize(
+    ("kind", "at_once", "save_freq", "saved"),
+    [("align", 5, 4, (2, 4)), ("stream", 2, 3, (3, 9))],  # executions; steps, no multiple of `at_once`
+)
+def test_executions_of_several_steps(kind, at_once, save_freq, saved, tmp_path):
+    made = make(kind, steps_per_execution=at_once)
+    unbroken = train(made, tmp_path / "a", [Copies(tmp_path / "a", *saved)], save_freq)
+    for execution in saved:
+        assert_same(train(made, tmp_path / f"a-{execution}", save_freq=save_freq), unbroken)
+
+
+@pytest.mark.skipif(BACKEND == "torch", reason="Keras compiles nothing on torch by itself")
+@pytest.mark.parametrize(
+    "jit_compile", [pytest.param(False, marks=pytest.mark.slow) if BACKEND == "jax" else True]
+)
+def test_compiled_otherwise_than_by_default(jit_compile, tmp_path):
+    assert make("align")[1].jit_compile is not jit_compile  # that of all other tests
+    with pytest.raises(Killed):
+        train(make("align", jit_compile=jit_compile), tmp_path, [killer(5)], 4)
+    made = make("align", jit_compile=jit_compile)
+    unbroken = train(made, tmp_path / "unbroken", epochs=1)
+    assert_same(train(made, tmp_path, [killer(1000)], 4, epochs=1), unbroken)
+
+
+@pytest.mark.parametrize("kind", mostly_slow("align", "plain", quick=("plain",)))
+def test_epochs_that_are_no_passes(kind, tmp_path):
+    made = make(kind)
+    unbroken = train(made, tmp_path / "a", [Copies(tmp_path / "a", 6, 11)], 5, steps_per_epoch=5)
+    for step in (6, 11):
+        assert_same(train(made, tmp_path / f"a-{step}", save_freq=5, steps_per_epoch=5), unbroken)
+
+
+def test_a_training_that_has_ended_is_not_begun_again(tmp_path):
+    longer = train(make("align"), tmp_path / "longer", epochs=2)
+    made = make("align")
+    once = train(made, tmp_path / "a", epochs=1)
+    assert_same(train(made, tmp_path / "a", epochs=1), once)
+    assert_same(train(made, tmp_path / "a", epochs=2), longer)
+
+
+def test_the_progress_bar_goes_on(tmp_path, capsys):
+    made = make("align")
+    with pytest.raises(Killed):
+        train(made, tmp_path, [killer(5)], 3)
+    data, model, _ = made
+    model.fit(data, epochs=1, verbose=1, callbacks=[Losses(), ks.ResumeTraining(tmp_path, data)])
+    out = capsys.readouterr().out
+    assert "Training goes on at epoch 1, step 4" in out
+    assert f"{len(data)}/{len(data)}" in out
+    assert f" 1/{len(data)}" not in out
+
+
+# What is refused
+
+
+@pytest.fixture(scope="module")
+def backup(tmp_path_factory):
+    """Two checkpoints."""
+    path = tmp_path_factory.mktemp("resume") / "backup"
+    train(make("align"), path, epochs=2, save_freq="epoch")
+    return path
+
+
+def align(**arguments):
+    return lambda: ks.StatefulSequence(
+        **{
+            "corpus": documents(),
+            "batch_size": ROWS,
+            "sequence_length": WINDOW,
+            "shuffle": True,
+            "seed": 3,
+            "resets": True,
+            **arguments,
+        }
+    )
+
+
+CHANGES = {
+    "sequence.seed: 3 when saved, 4 now": {"data": align(seed=4)},
+    "sequence.data: ": {"data": align(corpus=[np.where(d == 1, 2, d) for d in documents()])},
+    "sequence.documents: 5 when saved, 4 now": {"data": align(corpus=documents()[1:])},
+    "sequence.batch_size: 2 when saved, 4 now": {"data": align(batch_size=4)},
+    "sequence.sequence_length: 4 when saved, 5 now": {"data": align(sequence_length=5)},
+    "sequence.kind: 'StatefulSequence' when saved, 'StatefulStream' now": {"data": stream},
+    "'dropout': 0.2, ": {"dropout": 0.5},
+    "optimizer.class: 'Adam' when saved, 'SGD' now": {"optimizer": "sgd"},
+    "fit.steps_per_epoch: None when saved, 3 now": {"steps_per_epoch": 3},
+    "sequence.boundary: 'align' when saved, 'pack' now": {"data": align(boundary="pack")},
+    "compile.loss: {'SparseCategoricalCrossentropy': ": {"loss": "sparse_categorical_crossentropy"},
+}
+
+
+@pytest.mark.parametrize("told", CHANGES)
+@pytest.mark.filterwarnings("ignore:Only")
+def test_another_training_is_refused_with_what_differs(told, backup, monkeypatch):
+    change = dict(CHANGES[told])
+    monkeypatch.setitem(DATA, "align", change.pop("data", DATA["align"]))
+    made = make("align", change.pop("dropout", 0.2))
+    if change.keys() & {"optimizer", "loss"}:
+        model = made[1]
+        new = change.pop("optimizer", model.optimizer), change.pop("loss", model.loss)
+        model.compile(*new, weighted_metrics=["accuracy"])
+    with pytest.raises(ValueError, match="The training in `backup_dir` was another one") as error:
+        train(made, backup, epochs=2, **change)
+    assert told in str(error.value)
+
+
+def test_a_damaged_checkpoint_is_left_out(backup, tmp_path):
+    wanted = train(make("align"), tmp_path / "unbroken")
+    copy = tmp_path / "copy"
+    shutil.copytree(backup, copy)
+    before, newest = sorted(copy.glob("checkpoint-*"))
+    for name in ("model.weights.h5", "state.npz", "run.json"):
+        file = newest / name
+        file.write_bytes(file.read_bytes()[:-20])
+    with pytest.warns(
+        UserWarning, match=f"{newest.name} is left out: model.weights.h5 is not what was written"
+    ):
+        assert_same(train(make("align"), copy), wanted)
+    shutil.rmtree(copy)
+    shutil.copytree(backup, copy)
+    for path in (before, newest):
+        (path / "SHA256SUMS").write_text("")
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match="No checkpoint in .* can be read"),
+    ):
+        train(make("align"), copy)
+
+
+def test_streams_that_cannot_be_repositioned(tmp_path, monkeypatch):
+    monkeypatch.setitem(DATA, "once", lambda: ks.StatefulStream(iter(documents()), ROWS, WINDOW, resets=True))
+    with pytest.raises(ValueError, match="source of the stream is read once"):
+        train(make("once"), tmp_path)
+    with pytest.raises(Killed):
+        train(make("stream"), tmp_path, [killer(5)])
+    first, *others = documents()
+    changed = [first, *(d[::-1] for d in others)]
+    monkeypatch.setitem(DATA, "changed", lambda: ks.StatefulStream(changed, ROWS, WINDOW, resets=True))
+    with pytest.raises(ValueError, match=r"gives other documents than when .* source\[1\]"):
+        train(make("changed"), tmp_path)
+
+
+def test_what_cannot_be_saved_is_refused_by_name(tmp_path):
+    class Counts(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.count = 0
+
+    data, model, _ = made = make("align")
+    with pytest.raises(
+        ValueError,
+        match=r"cannot save what `Counts` remembers.* with count\. Give it two methods: `get_state",
+    ):
+        train(made, tmp_path, [Counts()])
+    with pytest.raises(ValueError, match="cannot save what `BackupAndRestore` remembers.*Leave it out"):
+        train(made, tmp_path, [keras.callbacks.BackupAndRestore(tmp_path)])
+    with pytest.raises(ValueError, match="`fit` reads other data"):
+        model.fit(sequence(resets=True), verbose=0, callbacks=[ks.ResumeTraining(tmp_path, data)])
+    with pytest.raises(ValueError, match="several `ResumeTraining`"):
+        train(made, tmp_path, [ks.ResumeTraining(tmp_path, data)])
+    with pytest.raises(TypeError, match="`sequence` must be a StatefulSequence"):
+        ks.ResumeTraining(tmp_path, [data])
+    with pytest.raises(ValueError, match="`save_freq` must be 1 or more"):
+        ks.ResumeTraining(tmp_path, data, 0)
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_another_layer_is_refused(backup, monkeypatch):
+    monkeypatch.setattr(layers, "LSTM", lambda _, **arguments: layers.GRU(5, **arguments))
+    with pytest.raises(ValueError, match="The training in `backup_dir` was another one") as error:
+        train(make("align"), backup, epochs=2)
+    for told in ("LSTM: {", "GRU: None when saved, "):
+        assert told in str(error.value), error.value
+
+
+def test_another_backend_is_refused(backup, tmp_path):
+    found = checkpoint.newest(backup)
+    found.run["fingerprint"]["fit.backend"] = "another"
+    checkpoint.write(tmp_path, found.run, lambda path: shutil.copy(found.weights, path))
+    with pytest.raises(ValueError, match=f"fit.backend: 'another' when saved, '{BACKEND}' now"):
+        train(make("align"), tmp_path, epochs=2)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="on JAX and TensorFlow: tests/once/devices")
+def test_several_processes_of_torch_are_refused(tmp_path, monkeypatch):
+    import torch.distributed as group
+
+    for name, value in (("is_available", True), ("is_initialized", True), ("get_world_size", 2)):
+        monkeypatch.setattr(group, name, lambda value=value: value)
+    with pytest.raises(
+        ValueError, match=r"Received: 2 processes of torch\.distributed\. Train in one process"
+    ):
+        train(make("align"), tmp_path / "backup")
+    assert not (tmp_path / "backup").exists()
+
+
+def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
+    (tmp_path / "backup").write_text("notes")
+    sequence = ks.StatefulSequence([np.arange(40) % 5, np.arange(30) % 5], 2, 8, resets=True)
+    with pytest.raises(ValueError, match=r"`backup_dir` must be.*Received: .*backup.*a file.*Name another"):
+        ks.ResumeTraining(tmp_path / "backup", sequence)

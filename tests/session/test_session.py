@@ -1,0 +1,174 @@
+"""`Session`: NumPy in and out, rows alone, threads apart, and nothing run that was not exported."""
+
+import os
+import subprocess
+import sys
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+import keras_stateful as ks
+
+pytestmark = pytest.mark.backend_free
+
+VOCABULARY = 11
+
+
+def network():
+    keras.utils.set_random_seed(1)
+    ids = keras.Input((None,), dtype="int32", name="ids")
+    h = keras.layers.Embedding(VOCABULARY, 4)(ids)
+    h = keras.layers.LSTM(6, return_sequences=True, name="lower")(h)
+    h = keras.layers.GRU(5, return_sequences=True, name="upper")(h)
+    return keras.Model(ids, keras.layers.Dense(VOCABULARY, activation="softmax")(h))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return network()
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("exports") / "text"
+    ks.export_step_model(model, directory, metadata={"characters": "abc"})
+    return directory
+
+
+def ids(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, VOCABULARY, shape)
+
+
+def test_step_and_read_are_one_pass_of_the_model(model, exported):
+    x = ids(3, 40)
+    wanted = model.predict_on_batch(x)
+    with ks.load_session(exported, batch_size=3) as session:
+        np.testing.assert_allclose(session.read(x[:, :25]), wanted[:, :25], atol=1e-5)
+        for t in range(25, 40):
+            np.testing.assert_allclose(session.step(x[:, t]), wanted[:, t], atol=1e-5)
+        assert session.metadata == {"characters": "abc"}
+
+
+def test_only_the_rows_named_advance(exported):
+    x = ids(4, 12)
+    alone = [ks.load_session(exported).read(x[r : r + 1])[0] for r in range(4)]
+    session, at = ks.load_session(exported, batch_size=4), [0] * 4
+    order = np.random.default_rng(1)
+    while min(at) < 12:
+        rows = [r for r in order.permutation(4)[: order.integers(1, 5)].tolist() if at[r] < 12]
+        if not rows:
+            continue
+        out = session.step(x[rows, [at[r] for r in rows]], rows=rows)
+        for r, o in zip(rows, out, strict=True):
+            np.testing.assert_array_equal(o, alone[r][at[r]])  # bit for bit, whoever else advanced
+            at[r] += 1
+    mask = np.array([True, False, True, False])
+    session.reset(mask)
+    after = session.read(x[mask, :3], rows=mask)
+    np.testing.assert_array_equal(after, np.stack([alone[0][:3], alone[2][:3]]))
+
+
+def test_a_parked_conversation_goes_on(exported):
+    x = ids(1, 20)
+    whole = ks.load_session(exported).read(x)
+    session = ks.load_session(exported, batch_size=2)
+    session.read(x[:, :8], rows=[1])
+    parked = session.get_states(rows=[1])
+    assert {k: [a.shape for a in v] for k, v in parked.items()} == {
+        "lower": [(1, 6), (1, 6)],
+        "upper": [(1, 5)],
+    }
+    session.read(ids(2, 5, seed=3))
+    session.set_states(parked, rows=[0])
+    np.testing.assert_array_equal(session.read(x[:, 8:], rows=[0]), whole[:, 8:])
+    for arrays in parked.values():  # a copy: what its owner does to it changes nothing
+        for a in arrays:
+            a[:] = 7
+    session.set_states(session.get_states())
+    assert all(np.abs(a).max() < 7 for v in session.get_states(rows=[0]).values() for a in v)
+
+
+def test_forks_go_their_own_ways(exported):
+    x, y = ids(1, 10), ids(1, 10, seed=5)
+    session = ks.load_session(exported)
+    session.read(x)
+    other = session.fork()
+    first, second = session.read(x), other.read(y)
+    assert np.abs(first - second).max() > 1e-4
+    again = ks.load_session(exported)
+    again.read(x)
+    np.testing.assert_array_equal(again.fork().read(y), second)
+    np.testing.assert_array_equal(again.read(x), first)
+    session.close()
+    other.read(x)  # a fork outlives what it was made from
+
+
+def test_threads_with_a_session_each_mix_nothing(exported):
+    steps, threads = 10_000, 8
+    root = ks.load_session(exported)
+    wanted, failures = {}, []
+
+    def run(k, into):
+        session, state = root.fork(), np.random.default_rng(k)
+        total = np.zeros(VOCABULARY)
+        try:
+            for i in range(steps):
+                out = session.step([int(state.integers(VOCABULARY))])
+                if i % 100 == 0:
+                    total += out[0]
+            into[k] = total
+        except Exception as error:
+            failures.append(error)
+
+    got: dict = {}
+    together = [threading.Thread(target=run, args=(k, got)) for k in range(threads)]
+    for t in together:
+        t.start()
+    for t in together:
+        t.join()
+    assert not failures
+    for k in (0, threads - 1):
+        run(k, wanted)
+        np.testing.assert_array_equal(got[k], wanted[k])
+
+
+def test_one_session_used_by_several_threads_takes_one_call_after_the_other(exported):
+    session = ks.load_session(exported, batch_size=4)
+    x = ids(4, 200)
+
+    def run(r):
+        for t in range(200):
+            session.step(x[r : r + 1, t], rows=[r])
+
+    threads = [threading.Thread(target=run, args=(r,)) for r in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    alone = ks.load_session(exported, batch_size=4)
+    alone.read(x)
+    for a, b in zip(session.get_states().values(), alone.get_states().values(), strict=True):
+        for one, two in zip(a, b, strict=True):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_no_framework_is_imported(exported):
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {{"keras", "tensorflow", "jax", "torch", "onnx"}}:
+            raise ImportError(name + " is blocked")
+sys.meta_path.insert(0, Block())
+from keras_stateful import generate, load_session
+session = load_session({str(exported)!r})
+assert session.step([1]).shape == (1, {VOCABULARY})
+assert len(generate(session, [1, 2], 5, temperature=0)) == 5
+assert not {{"keras", "tensorflow", "jax", "torch"}} & set(sys.modules)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
+    )
+    assert done.returncode == 0, done.stderr
