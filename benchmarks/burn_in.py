@@ -1,7 +1,7 @@
 """What cutting documents costs in held-out loss, and how much of it `burn_in` gives back.
 
-The same network, the same number of training steps, three layouts: whole documents, documents cut into pieces, and
-pieces with a burn-in. Held-out addresses are read whole. Means over three seeds.
+The same network, the same number of training steps, three layouts: whole documents, documents cut
+into pieces, and pieces with a burn-in. Held-out addresses are read whole. Means over three seeds.
 """
 
 import keras
@@ -22,7 +22,9 @@ LAYOUTS = {
 
 def held_out_loss(layout: dict, training: list, held_out: list, seed: int) -> float:
     keras.utils.set_random_seed(seed)
-    sequence = StatefulSequence(training, ROWS, WINDOW, resets=True, shuffle=True, seed=seed, **layout)
+    sequence = StatefulSequence(
+        training, ROWS, WINDOW, resets=True, shuffle=True, seed=seed, **layout
+    )
     network = keras.Sequential(
         [
             keras.Input((None,), dtype="int32"),
@@ -32,7 +34,9 @@ def held_out_loss(layout: dict, training: list, held_out: list, seed: int) -> fl
         ]
     )
     model = to_stateful(network, sequence)
-    model.compile(keras.optimizers.Adam(0.005), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(
+        keras.optimizers.Adam(0.005), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
     model.fit(sequence, steps_per_epoch=STEPS, epochs=1, verbose=0)
     losses = evaluate_documents(model, held_out)["loss"]
     return float(np.average(losses, weights=[len(d) - 1 for d in held_out]) / np.log(2))
@@ -48,8 +52,14 @@ def measure() -> tuple:
     }
     return (
         [
-            row(name, float(np.mean(bits)), "bits per byte", ours=f"{min(bits):.3f} to {max(bits):.3f}")
+            row(
+                name,
+                float(np.mean(bits)),
+                "bits per byte",
+                ours=f"{min(bits):.3f} to {max(bits):.3f}",
+            )
             for name, bits in found.items()
         ],
-        f"{STEPS} steps of {ROWS} x {WINDOW} with each of {len(SEEDS)} seeds; the range is over the seeds.",
+        f"{STEPS} steps of {ROWS} x {WINDOW} with each of {len(SEEDS)} seeds; the range is over "
+        "the seeds.",
     )

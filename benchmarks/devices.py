@@ -3,9 +3,10 @@
     python benchmarks/devices.py                            # 1, 2 and 4 virtual devices of this CPU
     python benchmarks/devices.py --backends jax --json out.json
 
-Virtual devices share the cores of one machine, so more of them cannot be faster: the difference to one device is the
-overhead of splitting. On JAX the collectives of the compiled training step are counted too, which is what would go
-over the wire between real devices. Printed are medians over epochs of `fit`, in milliseconds a step.
+Virtual devices share the cores of one machine, so more of them cannot be faster: the difference to
+one device is the overhead of splitting. On JAX the collectives of the compiled training step are
+counted too, which is what would go over the wire between real devices. Printed are medians over
+epochs of `fit`, in milliseconds a step.
 """
 
 import argparse
@@ -76,7 +77,9 @@ def scope(backend: str, devices: int):
     import tensorflow as tf
 
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * devices)
+    tf.config.set_logical_device_configuration(
+        cpu, [tf.config.LogicalDeviceConfiguration()] * devices
+    )
     return tf.distribute.MirroredStrategy([f"CPU:{i}" for i in range(devices)]).scope()
 
 
@@ -86,7 +89,9 @@ def collectives(model, sequence) -> dict[str, int]:
     import keras
 
     layout = keras.distribution.distribution().get_data_layout
-    batch = keras.tree.map_structure(lambda a: jax.device_put(a, layout(a.shape).backend_layout), sequence[0])
+    batch = keras.tree.map_structure(
+        lambda a: jax.device_put(a, layout(a.shape).backend_layout), sequence[0]
+    )
     groups = (
         model.trainable_variables,
         model.non_trainable_variables,
@@ -95,7 +100,9 @@ def collectives(model, sequence) -> dict[str, int]:
     )
     state = tuple([v.value for v in group] for group in groups)
     shardings = (None, tuple([v.sharding for v in group] for group in state))
-    program = jax.jit(model.train_step, out_shardings=shardings).lower(state, batch).compile().as_text()
+    program = (
+        jax.jit(model.train_step, out_shardings=shardings).lower(state, batch).compile().as_text()
+    )
 
     repeats, found, computation = loops(program), {}, ""
     for line in program.splitlines():
@@ -104,7 +111,8 @@ def collectives(model, sequence) -> dict[str, int]:
         elif match := COLLECTIVE.search(line):
             sizes = re.findall(r"(?:f|s|u)(\d+)\[([\d,]*)\]", match[1])
             size = sum(
-                int(bits) // 8 * int(np.prod([int(n) for n in dims.split(",") if n])) for bits, dims in sizes
+                int(bits) // 8 * int(np.prod([int(n) for n in dims.split(",") if n]))
+                for bits, dims in sizes
             )
             found[match[2]] = found.get(match[2], 0) + size * repeats.get(computation, 1)
     return found
@@ -149,9 +157,13 @@ def main() -> None:
 
     where = surroundings()
     names = ", ".join(f"{package} {number}" for package, number in where["versions"].items())
-    print(f"{where['date']}; {where['cpu']}, {where['cores']} cores; Python {where['python']}, {names}")
-    print(f"LSTM {UNITS}, batch {BATCH_SIZE} in all, window {WINDOW}; {results[0]['parameter_bytes']:,} bytes of "
-          f"parameters, {results[0]['state_bytes']:,} bytes of states\n")  # fmt: skip
+    print(
+        f"{where['date']}; {where['cpu']}, {where['cores']} cores; Python {where['python']}, "
+        f"{names}"
+    )
+    print(f"LSTM {UNITS}, batch {BATCH_SIZE} in all, window {WINDOW}; "
+          f"{results[0]['parameter_bytes']:,} bytes of parameters, {results[0]['state_bytes']:,} "
+          "bytes of states\n")  # fmt: skip
     print("| backend | devices | ms a step | to one device | bytes in collectives |")
     print("|---|---|---|---|---|")
     for result in results:
@@ -159,7 +171,8 @@ def main() -> None:
         sent = ", ".join(f"{kind} {size:,}" for kind, size in result["bytes_sent"].items()) or "-"
         ratio = result["milliseconds"] / one["milliseconds"]
         print(
-            f"| {result['backend']} | {result['devices']} | {result['milliseconds']:.1f} | {ratio:.2f} | {sent} |"
+            f"| {result['backend']} | {result['devices']} | {result['milliseconds']:.1f} | "
+            f"{ratio:.2f} | {sent} |"
         )
     if options.json:
         options.json.write_text(json.dumps({**where, "results": results}, indent=1))

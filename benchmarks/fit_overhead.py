@@ -1,12 +1,16 @@
-"""What `fit(sequence, callbacks=[ResetStatesCallback(sequence)])` costs over the bare compiled train step.
+"""What `fit(sequence, callbacks=[ResetStatesCallback(sequence)])` costs over the bare compiled
+train step.
 
-Three ways to run the same training steps of the same model are timed in turn, epoch by epoch, in one process:
+Three ways to run the same training steps of the same model are timed in turn, epoch by epoch, in
+one process:
 
-- bare: the compiled train step in a Python loop, over batches that lie on the device already; no `fit`
+- bare: the compiled train step in a Python loop, over batches that lie on the device already; no
+  `fit`
 - fit, batches in place: Keras's `fit` over the same batches, kept as NumPy arrays in a PyDataset
 - fit, sequence: `fit` over a `StatefulSequence` with `ResetStatesCallback`
 
-What of the difference is this package's own is timed by itself: making the batches, and the callback's work.
+What of the difference is this package's own is timed by itself: making the batches, and the
+callback's work.
 """
 
 import time
@@ -26,7 +30,9 @@ ROUNDS, SECONDS, STEPS = 9, 1.2, 400  # of an epoch: about so long, at most so m
 
 
 def bare_epoch(model, batches: Sequence) -> Callable[[], None]:
-    """A function that trains once on every batch, with as little around the step as the backend allows."""
+    """A function that trains once on every batch, with as little around the step as the backend
+    allows.
+    """
     import keras
 
     backend = keras.backend.backend()
@@ -117,7 +123,9 @@ def measure() -> tuple:
         model = compiled(to_stateful(build(units, window), batch_size=rows))
 
         def data(steps: int, rows: int = rows, window: int = window) -> StatefulSequence:
-            ids = np.random.default_rng(0).integers(0, VOCABULARY, rows * window * steps + 1, dtype="int32")
+            ids = np.random.default_rng(0).integers(
+                0, VOCABULARY, rows * window * steps + 1, dtype="int32"
+            )
             return StatefulSequence(ids, rows, window, boundary="ignore")
 
         sequence = data(10)

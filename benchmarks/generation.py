@@ -1,14 +1,19 @@
 """What a generated id costs: `generate` against the loops that people write.
 
-The model is Embedding(64), LSTM(512), LSTM(512), Dense, batch 1. Ways to the next id, timed in turn in one process:
+The model is Embedding(64), LSTM(512), LSTM(512), Dense, batch 1. Ways to the next id, timed in turn
+in one process:
 
-- predict: `model.predict` of a `stateful=True` model of batch 1, and NumPy's argmax, in a Python loop
+- predict: `model.predict` of a `stateful=True` model of batch 1, and NumPy's argmax, in a Python
+  loop
 - predict_on_batch: the same loop with `predict_on_batch`
-- generate, stream: this package's, on the trained model itself, greedy; `drawn` with temperature, top-k and top-p
-- onnxruntime: the exported step model called by hand, `session.run` with states passed on (if it is installed)
+- generate, stream: this package's, on the trained model itself, greedy; `drawn` with temperature,
+  top-k and top-p
+- onnxruntime: the exported step model called by hand, `session.run` with states passed on (if it is
+  installed)
 - Session.step, generate(Session): the same artifact through this package
 
-On JAX a `stateful=True` model does not carry its state in `predict`; the loop is timed all the same.
+On JAX a `stateful=True` model does not carry its state in `predict`; the loop is timed all the
+same.
 """
 
 import statistics
@@ -74,7 +79,8 @@ def ways(folder: Path) -> dict[str, Callable[[int], object]]:
     ks.export_step_model(model, folder / "model")
     session = ks.load_session(folder / "model")
     about = session.manifest
-    # One inference session for both sides: two of the same file differ by up to 20 % with where threads and weights lie.
+    # One inference session for both sides: two of the same file differ by up to 20 % with where
+    # threads and weights lie.
     raw = session._runtime._session
     inputs = [about.inputs[0].tensor, *(s.input for s in about.states)]
     outputs = [about.outputs[0].tensor, *(s.output for s in about.states)]
@@ -121,7 +127,8 @@ def measure() -> tuple:
     def against(ours: str, theirs: str, faster: bool, **reach: float) -> dict:
         value = took[theirs] / took[ours] if faster else took[ours] / took[theirs]
         return row(
-            f"{ours}, {'times faster' if faster else 'time'}", value, against=theirs, ours=f"{took[ours]:.3f} ms",
+            f"{ours}, "
+            f"{'times faster' if faster else 'time'}", value, against=theirs, ours=f"{took[ours]:.3f} ms",
             theirs=f"{took[theirs]:.3f} ms", backend=backend, higher_is_better=faster, **reach
         )  # fmt: skip
 

@@ -1,11 +1,12 @@
-"""What a GPU makes of it: `fit` against the bare step and PyTorch's cuDNN loop, resets, data, generation.
+"""What a GPU makes of it: `fit` against the bare step and PyTorch's cuDNN loop, resets, data,
+generation.
 
     KERAS_BACKEND=torch python benchmarks/gpu.py            # or jax; needs keras, numpy and that backend only
     KERAS_BACKEND=jax python benchmarks/gpu.py --json out.json
     KERAS_BACKEND=jax python benchmarks/gpu.py --tiny       # small, also on a CPU, without cuDNN
 
-First it checks that the fused cuDNN kernel is really taken and that results equal those of the plain loop on the same
-weights; it stops where they do not. Then tokens a second.
+First it checks that the fused cuDNN kernel is really taken and that results equal those of the
+plain loop on the same weights; it stops where they do not. Then tokens a second.
 """
 
 import argparse
@@ -35,10 +36,20 @@ FULL = {
     "rounds": 5,
     "ids": 1000,
 }
-TINY = {"units": (16,), "layers": (1, 2), "rows": 4, "window": 8, "steps": 3, "rounds": 1, "ids": 10}
+TINY = {
+    "units": (16,),
+    "layers": (1, 2),
+    "rows": 4,
+    "window": 8,
+    "steps": 3,
+    "rounds": 1,
+    "ids": 10,
+}
 
 
-def network(units: int, layers: int, window: int, policy: str = "float32", use_cudnn="auto", dtype=None):
+def network(
+    units: int, layers: int, window: int, policy: str = "float32", use_cudnn="auto", dtype=None
+):
     keras.config.set_dtype_policy(policy)
     keras.utils.set_random_seed(0)
     model = keras.Sequential(
@@ -79,19 +90,24 @@ def takes_fused_kernel(model, x: np.ndarray) -> bool:
         return model.stateless_call(variables, states, x, training=True)[0]
 
     values = [
-        [v.value for v in group] for group in (model.trainable_variables, model.non_trainable_variables)
+        [v.value for v in group]
+        for group in (model.trainable_variables, model.non_trainable_variables)
     ]
     return "cudnn" in jax.jit(call).lower(*values, x).compile().as_text().lower()
 
 
 def check(size: dict, tiny: bool) -> None:
-    """Stops unless the fused kernel is taken and agrees with the plain loop, in the step and from window to window."""
+    """Stops unless the fused kernel is taken and agrees with the plain loop, in the step and from
+    window to window.
+    """
     units, rows, window = size["units"][0], size["rows"], size["window"]
     fused = ks.to_stateful(network(units, 2, window), rows, resets="window")
     plain = ks.to_stateful(network(units, 2, window, use_cudnn=False), rows, resets="window")
     plain.set_weights(fused.get_weights())
     rng = np.random.default_rng(0)
-    taken = takes_fused_kernel(fused, [rng.integers(0, VOCABULARY, (rows, window)), np.ones(rows, bool)])
+    taken = takes_fused_kernel(
+        fused, [rng.integers(0, VOCABULARY, (rows, window)), np.ones(rows, bool)]
+    )
     if not taken and not tiny:
         sys.exit("gpu.py: the fused cuDNN kernel is not taken, so no figure would mean anything.")
     ks.reset_states(fused)
@@ -103,7 +119,8 @@ def check(size: dict, tiny: bool) -> None:
     if not worst < 5e-3:  # the kernels multiply in TF32 by default
         sys.exit(f"gpu.py: the fused kernel differs from the plain loop by {worst}.")
     print(
-        f"fused kernel {'taken' if taken else 'not taken'}; largest difference to the plain loop {worst:.1e}"
+        f"fused kernel {'taken' if taken else 'not taken'}; largest difference to the plain loop "
+        f"{worst:.1e}"
     )
 
 
@@ -123,7 +140,9 @@ def torch_loop(units: int, layers: int, batches: list, bfloat16: bool):
         ]
     ).to(where)
     optimizer = torch.optim.Adam(parts.parameters())
-    placed = [tuple(torch.as_tensor(part).long().to(where) for part in batch[:2]) for batch in batches]
+    placed = [
+        tuple(torch.as_tensor(part).long().to(where) for part in batch[:2]) for batch in batches
+    ]
 
     def epoch() -> None:
         state = None
@@ -156,7 +175,9 @@ def training(size: dict) -> list:
     for units in size["units"]:
         for layers in size["layers"]:
             for policy, dtype in precisions():
-                model = compiled(ks.to_stateful(network(units, layers, window, policy, dtype=dtype), rows))
+                model = compiled(
+                    ks.to_stateful(network(units, layers, window, policy, dtype=dtype), rows)
+                )
                 model.fit(sequence, verbose=0)
                 ways = {
                     "the bare step, batches on the device": bare_epoch(model, batches),
@@ -255,7 +276,10 @@ def main() -> None:
     }
     check(size, options.tiny)
     where["rows"] = [*training(size), *resets(size), *host_and_device(size), *generation(size)]
-    print(f"\n{where['device']}; {keras.backend.backend()}; {described(where)}\n\n{table(where['rows'])}")
+    print(
+        f"\n{where['device']}; {keras.backend.backend()}; "
+        f"{described(where)}\n\n{table(where['rows'])}"
+    )
     if options.json:
         options.json.write_text(json.dumps(where, indent=1, ensure_ascii=False) + "\n")
 

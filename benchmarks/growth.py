@@ -1,7 +1,8 @@
 """How the cost of reading a batch grows: with the corpus, its documents, the rows and the window.
 
-One of the four is varied at a time, the others stay at 1e6 ids, one document, 64 rows, windows of 128. Corpora are
-sparse memory maps, so that 1e9 ids need no memory. Reading is what `fit` does, for at most 400 batches.
+One of the four is varied at a time, the others stay at 1e6 ids, one document, 64 rows, windows of
+128. Corpora are sparse memory maps, so that 1e9 ids need no memory. Reading is what `fit` does, for
+at most 400 batches.
 """
 
 import statistics
@@ -27,7 +28,9 @@ VARIED = {
 def seconds_a_batch(folder: Path, ids: int, documents: int, rows: int, window: int) -> float:
     from keras_stateful import StatefulSequence
 
-    ids = max(ids, 20 * rows * window, 20 * documents)  # enough for batches, and documents of 20 steps
+    ids = max(
+        ids, 20 * rows * window, 20 * documents
+    )  # enough for batches, and documents of 20 steps
     path = folder / f"{ids}"
     with open(path, "wb") as file:
         file.truncate(ids + 1)
@@ -37,7 +40,9 @@ def seconds_a_batch(folder: Path, ids: int, documents: int, rows: int, window: i
         corpus = np.split(np.asarray(corpus), cuts)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sequence = StatefulSequence(corpus, rows, window, boundary="ignore" if documents == 1 else "pack")
+        sequence = StatefulSequence(
+            corpus, rows, window, boundary="ignore" if documents == 1 else "pack"
+        )
     times = []
     for _ in range(ROUNDS):
         reader, start = sequence.read_pass(), time.perf_counter()

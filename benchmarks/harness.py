@@ -1,4 +1,6 @@
-"""What every benchmark here shares: timing in turn, rows of results, and where they were measured. Standard library only."""
+"""What every benchmark here shares: timing in turn, rows of results, and where they were measured.
+Standard library only.
+"""
 
 import json
 import os
@@ -16,8 +18,9 @@ FOLDER = Path(__file__).resolve().parent
 BACKENDS = ("tensorflow", "jax", "torch")
 PACKAGES = ("keras", "numpy", *BACKENDS, "onnxruntime")
 
-# A benchmark that names `ENVIRONMENTS` is run once in each, and its rows are marked with the name. On Linux glibc returns the
-# memory of each step to the system, and gets it back filled with zeros; with these settings, see mallopt(3), it keeps it.
+# A benchmark that names `ENVIRONMENTS` is run once in each, and its rows are marked with the name.
+# On Linux glibc returns the memory of each step to the system, and gets it back filled with zeros;
+# with these settings, see mallopt(3), it keeps it.
 _KEPT = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_MAX_": "0",
@@ -30,7 +33,9 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
 }
 
 
-def interleaved(ways: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, float]:
+def interleaved(
+    ways: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1
+) -> dict[str, float]:
     """Times each way once a round, one after the other, so that all see the same machine.
 
     Args:
@@ -114,7 +119,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     kept = {name: [cell(r) for r in rows] for name, cell in columns.items()}
     kept = {name: cells for name, cells in kept.items() if any(cells)}
     lines = [f"| {' | '.join(kept)} |", "|---" * len(kept) + "|"]
-    return "\n".join(lines + [f"| {' | '.join(cells)} |" for cells in zip(*kept.values(), strict=True)])
+    return "\n".join(
+        lines + [f"| {' | '.join(cells)} |" for cells in zip(*kept.values(), strict=True)]
+    )
 
 
 def _target(found: dict[str, Any]) -> str:
@@ -134,7 +141,11 @@ def surroundings() -> dict[str, Any]:
         except PackageNotFoundError:
             continue
     cpu = next(
-        (line.split(":")[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        (
+            line.split(":")[1].strip()
+            for line in _lines("/proc/cpuinfo")
+            if line.startswith("model name")
+        ),
         platform.processor(),
     )
     return {
@@ -170,7 +181,8 @@ def installed(package: str) -> bool:
 def compare(before: dict[str, Any], after: dict[str, Any], tolerance: float = 0.15) -> list[str]:
     """What got worse from one JSON file to another, ratio by ratio.
 
-    Seconds and megabytes differ from machine to machine and are left out; ratios of two sides of one run should not.
+    Seconds and megabytes differ from machine to machine and are left out; ratios of two sides of
+    one run should not.
 
     Args:
         before: a file's content.

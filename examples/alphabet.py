@@ -1,16 +1,19 @@
-"""The alphabet puzzle: a stateful network that answers B whatever letter it starts from, and what cures it.
+"""The alphabet puzzle: a stateful network that answers B whatever letter it starts from, and what
+cures it.
 
     python examples/alphabet.py
     python examples/alphabet.py --figure alphabet.png   # needs pip install "keras-stateful[plots]"
     python examples/alphabet.py --one-hot               # letters as 26 values instead of one number
 
-A network reads a letter and names the next one. Trained the way many tutorials do it (batches of one, one letter a
-window, the alphabet in order, the state carried from A to Z and reset before each epoch), it is right at every step.
-Then it is started from M and answers B; from the next letter, whatever that is, C. It has learned to count steps.
+A network reads a letter and names the next one. Trained the way many tutorials do it (batches of
+one, one letter a window, the alphabet in order, the state carried from A to Z and reset before each
+epoch), it is right at every step. Then it is started from M and answers B; from the next letter,
+whatever that is, C. It has learned to count steps.
 
-Every training here has windows of one letter, so no gradient ever flows from one letter to the next: all that the
-networks differ in is the documents. For the puzzle itself see Jason Brownlee, "Understanding Stateful LSTM Recurrent
-Neural Networks in Python with Keras" (2016), whose input, the letter's number as a single value, is kept.
+Every training here has windows of one letter, so no gradient ever flows from one letter to the
+next: all that the networks differ in is the documents. For the puzzle itself see Jason Brownlee,
+"Understanding Stateful LSTM Recurrent Neural Networks in Python with Keras" (2016), whose input,
+the letter's number as a single value, is kept.
 """
 
 import argparse
@@ -77,7 +80,8 @@ def main() -> None:
         draw(options.figure, puzzle, cure, count)
         print(f"\nwrote {options.figure}")
 
-    # The claims. Part 1 counts steps: it knows neither the letter it starts from nor any that it reads later.
+    # The claims. Part 1 counts steps: it knows neither the letter it starts from nor any that it
+    # reads later.
     if not options.one_hot:
         assert (puzzle.answers[:, 0] == 1).all(), "some letter at the start is not answered with B"
         assert by_step(puzzle, count) > (0.6 if options.smoke else 0.8)
@@ -92,7 +96,9 @@ def main() -> None:
 def train(
     documents: list, batch_size: int, *, epochs: int, rate, table: np.ndarray
 ) -> tuple[keras.Model, float]:
-    """An LSTM trained letter by letter, its state carried along each document; and the seconds it took."""
+    """An LSTM trained letter by letter, its state carried along each document; and the seconds it
+    took.
+    """
     sequence = StatefulSequence(
         [table[document[:-1]] for document in documents],
         batch_size=batch_size,
@@ -112,12 +118,17 @@ def train(
     began = time.perf_counter()
     history = model.fit(sequence, epochs=epochs, verbose=0).history
     seconds = time.perf_counter() - began
-    print(f"  accuracy in training: {history['accuracy'][-1]:.3f} after {epochs} epochs, {seconds:.1f} s")
+    print(
+        f"  accuracy in training: {history['accuracy'][-1]:.3f} after {epochs} epochs, "
+        f"{seconds:.1f} s"
+    )
     return model, seconds
 
 
 def probe(model: keras.Model, table: np.ndarray) -> Probe:
-    """Starts the network from every letter at once, in rows of one batch, and reads on alphabetically."""
+    """Starts the network from every letter at once, in rows of one batch, and reads on
+    alphabetically.
+    """
     count = len(table)
     reader = to_inference(model, batch_size=count)
     letters = (np.arange(count)[:, None] + np.arange(count - 1)) % count  # (start, step)
@@ -140,8 +151,9 @@ def show(probe: Probe, count: int) -> None:
     print(f"  right at the first step: {first} of {count}")
     print(f"  at all steps: {by_letter(probe, count):.0%} the letter after the one read, "
           f"{by_step(probe, count):.0%} the letter that the alphabet has at that step")  # fmt: skip
-    print(f"  variance of the state explained by the step: {explained(probe.states, probe.steps):.1%}, "
-          f"by the letter: {explained(probe.states, probe.letters):.1%}")  # fmt: skip
+    print("  variance of the state explained by the step: "
+          f"{explained(probe.states, probe.steps):.1%}, by the letter: "
+          f"{explained(probe.states, probe.letters):.1%}")  # fmt: skip
     same = np.linalg.norm(probe.states[0, 3] - probe.states[start, 3])
     other = np.linalg.norm(probe.states[0, 3] - probe.states[0, 5])
     print(f"  distance of the states after step 4 from A and from {asked[0]}: {same:.2f}; "
@@ -159,7 +171,9 @@ def by_step(probe: Probe, count: int) -> float:
 
 
 def explained(states: np.ndarray, groups: np.ndarray) -> float:
-    """Share of the states' variance that lies between the groups: 1 where a group's states are all the same."""
+    """Share of the states' variance that lies between the groups: 1 where a group's states are all
+    the same.
+    """
     mean = states.mean((0, 1))
     between = sum(
         (groups == group).sum() * ((states[groups == group].mean(0) - mean) ** 2).sum()
@@ -181,7 +195,9 @@ def trainable(model: keras.Model) -> int:
 
 
 def draw(path: Path, puzzle: Probe, cure: Probe, count: int) -> None:
-    """Above, what the two networks answer; below, their states in the plane of their two principal components."""
+    """Above, what the two networks answer; below, their states in the plane of their two principal
+    components.
+    """
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(2, 2, figsize=(9, 8.2), layout="constrained")
@@ -203,7 +219,9 @@ def draw(path: Path, puzzle: Probe, cure: Probe, count: int) -> None:
         for g in np.unique(group):
             label = ALPHABET[g] if groups == "letters" else str(g + 1)
             below.annotate(label, plane[group == g].mean(0), fontsize=9, weight="bold")
-        below.set_title(f"state, labelled with the {'letter read' if groups == 'letters' else 'step'}")
+        below.set_title(
+            f"state, labelled with the {'letter read' if groups == 'letters' else 'step'}"
+        )
         below.set_xticks([])
         below.set_yticks([])
     bar = figure.colorbar(colors, ax=axes[0], label="answer", ticks=range(0, count, 2))
@@ -213,9 +231,15 @@ def draw(path: Path, puzzle: Probe, cure: Probe, count: int) -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--smoke", action="store_true", help="an alphabet of eight letters, in seconds")
-    parser.add_argument("--figure", type=Path, metavar="PATH", help="draw answers and states into this file")
-    parser.add_argument("--one-hot", action="store_true", help="letters as vectors instead of one number")
+    parser.add_argument(
+        "--smoke", action="store_true", help="an alphabet of eight letters, in seconds"
+    )
+    parser.add_argument(
+        "--figure", type=Path, metavar="PATH", help="draw answers and states into this file"
+    )
+    parser.add_argument(
+        "--one-hot", action="store_true", help="letters as vectors instead of one number"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.figure and importlib.util.find_spec("matplotlib") is None:

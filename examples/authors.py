@@ -1,13 +1,15 @@
-"""Who gave this address? Documents of very different lengths, one label each, the state carried through all of each.
+"""Who gave this address? Documents of very different lengths, one label each, the state carried
+through all of each.
 
     python examples/authors.py                       # needs pip install "keras-stateful[examples]"
     python examples/authors.py --figure authors.png  # and pip install "keras-stateful[plots]"
 
-248 annual messages and addresses of 42 US presidents, a thousand to thirty thousand words long. A recurrent network
-reads an address word by word and names a president after each word. It is measured on addresses of years that it never
-saw, against the president with most addresses, and against the same network trained and asked window by window, each
-from the initial state: by single windows, and by all windows of an address together. A third training leaves padding
-out by a mask where the others do by sample weights.
+248 annual messages and addresses of 42 US presidents, a thousand to thirty thousand words long. A
+recurrent network reads an address word by word and names a president after each word. It is
+measured on addresses of years that it never saw, against the president with most addresses, and
+against the same network trained and asked window by window, each from the initial state: by single
+windows, and by all windows of an address together. A third training leaves padding out by a mask
+where the others do by sample weights.
 """
 
 import argparse
@@ -29,7 +31,8 @@ try:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 except ModuleNotFoundError as error:
     sys.exit(
-        f'authors.py: the package {error.name} is not installed: pip install "keras-stateful[examples]".'
+        f"authors.py: the package {error.name} is not installed: pip install "
+        '"keras-stateful[examples]".'
     )
 
 WINDOW = 64  # words of a window, and how far gradients flow back
@@ -52,7 +55,8 @@ def main() -> None:
     training, held_out = split(read_addresses(options.smoke), options.seed)
     presidents = list(dict.fromkeys(address.president for address in training))  # by date
     labels, truth = (
-        np.array([presidents.index(address.president) for address in part]) for part in (training, held_out)
+        np.array([presidents.index(address.president) for address in part])
+        for part in (training, held_out)
     )
     vocabulary = 1000 if options.smoke else 8000
     tokenizer = make_tokenizer([address.text for address in training], vocabulary)
@@ -60,10 +64,12 @@ def main() -> None:
     lengths = np.array([len(document) for document in unseen])
     unknown = np.mean(np.concatenate(unseen) == UNKNOWN)
     print(
-        f"{len(presidents)} presidents; training on {len(training)} addresses, {sum(map(len, documents)):,} words"
+        f"{len(presidents)} presidents; training on {len(training)} addresses, "
+        f"{sum(map(len, documents)):,} words"
     )
     print(
-        f"holding out {len(held_out)}, of {lengths.min():,} to {lengths.max():,} words, {unknown:.1%} of them [UNK]"
+        f"holding out {len(held_out)}, of {lengths.min():,} to {lengths.max():,} words, "
+        f"{unknown:.1%} of them [UNK]"
     )
 
     def train(name: str, documents: list, labels: np.ndarray, masked: bool = False) -> Trained:
@@ -88,10 +94,16 @@ def main() -> None:
             ]
         )
         model = to_stateful(network, sequence)
-        schedule = keras.optimizers.schedules.CosineDecay(options.rate, options.epochs * len(sequence))
-        model.compile(keras.optimizers.Adam(schedule, clipnorm=1.0), "sparse_categorical_crossentropy")
+        schedule = keras.optimizers.schedules.CosineDecay(
+            options.rate, options.epochs * len(sequence)
+        )
+        model.compile(
+            keras.optimizers.Adam(schedule, clipnorm=1.0), "sparse_categorical_crossentropy"
+        )
         clock = Clock()
-        losses = model.fit(sequence, epochs=options.epochs, verbose=0, callbacks=[clock]).history["loss"]
+        losses = model.fit(sequence, epochs=options.epochs, verbose=0, callbacks=[clock]).history[
+            "loss"
+        ]
         milliseconds = 1000 * clock.seconds / len(sequence)
         print(f"  {name:<34} {options.epochs} x {len(sequence):,} steps of {milliseconds:.1f} ms, "
               f"loss {losses[0]:.4f} ... {losses[-1]:.4f}", flush=True)  # fmt: skip
@@ -103,10 +115,13 @@ def main() -> None:
     windows, owners = cut(documents)
     single = train("windows from the initial state", windows, labels[owners])
 
-    # What the networks say of each held-out address: `(words, presidents)`, and one answer for each window.
+    # What the networks say of each held-out address: `(words, presidents)`, and one answer for each
+    # window.
     carried = predict_documents(whole.model, unseen, sequence_length=WINDOW)
     windows, owners = cut(unseen)
-    answers = predict_documents(single.model, windows, batch_size=256, sequence_length=WINDOW, reduce="last")
+    answers = predict_documents(
+        single.model, windows, batch_size=256, sequence_length=WINDOW, reduce="last"
+    )
     by_window = [answers[owners == document] for document in range(len(unseen))]
     under_mask = predict_documents(masked.model, unseen, sequence_length=WINDOW, reduce="mean")
 
@@ -116,7 +131,8 @@ def main() -> None:
         "single windows": answers.argmax(-1) == truth[owners],
         "mean of all windows": np.array([p.mean(0).argmax() for p in by_window]) == truth,
         "state carried, at the last word": np.array([p[-1].argmax() for p in carried]) == truth,
-        "state carried, mean of all words": np.array([p.mean(0).argmax() for p in carried]) == truth,
+        "state carried, mean of all words": np.array([p.mean(0).argmax() for p in carried])
+        == truth,
         "the same, trained with a mask": under_mask.argmax(-1) == truth,
     }
     print("\nheld-out addresses attributed rightly (of the windows: windows)")
@@ -124,16 +140,20 @@ def main() -> None:
         print(f"  {name:<34} {hits.mean():6.1%}  {hits.sum():,} of {len(hits):,}")
     one, other = right["state carried, mean of all words"], right["mean of all windows"]
     print(
-        f"  right with the carried state alone: {(one & ~other).sum()}, with all windows alone: {(other & ~one).sum()}"
+        f"  right with the carried state alone: {(one & ~other).sum()}, with all windows alone: "
+        f"{(other & ~one).sum()}"
     )
     away = np.abs(np.array([p.mean(0).argmax() for p in carried]) - truth)
-    print(f"  with the carried state within one president before or after: {(away <= 1).mean():.1%}")
+    print(
+        f"  with the carried state within one president before or after: {(away <= 1).mean():.1%}"
+    )
 
     if options.figure:
         draw(options.figure, carried, by_window, truth, right)
         print(f"\nwrote {options.figure}")
 
-    # The claims. At smoke size a handful of addresses is held out: too few to tell the two networks apart.
+    # The claims. At smoke size a handful of addresses is held out: too few to tell the two networks
+    # apart.
     accuracy = {name: hits.mean() for name, hits in right.items()}
     assert accuracy["single windows"] > accuracy["most frequent president"] + 0.15
     if not options.smoke:
@@ -154,17 +174,29 @@ def read_addresses(smoke: bool) -> list[Address]:
     # Whoever signs or is named, and what the editors put into brackets, would give the answer away.
     giveaway = re.compile(rf"\[[^\]]*\]|\b({'|'.join(sorted(surnames))})\b", re.IGNORECASE)
     if smoke:
-        some = ["George Washington", "Zachary Taylor", "Abraham Lincoln", "Woodrow Wilson", "Barack Obama"]
+        some = [
+            "George Washington",
+            "Zachary Taylor",
+            "Abraham Lincoln",
+            "Woodrow Wilson",
+            "Barack Obama",
+        ]
         rows = [row for row in rows if row["president_full"] in some]
-    texts = [(data / "speeches" / f"{row['fileid']}.txt").read_text(encoding="utf-8") for row in rows]
+    texts = [
+        (data / "speeches" / f"{row['fileid']}.txt").read_text(encoding="utf-8") for row in rows
+    ]
     return [
-        Address(row["president_full"], row["year"], giveaway.sub(" ", text)[: 6000 if smoke else None])
+        Address(
+            row["president_full"], row["year"], giveaway.sub(" ", text)[: 6000 if smoke else None]
+        )
         for row, text in zip(rows, texts, strict=True)
     ]
 
 
 def split(addresses: list[Address], seed: int) -> tuple[list[Address], list[Address]]:
-    """Of each president one year in four, at least one, is held out: what was sent in one year shares its wording."""
+    """Of each president one year in four, at least one, is held out: what was sent in one year
+    shares its wording.
+    """
     rng = np.random.default_rng(seed)
     years: dict[str, list[str]] = {}
     for address in addresses:
@@ -186,14 +218,18 @@ def split(addresses: list[Address], seed: int) -> tuple[list[Address], list[Addr
 
 
 def make_tokenizer(texts: list[str], vocabulary: int) -> Tokenizer:
-    """Lower-case words and punctuation marks; whatever is not among the `vocabulary` most frequent is [UNK]."""
+    """Lower-case words and punctuation marks; whatever is not among the `vocabulary` most frequent
+    is [UNK].
+    """
     tokenizer = Tokenizer(models.WordLevel(unk_token="[UNK]"))
     apostrophe = normalizers.Replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     tokenizer.normalizer = normalizers.Sequence([apostrophe, normalizers.Lowercase()])
     words = Regex(r"\w+(?:'\w+)*|[^\w\s]")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(words, "removed", invert=True)
     special = ["[PAD]", "[UNK]"]
-    trainer = trainers.WordLevelTrainer(vocab_size=vocabulary, special_tokens=special, show_progress=False)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocabulary, special_tokens=special, show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
@@ -226,9 +262,15 @@ class Clock(keras.callbacks.Callback):
 
 
 def draw(
-    path: Path, carried: list[np.ndarray], by_window: list[np.ndarray], truth: np.ndarray, right: dict
+    path: Path,
+    carried: list[np.ndarray],
+    by_window: list[np.ndarray],
+    truth: np.ndarray,
+    right: dict,
 ) -> None:
-    """Share of addresses attributed rightly after so many words; one that is shorter keeps its last answer."""
+    """Share of addresses attributed rightly after so many words; one that is shorter keeps its last
+    answer.
+    """
     import matplotlib.pyplot as plt
 
     lengths = np.array([len(p) for p in carried])
@@ -246,7 +288,10 @@ def draw(
     above.plot(read, share(by_window, WINDOW), label="mean of the windows so far")
     above.axhline(right["single windows"].mean(), color="C2", ls="--", label="single windows")
     above.axhline(
-        right["most frequent president"].mean(), color="grey", ls=":", label="most frequent president"
+        right["most frequent president"].mean(),
+        color="grey",
+        ls=":",
+        label="most frequent president",
     )
     above.set_xscale("log")
     above.set_ylim(0, 1)
@@ -266,7 +311,9 @@ def parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=32, help="addresses read side by side")
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--units", type=int, default=96, help="width of the embedding and of the GRU")
+    parser.add_argument(
+        "--units", type=int, default=96, help="width of the embedding and of the GRU"
+    )
     parser.add_argument("--rate", type=float, default=3e-3, help="learning rate")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

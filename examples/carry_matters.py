@@ -3,15 +3,16 @@
     python examples/carry_matters.py
     python examples/carry_matters.py --figure carry_matters.png   # needs pip install "keras-stateful[plots]"
 
-Each document shows one of four keys at its first step, then noise; wherever a question mark stands, the network has
-to name the key. Training reads windows of eight steps. The same network is trained
+Each document shows one of four keys at its first step, then noise; wherever a question mark stands,
+the network has to name the key. Training reads windows of eight steps. The same network is trained
 
 1. with its state carried along each document, 32 documents side by side,
 2. with its state reset at each window, all else equal,
 3. with its state carried, in batches of one.
 
-Gradients never cross a window's edge. That a key must be kept at all is taught by the questions inside the first
-window of each document; the carried value then reaches the questions in all the others.
+Gradients never cross a window's edge. That a key must be kept at all is taught by the questions
+inside the first window of each document; the carried value then reaches the questions in all the
+others.
 """
 
 import argparse
@@ -88,15 +89,20 @@ def main() -> None:
 
     alone = predict_documents(carried, held_out.ids[:4], batch_size=1)
     apart = max(np.abs(a - b).max() for a, b in zip(alone, answers[:4], strict=True))
-    print(f"\nthe network of batch {BATCH_SIZE} read at batch 1: outputs differ by at most {apart:.0e}")
+    print(
+        f"\nthe network of batch {BATCH_SIZE} read at batch 1: outputs differ by at most "
+        f"{apart:.0e}"
+    )
     print(f"a pass over the training documents: {seconds:.2f} s at batch {BATCH_SIZE}, "
-          f"{single_seconds:.2f} s at batch 1, {single_seconds / seconds:.0f} times as long")  # fmt: skip
+          f"{single_seconds:.2f} s at batch 1, {single_seconds / seconds:.0f} times as "
+          "long")  # fmt: skip
 
     if options.figure:
         draw(options.figure, results, seconds, single_seconds)
         print(f"wrote {options.figure}")
 
-    # The claims: what is carried is known many windows later, at any batch size; what is reset is not.
+    # The claims: what is carried is known many windows later, at any batch size; what is reset is
+    # not.
     with_carry, with_reset, with_single = far.values()
     assert with_carry > 0.99
     assert with_single > 0.99
@@ -105,7 +111,9 @@ def main() -> None:
 
 
 def make_documents(rng: np.random.Generator, lengths: np.ndarray) -> Documents:
-    """A key, then noise, and a question at every fifth step or so; as many documents of one key as of another."""
+    """A key, then noise, and a question at every fifth step or so; as many documents of one key as
+    of another.
+    """
     documents = Documents([], [], [])
     for i, length in enumerate(lengths):
         asked = rng.random(length) < 0.2
@@ -119,7 +127,11 @@ def make_documents(rng: np.random.Generator, lengths: np.ndarray) -> Documents:
 
 
 def train(
-    documents: Documents, batch_size: int, epochs: int, seed: int, max_document_length: int | None = None
+    documents: Documents,
+    batch_size: int,
+    epochs: int,
+    seed: int,
+    max_document_length: int | None = None,
 ) -> tuple[keras.Model, float]:
     """The trained network, and the seconds of its last epoch (the first one compiles)."""
     keras.utils.set_random_seed(seed)  # the same initial weights for all
@@ -129,7 +141,8 @@ def train(
         sequence_length=WINDOW,
         targets=documents.keys,
         sample_weight=documents.asked,
-        max_document_length=max_document_length,  # a document cut at each window starts anew at each window
+        # a document cut at each window starts anew at each window
+        max_document_length=max_document_length,
         shuffle=True,
         resets=True,
     )
@@ -156,16 +169,22 @@ def train(
 
 
 def by_window(logits: list[np.ndarray], held_out: Documents) -> tuple[np.ndarray, np.ndarray]:
-    """Questions answered rightly, and all questions, by the window they stand in: two arrays `(windows,)`."""
+    """Questions answered rightly, and all questions, by the window they stand in: two arrays
+    `(windows,)`.
+    """
     asked = np.stack(held_out.asked).astype(bool)
-    right = (np.concatenate(logits).argmax(-1).reshape(asked.shape) == np.stack(held_out.keys)) & asked
+    right = (
+        np.concatenate(logits).argmax(-1).reshape(asked.shape) == np.stack(held_out.keys)
+    ) & asked
     return tuple(a.reshape(len(a), -1, WINDOW).sum((0, 2)) for a in (right, asked))
 
 
 def draw(path: Path, results: dict, seconds: float, single_seconds: float) -> None:
     import matplotlib.pyplot as plt
 
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), width_ratios=(3, 1), layout="constrained")
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(9, 3.6), width_ratios=(3, 1), layout="constrained"
+    )
     for (name, (correct, asked)), style in zip(results.items(), ("o-", "s-", "x:"), strict=True):
         left.plot(np.arange(1, len(asked) + 1), correct / asked, style, label=name)
     left.set_xticks(range(1, len(asked) + 1, 2))
@@ -173,7 +192,9 @@ def draw(path: Path, results: dict, seconds: float, single_seconds: float) -> No
     left.set(xlabel=f"window of {WINDOW} steps; the key stands in the first", ylabel="accuracy on questions",
              ylim=(0, 1.05))  # fmt: skip
     left.legend(loc="center right")
-    bars = right.bar([f"batch {BATCH_SIZE}", "batch 1"], [seconds, single_seconds], color=["C0", "C2"])
+    bars = right.bar(
+        [f"batch {BATCH_SIZE}", "batch 1"], [seconds, single_seconds], color=["C0", "C2"]
+    )
     right.bar_label(bars, fmt="%.2f")
     right.set(title="a training epoch", ylabel="seconds", ylim=(0, 1.1 * single_seconds))
     figure.savefig(path, dpi=80)
@@ -182,7 +203,9 @@ def draw(path: Path, results: dict, seconds: float, single_seconds: float) -> No
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--smoke", action="store_true", help="fewer and shorter documents")
-    parser.add_argument("--figure", type=Path, metavar="PATH", help="draw the accuracies into this file")
+    parser.add_argument(
+        "--figure", type=Path, metavar="PATH", help="draw the accuracies into this file"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.figure and importlib.util.find_spec("matplotlib") is None:

@@ -1,11 +1,13 @@
-"""Train with JAX in several processes, on one host or many; each reads only the rows that its devices own.
+"""Train with JAX in several processes, on one host or many; each reads only the rows that its
+devices own.
 
     python examples/jax_processes.py                                                  # one process, all its devices
     python examples/jax_processes.py --coordinator 10.0.0.1:1234 --processes 2 --process 0    # on the first host
     python examples/jax_processes.py --coordinator 10.0.0.1:1234 --processes 2 --process 1    # on the second
 
-The losses are the same, whatever the number of processes and devices: the batch is the same, and only gradients
-travel. On a TPU pod or under Slurm leave the three options out and pass `--cluster`: JAX asks the surroundings.
+The losses are the same, whatever the number of processes and devices: the batch is the same, and
+only gradients travel. On a TPU pod or under Slurm leave the three options out and pass `--cluster`:
+JAX asks the surroundings.
 """
 
 import argparse
@@ -26,12 +28,14 @@ def main() -> None:
     options = parse_options()
     keras.utils.set_random_seed(0)  # every process starts from the same weights
     if options.coordinator or options.cluster:  # before anything is computed
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")  # where there are no accelerators
+        jax.config.update(
+            "jax_cpu_collectives_implementation", "gloo"
+        )  # where there are no accelerators
         keras.distribution.initialize(options.coordinator, options.processes, options.process)
     keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))
 
-    # Every process knows all documents (here they are made up; a data source reads them when needed) and shares the
-    # layout; `shard` says which of its rows are read here.
+    # Every process knows all documents (here they are made up; a data source reads them when
+    # needed) and shares the layout; `shard` says which of its rows are read here.
     rng = np.random.default_rng(0)
     documents = [np.cumsum(rng.integers(0, 3, n)) % VOCABULARY for n in rng.integers(100, 400, 60)]
     sequence = StatefulSequence(
@@ -68,7 +72,9 @@ def main() -> None:
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--coordinator", metavar="HOST:PORT", help="a free port on the host of process 0")
+    parser.add_argument(
+        "--coordinator", metavar="HOST:PORT", help="a free port on the host of process 0"
+    )
     parser.add_argument("--processes", type=int, help="how many there are")
     parser.add_argument("--process", type=int, help="which of them this is, from 0")
     parser.add_argument("--cluster", action="store_true", help="let JAX find the three above")

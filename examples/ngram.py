@@ -4,10 +4,11 @@ Probability of the id c after the context h, with h' the context less its oldest
 
     p(c | h) = (count(h c) + kinds(h) * p(c | h')) / (count(h) + kinds(h))
 
-where kinds(h) is the number of different ids that followed h in training; before the empty context every id is
-equally likely. Contexts never reach across the start of a document.
+where kinds(h) is the number of different ids that followed h in training; before the empty context
+every id is equally likely. Contexts never reach across the start of a document.
 
-Reference: Witten and Bell, "The zero-frequency problem", IEEE Transactions on Information Theory 37 (1991).
+Reference: Witten and Bell, "The zero-frequency problem", IEEE Transactions on Information Theory 37
+    (1991).
 """
 
 from collections.abc import Iterable
@@ -24,15 +25,19 @@ class WittenBell:
         order: Length of the n-gram: `order - 1` ids are context.
     """
 
-    def __init__(self, documents: Iterable[np.ndarray], vocabulary_size: int, order: int = 5) -> None:
+    def __init__(
+        self, documents: Iterable[np.ndarray], vocabulary_size: int, order: int = 5
+    ) -> None:
         if (vocabulary_size + 1) ** order > np.iinfo(np.int64).max:
             raise ValueError(
-                f"A {order}-gram of {vocabulary_size} ids does not fit in 64 bits: take a lower order."
+                f"A {order}-gram of {vocabulary_size} ids does not fit in 64 bits: take a lower "
+                "order."
             )
         self.vocabulary_size = vocabulary_size
         self.order = order
         documents = list(documents)
-        self.tables = []  # for each context length: (n-grams, counts, contexts, counts, kinds), each sorted
+        # for each context length: (n-grams, counts, contexts, counts, kinds), each sorted
+        self.tables = []
         for length in range(order):
             codes = np.concatenate([self._codes(document, length)[1] for document in documents])
             grams, counts = np.unique(codes, return_counts=True)
@@ -42,7 +47,9 @@ class WittenBell:
             self.tables.append((grams, counts, contexts, totals, kinds))
 
     def _codes(self, document: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-        """Each step's context of `length` ids, and the context with the step's own id: one integer each."""
+        """Each step's context of `length` ids, and the context with the step's own id: one integer
+        each.
+        """
         ids = np.asarray(document, np.int64) + 1  # 0 stands for "before the document"
         padded = np.concatenate([np.zeros(length, np.int64), ids])
         context = np.zeros(len(ids), np.int64)
@@ -51,11 +58,16 @@ class WittenBell:
         return context, context * (self.vocabulary_size + 1) + ids
 
     def probabilities(self, document: np.ndarray) -> np.ndarray:
-        """Probability of each id given those before it, `(timesteps,)` for a document `(timesteps,)`."""
+        """Probability of each id given those before it, `(timesteps,)` for a document
+        `(timesteps,)`.
+        """
         p = np.full(len(document), 1 / self.vocabulary_size)
         for length, (grams, counts, contexts, totals, kinds) in enumerate(self.tables):
             context, gram = self._codes(document, length)
-            count, total, kind = _look_up(grams, gram, counts), *_look_up(contexts, context, totals, kinds)
+            count, total, kind = (
+                _look_up(grams, gram, counts),
+                *_look_up(contexts, context, totals, kinds),
+            )
             seen = total > 0
             p[seen] = (count + kind * p)[seen] / (total + kind)[seen]
         return p

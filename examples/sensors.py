@@ -1,12 +1,14 @@
-"""Forecast the temperature of machines from their sensors, then watch them live, one reading at a time.
+"""Forecast the temperature of machines from their sensors, then watch them live, one reading at a
+time.
 
     python examples/sensors.py                          # needs pip install "keras-stateful[export]"
     python examples/sensors.py --figure sensors.png     # and "keras-stateful[plots]"
 
-A document is one session of one machine: a reading a minute of its load, of the air around it and of its winding.
-The machines are simulated: two thermal masses, a load that switches on and off, and constants (heat, cooling, the
-period of the load) that differ from session to session and are not measured. Whoever has watched a session for an
-hour can tell them; whoever sees sixteen minutes cannot.
+A document is one session of one machine: a reading a minute of its load, of the air around it and
+of its winding. The machines are simulated: two thermal masses, a load that switches on and off, and
+constants (heat, cooling, the period of the load) that differ from session to session and are not
+measured. Whoever has watched a session for an hour can tell them; whoever sees sixteen minutes
+cannot.
 """
 
 import argparse
@@ -58,7 +60,9 @@ def main() -> None:
     forecasts = {
         "state carried": predict_documents(carried, held_out),
         f"state reset every {WINDOW} minutes": np.split(of_windows, len(held_out)),
-        "as it is now (persistence)": [np.repeat(s["winding"], len(HORIZONS), axis=1) for s in held_out],
+        "as it is now (persistence)": [
+            np.repeat(s["winding"], len(HORIZONS), axis=1) for s in held_out
+        ],
     }
     print("\nroot mean square error of the forecast, degrees Celsius")
     print(f"  {'minutes ahead':<30}" + "".join(f"{horizon:8}" for horizon in HORIZONS))
@@ -70,18 +74,24 @@ def main() -> None:
         )  # fmt: skip
         print(f"  {name:<30}" + "".join(f"{error:8.2f}" for error in errors[name]))
 
-    # The monitor has no Keras: an exported file, NumPy, a reading at a time. It gives what the model gives.
+    # The monitor has no Keras: an exported file, NumPy, a reading at a time. It gives what the
+    # model gives.
     with tempfile.TemporaryDirectory() as folder:
         export_step_model(carried, Path(folder) / "monitor", metadata={"horizons": HORIZONS})
         monitor = load_session(Path(folder) / "monitor")
         live = [watch(monitor, session) for session in held_out]
-        apart = max(np.abs(a - b).max() for a, b in zip(live, forecasts["state carried"], strict=True))
+        apart = max(
+            np.abs(a - b).max() for a, b in zip(live, forecasts["state carried"], strict=True)
+        )
         print(
-            f"\nlive at batch 1, a reading at a time, against the training model: at most {apart:.0e} apart"
+            "\nlive at batch 1, a reading at a time, against the training model: at most "
+            f"{apart:.0e} apart"
         )
 
         # An alarm where the winding is hotter than forecast, by more than it ever was in training.
-        limit = 1.25 * max(np.nanmax(score(session, watch(monitor, session))) for session in training)
+        limit = 1.25 * max(
+            np.nanmax(score(session, watch(monitor, session))) for session in training
+        )
         false = sum(
             alarm(score(session, forecast), limit) is not None
             for session, forecast in zip(held_out, live, strict=True)
@@ -96,8 +106,8 @@ def main() -> None:
     too_hot = [int((s["winding"][fault:, 0] > hottest).argmax()) for s in faulty
                if (s["winding"][fault:] > hottest).any()]  # fmt: skip
     print(f"alarms in {len(held_out)} healthy sessions: {false}")
-    print(f"the coolant fails at minute {fault}: noticed in {len(delays)} of {len(faulty)} sessions, "
-          f"after {median(delays)} minutes (median)")  # fmt: skip
+    print(f"the coolant fails at minute {fault}: noticed in {len(delays)} of {len(faulty)} "
+          f"sessions, after {median(delays)} minutes (median)")  # fmt: skip
     print(f"  a limit at the highest temperature of training: in {len(too_hot)} of {len(faulty)}, "
           f"after {median(too_hot)} minutes (median)")  # fmt: skip
 
@@ -145,7 +155,9 @@ def simulate(rng: np.random.Generator, minutes: int, fault: int | None = None) -
     }
 
 
-def train(sessions: list[Session], epochs: int, seed: int, max_document_length: int | str) -> keras.Model:
+def train(
+    sessions: list[Session], epochs: int, seed: int, max_document_length: int | str
+) -> keras.Model:
     keras.utils.set_random_seed(seed)  # the same initial weights for both
     sequence = StatefulSequence(
         sessions,
@@ -161,11 +173,15 @@ def train(sessions: list[Session], epochs: int, seed: int, max_document_length: 
     x = keras.layers.Concatenate()([inputs[name] for name in INPUTS])
     x = keras.layers.GRU(48, return_sequences=True)(x)
     change = keras.layers.Dense(len(HORIZONS))(x)
-    model = to_stateful(keras.Model(inputs, keras.layers.Add()([change, inputs["winding"]])), sequence)
+    model = to_stateful(
+        keras.Model(inputs, keras.layers.Add()([change, inputs["winding"]])), sequence
+    )
     schedule = keras.optimizers.schedules.CosineDecay(5e-3, epochs * len(sequence))
     model.compile(keras.optimizers.Adam(schedule, clipnorm=1.0), "mse")
     losses = model.fit(sequence, epochs=epochs, verbose=0).history["loss"]
-    name = "carried" if max_document_length == "auto" else f"reset every {max_document_length} minutes"
+    name = (
+        "carried" if max_document_length == "auto" else f"reset every {max_document_length} minutes"
+    )
     print(f"  state {name}: {epochs} epochs of {len(sequence)} steps, "
           f"loss {losses[0]:.4f} to {losses[-1]:.4f}")  # fmt: skip
     return model
@@ -183,11 +199,13 @@ def watch(monitor, session: Session) -> np.ndarray:
 
 
 def score(session: Session, forecasts: np.ndarray) -> np.ndarray:
-    """By how many degrees the last `MEMORY` minutes were hotter, on average, than forecast one minute before.
+    """By how many degrees the last `MEMORY` minutes were hotter, on average, than forecast one
+    minute before.
 
-    `(minutes,)`; NaN until all of these minutes lie behind `SETTLED`: before, the forecasts are worse, and a limit that
-    lets them pass would let a fault pass too. Further ahead most of the error is that nobody knows when the load
-    will switch; within a minute it is that more heat stays in the winding than should.
+    `(minutes,)`; NaN until all of these minutes lie behind `SETTLED`: before, the forecasts are
+    worse, and a limit that lets them pass would let a fault pass too. Further ahead most of the
+    error is that nobody knows when the load will switch; within a minute it is that more heat stays
+    in the winding than should.
     """
     error = np.zeros(len(forecasts))
     error[1:] = DEGREES * (session["winding"][1:, 0] - forecasts[:-1, HORIZONS.index(1)])
@@ -222,9 +240,15 @@ def draw(
     minutes = np.arange(100, 250)
     above.plot(minutes, 60 + DEGREES * session["winding"][minutes], "k", label="measured")
     for (name, forecast), style in zip(list(forecasts.items())[:2], ("C0", "C1--"), strict=True):
-        above.plot(minutes, 60 + DEGREES * forecast[0][minutes - ahead, -1], style, label=f"forecast, {name}")
+        above.plot(
+            minutes,
+            60 + DEGREES * forecast[0][minutes - ahead, -1],
+            style,
+            label=f"forecast, {name}",
+        )
     above.set(
-        title=f"a held-out session, and what was forecast {ahead} minutes before", ylabel="degrees Celsius"
+        title=f"a held-out session, and what was forecast {ahead} minutes before",
+        ylabel="degrees Celsius",
     )
     above.legend(loc="lower right", fontsize=8)
 

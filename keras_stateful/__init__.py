@@ -1,7 +1,7 @@
 """Stateful recurrent networks in Keras 3, right on TensorFlow, JAX and torch.
 
-Names are imported when first used, so that `from keras_stateful import load_session` needs NumPy and the
-artifact's own runtime, and nothing else.
+Names are imported when first used, so that `from keras_stateful import load_session` needs NumPy
+and the artifact's own runtime, and nothing else.
 """
 
 import sys
@@ -70,7 +70,11 @@ if TYPE_CHECKING:
     from keras_stateful.conversion.step_model import initial_states, to_step_model
     from keras_stateful.data.sequence import StatefulSequence
     from keras_stateful.data.stream import StatefulStream
-    from keras_stateful.evaluation.documents import ValidateDocuments, evaluate_documents, predict_documents
+    from keras_stateful.evaluation.documents import (
+        ValidateDocuments,
+        evaluate_documents,
+        predict_documents,
+    )
     from keras_stateful.export.export import export_step_model
     from keras_stateful.generation.generate import generate, stream
     from keras_stateful.generation.sample_text import SampleText

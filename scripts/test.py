@@ -5,10 +5,11 @@
     python3 scripts/test.py --here           # in the Python that runs this script: makes and installs nothing
     python3 scripts/test.py --keras 3.14.0   # with this release of Keras
 
-Checks: lint, types, site, once (tests that do not depend on the backend, documentation, examples), tensorflow, jax,
-torch; and, where `--only` names it, slow (the tests with that marker, some minutes more, on JAX or on what KERAS_BACKEND
-says). As many run side by side as there are cores, each on one thread. The output of what fails is printed; the last line
-sums everything up, and the exit status is 0 only if nothing failed and every run of tests found tests.
+Checks: lint, types, site, once (tests that do not depend on the backend, documentation, examples),
+tensorflow, jax, torch; and, where `--only` names it, slow (the tests with that marker, some minutes
+more, on JAX or on what KERAS_BACKEND says). As many run side by side as there are cores, each on
+one thread. The output of what fails is printed; the last line sums everything up, and the exit
+status is 0 only if nothing failed and every run of tests found tests.
 """
 
 import argparse
@@ -28,7 +29,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ("jax", "tensorflow", "torch")
 EXTRAS = "tensorflow,jax,torch,datasets,export,plots,examples,test,docs"
-# First and alone: where pip is pointed at CPU builds it finds this one, and a later range does not replace it.
+# First and alone: where pip is pointed at CPU builds it finds this one, and a later range does not
+# replace it.
 TORCH = "torch==2.13.0"
 LIMIT = 40 * 60  # seconds for one check
 
@@ -46,7 +48,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--here", action="store_true", help="use this Python as it is")
     parser.add_argument(
-        "--only", nargs="+", metavar="CHECK", choices=[*CHECKS], default=[c for c in CHECKS if c != "slow"]
+        "--only",
+        nargs="+",
+        metavar="CHECK",
+        choices=[*CHECKS],
+        default=[c for c in CHECKS if c != "slow"],
     )
     parser.add_argument("--keras", metavar="VERSION", help="release of Keras to install")
     options = parser.parse_args()
@@ -66,7 +72,10 @@ def main() -> None:
             passed, failed = passed + result.passed, failed + result.failed
             if result.failed:
                 print(f"\n===== {result.name} =====\n{result.output}", flush=True)
-            say(f"{result.name}: {result.passed} passed, {result.failed} failed in {result.seconds:.0f} s")
+            say(
+                f"{result.name}: {result.passed} passed, {result.failed} failed in "
+                f"{result.seconds:.0f} s"
+            )
     print(f"{passed} passed, {failed} failed", flush=True)
     sys.exit(1 if failed or not passed else 0)
 
@@ -75,7 +84,9 @@ def environment(keras: str | None) -> Path:
     """The Python of `.venv`, with everything installed that the checks need."""
     folder = ROOT / ".venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + f"{TORCH} {keras}".encode()).hexdigest()
+    wanted = hashlib.sha256(
+        (ROOT / "pyproject.toml").read_bytes() + f"{TORCH} {keras}".encode()
+    ).hexdigest()
     stamp = folder / "installed-for-tests"
     if stamp.exists() and stamp.read_text() == wanted:
         return python
@@ -91,15 +102,19 @@ def environment(keras: str | None) -> Path:
                               stderr=subprocess.STDOUT, text=True)  # fmt: skip
         if done.returncode:
             print(
-                f"{done.stdout}\npip could not install {' '.join(packages)}\n0 passed, 1 failed", flush=True
+                f"{done.stdout}\npip could not install {' '.join(packages)}\n0 passed, 1 failed",
+                flush=True,
             )
             sys.exit(1)
-    if npm := shutil.which("npm"):  # for the clients of examples/deploy; without it their tests are skipped
+    if npm := shutil.which(
+        "npm"
+    ):  # for the clients of examples/deploy; without it their tests are skipped
         done = subprocess.run([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"],
                               cwd=ROOT / "examples" / "deploy", stdin=subprocess.DEVNULL, capture_output=True)  # fmt: skip
         if done.returncode:
             say(
-                "npm could not install the packages of examples/deploy: the tests of its clients will be skipped"
+                "npm could not install the packages of examples/deploy: the tests of its clients "
+                "will be skipped"
             )
     stamp.write_text(wanted)
     say(f"installed in {time.monotonic() - start:.0f} s")
@@ -107,15 +122,24 @@ def environment(keras: str | None) -> Path:
 
 
 def check(name: str, python: Path, compiled: Path) -> Result:
-    """Run one check in a process of its own; `compiled`: a folder for what JAX compiles, which is much the same in many tests."""
+    """Run one check in a process of its own; `compiled`: a folder for what JAX compiles, which is
+    much the same in many tests.
+    """
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [str(python), "-m", *CHECKS[name]]
         if command[2] == "pytest":
             command += ["-q", "--color=no", "--durations=10", f"--junitxml={report}"]
-        one_thread = {"OMP_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
-        kept = {"JAX_COMPILATION_CACHE_DIR": str(compiled), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        one_thread = {
+            "OMP_NUM_THREADS": "1",
+            "TF_NUM_INTRAOP_THREADS": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        kept = {
+            "JAX_COMPILATION_CACHE_DIR": str(compiled),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
         backend = name if name in BACKENDS else os.environ.get("KERAS_BACKEND", "jax")
         try:
             done = subprocess.run(command, cwd=ROOT, env={**os.environ, **one_thread, **kept, "KERAS_BACKEND": backend},
@@ -126,7 +150,9 @@ def check(name: str, python: Path, compiled: Path) -> Result:
             partial = late.stdout or b""
             status, output = 1, f"{partial.decode(errors='replace')}\nstopped after {LIMIT} seconds"
         passed, failed = counts(report) if command[2] == "pytest" else (int(status == 0), 0)
-        if status and not failed:  # a crash, a timeout, a check that is not a test run, or no test found
+        if (
+            status and not failed
+        ):  # a crash, a timeout, a check that is not a test run, or no test found
             failed = 1
     return Result(name, passed, failed, time.monotonic() - start, output)
 
@@ -137,7 +163,8 @@ def counts(report: Path) -> tuple[int, int]:
         return 0, 1
     suites = list(ElementTree.parse(report).iter("testsuite"))
     total, failures, errors, skipped = (
-        sum(int(suite.get(key, 0)) for suite in suites) for key in ("tests", "failures", "errors", "skipped")
+        sum(int(suite.get(key, 0)) for suite in suites)
+        for key in ("tests", "failures", "errors", "skipped")
     )
     failed = failures + errors
     return total - failed - skipped, failed if total else 1

@@ -22,4 +22,6 @@ def _same_start():
     keras.config.set_floatx("float32")
     keras.config.set_dtype_policy("float32")
     yield
-    keras.utils.clear_session(free_memory=False)  # collecting garbage would take a third of a second
+    keras.utils.clear_session(
+        free_memory=False
+    )  # collecting garbage would take a third of a second

@@ -1,9 +1,11 @@
-"""The pictures of docs/see.md: units of a character network that was trained on Python's help topics, and two layouts.
+"""The pictures of docs/see.md: units of a character network that was trained on Python's help
+topics, and two layouts.
 
     python docs/figures/see.py               # a minute; writes to docs/images
     python docs/figures/see.py --smoke /tmp  # seconds; the units know nothing yet
 
-The units are chosen on one document that was held out of training, and shown and measured on another.
+The units are chosen on one document that was held out of training, and shown and measured on
+another.
 """
 
 import argparse
@@ -57,13 +59,20 @@ def main() -> None:
     if options.smoke:
         training = [text[:500] for text in training]
     characters = sorted(set("".join(training)))
-    ids = {character: i for i, character in enumerate(characters, start=1)}  # 0: not seen in training
+    ids = {
+        character: i for i, character in enumerate(characters, start=1)
+    }  # 0: not seen in training
 
     def encode(text: str) -> np.ndarray:
         return np.array([ids.get(character, 0) for character in text], "int32")
 
     sequence = StatefulSequence(
-        [encode(text) for text in training], 16, 64, max_document_length="auto", shuffle=True, resets=True
+        [encode(text) for text in training],
+        16,
+        64,
+        max_document_length="auto",
+        shuffle=True,
+        resets=True,
     )
     network = keras.Sequential(
         [
@@ -92,7 +101,8 @@ def main() -> None:
         ranked, there = rank_units(shown, feature(second))
         again = there[list(ranked).index(units[0])]
         print(
-            f"{feature.__name__}: unit {units[0]}, {correlations[0]:+.2f}; on the other document {again:+.2f}"
+            f"{feature.__name__}: unit {units[0]}, {correlations[0]:+.2f}; on the other document "
+            f"{again:+.2f}"
         )
         best.append(units[0])
 
@@ -100,7 +110,10 @@ def main() -> None:
     stop = second.index("\n", start + 700) + 1
     passage = slice(start, stop)
     figure = plot_activations(
-        second[passage], shown[passage], best, title="Cell states of an LSTM that reads a held-out document"
+        second[passage],
+        shown[passage],
+        best,
+        title="Cell states of an LSTM that reads a held-out document",
     )
     figure.savefig(options.folder / "activations.png", dpi=80)
     # The page: the best units of both kinds and the first ones of the layer.

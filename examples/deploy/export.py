@@ -1,11 +1,13 @@
-"""Trains a small character model on Python's help topics and exports it for the clients in this folder.
+"""Trains a small character model on Python's help topics and exports it for the clients in this
+folder.
 
     cd examples/deploy && npm install
     python export.py exported            # trains for a minute or so; --smoke: for seconds
     node write.mjs exported "The " 200   # greedy: the text that this script prints
     python -m http.server                # then open http://localhost:8000
 
-The clients read the exported directory alone: artifact, states, initial values and characters are in its manifest.
+The clients read the exported directory alone: artifact, states, initial values and characters are
+in its manifest.
 """
 
 import argparse

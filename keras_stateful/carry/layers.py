@@ -1,10 +1,11 @@
 """Keras's recurrent layers, carrying their state from call to call on every backend.
 
-Each class here is the Keras layer of the same name with `Carry` in front. The state lives in variables that
-Keras's compiled step reads and writes like a batch-norm mean, so it survives `fit`, `jit_compile`,
-`steps_per_execution` and mixed precision, and the fused kernels stay in use: the layer itself remains a
-stateless call with an explicit `initial_state`. The names are Keras's own because weight files are laid out
-by class name: a file written here loads into the plain layer, and the other way round.
+Each class here is the Keras layer of the same name with `Carry` in front. The state lives in
+variables that Keras's compiled step reads and writes like a batch-norm mean, so it survives `fit`,
+`jit_compile`, `steps_per_execution` and mixed precision, and the fused kernels stay in use: the
+layer itself remains a stateless call with an explicit `initial_state`. The names are Keras's own
+because weight files are laid out by class name: a file written here loads into the plain layer, and
+the other way round.
 
     x (batch, time, ...) ──┐
     resets ──▶ start = where(reset, initial, state) ──▶ Keras layer ──▶ outputs
@@ -21,7 +22,9 @@ from keras import ops
 from keras_stateful.carry import loops
 from keras_stateful.foundation import devices, keras_internals
 
-_ANY_LENGTH = 2**31 - 1  # where TensorFlow knows the time steps at run time only: Keras's loop ends with them
+_ANY_LENGTH = (
+    2**31 - 1
+)  # where TensorFlow knows the time steps at run time only: Keras's loop ends with them
 
 _register = keras.saving.register_keras_serializable(package="keras_stateful")
 
@@ -35,10 +38,11 @@ class Carry:
     """Mixin in front of a Keras recurrent layer: owns the state and hands it from call to call.
 
     Args:
-        slots: how many calls of this layer a model makes (2 for a layer shared between two inputs); each
-            has a state of its own.
-        initial_state_given: whether the model's graph passes `initial_state`; a reset then sets that.
-            (What it is, is known only inside the step, so a reset from outside marks the rows as fresh.)
+        slots: how many calls of this layer a model makes (2 for a layer shared between two inputs);
+            each has a state of its own.
+        initial_state_given: whether the model's graph passes `initial_state`; a reset then sets
+            that. (What it is, is known only inside the step, so a reset from outside marks the rows
+            as fresh.)
     """
 
     def __init__(self, *args, slots: int = 1, initial_state_given: bool = False, **kwargs):
@@ -54,8 +58,8 @@ class Carry:
         batch_size = sequences_shape[0]
         if batch_size is None:
             raise ValueError(
-                f"`{self.name}` carries its state and needs a fixed batch size. Received: input shape "
-                f"{tuple(sequences_shape)}. Give the model's `keras.Input` a `batch_size`."
+                f"`{self.name}` carries its state and needs a fixed batch size. Received: input "
+                f"shape {tuple(sequences_shape)}. Give the model's `keras.Input` a `batch_size`."
             )
         self.batch_size = batch_size
         initial = keras.tree.flatten(self.get_initial_state(batch_size))
@@ -73,7 +77,9 @@ class Carry:
                 for value in initial
             ]
             for state, value in zip(states, initial, strict=True):
-                state.assign(ops.copy(ops.cast(value, state.dtype)))  # slots must not share a JAX buffer
+                state.assign(
+                    ops.copy(ops.cast(value, state.dtype))
+                )  # slots must not share a JAX buffer
                 devices.lay_out_by_rows(state)
             slots.append(states)
             if self.initial_state_given:
@@ -104,14 +110,17 @@ class Carry:
         if sequences.shape[0] not in (None, self.batch_size):
             raise ValueError(
                 f"`{self.name}` carries the state of {self.batch_size} rows. Received: a batch of "
-                f"{sequences.shape[0]} rows, shape {tuple(sequences.shape)}. Leave out a smaller last batch "
-                "(`drop_remainder`), or convert the model to that batch size with `to_inference(model, batch_size)`."
+                f"{sequences.shape[0]} rows, shape {tuple(sequences.shape)}. Leave out a smaller "
+                "last batch (`drop_remainder`), or convert the model to that batch size with "
+                "`to_inference(model, batch_size)`."
             )
         sequences = keras_internals.ensure_batch(sequences, self.batch_size)
         # Where there are several tensors, Keras fills the name `sequences_mask`.
         mask = sequences_mask if mask is None else mask
         states = self._slot_states[slot]
-        initial = self.get_initial_state(self.batch_size) if initial_state is None else initial_state
+        initial = (
+            self.get_initial_state(self.batch_size) if initial_state is None else initial_state
+        )
         initial = initial if isinstance(initial, (list, tuple)) else [initial]
         flat_initial = [
             ops.cast(i, s.dtype) for i, s in zip(keras.tree.flatten(initial), states, strict=True)
@@ -124,7 +133,9 @@ class Carry:
             fresh = ops.cast(self._fresh[slot], "bool")
             starts = fresh if starts is None else ops.logical_or(starts, fresh)
         if starts is None:
-            start = [ops.copy(s) for s in states]  # torch's autograd must not hold what is written below
+            start = [
+                ops.copy(s) for s in states
+            ]  # torch's autograd must not hold what is written below
         else:
             start = [
                 ops.where(_rows(starts, s), i, ops.convert_to_tensor(s))
@@ -158,19 +169,26 @@ class Carry:
         if self._step_resets is not None:
             return self._loop_with_resets(sequences, initial_state, mask, training)
         own = super().inner_loop
-        last, outputs, states = loops.keras_loop(self, own, sequences, initial_state, mask, training)
+        last, outputs, states = loops.keras_loop(
+            self, own, sequences, initial_state, mask, training
+        )
         if mask is not None and puts_out_its_first_state(self):
             mask = mask[0] if isinstance(mask, (list, tuple)) else mask
             before = first_of_last(initial_state)
             last = _opened(last, before, mask, along_time=False)
-            outputs = _opened(outputs, before, mask, along_time=True) if self.return_sequences else outputs
+            outputs = (
+                _opened(outputs, before, mask, along_time=True)
+                if self.return_sequences
+                else outputs
+            )
         return last, outputs, states
 
     def _loop_with_resets(self, sequences, initial_state, mask, training):
-        """The ordinary scan, with rows set to the initial state before the steps that `resets` marks.
+        """The ordinary scan, with rows set to the initial state before the steps that `resets`
+        marks.
 
-        No fused kernel can do this. Masked steps are handled here and not by Keras's loop, which would
-        throw away the reset of a masked step.
+        No fused kernel can do this. Masked steps are handled here and not by Keras's loop, which
+        would throw away the reset of a masked step.
         """
         resets, flat_initial = self._step_resets
         flat_initial = [ops.cast(i, self.cell.compute_dtype) for i in flat_initial]
@@ -191,7 +209,9 @@ class Carry:
             new_flat = keras.tree.flatten(new_states)
             if real:
                 new_flat = choose(real[0], new_flat, flat)
-                before = ops.zeros_like(output) if self.zero_output_for_mask else first_of_last(states)
+                before = (
+                    ops.zeros_like(output) if self.zero_output_for_mask else first_of_last(states)
+                )
                 (output,) = choose(real[0], [output], [ops.cast(before, output.dtype)])
             return output, keras.tree.pack_sequence_as(initial_state, new_flat)
 
@@ -208,8 +228,9 @@ class Carry:
 
     @property
     def weights(self) -> list:
-        """The plain layer's weights: states are variables, not weights, so `set_weights`, `count_params`,
-        `EarlyStopping` and every weight file are those of the plain layer at any batch size."""
+        """The plain layer's weights: states are variables, not weights, so `set_weights`,
+        `count_params`, `EarlyStopping` and every weight file are those of the plain layer at any
+        batch size."""
         own = {id(v) for v in self.state_variables()}
         return [w for w in super().weights if id(w) not in own]
 
@@ -218,7 +239,9 @@ class Carry:
         return [v for states in self._slot_states for v in states] + list(self._fresh)
 
     def reset_state(self, rows=None) -> None:
-        """Sets the state (of the given rows, a bool mask `(batch,)`) to the initial one, on all replicas."""
+        """Sets the state (of the given rows, a bool mask `(batch,)`) to the initial one, on all
+        replicas.
+        """
         if not self._slot_states:
             return
         batch_size = devices.rows(self._slot_states[0][0])
@@ -227,7 +250,9 @@ class Carry:
             for state, value in zip(states, initial, strict=True):
                 value = ops.copy(ops.cast(value, state.dtype))
                 new = (
-                    value if rows is None else ops.where(_rows(rows, value), value, devices.read(state))
+                    value
+                    if rows is None
+                    else ops.where(_rows(rows, value), value, devices.read(state))
                 )
                 devices.write(state, new)
         for fresh in self._fresh:
@@ -243,11 +268,17 @@ class Carry:
         """Reads nothing: files hold no state."""
 
     def get_config(self) -> dict:
-        return {**super().get_config(), "slots": self.slots, "initial_state_given": self.initial_state_given}
+        return {
+            **super().get_config(),
+            "slots": self.slots,
+            "initial_state_given": self.initial_state_given,
+        }
 
 
 def puts_out_its_first_state(layer: Any) -> bool:
-    """Whether the first state of a layer's (last) cell is the output of the step before, which masked steps repeat."""
+    """Whether the first state of a layer's (last) cell is the output of the step before, which
+    masked steps repeat.
+    """
     if layer.zero_output_for_mask:
         return False
     if isinstance(layer, _CONV_LSTM):
@@ -262,8 +293,8 @@ def puts_out_its_first_state(layer: Any) -> bool:
 def _opened(output: Any, before: Any, mask: Any, *, along_time: bool) -> Any:
     """Has the masked steps that open a window repeat the output of the step before it.
 
-    Keras's loop has them put out zeros, except for its scan on JAX: what reads those outputs without the mask (a residual
-    connection drops it) would depend on where the stream was cut.
+    Keras's loop has them put out zeros, except for its scan on JAX: what reads those outputs
+    without the mask (a residual connection drops it) would depend on where the stream was cut.
 
     Args:
         output: `(batch, time, ...)` or, without `along_time`, that of the last step.
@@ -281,7 +312,9 @@ def _opened(output: Any, before: Any, mask: Any, *, along_time: bool) -> Any:
 
 @_register
 class OpenedWindow(keras.layers.Layer):
-    """What `Carry` does to the outputs of masked steps that open a window, where the state is an input of the graph."""
+    """What `Carry` does to the outputs of masked steps that open a window, where the state is an
+    input of the graph.
+    """
 
     def call(self, inputs):
         output, before, mask = inputs
@@ -298,7 +331,9 @@ _CONV_LSTM = (keras.layers.ConvLSTM1D, keras.layers.ConvLSTM2D, keras.layers.Con
 
 
 def first_of_last(states):
-    """What Keras repeats where a masked step has no output of its own: the (last cell's) first state."""
+    """What Keras repeats where a masked step has no output of its own: the (last cell's) first
+    state.
+    """
     last = states[-1] if isinstance(states[0], (list, tuple)) else states[0]
     return last[0] if isinstance(last, (list, tuple)) else last
 
@@ -348,14 +383,16 @@ KERAS_CALLS = {cls.call for cls in _CARRIED}
 def carried_class(cls: type) -> type:
     """The class that carries, for a Keras recurrent layer class or a user's subclass of one.
 
-    A subclass of the user's own is paired with `Carry` on the spot; to load a `.keras` file that holds one,
-    call this first with the class.
+    A subclass of the user's own is paired with `Carry` on the spot; to load a `.keras` file that
+    holds one, call this first with the class.
     """
     if issubclass(cls, Carry):
         return cls
     if cls not in _CARRIED:
         _CARRIED[cls] = keras.saving.register_keras_serializable(package="keras_stateful")(
-            type(cls.__name__, (Carry, cls), {"__doc__": f"`{cls.__name__}` that carries its state."})
+            type(
+                cls.__name__, (Carry, cls), {"__doc__": f"`{cls.__name__}` that carries its state."}
+            )
         )
     return _CARRIED[cls]
 

@@ -1,10 +1,12 @@
-"""Rebuilds a Functional graph with other recurrent layers, other batch sizes, more inputs and outputs.
+"""Rebuilds a Functional graph with other recurrent layers, other batch sizes, more inputs and
+outputs.
 
-One engine serves `to_stateful`, `to_stateless`, `to_inference` and `to_step_model`: it replays the nodes of the given
-model on new input tensors, copies the layers (weights included, without running their initializers), enters
-sub-models, and hands each recurrent call to a policy. What the policy wants from outside (a reset mask, a state) it
-asks of its `Level`; sub-models pass such wishes on to the level above, and hand new states up the same way. (What
-an exporter takes has no sub-models left: `single_step` makes it, with the parts below.)
+One engine serves `to_stateful`, `to_stateless`, `to_inference` and `to_step_model`: it replays the
+nodes of the given model on new input tensors, copies the layers (weights included, without running
+their initializers), enters sub-models, and hands each recurrent call to a policy. What the policy
+wants from outside (a reset mask, a state) it asks of its `Level`; sub-models pass such wishes on to
+the level above, and hand new states up the same way. (What an exporter takes has no sub-models
+left: `single_step` makes it, with the parts below.)
 """
 
 import inspect
@@ -22,7 +24,9 @@ from keras_stateful.foundation import keras_internals
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
 class Sequential(keras.Model):
-    """A sub-model that was `Sequential` and now has more than one input; weight files know it by this name."""
+    """A sub-model that was `Sequential` and now has more than one input; weight files know it by
+    this name.
+    """
 
 
 class Level:
@@ -53,8 +57,10 @@ class Rewriter:
     Args:
         recurrent: which layers go to the policy, by path below the model.
         policy: builds their calls.
-        share: use the old layers themselves (same variables) where the policy does not make its own.
-        share_submodels: whether one sub-model may be called several times (not where it owns states).
+        share: use the old layers themselves (same variables) where the policy does not make its
+            own.
+        share_submodels: whether one sub-model may be called several times (not where it owns
+            states).
         batch_size: batch size of new input tensors; None for any.
         temporal: ids of the input tensors that run along time.
         any_length: whether new inputs that run along time get an unknown number of time steps.
@@ -82,8 +88,12 @@ class Rewriter:
         self._pending: list[tuple[Any, Any, Callable[[], None]]] = []
         self._sharing: list[tuple[Any, Any]] = []
 
-    def run(self, model: keras.Model, drop: frozenset[str] = frozenset()) -> tuple[list, list, Level]:
-        """Rebuilds `model`; gives the new input tensors, the new output tensors, and the level's wishes."""
+    def run(
+        self, model: keras.Model, drop: frozenset[str] = frozenset()
+    ) -> tuple[list, list, Level]:
+        """Rebuilds `model`; gives the new input tensors, the new output tensors, and the level's
+        wishes.
+        """
         inner = keras_internals.functional(model)
         inputs = [None if t.name in drop else self._input(t) for t in inner.inputs]
         level = Level()
@@ -110,12 +120,17 @@ class Rewriter:
             except Unconvertible:
                 raise
             except Exception as error:
-                shape = [tuple(t.shape) for t in keras.tree.flatten((args, kwargs)) if hasattr(t, "shape")]
+                shape = [
+                    tuple(t.shape)
+                    for t in keras.tree.flatten((args, kwargs))
+                    if hasattr(t, "shape")
+                ]
                 raise Unconvertible(
-                    f"`{path}` ({type(node.operation).__name__}) cannot be rebuilt at batch size {self.batch_size}. "
-                    f"Received: inputs of shape {shape}. A batch size or a number of time steps written into the "
-                    "graph is the usual cause: write -1 (`ops.reshape(h, (-1, units))`) or use "
-                    f"`keras.layers.Reshape`, which leaves the batch alone. Keras said: {error}"
+                    f"`{path}` ({type(node.operation).__name__}) cannot be rebuilt at batch size "
+                    f"{self.batch_size}. Received: inputs of shape {shape}. A batch size or a "
+                    "number of time steps written into the graph is the usual cause: write -1 "
+                    "(`ops.reshape(h, (-1, units))`) or use `keras.layers.Reshape`, which leaves "
+                    f"the batch alone. Keras said: {error}"
                 ) from error
             for tensor, new in zip(node.outputs, keras.tree.flatten(outputs), strict=True):
                 tensors[id(tensor)] = new
@@ -142,9 +157,10 @@ class Rewriter:
         given = keras.tree.flatten(args[0] if args else kwargs.pop("inputs"))
         if index and not self.share_submodels and self._is_recurrent(path):
             raise Unconvertible(
-                f"`{path}` is a sub-model with recurrent layers that is called {index + 1} times. Received: one state "
-                "to carry for several streams. Call its layers one by one in the outer model (a shared layer gets a "
-                "state for each call), or build one sub-model for each call."
+                f"`{path}` is a sub-model with recurrent layers that is called {index + 1} times. "
+                "Received: one state to carry for several streams. Call its layers one by one in "
+                "the outer model (a shared layer gets a state for each call), or build one "
+                "sub-model for each call."
             )
         if id(model) not in self.copies:
             below = Level()
@@ -242,9 +258,13 @@ def parts_of(obj: Any) -> list:
 
 
 def copy_layer(layer: Any, cls: Any = None, **config: Any) -> Any:
-    """A new, unbuilt layer from a layer's config; classes nobody registered are found through the layer itself."""
+    """A new, unbuilt layer from a layer's config; classes nobody registered are found through the
+    layer itself.
+    """
     known: dict[str, Any] = {
-        type(p).__name__: type(p) for p in parts_of(layer) if not type(p).__module__.startswith("keras.")
+        type(p).__name__: type(p)
+        for p in parts_of(layer)
+        if not type(p).__module__.startswith("keras.")
     }
     known = {n: c for n, c in known.items() if not issubclass(c, (Carry, Sequential))}
     if type(layer) is keras.layers.Lambda:
@@ -265,7 +285,8 @@ def copy_layer(layer: Any, cls: Any = None, **config: Any) -> Any:
             elif "Could not locate function" in str(error):
                 remedy = "Give each of its functions a name of its own."
             raise Unconvertible(
-                f"`{layer.name}` ({plain_class(type(layer)).__name__}) cannot be copied from its config: {error}. {remedy}"
+                f"`{layer.name}` ({plain_class(type(layer)).__name__}) cannot be copied from its "
+                f"config: {error}. {remedy}"
             ) from error
     if getattr(layer, "use_cudnn", None) is False:  # which Keras leaves out of the config
         copy.use_cudnn, copy.supports_jit = False, layer.supports_jit
@@ -274,7 +295,9 @@ def copy_layer(layer: Any, cls: Any = None, **config: Any) -> Any:
 
 
 def _copy_vocabularies(old: Any, new: Any) -> None:
-    """Gives an unbuilt layer what `adapt` told another beside weights: a lookup's shapes depend on it."""
+    """Gives an unbuilt layer what `adapt` told another beside weights: a lookup's shapes depend on
+    it.
+    """
     parts = [[p for p in parts_of(layer) if hasattr(p, "load_assets")] for layer in (old, new)]
     for source, target in zip(*parts, strict=True):
         try:
@@ -284,20 +307,27 @@ def _copy_vocabularies(old: Any, new: Any) -> None:
                 target.load_assets(folder)
         except Exception as error:
             raise Unconvertible(
-                f"What `{source.name}` ({type(source).__name__}) knows beside its weights cannot be copied. Keras said: {error}. "
-                "Call its `adapt` before the conversion, or give it its `vocabulary` as an argument."
+                f"What `{source.name}` ({type(source).__name__}) knows beside its weights cannot "
+                f"be copied. Keras said: {error}. Call its `adapt` before the conversion, or give "
+                "it its `vocabulary` as an argument."
             ) from error
 
 
 def copy_statistics(old: Any, new: Any) -> None:
-    """What a layer reads of a weight file in a way of its own; `Normalization` computes with numbers taken from weights."""
+    """What a layer reads of a weight file in a way of its own; `Normalization` computes with
+    numbers taken from weights.
+    """
 
     def own_way(part: Any) -> bool:
         known = isinstance(part, keras.layers.RNN) or type(part).__module__.startswith("keras.")
-        return not known and type(part).load_own_variables is not keras.layers.Layer.load_own_variables
+        return (
+            not known and type(part).load_own_variables is not keras.layers.Layer.load_own_variables
+        )
 
     def parts(layer: Any) -> list:
-        return [p for p in parts_of(layer) if isinstance(p, keras.layers.Normalization) or own_way(p)]
+        return [
+            p for p in parts_of(layer) if isinstance(p, keras.layers.Normalization) or own_way(p)
+        ]
 
     for source, target in zip(parts(old), parts(new), strict=True):
         _through_store(source, target)
@@ -312,7 +342,9 @@ def _through_store(source: Any, target: Any) -> None:
 
 
 def functions_of(layer: Any) -> dict[str, Callable]:
-    """The functions of a user's own that a layer's config names, an activation for instance, by name."""
+    """The functions of a user's own that a layer's config names, an activation for instance, by
+    name.
+    """
     named: list[str] = []
 
     def walk(config: Any) -> None:
@@ -328,7 +360,11 @@ def functions_of(layer: Any) -> dict[str, Callable]:
     walk(layer.get_config())
     found: dict[str, Callable] = {}
     for name in named:
-        fits = {id(f): f for f in _held(layer) if name in (f.__name__, keras.saving.get_registered_name(f))}
+        fits = {
+            id(f): f
+            for f in _held(layer)
+            if name in (f.__name__, keras.saving.get_registered_name(f))
+        }
         if len(fits) == 1:  # else two functions have one name
             (found[name],) = fits.values()
     return found
@@ -340,7 +376,8 @@ def _held(layer: Any) -> list:
 
 
 def skip_initializers(layer: Any) -> Callable[[], None]:
-    """Lets an unbuilt layer be built with zeros, since its weights are copied in; gives the way back.
+    """Lets an unbuilt layer be built with zeros, since its weights are copied in; gives the way
+    back.
 
     Three LSTM(1840) spend most of a conversion in the orthogonal initializer otherwise.
     """
@@ -364,9 +401,9 @@ def _share_variables(old: Any, new: Any) -> None:
     shared = {id(w) for w in old.weights}
     if fresh := [w.path for w in new.weights if id(w) not in shared]:
         raise Unconvertible(
-            f"`{old.name}` ({plain_class(type(old)).__name__}) has weights that no other model can share. Received: {fresh}. "
-            "Keep each weight, and each layer, in an attribute of its own (`self.gain = self.add_weight(...)`), not in a "
-            "list or dict."
+            f"`{old.name}` ({plain_class(type(old)).__name__}) has weights that no other model can "
+            f"share. Received: {fresh}. Keep each weight, and each layer, in an attribute of its "
+            "own (`self.gain = self.add_weight(...)`), not in a list or dict."
         )
 
 
@@ -387,7 +424,9 @@ def _replace_variables(old: Any, new: Any) -> None:
 
 
 def copy_variables(old: Any, new: Any) -> None:
-    """Copies weights and seed states through NumPy: on JAX, models that share a buffer lose it to donation."""
+    """Copies weights and seed states through NumPy: on JAX, models that share a buffer lose it to
+    donation.
+    """
     kept = {id(v) for v in state_variables_below(old)}
     into = {id(v) for v in state_variables_below(new)}
     sources = [v for v in old.variables if id(v) not in kept]
@@ -395,8 +434,8 @@ def copy_variables(old: Any, new: Any) -> None:
     if [tuple(v.shape) for v in sources] != [tuple(v.shape) for v in targets]:
         raise Unconvertible(
             f"The copy of `{old.name}` has other weights than the layer. Received: shapes "
-            f"{[tuple(v.shape) for v in sources]}, copy {[tuple(v.shape) for v in targets]}. Its `get_config` is "
-            "likely to leave out an argument."
+            f"{[tuple(v.shape) for v in sources]}, copy {[tuple(v.shape) for v in targets]}. Its "
+            "`get_config` is likely to leave out an argument."
         )
     _freeze_as(old, new)
     for source, target in zip(sources, targets, strict=True):
@@ -407,7 +446,9 @@ def copy_variables(old: Any, new: Any) -> None:
 
 def _freeze_as(old: Any, new: Any) -> None:
     """Freezes what is frozen below a layer: its config says so of the layer as a whole only."""
-    for source, target in zip(keras_internals.sublayers(old), keras_internals.sublayers(new), strict=False):
+    for source, target in zip(
+        keras_internals.sublayers(old), keras_internals.sublayers(new), strict=False
+    ):
         if type(source) is type(target):
             if source.trainable != target.trainable:
                 target.trainable = source.trainable

@@ -1,15 +1,18 @@
-"""LSTM, GRU and SimpleRNN in training on the CPU, with a backward pass of their own, on JAX and TensorFlow.
+"""LSTM, GRU and SimpleRNN in training on the CPU, with a backward pass of their own, on JAX and
+TensorFlow.
 
-Keras leaves the backward pass to the backend, which adds up the gradient of each weight matrix step by step: a product of
-matrices as flat as a batch, and a sum as large as the weights, for every time step. Here the loop backwards only finds
-the gradients of the gates; those of the weights are one product over all steps behind it, as cuDNN does it (Appleyard et
-al. 2016, arXiv:1604.01946, section 3.2). The same numbers, sooner: `benchmarks/torch_loop.py` tells how much.
+Keras leaves the backward pass to the backend, which adds up the gradient of each weight matrix step
+by step: a product of matrices as flat as a batch, and a sum as large as the weights, for every time
+step. Here the loop backwards only finds the gradients of the gates; those of the weights are one
+product over all steps behind it, as cuDNN does it (Appleyard et al. 2016, arXiv:1604.01946, section
+3.2). The same numbers, sooner: `benchmarks/torch_loop.py` tells how much.
 
     forwards    x[t], states[t] ──▶ gates[t] ──▶ states[t + 1]          kept: gates, states
     backwards   d states[t + 1], gates[t] ──▶ d gates[t] ──▶ d states[t]
     behind it   d kernel = x' · d gates     d recurrent_kernel = h' · d gates     d x = d gates · kernel'
 
-Rows may be set to an initial state before any step, so "pack" is served too, which no fused kernel of the backends is.
+Rows may be set to an initial state before any step, so "pack" is served too, which no fused kernel
+of the backends is.
 """
 
 from collections.abc import Callable
@@ -26,8 +29,8 @@ class CellMath(NamedTuple):
         matrices: how many blocks of `units` columns the kernels have.
         separate: whether the gradients behind the kernel and the recurrent kernel differ.
         forward: `(from_x, from_h, states)` to `(new_states, gates)`.
-        backward: `(gates, states, d_new_states)` to `(d_from_x, d_from_h, d_states)`; what reaches `h` through the
-            recurrent kernel is not in `d_states`.
+        backward: `(gates, states, d_new_states)` to `(d_from_x, d_from_h, d_states)`; what reaches
+            `h` through the recurrent kernel is not in `d_states`.
         gates: how many gates `forward` keeps, each `(batch, units)`.
     """
 
@@ -49,7 +52,12 @@ def _lstm_backward(gates: list, states: list, d_new: list) -> tuple[Any, Any, li
     (i, f, g, o), (_, c), (dh, dc) = gates, states, d_new
     squashed = ops.tanh(f * c + i * g)
     dc = dc + dh * o * (1 - squashed * squashed)
-    d_gates = [dc * g * i * (1 - i), dc * c * f * (1 - f), dc * i * (1 - g * g), dh * squashed * o * (1 - o)]
+    d_gates = [
+        dc * g * i * (1 - i),
+        dc * c * f * (1 - f),
+        dc * i * (1 - g * g),
+        dh * squashed * o * (1 - o),
+    ]
     found = ops.concatenate(d_gates, axis=-1)
     return found, found, [ops.zeros_like(dh), dc * f]
 
@@ -66,7 +74,11 @@ def _gru_backward(gates: list, states: list, d_new: list) -> tuple[Any, Any, lis
     d_z = dh * (h - g) * z * (1 - z)
     d_g = dh * (1 - z) * (1 - g * g)
     d_r = d_g * h_g * r * (1 - r)
-    return ops.concatenate([d_z, d_r, d_g], axis=-1), ops.concatenate([d_z, d_r, d_g * r], axis=-1), [dh * z]
+    return (
+        ops.concatenate([d_z, d_r, d_g], axis=-1),
+        ops.concatenate([d_z, d_r, d_g * r], axis=-1),
+        [dh * z],
+    )
 
 
 def _simple_forward(from_x: Any, from_h: Any, states: list) -> tuple[list, list]:
@@ -104,19 +116,22 @@ def _on_cpu() -> bool:
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        return not tf.config.list_logical_devices("GPU") and not tf.config.list_logical_devices("TPU")
+        return not tf.config.list_logical_devices("GPU") and not tf.config.list_logical_devices(
+            "TPU"
+        )
     return False
 
 
 def run(layer: Any, sequences: Any, initial_state: list, resets: tuple[Any, list] | None) -> tuple:
-    """What `inner_loop` of a layer returns: the last output, all outputs (or the last alone), and the new states.
+    """What `inner_loop` of a layer returns: the last output, all outputs (or the last alone), and
+    the new states.
 
     Args:
         layer: an `LSTM`, `GRU` or `SimpleRNN` that is being trained.
         sequences: `(batch, time, features)`, after dropout.
         initial_state: arrays `(batch, units)`.
-        resets: None, or which rows are set to which states before which steps: bool `(batch, time)` and arrays
-            `(batch, units)`.
+        resets: None, or which rows are set to which states before which steps: bool `(batch, time)`
+            and arrays `(batch, units)`.
     """
     cell, dtype = layer.cell, layer.cell.compute_dtype
     math = CELL_MATH[type(cell)]
@@ -124,14 +139,20 @@ def run(layer: Any, sequences: Any, initial_state: list, resets: tuple[Any, list
         ops.cast(ops.convert_to_tensor(v), dtype) for v in (cell.kernel, cell.recurrent_kernel)
     )
     width = math.matrices * cell.units
-    bias = ops.cast(ops.convert_to_tensor(cell.bias), dtype) if cell.use_bias else ops.zeros((width,), dtype)
+    bias = (
+        ops.cast(ops.convert_to_tensor(cell.bias), dtype)
+        if cell.use_bias
+        else ops.zeros((width,), dtype)
+    )
     biases = ops.unstack(bias) if len(bias.shape) == 2 else (bias, ops.zeros_like(bias))
     start = [ops.cast(s, dtype) for s in initial_state]
     initial = [] if resets is None else [ops.cast(i, dtype) for i in resets[1]]
     marks = [] if resets is None else [ops.transpose(ops.cast(resets[0], "bool"))]
 
     loop = _loop(math, cell.units, len(start), marks)
-    outputs, *states = loop(ops.transpose(sequences, (1, 0, 2)), kernel, recurrent, *biases, *start, *initial)
+    outputs, *states = loop(
+        ops.transpose(sequences, (1, 0, 2)), kernel, recurrent, *biases, *start, *initial
+    )
     outputs = ops.transpose(outputs, (1, 0, 2)) if layer.return_sequences else outputs[-1][:, None]
     return states[0], outputs, states
 
@@ -143,16 +164,22 @@ def _loop(math: CellMath, units: int, count: int, marks: list) -> Callable:
         math: of the cell.
         units: of the cell.
         count: of its states.
-        marks: empty, or bool `(time, batch)`: which rows are set to the initial state before a step.
+        marks: empty, or bool `(time, batch)`: which rows are set to the initial state before a
+            step.
 
     Returns:
-        A function of `x` `(time, batch, features)`, the kernels, the biases, the states at the start, and, with `marks`, the
-        initial ones. It returns all outputs `(time, batch, units)` and the last states.
+        A function of `x` `(time, batch, features)`, the kernels, the biases, the states at the
+        start, and, with `marks`, the initial ones. It returns all outputs `(time, batch, units)`
+        and the last states.
     """
 
     def replaced(mark: list, new: list, old: list) -> list:
         """`new` in the marked rows, else `old`; `mark` is empty or has one bool `(..., batch)`."""
-        return [ops.where(mark[0][..., None], n, o) for n, o in zip(new, old, strict=True)] if mark else old
+        return (
+            [ops.where(mark[0][..., None], n, o) for n, o in zip(new, old, strict=True)]
+            if mark
+            else old
+        )
 
     @ops.custom_gradient
     def loop(x, kernel, recurrent, bias_x, bias_h, *states):
@@ -180,14 +207,20 @@ def _loop(math: CellMath, units: int, count: int, marks: list) -> Callable:
             def back(carried: list, here: list) -> tuple[list, list]:
                 d_new, d_initial = carried[:count], carried[count:]
                 d_out, *here = here
-                mark, (states, gates) = here[: len(marks)], (here[len(marks) :][:count], here[-math.gates :])
+                mark, (states, gates) = (
+                    here[: len(marks)],
+                    (here[len(marks) :][:count], here[-math.gates :]),
+                )
                 d_new = [d_new[0] + d_out, *d_new[1:]]
                 d_x, d_h, d_states = math.backward(gates, states, d_new)
                 d_states = [d_states[0] + ops.matmul(d_h, transposed), *d_states[1:]]
                 nothing = [ops.zeros_like(d) for d in d_states]
                 if mark:
                     d_initial = [
-                        d + part for d, part in zip(d_initial, replaced(mark, d_states, nothing), strict=True)
+                        d + part
+                        for d, part in zip(
+                            d_initial, replaced(mark, d_states, nothing), strict=True
+                        )
                     ]
                 d_states = replaced(mark, nothing, d_states)
                 return d_states + d_initial, [d_x, d_h] if math.separate else [d_x]
@@ -214,8 +247,12 @@ def _loop(math: CellMath, units: int, count: int, marks: list) -> Callable:
 
 
 def _over_all_steps(given: Any, gradient: Any) -> Any:
-    """Gradient of a kernel `(features, columns)` from `(time, batch, features)` and `(time, batch, columns)`."""
-    if keras.distribution.distribution() is not None:  # rows kept apart, so that each device sums up its own
+    """Gradient of a kernel `(features, columns)` from `(time, batch, features)` and
+    `(time, batch, columns)`.
+    """
+    if (
+        keras.distribution.distribution() is not None
+    ):  # rows kept apart, so that each device sums up its own
         return ops.tensordot(given, gradient, axes=((0, 1), (0, 1)))
     given, gradient = (ops.reshape(a, (-1, a.shape[-1])) for a in (given, gradient))
     return ops.matmul(ops.transpose(given), gradient)
@@ -224,7 +261,8 @@ def _over_all_steps(given: Any, gradient: Any) -> Any:
 def _scan(
     step: Callable, states: list, xs: list, widths: list[int], reverse: bool = False
 ) -> tuple[list, list]:
-    """`jax.lax.scan` over the first axis, on TensorFlow too (`keras.ops.scan` wants outputs shaped as states there).
+    """`jax.lax.scan` over the first axis, on TensorFlow too (`keras.ops.scan` wants outputs shaped
+    as states there).
 
     Args:
         step: `(states, [x[t] for x in xs])` to `(states, outputs)`.

@@ -21,7 +21,9 @@ class LayerState(NamedTuple):
 
 
 def find_states(model: keras.Model) -> list[LayerState]:
-    """All state variables of a model, by layer path; a shared layer's later calls are `path#1`, `path#2`."""
+    """All state variables of a model, by layer path; a shared layer's later calls are `path#1`,
+    `path#2`.
+    """
     found: list[LayerState] = []
     seen: set[int] = set()
 
@@ -35,7 +37,9 @@ def find_states(model: keras.Model) -> list[LayerState]:
             if isinstance(part, Carry):
                 for slot, states in enumerate(part._slot_states):
                     fresh = [part._fresh[slot]] if part._fresh else []
-                    found.append(LayerState(path + (f"#{slot}" if slot else ""), part, [*states, *fresh]))
+                    found.append(
+                        LayerState(path + (f"#{slot}" if slot else ""), part, [*states, *fresh])
+                    )
             elif isinstance(part, keras.layers.RNN):
                 if part.stateful and part.states is not None:
                     found.append(LayerState(path, part, keras.tree.flatten(part.states)))
@@ -52,14 +56,17 @@ def _found(model: keras.Model) -> list[LayerState]:
     states = find_states(model)
     if not states:
         raise ValueError(
-            f"The model carries no state. Received: {model.name!r}. Convert it with `to_stateful(model, batch_size)`, "
-            "or give its recurrent layers `stateful=True` and build it with a fixed batch size."
+            f"The model carries no state. Received: {model.name!r}. Convert it with "
+            "`to_stateful(model, batch_size)`, or give its recurrent layers `stateful=True` and "
+            "build it with a fixed batch size."
         )
     return states
 
 
 def sync(model: keras.Model) -> None:
-    """On JAX `fit` holds the values; this brings them back into the variables, where they can be read and written."""
+    """On JAX `fit` holds the values; this brings them back into the variables, where they can be
+    read and written.
+    """
     if keras.backend.backend() == "jax" and hasattr(model, "jax_state_sync"):
         model.jax_state_sync()
 
@@ -71,9 +78,10 @@ def get_states(model: keras.Model) -> dict[str, list[np.ndarray]]:
         model: from `to_stateful` or `to_inference`, or with `stateful=True` layers.
 
     Returns:
-        `{layer path below the model: [array (batch, ...), ...]}`, for an LSTM `[h, c]`. A layer called
-        several times has `path`, `path#1`, ... A layer whose `initial_state` comes from the model's graph has
-        one array more, `(batch,)`: 1 where the row will start from that initial state at the next call.
+        `{layer path below the model: [array (batch, ...), ...]}`, for an LSTM `[h, c]`. A layer
+        called several times has `path`, `path#1`, ... A layer whose `initial_state` comes from the
+        model's graph has one array more, `(batch,)`: 1 where the row will start from that initial
+        state at the next call.
 
     Raises:
         ValueError: a model that carries no state.
@@ -116,19 +124,22 @@ def set_states(model: keras.Model, states: dict[str, list[Any]]) -> None:
     """
     layer_states = _found(model)
     if not isinstance(states, dict):
-        raise TypeError(f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}.")
+        raise TypeError(
+            f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}."
+        )
     if set(states) != {s.key for s in layer_states}:
         raise ValueError(
-            f"`states` must have an entry for each recurrent layer. Received: {sorted(map(str, states))}; "
-            f"the model has {sorted(s.key for s in layer_states)}."
+            "`states` must have an entry for each recurrent layer. Received: "
+            f"{sorted(map(str, states))}; the model has {sorted(s.key for s in layer_states)}."
         )
     for layer_state in layer_states:
         shapes = [tuple(np.shape(a)) for a in states[layer_state.key]]
         wanted = [(devices.rows(v), *v.shape[1:]) for v in layer_state.variables]
         if shapes != wanted:
             raise ValueError(
-                f"`states[{layer_state.key!r}]` has arrays of other shapes than the model's states. Received: {shapes}; "
-                f"the model has {wanted}. States can only be set at the batch size they were read at."
+                f"`states[{layer_state.key!r}]` has arrays of other shapes than the model's "
+                f"states. Received: {shapes}; the model has {wanted}. States can only be set at "
+                "the batch size they were read at."
             )
     sync(model)
     for layer_state in layer_states:
@@ -139,8 +150,8 @@ def set_states(model: keras.Model, states: dict[str, list[Any]]) -> None:
 def reset_states(model: keras.Model, rows: Any = None) -> None:
     """Sets the recurrent states to the initial state: all rows, or the given ones.
 
-    The initial state is the cell's own `get_initial_state`, zeros for Keras's cells; where the model's graph
-    passes `initial_state`, it is computed at the next call.
+    The initial state is the cell's own `get_initial_state`, zeros for Keras's cells; where the
+    model's graph passes `initial_state`, it is computed at the next call.
 
     Args:
         model: as for `get_states`.
@@ -193,7 +204,8 @@ def _row_mask(rows: Any, batch_size: int) -> np.ndarray:
     numbers = rows.ndim == 1 and (not rows.size or rows.dtype.kind in "iu")
     if not numbers or (rows.size and (rows.min() < 0 or rows.max() >= batch_size)):
         raise ValueError(
-            f"`rows` must be a list of row indices from 0 to {batch_size - 1}, or a bool mask. Received: {rows.tolist()}."
+            f"`rows` must be a list of row indices from 0 to {batch_size - 1}, or a bool mask. "
+            f"Received: {rows.tolist()}."
         )
     mask = np.zeros(batch_size, bool)
     mask[rows.astype(int)] = True

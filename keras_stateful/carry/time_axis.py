@@ -1,9 +1,10 @@
-"""Which layers of a model run along its time axis, and which of them would be wrong at window edges.
+"""Which layers of a model run along its time axis, and which of them would be wrong at window
+edges.
 
-Time is axis 1 of the inputs that reach a recurrent layer. A layer is *local* in time if a window's result
-does not depend on where the window was cut; recurrent layers are not, and carry a state instead. Any other
-layer along time must be local: what is known is looked up, the rest (custom layers, `keras.ops` calls) is
-tried on random numbers, once whole and once cut in two.
+Time is axis 1 of the inputs that reach a recurrent layer. A layer is *local* in time if a window's
+result does not depend on where the window was cut; recurrent layers are not, and carry a state
+instead. Any other layer along time must be local: what is known is looked up, the rest (custom
+layers, `keras.ops` calls) is tried on random numbers, once whole and once cut in two.
 """
 
 from typing import Any, NamedTuple
@@ -68,8 +69,8 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
 
     Args:
         model: a built Sequential or Functional model.
-        chosen: paths of the layers that are to carry; by default all along time. Where given, layers that
-            mix time steps are accepted unless a chosen layer reads from them.
+        chosen: paths of the layers that are to carry; by default all along time. Where given,
+            layers that mix time steps are accepted unless a chosen layer reads from them.
 
     Raises:
         ValueError: a layer that cannot be right when the stream is cut into windows, by path.
@@ -89,7 +90,9 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
 
     found: dict[str, int] = {}
     given: set[str] = set()
-    ends: set[int] = set()  # tensors without the time axis that hold what is known at the window's end
+    ends: set[int] = (
+        set()
+    )  # tensors without the time axis that hold what is known at the window's end
     for call in calls:
         given_here = tensors_in(call.args, call.kwargs)
         if not any(id(t) in temporal for t in given_here):
@@ -100,7 +103,8 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
         if not ignore and any(id(t) in ends for t in given_here):
             raise _refusal(
                 call,
-                "its time steps are given what is known at the end of the window, which is not the end of the stream",
+                "its time steps are given what is known at the end of the window, which is not the "
+                "end of the stream",
             )
         if is_recurrent(call.operation):
             if id(_sequences(call)) not in temporal:
@@ -110,9 +114,12 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
                 given.add(call.path)
             if call.operation.go_backwards and (chosen is None or call.path in chosen):
                 raise _refusal(
-                    call, "it reads each window from the end, where the next window is not known yet"
+                    call,
+                    "it reads each window from the end, where the next window is not known yet",
                 )
-            goes_on: list[bool | None] = [call.operation.return_sequences] + [False] * (len(call.outputs) - 1)
+            goes_on: list[bool | None] = [call.operation.return_sequences] + [False] * (
+                len(call.outputs) - 1
+            )
         else:
             goes_on = _follow(call, temporal, ignore)
         for tensor, has_time in zip(call.outputs, goes_on, strict=True):
@@ -136,7 +143,9 @@ def _initial_state(call: Call) -> Any:
 
 
 def _upstream(tensors: list, producer: dict[int, Call], stop: type) -> set[int]:
-    """Ids of all tensors whose time axis reaches one of `tensors`; `stop` makes a time axis of its own."""
+    """Ids of all tensors whose time axis reaches one of `tensors`; `stop` makes a time axis of its
+    own.
+    """
     seen: set[int] = set()
     todo = [t for t in tensors if t is not None]
     while todo:
@@ -157,7 +166,9 @@ def _upstream(tensors: list, producer: dict[int, Call], stop: type) -> set[int]:
 
 
 def _is_broadcast(tensor: Any, given: list, output: Any) -> bool:
-    """Whether a call's tensor is the same at all time steps of another one that it meets there, as what says who speaks."""
+    """Whether a call's tensor is the same at all time steps of another one that it meets there, as
+    what says who speaks.
+    """
     if tensor.shape[1] != 1 or len(output.shape) < 2 or output.shape[1] == 1:
         return False
     return any(t.shape[1] == output.shape[1] for t in given)
@@ -171,19 +182,22 @@ def _refusal(call: Call, why: str) -> Unconvertible:
             f"kernel_size={layer.kernel_size[0] if len(layer.kernel_size) == 1 else layer.kernel_size}"
         )
     return Unconvertible(
-        f"`to_stateful` cannot carry `{call.path}` ({', '.join(details)}): {why}. Move it behind the recurrent "
-        "layers' time axis, or keep it out with `layers=[...]`."
+        f"`to_stateful` cannot carry `{call.path}` ({', '.join(details)}): {why}. Move it behind "
+        "the recurrent layers' time axis, or keep it out with `layers=[...]`."
     )
 
 
 def _follow(call: Call, temporal: set[int], ignore: bool) -> list[bool | None]:
-    """For each output whether it has the time axis; None: it says nothing of the window. Raises where not local in time."""
+    """For each output whether it has the time axis; None: it says nothing of the window. Raises
+    where not local in time.
+    """
     layer = call.operation
     if isinstance(layer, layers.TimeDistributed):
         inner = layer.layer
         if getattr(inner, "stateful", False):
             raise _refusal(
-                call, "the stateful layer inside it would carry state from slice to slice of one call"
+                call,
+                "the stateful layer inside it would carry state from slice to slice of one call",
             )
         return [True] * len(call.outputs)
     if type(layer) in _MIXES and not ignore:
@@ -199,7 +213,9 @@ def _follow(call: Call, temporal: set[int], ignore: bool) -> list[bool | None]:
 
 
 def _is_local(layer: Any) -> bool:
-    """Whether a layer is known to be local in time; a subclass with a `call` of its own is not known."""
+    """Whether a layer is known to be local in time; a subclass with a `call` of its own is not
+    known.
+    """
     return any(isinstance(layer, known) and type(layer).call is known.call for known in _LOCAL)
 
 
@@ -237,18 +253,22 @@ def _try_out(call: Call, temporal: set[int], ignore: bool, steps: int = 6) -> li
             return ops.convert_to_tensor(array, dtype=t.dtype)
 
         args, kwargs = keras.tree.map_structure(value, (call.args, call.kwargs))
-        return [ops.convert_to_numpy(o) for o in keras.tree.flatten(call.operation(*args, **kwargs))]
+        return [
+            ops.convert_to_numpy(o) for o in keras.tree.flatten(call.operation(*args, **kwargs))
+        ]
 
     cut = steps // 2
     with keras.StatelessScope():  # leaves counters and seeds of the layer alone
         try:
             whole, again = run(slice(0, steps)), run(slice(0, steps))
         except Exception as error:
-            raise _NotLocal(f"whether it mixes time steps could not be tried out ({error})") from error
+            raise _NotLocal(
+                f"whether it mixes time steps could not be tried out ({error})"
+            ) from error
         if not ignore and not all(map(_close, whole, again)):
             raise _NotLocal(
-                "it draws random numbers or counts at inference, so whether it mixes time steps cannot be tried out "
-                "(make that depend on `training`)"
+                "it draws random numbers or counts at inference, so whether it mixes time steps "
+                "cannot be tried out (make that depend on `training`)"
             )
         try:
             first, second = run(slice(0, cut)), run(slice(cut, steps))
@@ -260,11 +280,14 @@ def _try_out(call: Call, temporal: set[int], ignore: bool, steps: int = 6) -> li
         if w.ndim > 1 and w.shape[1] == steps and a.ndim > 1 and a.shape[1] == cut:
             if not ignore and not _close(w, np.concatenate([a, b], axis=1)):
                 raise _NotLocal(
-                    "it mixes neighbouring time steps and would see zeros at the start of every window"
+                    "it mixes neighbouring time steps and would see zeros at the start of every "
+                    "window"
                 )
             along_time.append(True)
         elif ignore or (w.shape == b.shape and _close(w, b)):
-            along_time.append(False if ignore else None)  # the window's last step, or nothing of the window
+            along_time.append(
+                False if ignore else None
+            )  # the window's last step, or nothing of the window
         else:
             raise _NotLocal("it merges the time steps of a window")
     if None in along_time:
@@ -272,14 +295,18 @@ def _try_out(call: Call, temporal: set[int], ignore: bool, steps: int = 6) -> li
             try:
                 shorter = [run(slice(0, k)) for k in range(1, cut)]
             except Exception as error:
-                raise _NotLocal("its result depends on the number of time steps in a window") from error
+                raise _NotLocal(
+                    "its result depends on the number of time steps in a window"
+                ) from error
         for i, w in enumerate(whole):
             if along_time[i] is None and not all(_close(w, s[i]) for s in [*shorter, first]):
                 along_time[i] = False
     return along_time
 
 
-def _random(rng: np.random.Generator, tensor: Any, along_time: bool, batch: int, steps: int) -> np.ndarray:
+def _random(
+    rng: np.random.Generator, tensor: Any, along_time: bool, batch: int, steps: int
+) -> np.ndarray:
     shape = [batch, *(3 if d is None else d for d in tensor.shape[1:])]
     if along_time:
         shape[1] = steps

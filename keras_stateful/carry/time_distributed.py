@@ -1,9 +1,10 @@
 """`TimeDistributed` for any window length.
 
-Keras 3.14 to 3.15 runs it over as many steps as the *batch* has rows where the number of time steps is unknown
-(`ops.shape(inputs)[0]`, taken before the axes are swapped). TensorFlow meets such shapes as soon as a model is
-called with windows of a second length, so what `to_stateful` and `to_inference` return would be silently wrong.
-`docs/keras-defects.md` has the reproduction, `tests/foundation/test_keras_facts.py` tells when this is no longer needed.
+Keras 3.14 to 3.15 runs it over as many steps as the *batch* has rows where the number of time steps
+is unknown (`ops.shape(inputs)[0]`, taken before the axes are swapped). TensorFlow meets such shapes
+as soon as a model is called with windows of a second length, so what `to_stateful` and
+`to_inference` return would be silently wrong. `docs/keras-defects.md` has the reproduction,
+`tests/foundation/test_keras_facts.py` tells when this is no longer needed.
 """
 
 import inspect
@@ -17,7 +18,9 @@ from keras_stateful.foundation import keras_internals
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
 class TimeDistributed(keras.layers.TimeDistributed):
-    """`keras.layers.TimeDistributed`, also where the number of time steps is known at run time only."""
+    """`keras.layers.TimeDistributed`, also where the number of time steps is known at run time
+    only.
+    """
 
     def call(self, inputs, training=None, mask=None):
         if inputs.shape[1] is not None:
@@ -37,13 +40,17 @@ class TimeDistributed(keras.layers.TimeDistributed):
 
 
 def for_any_length(layer: Any) -> Any:
-    """Makes every `TimeDistributed` in a layer that nobody else uses run over any number of time steps."""
+    """Makes every `TimeDistributed` in a layer that nobody else uses run over any number of time
+    steps.
+    """
     return _swap(layer, keras.layers.TimeDistributed, TimeDistributed)
 
 
 def is_within(layer: Any) -> bool:
     """Whether a layer is, or holds, a `TimeDistributed` of Keras's own."""
-    return type(layer) is keras.layers.TimeDistributed or any(map(is_within, keras_internals.sublayers(layer)))
+    return type(layer) is keras.layers.TimeDistributed or any(
+        map(is_within, keras_internals.sublayers(layer))
+    )
 
 
 def plain(layer: Any) -> Any:

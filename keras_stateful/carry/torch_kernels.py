@@ -1,8 +1,9 @@
 """torch's own LSTM, GRU and SimpleRNN kernels for training on the CPU, where Keras has none.
 
-Keras 3.14 to 3.15 call them on a GPU only; on the CPU they loop over the time steps in Python, with a dozen small
-operations for each. A kernel computes the same, and its backward pass too, in one call. Rows that are reset inside a window
-("pack") are set between two calls, so that a window takes one more for each step at which any row is reset.
+Keras 3.14 to 3.15 call them on a GPU only; on the CPU they loop over the time steps in Python, with
+a dozen small operations for each. A kernel computes the same, and its backward pass too, in one
+call. Rows that are reset inside a window ("pack") are set between two calls, so that a window takes
+one more for each step at which any row is reset.
 """
 
 from typing import Any
@@ -17,23 +18,28 @@ _KERNELS = {
 
 
 def serves(layer: Any, sequences: Any) -> bool:
-    """Whether the kernels are there for a layer that they compute: on the CPU, where nothing is traced."""
+    """Whether the kernels are there for a layer that they compute: on the CPU, where nothing is
+    traced.
+    """
     if keras.backend.backend() != "torch":
         return False
     import torch
 
-    return sequences.device.type == "cpu" and not (torch.jit.is_tracing() or torch.compiler.is_compiling())
+    return sequences.device.type == "cpu" and not (
+        torch.jit.is_tracing() or torch.compiler.is_compiling()
+    )
 
 
 def run(layer: Any, sequences: Any, initial_state: list, resets: tuple[Any, list] | None) -> tuple:
-    """What `inner_loop` of a layer returns: the last output, all outputs (or the last alone), and the new states.
+    """What `inner_loop` of a layer returns: the last output, all outputs (or the last alone), and
+    the new states.
 
     Args:
         layer: an `LSTM`, `GRU` or `SimpleRNN` that is being trained.
         sequences: `(batch, time, features)`, after dropout.
         initial_state: arrays `(batch, units)`.
-        resets: None, or which rows are set to which states before which steps: bool `(batch, time)` and arrays
-            `(batch, units)`.
+        resets: None, or which rows are set to which states before which steps: bool `(batch, time)`
+            and arrays `(batch, units)`.
     """
     import torch
 
@@ -53,7 +59,8 @@ def run(layer: Any, sequences: Any, initial_state: list, resets: tuple[Any, list
         start = tuple(s[None].contiguous() for s in states)
         found, *ends = kernel(
             sequences[:, begin:end].contiguous(), start if len(start) > 1 else start[0], weights,
-            True, 1, 0.0, True, False, True,  # biases, layers, dropout, train, bidirectional, batch first
+            # biases, layers, dropout, train, bidirectional, batch first
+            True, 1, 0.0, True, False, True,
         )  # fmt: skip
         outputs.append(found)
         states = [s[0] for s in ends]
@@ -67,7 +74,9 @@ def _weights(cell: Any, dtype: str) -> list:
     import torch
 
     given = [cell.kernel, cell.recurrent_kernel, *([cell.bias] if cell.use_bias else [])]
-    kernel, recurrent, *biases = (keras.ops.cast(keras.ops.convert_to_tensor(v), dtype) for v in given)
+    kernel, recurrent, *biases = (
+        keras.ops.cast(keras.ops.convert_to_tensor(v), dtype) for v in given
+    )
     bias = biases[0] if biases else torch.zeros(kernel.shape[1], dtype=kernel.dtype)
     bias_x, bias_h = bias if bias.ndim == 2 else (bias, torch.zeros_like(bias))
     found = [kernel.T, recurrent.T, bias_x, bias_h]

@@ -19,7 +19,8 @@ def input_vocabulary(calls: list[keras_internals.Call], entry: Any) -> int | Non
 
 
 def entries(model: keras.Model, keys: list) -> dict[Any, Any]:
-    """The input tensor of a graph that each key of a batch goes to; keys that have none are left out.
+    """The input tensor of a graph that each key of a batch goes to; keys that have none are left
+    out.
 
     Args:
         model: a model whose graph can be read.
@@ -33,7 +34,8 @@ def entries(model: keras.Model, keys: list) -> dict[Any, Any]:
 
 
 def ids_known(model: keras.Model, keys: list) -> dict[Any, int]:
-    """How many ids each input that goes straight into an `Embedding` may hold; inputs that do not are left out.
+    """How many ids each input that goes straight into an `Embedding` may hold; inputs that do not
+    are left out.
 
     Args:
         model: any model; of a subclassed one nothing is known.
@@ -42,13 +44,19 @@ def ids_known(model: keras.Model, keys: list) -> dict[Any, int]:
     if not keras_internals.is_graph(model):
         return {}
     plain = keras.layers.Embedding.call  # a subclass may fold ids before it looks them up
-    calls = [c for c in keras_internals.graph_calls(model) if getattr(type(c.operation), "call", None) is plain]
+    calls = [
+        c
+        for c in keras_internals.graph_calls(model)
+        if getattr(type(c.operation), "call", None) is plain
+    ]
     sizes = {k: input_vocabulary(calls, entry) for k, entry in entries(model, keys).items()}
     return {k: size for k, size in sizes.items() if size is not None}
 
 
 def reads_as_logits(calls: list[keras_internals.Call], output: Any) -> tuple[bool | None, str]:
-    """Whether an output is logits, as far as the operation it comes from tells, and that operation in words."""
+    """Whether an output is logits, as far as the operation it comes from tells, and that operation
+    in words.
+    """
     call = next((c for c in reversed(calls) if any(t is output for t in c.outputs)), None)
     if call is None:
         return None, "an input"
@@ -61,7 +69,9 @@ def reads_as_logits(calls: list[keras_internals.Call], output: Any) -> tuple[boo
         layer = layer.layer
     if isinstance(layer, keras.layers.Softmax) or type(layer).__name__ == "Softmax":
         return False, f"`{call.path}`"
-    if not isinstance(layer, (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Activation)):
+    if not isinstance(
+        layer, (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Activation)
+    ):
         return None, f"`{call.path}` ({type(layer).__name__})"
     told = {
         keras.activations.linear: True,

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from keras_stateful.data.stream import StatefulStream
 
 RESETS = "resets"
-OF_THE_OUTPUT = ("call", "predict_step")  # methods of Keras's models, which a subclass may have of its own
+OF_THE_OUTPUT = (
+    "call",
+    "predict_step",
+)  # methods of Keras's models, which a subclass may have of its own
 OF_THE_LOSS = ("test_step", "compute_loss", "compute_metrics")
 
 
@@ -37,25 +40,28 @@ def to_stateful(
 ) -> StatefulModel:
     """A copy of a model that carries its recurrent state from batch to batch, on every backend.
 
-    Works under `fit`, `evaluate`, `predict` and `train_on_batch`, with `jit_compile`, `run_eagerly`,
-    `steps_per_execution` and mixed precision. The given model is left as it was.
+    Works under `fit`, `evaluate`, `predict` and `train_on_batch`, with `jit_compile`,
+    `run_eagerly`, `steps_per_execution` and mixed precision. The given model is left as it was.
 
     Args:
-        model: a built `Sequential` or Functional model; its recurrent layers may be `stateful` or not.
-        batch_size: rows in every batch, on all devices together; or the `StatefulSequence` (or `StatefulStream`) that the
-            model will read, which determines batch size and resets.
-        resets: None; "window" for a last input `"resets"`, bool `(batch,)`; "step" for bool `(batch, time)`.
-            `True` sets that row to its initial state before the window, or before that step.
-        layers: names or paths (or the layers themselves) of the recurrent layers that carry. By default all
-            that run along the model's time axis, not those inside `TimeDistributed`.
+        model: a built `Sequential` or Functional model; its recurrent layers may be `stateful` or
+            not.
+        batch_size: rows in every batch, on all devices together; or the `StatefulSequence` (or
+            `StatefulStream`) that the model will read, which determines batch size and resets.
+        resets: None; "window" for a last input `"resets"`, bool `(batch,)`; "step" for bool
+            `(batch, time)`. `True` sets that row to its initial state before the window, or before
+            that step.
+        layers: names or paths (or the layers themselves) of the recurrent layers that carry. By
+            default all that run along the model's time axis, not those inside `TimeDistributed`.
 
     Returns:
         A `StatefulModel`, not compiled, with copies of the weights.
 
     Raises:
-        ValueError: a layer that has no meaning or would be silently wrong when the stream is cut into
-            windows (`Bidirectional`, `go_backwards`, `Conv1D` over time, attention, `Flatten`, a batch size
-            written into the graph), by path; a model without recurrent layers; a subclassed model; no rows.
+        ValueError: a layer that has no meaning or would be silently wrong when the stream is cut
+            into windows (`Bidirectional`, `go_backwards`, `Conv1D` over time, attention, `Flatten`,
+            a batch size written into the graph), by path; a model without recurrent layers; a
+            subclassed model; no rows.
         TypeError: not a Keras model; a batch size that is not a whole number.
 
     Example:
@@ -72,8 +78,9 @@ def to_stateful(
     training.fit(sequence, epochs=1, verbose=0)
     ```
 
-    Source: truncated backpropagation through time, Williams and Peng 1990 (doi:10.1162/neco.1990.2.4.490). What Keras's
-    own `stateful=True` does instead, with its issues, is listed in `docs/keras-defects.md`.
+    Source: truncated backpropagation through time, Williams and Peng 1990
+    (doi:10.1162/neco.1990.2.4.490). What Keras's own `stateful=True` does instead, with its issues,
+    is listed in `docs/keras-defects.md`.
     """
     model = readable(model, "to_stateful")
     batch_size, resets = _batch_and_resets(batch_size, resets)
@@ -84,17 +91,21 @@ def to_stateful(
     return _carrying(model, batch_size, resets, layers, share=False, any_length=False)
 
 
-def to_inference(model: keras.Model, batch_size: int = 1, *, share_weights: bool = False) -> StatefulModel:
-    """A copy of a trained model for use one batch row (or a few) at a time, state carried, any window length.
+def to_inference(
+    model: keras.Model, batch_size: int = 1, *, share_weights: bool = False
+) -> StatefulModel:
+    """A copy of a trained model for use one batch row (or a few) at a time, state carried, any
+    window length.
 
     Args:
-        model: what was trained: from `to_stateful`, a plain `stateful=True` model, or any other Sequential or
-            Functional model, also one just loaded from disk. Its state is not copied.
+        model: what was trained: from `to_stateful`, a plain `stateful=True` model, or any other
+            Sequential or Functional model, also one just loaded from disk. Its state is not copied.
         batch_size: rows of the new model.
         share_weights: use the same variables, not copies: the twin follows the training at no cost.
 
     Returns:
-        A `StatefulModel` without a `"resets"` input, whose inputs take any number of time steps, also 1.
+        A `StatefulModel` without a `"resets"` input, whose inputs take any number of time steps,
+        also 1.
 
     Raises:
         ValueError: as `to_stateful`.
@@ -116,18 +127,28 @@ def to_inference(model: keras.Model, batch_size: int = 1, *, share_weights: bool
     batch_size = whole_number("batch_size", batch_size, 1)
     model = readable(model, "to_inference")
     return _carrying(
-        model, batch_size, None, recurrent_paths(model) or None, share=share_weights, any_length=True
+        model,
+        batch_size,
+        None,
+        recurrent_paths(model) or None,
+        share=share_weights,
+        any_length=True,
     )
 
 
 def twin_with_resets(model: keras.Model, batch_size: int) -> StatefulModel:
-    """A model over the same variables, at another batch size and any window length, with resets by window."""
+    """A model over the same variables, at another batch size and any window length, with resets by
+    window.
+    """
     model = readable(model, "to_inference")
-    return _carrying(model, batch_size, "window", recurrent_paths(model) or None, share=True, any_length=True)
+    return _carrying(
+        model, batch_size, "window", recurrent_paths(model) or None, share=True, any_length=True
+    )
 
 
 def to_stateless(model: keras.Model) -> keras.Model:
-    """A copy of a model with plain, stateless Keras layers, any batch size, and no `"resets"` input.
+    """A copy of a model with plain, stateless Keras layers, any batch size, and no `"resets"`
+    input.
 
     Args:
         model: from `to_stateful`, or with `stateful=True` layers.
@@ -159,9 +180,13 @@ def to_stateless(model: keras.Model) -> keras.Model:
             *args, **users_arguments(kwargs)
         )
 
-    rewriter = Rewriter(recurrent, plain, share=False, share_submodels=True, batch_size=None, plain=True)
+    rewriter = Rewriter(
+        recurrent, plain, share=False, share_submodels=True, batch_size=None, plain=True
+    )
     inputs, outputs, _ = rewriter.run(model, drop=resets_input(model))
-    return keras.Model(_pack_inputs(model, inputs, {}), pack_outputs(model, outputs), name=model.name)
+    return keras.Model(
+        _pack_inputs(model, inputs, {}), pack_outputs(model, outputs), name=model.name
+    )
 
 
 def _carrying(
@@ -182,8 +207,8 @@ def _carrying(
         raise _no_recurrent_layer(model, function)
     if chosen and (missing := [p for p in chosen if p not in recurrent]):
         raise Unconvertible(
-            f"`layers` names layers that do not run along the model's time axis. Received: {missing}; "
-            f"along time run {time.recurrent}."
+            "`layers` names layers that do not run along the model's time axis. Received: "
+            f"{missing}; along time run {time.recurrent}."
         )
     config = {"unroll": False} if any_length else {}
 
@@ -199,9 +224,9 @@ def _carrying(
         sequences = args[0] if args else kwargs["sequences"]
         if sequences.shape[0] != rows:
             raise Unconvertible(
-                f"`{path}` gets {sequences.shape[0]} rows where the model has {rows}: a batch size is written into "
-                "the graph in front of it. Write -1 for the batch (`ops.reshape(h, (-1, time, units))`), or use "
-                "`keras.layers.Reshape`, which leaves the batch alone."
+                f"`{path}` gets {sequences.shape[0]} rows where the model has {rows}: a batch size "
+                "is written into the graph in front of it. Write -1 for the batch (`ops.reshape(h, "
+                "(-1, time, units))`), or use `keras.layers.Reshape`, which leaves the batch alone."
             )
         if resets is not None:
             shape = (rows,) if resets == "window" else (rows, sequences.shape[1])
@@ -226,7 +251,11 @@ def users_arguments(kwargs: dict) -> dict:
 def _pack_inputs(model: keras.Model, inputs: list, more: dict) -> Any:
     """The new inputs in the structure of the old ones, with what came in addition last."""
     old = keras_internals.functional(model).input
-    names = [t.name for t in keras_internals.functional(model).inputs if t.name not in resets_input(model)]
+    names = [
+        t.name
+        for t in keras_internals.functional(model).inputs
+        if t.name not in resets_input(model)
+    ]
     if isinstance(old, dict):
         return {**dict(zip(names, inputs, strict=True)), **more}
     together = [*inputs, *more.values()]
@@ -244,7 +273,9 @@ def resets_input(model: keras.Model) -> frozenset[str]:
 
 
 def recurrent_paths(model: keras.Model) -> list[str]:
-    """Paths of the recurrent layers that carry already, by conversion or by Keras's own `stateful=True`."""
+    """Paths of the recurrent layers that carry already, by conversion or by Keras's own
+    `stateful=True`.
+    """
     calls = list(keras_internals.graph_calls(model))
     paths = [c.path for c in calls if isinstance(c.operation, Carry)]
     paths = paths or [c.path for c in calls if is_recurrent(c.operation) and c.operation.stateful]
@@ -255,18 +286,21 @@ def readable(model: Any, function: str) -> keras.Model:
     if not isinstance(model, keras.Model):
         order = " The order is `to_stateful(model, sequence)`." if kinds.is_sequence(model) else ""
         raise TypeError(
-            f"`model` must be a Keras model. Received: {model!r} of type {type(model).__name__}.{order}"
+            f"`model` must be a Keras model. Received: {model!r} of type "
+            f"{type(model).__name__}.{order}"
         )
     if isinstance(model, keras.Sequential) and not model.built:
         raise Unconvertible(
-            f"`{function}` needs to know the shape of the model's input. Received: a Sequential that is not built. "
-            "Make `keras.Input((None, features))`, or `keras.Input((None,), dtype='int32')` for ids, its first layer."
+            f"`{function}` needs to know the shape of the model's input. Received: a Sequential "
+            "that is not built. Make `keras.Input((None, features))`, or `keras.Input((None,), "
+            "dtype='int32')` for ids, its first layer."
         )
     if not keras_internals.is_graph(model):
         raise Unconvertible(
-            f"`{function}` reads the graph of Sequential and Functional models. Received: {model.name!r}, a subclass "
-            f"of keras.Model ({type(model).__name__}) whose layers are called in Python. Build the same layers with "
-            "the Functional API, or give its recurrent layers `stateful=True` and use `ResetStatesCallback`."
+            f"`{function}` reads the graph of Sequential and Functional models. Received: "
+            f"{model.name!r}, a subclass of keras.Model ({type(model).__name__}) whose layers are "
+            "called in Python. Build the same layers with the Functional API, or give its "
+            "recurrent layers `stateful=True` and use `ResetStatesCallback`."
         )
     if any(t.name == RESETS for t in model.inputs) and not any(
         isinstance(c.operation, Carry) for c in keras_internals.graph_calls(model)
@@ -280,7 +314,9 @@ def readable(model: Any, function: str) -> keras.Model:
 
 
 def check_methods(model: keras.Model, function: str, names: tuple[str, ...]) -> None:
-    """Raises a ValueError where a model's class has methods of its own, which a copy of its graph would not have."""
+    """Raises a ValueError where a model's class has methods of its own, which a copy of its graph
+    would not have.
+    """
     own = [
         name
         for c in type(model).__mro__
@@ -289,60 +325,69 @@ def check_methods(model: keras.Model, function: str, names: tuple[str, ...]) -> 
     ]
     if own:
         raise Unconvertible(
-            f"`{function}` copies the model's graph, and `{type(model).__name__}.{own[0]}` would be lost. Received: "
-            f"{model.name!r}, whose class has its own {', '.join(f'`{n}`' for n in own)}. Give the recurrent layers "
-            "`stateful=True` and train the model itself with `ResetStatesCallback`; or build a Functional model of its "
+            f"`{function}` copies the model's graph, and `{type(model).__name__}.{own[0]}` would "
+            f"be lost. Received: {model.name!r}, whose class has its own "
+            f"{', '.join(f'`{n}`' for n in own)}. Give the recurrent layers `stateful=True` and "
+            "train the model itself with `ResetStatesCallback`; or build a Functional model of its "
             "layers, and say what is lost as a loss or a metric of `compile`."
         )
 
 
 def _check_all_carry(model: keras.Model, carrying: list[str]) -> None:
-    """Raises a ValueError where some layers are `stateful=True` and others, along the same time axis, are not."""
+    """Raises a ValueError where some layers are `stateful=True` and others, along the same time
+    axis, are not.
+    """
     others = [path for path in find_time_axis(model, carrying).recurrent if path not in carrying]
     if others and not kinds.is_converted(model):
         raise Unconvertible(
-            f"Some recurrent layers are `stateful=True` and others are not, which would start anew in each window. "
-            f"Received: stateful {carrying}, not stateful {others}. Say which are to carry: `layers={carrying + others}` for "
-            f"all, or `layers={carrying}`."
+            "Some recurrent layers are `stateful=True` and others are not, which would start anew "
+            f"in each window. Received: stateful {carrying}, not stateful {others}. Say which are "
+            f"to carry: `layers={carrying + others}` for all, or `layers={carrying}`."
         )
 
 
 def _check_weights(model: keras.Model) -> None:
-    """On JAX a first step that fails leaves the variables without values, and Keras says `'NoneType' object ...`."""
+    """On JAX a first step that fails leaves the variables without values, and Keras says
+    `'NoneType' object ...`.
+    """
     sync(model)
     try:
         for variable in model.weights:
             _ = variable.value
     except TypeError:
         raise RuntimeError(
-            f"The weights of {model.name!r} are gone. Received: a model of which a `fit`, `evaluate` or `predict` failed; on "
-            "JAX Keras takes the values out of the variables meanwhile, and does not put them back then. Build the model "
-            "again and load its weights from a file."
+            f"The weights of {model.name!r} are gone. Received: a model of which a `fit`, "
+            "`evaluate` or `predict` failed; on JAX Keras takes the values out of the variables "
+            "meanwhile, and does not put them back then. Build the model again and load its "
+            "weights from a file."
         ) from None
 
 
 def _no_recurrent_layer(model: keras.Model, function: str) -> Unconvertible:
     layers = [c.path for c in keras_internals.graph_calls(model)]
     return Unconvertible(
-        f"`{function}` found no recurrent layer along the model's time axis (axis 1 of an input). Received: "
-        f"{model.name!r} with {layers}. Recurrent are SimpleRNN, GRU, LSTM, RNN and ConvLSTM1D to 3D; inside "
-        "`TimeDistributed` they run along another axis."
+        f"`{function}` found no recurrent layer along the model's time axis (axis 1 of an input). "
+        f"Received: {model.name!r} with {layers}. Recurrent are SimpleRNN, GRU, LSTM, RNN and "
+        "ConvLSTM1D to 3D; inside `TimeDistributed` they run along another axis."
     )
 
 
 def _paths(model: keras.Model, layers: list) -> list[str]:
     if isinstance(layers, str):
         raise TypeError(
-            f"`layers` must be a list of names or layers. Received: layers={layers!r}. Pass `[{layers!r}]`."
+            f"`layers` must be a list of names or layers. Received: layers={layers!r}. Pass "
+            f"`[{layers!r}]`."
         )
     calls = [c for c in keras_internals.graph_calls(model) if is_recurrent(c.operation)]
     paths: list[str] = []
     for wanted in layers:
-        hits = {c.path for c in calls if wanted is c.operation or wanted in (c.path, c.operation.name)}
+        hits = {
+            c.path for c in calls if wanted is c.operation or wanted in (c.path, c.operation.name)
+        }
         if len(hits) != 1:
             raise ValueError(
-                f"`layers` must name recurrent layers of the model. Received: {wanted!r}, which fits "
-                f"{sorted(hits) or 'none'}; there are {sorted({c.path for c in calls})}."
+                f"`layers` must name recurrent layers of the model. Received: {wanted!r}, which "
+                f"fits {sorted(hits) or 'none'}; there are {sorted({c.path for c in calls})}."
             )
         paths += hits
     return paths
@@ -356,8 +401,8 @@ def _batch_and_resets(batch_size: Any, resets: str | None) -> tuple[int, str | N
         if resets not in (None, told):
             raise ValueError(
                 f"`resets` contradicts the sequence. Received: resets={resets!r}, a sequence with "
-                f"boundary={sequence.boundary!r} and resets={sequence.resets}, which needs resets={told!r}. "
-                "Leave `resets` out."
+                f"boundary={sequence.boundary!r} and resets={sequence.resets}, which needs "
+                f"resets={told!r}. Leave `resets` out."
             )
         return devices.rows_given(sequence), told
     return whole_number("batch_size", batch_size, 1), resets

@@ -17,13 +17,15 @@ from keras_stateful.training.resets import ResetStatesCallback
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
 class StatefulModel(keras.Model):
-    """What `to_stateful` and `to_inference` return: a Functional model that carries its recurrent state.
+    """What `to_stateful` and `to_inference` return: a Functional model that carries its recurrent
+    state.
 
-    It differs from any Functional model in these methods. `fit` checks its arguments before the first step and
-    resets the state where an epoch or a document starts (`ResetStatesCallback`, added unless given). `evaluate`
-    starts from the initial state and puts the training state back. `compute_loss` takes a mask of the outputs as weights
-    of 0 and 1 where sample weights are given, which Keras would scale a second time. `predict` checks its rows; it,
-    `train_on_batch` and calls go on from the state that the last call left. `export` is refused.
+    It differs from any Functional model in these methods. `fit` checks its arguments before the
+    first step and resets the state where an epoch or a document starts (`ResetStatesCallback`,
+    added unless given). `evaluate` starts from the initial state and puts the training state back.
+    `compute_loss` takes a mask of the outputs as weights of 0 and 1 where sample weights are given,
+    which Keras would scale a second time. `predict` checks its rows; it, `train_on_batch` and calls
+    go on from the state that the last call left. `export` is refused.
     """
 
     _keras_stateful_model = True  # see `kinds`
@@ -45,7 +47,9 @@ class StatefulModel(keras.Model):
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         validation = arguments.get("validation_data")
         if isinstance(validation, tuple) and kinds.is_arrays(validation[0]):
-            arguments["validation_batch_size"] = arguments.get("validation_batch_size") or self.batch_size
+            arguments["validation_batch_size"] = (
+                arguments.get("validation_batch_size") or self.batch_size
+            )
         given, ready = _callbacks(arguments)
         own = next((c for c in given if isinstance(c, ResetStatesCallback)), None)
         checks.check_fit(self, arguments, own)
@@ -58,7 +62,9 @@ class StatefulModel(keras.Model):
             _insert_resets(ready, self)
         with warnings.catch_warnings():
             if kinds.is_sequence(arguments.get("x")) and arguments["x"].num_batches is None:
-                warnings.filterwarnings("ignore", "Your input ran out of data")  # a stream: so its epochs end
+                warnings.filterwarnings(
+                    "ignore", "Your input ran out of data"
+                )  # a stream: so its epochs end
             return super().fit(**arguments)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -80,12 +86,16 @@ class StatefulModel(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True) -> Any:
         """`keras.Model.compute_loss`; see the class."""
         y_pred, sample_weight = masks_into_weights(y_pred, sample_weight)
-        return super().compute_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        return super().compute_loss(
+            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
+        )
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.predict` of one window for each row, or of a sequence, going on from the present state.
+        """`keras.Model.predict` of one window for each row, or of a sequence, going on from the
+        present state.
 
-        With `batch_size=` the model's rows, of several windows `(windows * rows, time, ...)` one after the other.
+        With `batch_size=` the model's rows, of several windows `(windows * rows, time, ...)` one
+        after the other.
         """
         arguments = _named(super().predict, args, kwargs)
         devices.check_predict(self, find_states(self)[0].variables[0])
@@ -95,11 +105,13 @@ class StatefulModel(keras.Model):
         return super().predict(**arguments)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: what Keras writes of a model that carries its state is frozen at it, or shares it among callers."""
+        """Refused: what Keras writes of a model that carries its state is frozen at it, or shares
+        it among callers.
+        """
         raise ValueError(
-            f"`export` would freeze {self.name!r} at its present state in most formats. Received: a model that carries "
-            "its state. Use `export_step_model(model, directory, format)`, whose artifact takes states in and gives them "
-            "out."
+            f"`export` would freeze {self.name!r} at its present state in most formats. Received: "
+            "a model that carries its state. Use `export_step_model(model, directory, format)`, "
+            "whose artifact takes states in and gives them out."
         )
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:

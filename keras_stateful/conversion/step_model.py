@@ -40,7 +40,11 @@ class StepModel(keras.Model):
     """
 
     def __init__(
-        self, *args, state_paths: Sequence[str] = (), initial_state_given: Sequence[str] = (), **kwargs
+        self,
+        *args,
+        state_paths: Sequence[str] = (),
+        initial_state_given: Sequence[str] = (),
+        **kwargs,
     ):
         super().__init__(*args, **kwargs)
         self.state_paths = list(state_paths)
@@ -80,15 +84,17 @@ class StepModel(keras.Model):
 def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepModel:
     """A model with its recurrent states as explicit inputs and outputs.
 
-    It is a pure function of its inputs: nothing is carried, so it can be exported, differentiated through,
-    called from several places, and run inside a loop of one's own. Any batch size, any window length.
+    It is a pure function of its inputs: nothing is carried, so it can be exported, differentiated
+    through, called from several places, and run inside a loop of one's own. Any batch size, any
+    window length.
 
     Args:
         model: any model that `to_stateful` accepts, converted or not.
         share_weights: use the same variables, not copies.
 
     Returns:
-        A `StepModel` with flat lists of inputs `[*inputs, *states]` and outputs `[*outputs, *new_states]`.
+        A `StepModel` with flat lists of inputs `[*inputs, *states]` and outputs
+        `[*outputs, *new_states]`.
 
     Raises:
         ValueError: as `to_stateful`.
@@ -123,7 +129,8 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         stem = stems[path] + (f"_call{index}" if index else "")
         names = [f"{stem}_state_{i}" for i in range(len(flat_initial))]
         states = [
-            level.input(n, (None, *i.shape[1:]), "float32") for n, i in zip(names, flat_initial, strict=True)
+            level.input(n, (None, *i.shape[1:]), "float32")
+            for n, i in zip(names, flat_initial, strict=True)
         ]
         keys.update({n: path + (f"#{index}" if index else "") for n in names})
         kwargs = {k: v for k, v in users_arguments(kwargs).items() if k in ("mask", "training")}
@@ -160,7 +167,9 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
 
 
 def _stems(paths: list[str], calls: dict[str, int], inputs: list[str]) -> dict[str, str]:
-    """What the names of each layer's states begin with: its path without slashes, which may be another's path."""
+    """What the names of each layer's states begin with: its path without slashes, which may be
+    another's path.
+    """
     taken: set[str] = set()
     stems = {}
     for path in paths:
@@ -168,7 +177,9 @@ def _stems(paths: list[str], calls: dict[str, int], inputs: list[str]) -> dict[s
         while True:
             stem = plain + (f"_{i}" if i else "")
             own = {stem, *(f"{stem}_call{k}" for k in range(1, calls[path]))}
-            if not own & taken and not any(n.startswith(f"{s}_state_") for s in own for n in inputs):
+            if not own & taken and not any(
+                n.startswith(f"{s}_state_") for s in own for n in inputs
+            ):
                 break
             i += 1
         taken |= own
@@ -177,7 +188,9 @@ def _stems(paths: list[str], calls: dict[str, int], inputs: list[str]) -> dict[s
 
 
 def _key(name: str, keys: dict[str, str]) -> str:
-    """The `get_states` key of a state; those of a sub-model called again carry the call in their name."""
+    """The `get_states` key of a state; those of a sub-model called again carry the call in their
+    name.
+    """
     if name in keys:
         return keys[name]
     stem, call = name.rsplit("_call", 1)
@@ -196,7 +209,8 @@ def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarra
 
     Raises:
         TypeError: not a step model; a batch size that is not a whole number.
-        ValueError: no rows; the model's graph passes an `initial_state` of its own, which depends on the inputs.
+        ValueError: no rows; the model's graph passes an `initial_state` of its own, which depends
+            on the inputs.
 
     Example:
 
@@ -210,13 +224,15 @@ def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarra
     """
     if not isinstance(step_model, StepModel):
         raise TypeError(
-            f"`step_model` must come from `to_step_model(model)`. Received: {type(step_model).__name__}."
+            "`step_model` must come from `to_step_model(model)`. Received: "
+            f"{type(step_model).__name__}."
         )
     batch_size = whole_number("batch_size", batch_size, 1)
     if step_model.initial_state_given:
         raise ValueError(
-            f"The initial state of {step_model.initial_state_given} is computed by the model's own graph from its "
-            "inputs (`initial_state=`), so it is not a constant. Compute it with that part of the model, and pass it."
+            f"The initial state of {step_model.initial_state_given} is computed by the model's own "
+            "graph from its inputs (`initial_state=`), so it is not a constant. Compute it with "
+            "that part of the model, and pass it."
         )
     layers = {c.path: c.operation for c in keras_internals.graph_calls(step_model)}
     values: dict[str, list] = {}

@@ -1,4 +1,6 @@
-"""What one array may be, and a document of such: numbers, which batches have as `int32` or `float32`. NumPy only."""
+"""What one array may be, and a document of such: numbers, which batches have as `int32` or
+`float32`. NumPy only.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +22,9 @@ def is_tf_dataset(value: Any) -> bool:
 
 def fits(shape: tuple, wanted: tuple) -> bool:
     """Whether a shape is the one wanted, None in which is any size."""
-    return len(shape) == len(wanted) and all(w in (None, s) for s, w in zip(shape, wanted, strict=True))
+    return len(shape) == len(wanted) and all(
+        w in (None, s) for s, w in zip(shape, wanted, strict=True)
+    )
 
 
 def as_document(name: str, item: Any, encode: Callable | None) -> dict[str | None, np.ndarray]:
@@ -28,7 +32,9 @@ def as_document(name: str, item: Any, encode: Callable | None) -> dict[str | Non
     if encode is not None:
         item = _encoded(name, item, encode)
     if isinstance(item, dict):
-        found: dict[str | None, np.ndarray] = {k: as_array(f"{name}[{k!r}]", v) for k, v in item.items()}
+        found: dict[str | None, np.ndarray] = {
+            k: as_array(f"{name}[{k!r}]", v) for k, v in item.items()
+        }
     else:
         found = {None: as_array(name, item)}
     for k, value in found.items():
@@ -45,8 +51,9 @@ def _encoded(name: str, item: Any, encode: Callable) -> Any:
     first = found[0] if isinstance(found, (list, tuple)) and found else found
     if first is None or isinstance(first, (str, bytes)):
         raise TypeError(
-            f"`encode` must return the ids of a document, an array of numbers. Received: {str(found)[:40]!r} of type "
-            f"{type(found).__name__} for `{name}`. Look each token up in a vocabulary: `[index[t] for t in tokens]`."
+            "`encode` must return the ids of a document, an array of numbers. Received: "
+            f"{str(found)[:40]!r} of type {type(found).__name__} for `{name}`. Look each token up "
+            "in a vocabulary: `[index[t] for t in tokens]`."
         )
     return found
 
@@ -55,22 +62,29 @@ def as_array(name: str, value: Any) -> np.ndarray:
     """An array of numbers, or an error that says what is none."""
     if isinstance(value, (str, bytes)):
         raise TypeError(
-            f"`{name}` must be numbers. Received: text, {value[:20]!r}... Pass `encode=`, a function from a document to "
-            "its ids, or encode the documents first."
+            f"`{name}` must be numbers. Received: text, {value[:20]!r}... Pass `encode=`, a "
+            "function from a document to its ids, or encode the documents first."
         )
     if isinstance(value, tuple) and any(getattr(part, "ndim", 0) for part in value):
         raise ValueError(
-            f"`{name}` must be an array `(timesteps, ...)`. Received: a tuple of {len(value)} arrays. Give a dict of arrays "
-            "for several inputs, and targets as `targets=`."
+            f"`{name}` must be an array `(timesteps, ...)`. Received: a tuple of {len(value)} "
+            "arrays. Give a dict of arrays for several inputs, and targets as `targets=`."
         )
     refuse_masked(name, value)
     try:
         return np.asarray(value)
     except ValueError as error:
-        listed = isinstance(value, (list, tuple)) and any(getattr(part, "ndim", 0) for part in value)
+        listed = isinstance(value, (list, tuple)) and any(
+            getattr(part, "ndim", 0) for part in value
+        )
         raise ValueError(
-            f"`{name}` must be an array `(timesteps, ...)`. Received: {str(value)[:60]}... ({error})"
-            + (" For several inputs or outputs give a dict: `{'a': [...], 'b': [...]}`." if listed else "")
+            f"`{name}` must be an array `(timesteps, ...)`. Received: {str(value)[:60]}... "
+            f"({error})"
+            + (
+                " For several inputs or outputs give a dict: `{'a': [...], 'b': [...]}`."
+                if listed
+                else ""
+            )
         ) from None
 
 
@@ -78,9 +92,10 @@ def refuse_masked(name: str, value: Any) -> None:
     """Raises for a masked array with masked values: batches would hold what lies behind the mask."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
-            f"`{name}` is a masked array, and what its mask hides would be read. Received: {np.ma.count_masked(value)} masked "
-            "values. Fill them in, `x.filled(value)`, or leave those time steps out. Missing targets: `targets.filled(np.nan)`, "
-            "with weight 0 (`sample_weight=`)."
+            f"`{name}` is a masked array, and what its mask hides would be read. Received: "
+            f"{np.ma.count_masked(value)} masked values. Fill them in, `x.filled(value)`, or leave "
+            "those time steps out. Missing targets: `targets.filled(np.nan)`, with weight 0 "
+            "(`sample_weight=`)."
         )
 
 
@@ -120,7 +135,12 @@ def fits_int32(low: int, high: int) -> bool:
 
 def check_int32(name: str, values: np.ndarray) -> None:
     """Raises for integers that batches cannot hold."""
-    if values.dtype.itemsize > 3 and values.dtype.kind in "iu" and values.dtype != np.int32 and values.size:
+    if (
+        values.dtype.itemsize > 3
+        and values.dtype.kind in "iu"
+        and values.dtype != np.int32
+        and values.size
+    ):
         low, high = int(values.min()), int(values.max())
         if not fits_int32(low, high):
             raise ValueError(
@@ -130,44 +150,56 @@ def check_int32(name: str, values: np.ndarray) -> None:
 
 
 def refuse_not_finite(name: str, document: int, step: int, offsets: tuple[int, ...] = (0,)) -> None:
-    """Raises for a value that is NaN or infinite; `offsets`: how many steps later the targets of a step stand."""
+    """Raises for a value that is NaN or infinite; `offsets`: how many steps later the targets of a
+    step stand.
+    """
     remedy = (
-        f"Give missing targets weight 0: {_known_targets(offsets)}; their value then does not matter."
+        f"Give missing targets weight 0: {_known_targets(offsets)}; their value then does not "
+        "matter."
         if name.startswith("targets")
         else "A network passes it on to every later state. Fill in or leave out missing readings."
     )
     raise ValueError(
-        f"`{name}` is NaN or infinite, or too large for float32. Received: document {document}, time step {step}. {remedy}"
+        f"`{name}` is NaN or infinite, or too large for float32. Received: document {document}, "
+        f"time step {step}. {remedy}"
     )
 
 
 def _known_targets(offsets: tuple[int, ...]) -> str:
-    """The weights that leave out missing targets, as Python: a weight belongs to the step that is read."""
+    """The weights that leave out missing targets, as Python: a weight belongs to the step that is
+    read.
+    """
     reach = max(offsets)
     if not reach:
         return (
-            "`sample_weight=[~np.isnan(t).reshape(len(t), -1).any(1) for t in targets]`, one bool for each time step of each "
-            "document"
+            "`sample_weight=[~np.isnan(t).reshape(len(t), -1).any(1) for t in targets]`, one bool "
+            "for each time step of each document"
         )
     parts = [f"known[{o or ''}:{'' if o == reach else o - reach}]" for o in sorted(set(offsets))]
     return (
-        f"a weight belongs to the time step that is read, its target stands up to {reach} later, so with `known = "
-        f"~np.isnan(targets)` (one bool per time step) `sample_weight=np.append({' & '.join(parts)}, np.zeros({reach}))` for "
-        "each document"
+        f"a weight belongs to the time step that is read, its target stands up to {reach} later, "
+        "so with `known = ~np.isnan(targets)` (one bool per time step) "
+        f"`sample_weight=np.append({' & '.join(parts)}, np.zeros({reach}))` for each document"
     )
 
 
-def refuse_id(name: str, values: np.ndarray, size: int, place: tuple[int, int] | None = None) -> None:
-    """Raises for an array with an id that the model's `Embedding` does not know; the place is document and time step."""
+def refuse_id(
+    name: str, values: np.ndarray, size: int, place: tuple[int, int] | None = None
+) -> None:
+    """Raises for an array with an id that the model's `Embedding` does not know; the place is
+    document and time step.
+    """
     low, high = int(values.min()), int(values.max())
     wrong = low if low < 0 else high
-    where = "" if place is None else f"; the first such in document {place[0]} at time step {place[1]}"
+    where = (
+        "" if place is None else f"; the first such in document {place[0]} at time step {place[1]}"
+    )
     remedy = (
         "Number the ids from 0."
         if low < 0
         else f"Give the Embedding input_dim={high + 1} or more, or encode with the vocabulary that the model was built for."
     )
     raise ValueError(
-        f"`{name}` holds an id that the model's Embedding does not know. Received: id {wrong}{where}; the Embedding "
-        f"knows 0 to {size - 1}. {remedy}"
+        f"`{name}` holds an id that the model's Embedding does not know. Received: id "
+        f"{wrong}{where}; the Embedding knows 0 to {size - 1}. {remedy}"
     )

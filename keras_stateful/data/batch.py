@@ -1,4 +1,5 @@
-"""How a batch is put together: arrays by name, the reset mask, targets and weights; its signature and its checksum. NumPy only.
+"""How a batch is put together: arrays by name, the reset mask, targets and weights; its signature
+and its checksum. NumPy only.
 
 A signature is a batch of `(shape, dtype)` pairs in place of arrays.
 """
@@ -15,11 +16,13 @@ import numpy as np
 
 
 def assemble(inputs: dict, mask: Any, targets: dict, weights: dict | None) -> tuple:
-    """`(x, y)` or `(x, y, sample_weight)`, as a model takes it; of arrays, or of what stands for them.
+    """`(x, y)` or `(x, y, sample_weight)`, as a model takes it; of arrays, or of what stands for
+    them.
 
     Args:
         inputs: by key of the corpus; the key is None where it is no dict.
-        mask: which rows are reset, or None: it rides along as the last input, or under the key "resets".
+        mask: which rows are reset, or None: it rides along as the last input, or under the key
+            "resets".
         targets: by name of the output; the name is None for a single one.
         weights: likewise, or None.
     """
@@ -51,8 +54,10 @@ def output_specs(shape: tuple, output: Any, offsets: int | None) -> tuple[tuple,
 
     Args:
         shape: `(batch, time)`.
-        output: a `targets.Target` or `source.Output`, with `shape` of the values at one time step, `dtype` and `lifted`.
-        offsets: how many there is an axis for; None for no such axis. A loss `(batch, time, offsets)` broadcasts weights.
+        output: a `targets.Target` or `source.Output`, with `shape` of the values at one time step,
+            `dtype` and `lifted`.
+        offsets: how many there is an axis for; None for no such axis. A loss
+            `(batch, time, offsets)` broadcasts weights.
     """
     axis, weights_axis = ((), ()) if offsets is None else ((offsets,), (1,))
     targets = (*shape, *axis, *output.shape, *(1,) * output.lifted)
@@ -86,7 +91,11 @@ def zeros(signature: Any) -> Any:
 def checksum(parts: Any, start: int = 0) -> int:
     """CRC-32 of the bytes of all arrays in a structure, in the order of `keras.tree.flatten`."""
     for part in _leaves(parts):
-        start = zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, start) if np.size(part) else start
+        start = (
+            zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, start)
+            if np.size(part)
+            else start
+        )
     return start
 
 
@@ -101,8 +110,12 @@ def _leaves(parts: Any) -> Iterator[Any]:
         yield parts
 
 
-def in_order(read: Callable[[int], Any], indices: Iterable[int], workers: int, ahead: int) -> Iterator[Any]:
-    """`read(i)` for each index, in their order, up to `ahead` of them read beforehand by `workers` threads."""
+def in_order(
+    read: Callable[[int], Any], indices: Iterable[int], workers: int, ahead: int
+) -> Iterator[Any]:
+    """`read(i)` for each index, in their order, up to `ahead` of them read beforehand by `workers`
+    threads.
+    """
     if workers < 2:
         yield from map(read, indices)
         return

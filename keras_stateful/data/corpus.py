@@ -1,4 +1,5 @@
-"""What data may be: arrays, memory maps, lists, random-access sources and dicts of these, opened as fields.
+"""What data may be: arrays, memory maps, lists, random-access sources and dicts of these, opened as
+fields.
 
 A corpus has fields, one array per document each.
 """
@@ -19,7 +20,8 @@ class Corpus:
 
     Attributes:
         fields: by name; the name is None where the corpus is no dict.
-        labels: values that documents of a dict have once, not per time step, each `(documents, ...)`.
+        labels: values that documents of a dict have once, not per time step, each
+            `(documents, ...)`.
         lengths: time steps of each document.
         continuous: whether it is one text without documents.
     """
@@ -43,8 +45,9 @@ def open_corpus(corpus: Any, encode: Callable | None = None) -> Corpus:
     """
     if type(corpus).__module__.split(".")[0] == "pandas":
         raise TypeError(
-            f"`corpus` must be arrays. Received: a pandas {type(corpus).__name__}. Pass a list of arrays, a document for each "
-            "group: `[part[columns].to_numpy() for _, part in frame.groupby(...)]`."
+            f"`corpus` must be arrays. Received: a pandas {type(corpus).__name__}. Pass a list of "
+            "arrays, a document for each group: `[part[columns].to_numpy() for _, part in "
+            "frame.groupby(...)]`."
         )
     if isinstance(corpus, dict) and encode is None:
         return _open_dict(corpus)
@@ -65,20 +68,23 @@ def _open_dict(corpus: dict) -> Corpus:
     for name, value in corpus.items():
         if not isinstance(name, str) or name == "resets":
             raise ValueError(
-                f'The keys of a dict `corpus` name the model\'s inputs, and "resets" is kept for the mask. Received: '
-                f"key {name!r}. Rename it."
+                'The keys of a dict `corpus` name the model\'s inputs, and "resets" is kept for '
+                f"the mask. Received: key {name!r}. Rename it."
             )
         found = open_field(f"corpus[{name!r}]", value, None)
         if isinstance(found, Corpus):
             raise TypeError(
-                f"`corpus[{name!r}]` has documents that are dicts themselves. Give one dict of lists, or one list of dicts."
+                f"`corpus[{name!r}]` has documents that are dicts themselves. Give one dict of "
+                "lists, or one list of dicts."
             )
         fields[name] = found
     kinds = {is_array(v) for v in corpus.values()}
     if len(kinds) > 1:
         raise ValueError(
             "The arrays of a dict `corpus` must be laid out alike. Received: "
-            + ", ".join(f"{k!r}: {'an array' if is_array(v) else 'documents'}" for k, v in corpus.items())
+            + ", ".join(
+                f"{k!r}: {'an array' if is_array(v) else 'documents'}" for k, v in corpus.items()
+            )
             + ". Give every key one array, or every key a list with one array per document."
         )
     names = list(fields)
@@ -95,8 +101,9 @@ def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus
         value, encode = _read_tf_dataset(name, value, encode), None
     if isinstance(value, (str, bytes)):
         raise TypeError(
-            f"`{name}` must be numbers. Received: text of type {type(value).__name__}, {value[:20]!r}... Encode it: "
-            "`np.frombuffer(text.encode(), 'uint8')` for bytes as ids, or pass `encode=` with a list of texts."
+            f"`{name}` must be numbers. Received: text of type {type(value).__name__}, "
+            f"{value[:20]!r}... Encode it: `np.frombuffer(text.encode(), 'uint8')` for bytes as "
+            "ids, or pass `encode=` with a list of texts."
         )
     if is_array(value):
         refuse_masked(name, value)
@@ -105,14 +112,20 @@ def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus
             value = list(array)
         elif encode is None:
             return _one_array(name, array)
-    if not hasattr(value, "__len__") or not hasattr(value, "__getitem__") or isinstance(value, (dict, set)):
+    if (
+        not hasattr(value, "__len__")
+        or not hasattr(value, "__getitem__")
+        or isinstance(value, (dict, set))
+    ):
         raise TypeError(
-            f"`{name}` must be an array, a list of arrays, a source with `len` and `[]`, or a dict of these. Received: "
-            f"{type(value).__name__}. An iterator or generator is read by `StatefulStream`, or `list(...)` of it here."
+            f"`{name}` must be an array, a list of arrays, a source with `len` and `[]`, or a dict "
+            f"of these. Received: {type(value).__name__}. An iterator or generator is read by "
+            "`StatefulStream`, or `list(...)` of it here."
         )
     if len(value) == 0:
         raise ValueError(
-            f"`{name}` has no documents. Received: {type(value).__name__} of length 0. Is its path right?"
+            f"`{name}` has no documents. Received: {type(value).__name__} of length 0. Is its path "
+            "right?"
         )
     if encode is None and isinstance(value, (list, tuple)) and not isinstance(value[0], dict):
         return _in_memory(name, value)
@@ -121,16 +134,21 @@ def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus
 
 def _one_array(name: str, array: np.ndarray) -> Field:
     if array.ndim == 0:
-        raise ValueError(f"`{name}` must have a time axis, `(timesteps, ...)`. Received: a scalar, {array}.")
+        raise ValueError(
+            f"`{name}` must have a time axis, `(timesteps, ...)`. Received: a scalar, {array}."
+        )
     if len(array) == 0:
         raise ValueError(
-            f"`{name}` has no time steps. Received: an array of shape {array.shape}. Is its path right?"
+            f"`{name}` has no time steps. Received: an array of shape {array.shape}. Is its path "
+            "right?"
         )
     return Flat(name, array, np.zeros(1, "int64"), np.array([len(array)], "int64"))
 
 
 def _in_memory(name: str, values: Iterable) -> Field:
-    documents = [v if type(v) is np.ndarray else as_array(f"{name}[{i}]", v) for i, v in enumerate(values)]
+    documents = [
+        v if type(v) is np.ndarray else as_array(f"{name}[{i}]", v) for i, v in enumerate(values)
+    ]
     lengths = np.fromiter((len(d) if d.ndim else -1 for d in documents), "int64", len(documents))
     _check_documents(name, lengths)
     kinds = {(d.dtype, d.shape[1:]) for d in documents}
@@ -139,8 +157,9 @@ def _in_memory(name: str, values: Iterable) -> Field:
         first = documents[0].shape[1:]
         i = next(i for i, d in enumerate(documents) if d.shape[1:] != first)
         raise ValueError(
-            f"The documents of `{name}` must have the same features at every time step. Received: {name}[0] of shape "
-            f"{documents[0].shape}, {name}[{i}] of shape {documents[i].shape}. Only the first axis, time, may differ."
+            f"The documents of `{name}` must have the same features at every time step. Received: "
+            f"{name}[0] of shape {documents[0].shape}, {name}[{i}] of shape {documents[i].shape}. "
+            "Only the first axis, time, may differ."
         )
     if len({out_dtype(name, dtype) for dtype, _ in kinds}) > 1:
         raise ValueError(
@@ -173,7 +192,8 @@ def _slices(name: str, documents: list[np.ndarray], lengths: np.ndarray) -> Flat
         return None
     address = base.__array_interface__["data"][0]
     places = (
-        np.fromiter((d.__array_interface__["data"][0] for d in documents), "int64", len(documents)) - address
+        np.fromiter((d.__array_interface__["data"][0] for d in documents), "int64", len(documents))
+        - address
     )
     if (places % step).any() or base.nbytes % step:
         return None
@@ -195,13 +215,16 @@ def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
         lengths = np.asarray(known, "int64")
         if lengths.shape != (len(source),):
             raise ValueError(
-                f"`{name}.lengths` must have one number for each of {len(source)} documents. Received: shape {lengths.shape}."
+                f"`{name}.lengths` must have one number for each of {len(source)} documents. "
+                f"Received: shape {lengths.shape}."
             )
     _check_documents(name, lengths)
     if None in first:
         return Lazy(name, None, reader, lengths, first[None])
     fields: dict[Any, Field] = {
-        k: Lazy(f"{name}[...][{k!r}]", k, reader, lengths, v) for k, v in first.items() if k not in labels
+        k: Lazy(f"{name}[...][{k!r}]", k, reader, lengths, v)
+        for k, v in first.items()
+        if k not in labels
     }
     return Corpus(fields, lengths, False, {k: np.stack(v) for k, v in labels.items()})
 
@@ -209,8 +232,8 @@ def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
 def _length(name: str, i: int, document: dict, first: dict) -> int:
     if set(document) != set(first):
         raise ValueError(
-            f"The documents of `{name}` must have the same keys. Received: {name}[0] with {sorted(first, key=str)}, "
-            f"{name}[{i}] with {sorted(document, key=str)}."
+            f"The documents of `{name}` must have the same keys. Received: {name}[0] with "
+            f"{sorted(first, key=str)}, {name}[{i}] with {sorted(document, key=str)}."
         )
     for k, value in document.items():
         if (
@@ -219,8 +242,9 @@ def _length(name: str, i: int, document: dict, first: dict) -> int:
             or value.dtype != first[k].dtype
         ):
             raise ValueError(
-                f"The documents of `{name}` must be alike but for their length. Received: {name}[0] of shape "
-                f"{first[k].shape}, {first[k].dtype}; {name}[{i}] of shape {value.shape}, {value.dtype}."
+                f"The documents of `{name}` must be alike but for their length. Received: "
+                f"{name}[0] of shape {first[k].shape}, {first[k].dtype}; {name}[{i}] of shape "
+                f"{value.shape}, {value.dtype}."
             )
     found = {k: len(v) for k, v in document.items() if v.ndim}
     if len(set(found.values())) != 1:
@@ -236,14 +260,15 @@ def _check_documents(name: str, lengths: np.ndarray) -> None:
     if (lengths < 0).any():
         i = int((lengths < 0).argmax())
         raise ValueError(
-            f"`{name}` must hold one array `(timesteps, ...)` per document. Received: {name}[{i}], a single number. For "
-            f"one continuous text pass an array, `np.asarray({name})`; for one document `[{name}]`."
+            f"`{name}` must hold one array `(timesteps, ...)` per document. Received: {name}[{i}], "
+            f"a single number. For one continuous text pass an array, `np.asarray({name})`; for "
+            f"one document `[{name}]`."
         )
     if not lengths.all():
         empty = np.flatnonzero(lengths == 0)
         raise ValueError(
-            f"`{name}` has empty documents. Received: {len(empty)} of length 0, the first at index {empty[0]}. Leave "
-            f"them out: `[d for d in documents if len(d)]`."
+            f"`{name}` has empty documents. Received: {len(empty)} of length 0, the first at index "
+            f"{empty[0]}. Leave them out: `[d for d in documents if len(d)]`."
         )
 
 
@@ -251,8 +276,8 @@ def _read_tf_dataset(name: str, dataset: Any, encode: Callable | None) -> list:
     """A finite `tf.data.Dataset` of documents, read into memory: it cannot be read by index."""
     if int(dataset.cardinality()) == -1:
         raise ValueError(
-            f"`{name}` is a tf.data.Dataset without an end. Received: {dataset}. Give a finite one, `.take(n)`, or read "
-            "it with `StatefulStream(..., steps_per_epoch=...)`."
+            f"`{name}` is a tf.data.Dataset without an end. Received: {dataset}. Give a finite "
+            "one, `.take(n)`, or read it with `StatefulStream(..., steps_per_epoch=...)`."
         )
     items = dataset.as_numpy_iterator()
     return [encode(i) for i in items] if encode is not None else list(items)

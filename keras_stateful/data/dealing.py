@@ -1,4 +1,6 @@
-"""Which row reads which piece: documents cut into pieces, pieces dealt over the rows of the batch. NumPy only."""
+"""Which row reads which piece: documents cut into pieces, pieces dealt over the rows of the batch.
+NumPy only.
+"""
 
 import heapq
 from typing import NamedTuple
@@ -59,7 +61,9 @@ def greedy(sizes: np.ndarray, order: np.ndarray, rows: int) -> np.ndarray:
 
 
 def balance(sizes: np.ndarray, assignment: np.ndarray, rows: int, goal: int) -> np.ndarray:
-    """Moves and swaps pieces between the longest row and shorter ones until no row exceeds `goal`, or none helps."""
+    """Moves and swaps pieces between the longest row and shorter ones until no row exceeds `goal`,
+    or none helps.
+    """
     assignment = assignment.copy()
     load = np.bincount(assignment, sizes, rows).astype("int64")
     if load.max(initial=0) <= goal:
@@ -96,7 +100,9 @@ def balance(sizes: np.ndarray, assignment: np.ndarray, rows: int, goal: int) -> 
         assignment[going] = other
         assignment[coming] = longest
         for row, out, into in ((longest, [going], coming), (other, coming, [going])):
-            held = np.concatenate([np.setdiff1d(members[row], out, assume_unique=True), into]).astype("int64")
+            held = np.concatenate(
+                [np.setdiff1d(members[row], out, assume_unique=True), into]
+            ).astype("int64")
             members[row] = held[np.argsort(sizes[held], kind="stable")]
     return assignment
 

@@ -1,9 +1,10 @@
 """How `fit` reads a sequence: in order, on every backend, whatever `shuffle` and `workers` say.
 
-Keras shuffles the batches of a `PyDataset` by default and hands those of several workers over out of order. But it takes
-any `keras.src.trainers.data_adapters.data_adapter.DataAdapter` as it is ("Allow passing a custom data adapter" in
-`get_data_adapter`, Keras 3.14 to 3.15), so a sequence is both. That base class is the one private name used here;
-`tests/training/test_sequence_fit.py` fails when Keras no longer lets it through.
+Keras shuffles the batches of a `PyDataset` by default and hands those of several workers over out
+of order. But it takes any `keras.src.trainers.data_adapters.data_adapter.DataAdapter` as it is
+("Allow passing a custom data adapter" in `get_data_adapter`, Keras 3.14 to 3.15), so a sequence is
+both. That base class is the one private name used here; `tests/training/test_sequence_fit.py` fails
+when Keras no longer lets it through.
 """
 
 from collections.abc import Iterator
@@ -17,14 +18,17 @@ from keras_stateful.foundation import keras_internals
 from keras_stateful.training import checks
 
 _PREFETCH = 2
-_SMALL = 1 << 20  # bytes of a batch that is made in no time, so that nothing is won by reading it ahead
+_SMALL = (
+    1 << 20
+)  # bytes of a batch that is made in no time, so that nothing is won by reading it ahead
 
 
 class Batches(keras.utils.PyDataset, DataAdapter):
     """Batches that `fit`, `evaluate` and `predict` read in order.
 
-    A subclass gives `read_pass()`, an iterator over the batches of one pass, which does nothing until its first batch is
-    asked for (Keras makes iterators that it never uses), `signature()` and `num_batches`.
+    A subclass gives `read_pass()`, an iterator over the batches of one pass, which does nothing
+    until its first batch is asked for (Keras makes iterators that it never uses), `signature()` and
+    `num_batches`.
     """
 
     _keras_stateful_sequence = True  # see `kinds`
@@ -46,7 +50,9 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         return self.read_pass()
 
     def trained(self, batches: int) -> None:
-        """Takes note that so many batches of the present pass were trained on; more may have been read ahead."""
+        """Takes note that so many batches of the present pass were trained on; more may have been
+        read ahead.
+        """
 
     # Where a training stands in the data, for `ResumeTraining`
 
@@ -55,7 +61,8 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         raise NotImplementedError
 
     def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:
-        """Where a pass stands after some batches, as JSON; batches that were only read ahead do not count.
+        """Where a pass stands after some batches, as JSON; batches that were only read ahead do not
+        count.
 
         Args:
             batches: of the pass, those that were trained on.
@@ -104,10 +111,13 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         small = self.immediate and spec_bytes(self.signature()) <= _SMALL
         if small and call is not None and keras_internals.takes_plain_batches(call):
             return _Passes(self)
-        return self._tf_dataset(counted=False)  # a pass that is resumed has fewer batches than `num_batches`
+        return self._tf_dataset(
+            counted=False
+        )  # a pass that is resumed has fewer batches than `num_batches`
 
     def as_tf_dataset(self) -> Any:
-        """The batches as a `tf.data.Dataset`, for a training loop of one's own; `fit` needs only the sequence itself.
+        """The batches as a `tf.data.Dataset`, for a training loop of one's own; `fit` needs only
+        the sequence itself.
 
         Returns:
             A `tf.data.Dataset` of batches with static shapes. Each iterator of it reads one pass.
@@ -117,8 +127,8 @@ class Batches(keras.utils.PyDataset, DataAdapter):
     def _tf_dataset(self, counted: bool) -> Any:
         import tensorflow as tf
 
-        # Where the end comes unforeseen, Keras's step runs once more, without a batch: had the rows a static number, it
-        # would count them in the mean of the loss (Keras 3.14 to 3.15).
+        # Where the end comes unforeseen, Keras's step runs once more, without a batch: had the rows
+        # a static number, it would count them in the mean of the loss (Keras 3.14 to 3.15).
         endless = self.num_batches is None
         signature = map_specs(
             lambda shape, dtype: tf.TensorSpec((None, *shape[1:]) if endless else shape, dtype),
@@ -145,16 +155,22 @@ class Batches(keras.utils.PyDataset, DataAdapter):
 
 
 def _as_torch(batches: Iterator[tuple]) -> Iterator[tuple]:
-    """Batches as tensors on Keras's device; a few microseconds each, where `keras.ops` would take tens."""
+    """Batches as tensors on Keras's device; a few microseconds each, where `keras.ops` would take
+    tens.
+    """
     import torch
 
     device = keras.ops.convert_to_tensor(0).device
     for batch in batches:  # copied, since a stream may give some of them again
-        yield keras.tree.map_structure(lambda array: torch.asarray(array, device=device, copy=True), batch)
+        yield keras.tree.map_structure(
+            lambda array: torch.asarray(array, device=device, copy=True), batch
+        )
 
 
 class _Passes:
-    """What Keras's TensorFlow step can read in place of a `tf.data.Dataset`, which costs a step up to a millisecond."""
+    """What Keras's TensorFlow step can read in place of a `tf.data.Dataset`, which costs a step up
+    to a millisecond.
+    """
 
     def __init__(self, batches: Batches):
         self.batches = batches
@@ -164,5 +180,6 @@ class _Passes:
 
         for batch in self.batches.read_pass():
             yield keras.tree.map_structure(tf.convert_to_tensor, batch)
-        # The end comes unforeseen in a pass that is resumed; this is how a `tf.data.Dataset` tells it.
+        # The end comes unforeseen in a pass that is resumed; this is how a `tf.data.Dataset` tells
+        # it.
         raise tf.errors.OutOfRangeError(None, None, "the pass is over")

@@ -1,7 +1,8 @@
-"""Arrays of documents, read span by span: slices of one array, arrays of their own, or a source that reads them.
+"""Arrays of documents, read span by span: slices of one array, arrays of their own, or a source
+that reads them.
 
-Nothing is copied whole: a batch gathers its own steps and converts only those (`int32` for integers, `float32` for
-floating point and bool).
+Nothing is copied whole: a batch gathers its own steps and converts only those (`int32` for
+integers, `float32` for floating point and bool).
 """
 
 import threading
@@ -55,7 +56,9 @@ class Field:
     def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         """The steps of all spans, `(rows, window, ...)`, zeros elsewhere, as stored."""
         out = np.zeros((rows, window, *self.shape), self.dtype)
-        for row, column, document, start, steps in zip(*(a.tolist() for a in spans[:5]), strict=True):
+        for row, column, document, start, steps in zip(
+            *(a.tolist() for a in spans[:5]), strict=True
+        ):
             out[row, column : column + steps] = self.read(document, start, start + steps)
         return out
 
@@ -86,17 +89,22 @@ class Field:
             refuse_not_finite(self.name, *place(spans, bad), offsets)
 
     def _search_ids(self) -> tuple[int, int] | None:
-        """The smallest and the largest id, or ones beyond these; None where a search would take long."""
+        """The smallest and the largest id, or ones beyond these; None where a search would take
+        long.
+        """
         return None
 
     def ids_within(self, size: int) -> bool | None:
         """Whether all ids are from 0 to `size - 1`; None where a search would take long."""
         if self._id_range is None:
             self._id_range = self._search_ids()
-        return None if self._id_range is None else self._id_range[0] >= 0 and self._id_range[1] < size
+        return (
+            None if self._id_range is None else self._id_range[0] >= 0 and self._id_range[1] < size
+        )
 
     def check_ids(self, size: int, lengths: np.ndarray) -> bool:
-        """Looks for ids that an Embedding of `size` does not know, in the first `lengths` steps of each document.
+        """Looks for ids that an Embedding of `size` does not know, in the first `lengths` steps of
+        each document.
 
         Returns:
             Whether there was a search; False where it would take long.
@@ -127,7 +135,9 @@ class Field:
 
     @property
     def plain(self) -> bool:
-        """Whether documents are parts of one array with nothing left to check, so that batches may be copies of its parts."""
+        """Whether documents are parts of one array with nothing left to check, so that batches may
+        be copies of its parts.
+        """
         return False
 
     @property
@@ -181,10 +191,14 @@ class Flat(Field):
     @property
     def plain(self) -> bool:
         fits = self.dtype.kind not in "iu" or self.dtype.itemsize < 4 or self.dtype == np.int32
-        return self.searched and (fits or (self._id_range is not None and fits_int32(*self._id_range)))
+        return self.searched and (
+            fits or (self._id_range is not None and fits_int32(*self._id_range))
+        )
 
     def streams(self, begin: int, rows: int, batches: int, window: int) -> np.ndarray:
-        """From `begin` on in the first document, windows of streams of equal length: a view `(batches, rows, window, ...)`."""
+        """From `begin` on in the first document, windows of streams of equal length: a view
+        `(batches, rows, window, ...)`.
+        """
         begin += int(self.offsets[0])
         steps = self.flat.view(np.ndarray)[begin : begin + rows * batches * window]
         return steps.reshape(rows, batches, window, *self.shape).swapaxes(0, 1)
@@ -229,7 +243,9 @@ class Flat(Field):
 class Separate(Field):
     """Documents in arrays of their own."""
 
-    def __init__(self, name: str, documents: list[np.ndarray], lengths: np.ndarray, dtype: np.dtype):
+    def __init__(
+        self, name: str, documents: list[np.ndarray], lengths: np.ndarray, dtype: np.dtype
+    ):
         super().__init__(name, lengths, documents[0].shape[1:], dtype)
         self.documents = documents
 
@@ -265,7 +281,12 @@ class Lazy(Field):
     """Documents that a source reads when asked; a few are kept."""
 
     def __init__(
-        self, name: str, key: str | None, source: "LazySource", lengths: np.ndarray, like: np.ndarray
+        self,
+        name: str,
+        key: str | None,
+        source: "LazySource",
+        lengths: np.ndarray,
+        like: np.ndarray,
     ):
         super().__init__(name, lengths, like.shape[1:], like.dtype)
         self.key, self.source = key, source
@@ -274,9 +295,10 @@ class Lazy(Field):
         found = self.source.get(document)[self.key]
         if len(found) != self.lengths[document]:
             raise ValueError(
-                f"`{self.name}` gives another document than before. Received: document {document} of {len(found)} "
-                f"time steps, at first {self.lengths[document]}. A source must give the same document for an index "
-                "each time; where it cannot, read it with `StatefulStream`."
+                f"`{self.name}` gives another document than before. Received: document {document} "
+                f"of {len(found)} time steps, at first {self.lengths[document]}. A source must "
+                "give the same document for an index each time; where it cannot, read it with "
+                "`StatefulStream`."
             )
         return found[start:stop]
 
@@ -323,15 +345,16 @@ def check_laid_out(part: Field, whole: Field) -> None:
     """Raises unless both have the same documents and time steps."""
     if len(part.lengths) != len(whole.lengths):
         raise ValueError(
-            f"`{part.name}` and `{whole.name}` must have the same documents. Received: {len(part.lengths)} and "
-            f"{len(whole.lengths)}."
+            f"`{part.name}` and `{whole.name}` must have the same documents. Received: "
+            f"{len(part.lengths)} and {len(whole.lengths)}."
         )
     different = np.flatnonzero(part.lengths != whole.lengths)
     if len(different):
         i = int(different[0])
         raise ValueError(
-            f"`{part.name}` and `{whole.name}` must have the same time steps. Received: {part.document_name(i)} of "
-            f"{part.lengths[i]}, {whole.document_name(i)} of {whole.lengths[i]}"
+            f"`{part.name}` and `{whole.name}` must have the same time steps. Received: "
+            f"{part.document_name(i)} of {part.lengths[i]}, {whole.document_name(i)} of "
+            f"{whole.lengths[i]}"
             + (f" (and {len(different) - 1} more)" if len(different) > 1 else "")
             + ". Lay it out as the corpus, one value for each time step"
             + (

@@ -35,15 +35,22 @@ class Classes(NamedTuple):
         return found if weights is None else found & (weights.reshape(found.shape) > 0)
 
     def refuse(self, name: str, wrong: np.ndarray, place: tuple[int, int] | None = None) -> None:
-        """Raises for targets that are no classes; the place is document and time step of what is read there."""
+        """Raises for targets that are no classes; the place is document and time step of what is
+        read there.
+        """
         low, high = int(wrong.min()), int(wrong.max())
         where = "" if place is None else f", for document {place[0]} at time step {place[1]}"
         too_high = high >= self.size
-        more = f"If {high} is a class, give that output {high + 1} units or more; else n" if too_high else "N"
+        more = (
+            f"If {high} is a class, give that output {high + 1} units or more; else n"
+            if too_high
+            else "N"
+        )
         raise ValueError(
             f"`{name}` holds an id that the output {self.output!r} has no class for. Received: id "
-            f"{high if too_high else low}{where}; the output has {self.size} classes, 0 to {self.size - 1}. "
-            f"{more}umber them from 0, and give steps that have no class weight 0 (`sample_weight=`)."
+            f"{high if too_high else low}{where}; the output has {self.size} classes, 0 to "
+            f"{self.size - 1}. {more}umber them from 0, and give steps that have no class weight 0 "
+            "(`sample_weight=`)."
         )
 
 

@@ -1,4 +1,5 @@
-"""Where every time step of an epoch stands: lengths of documents in, spans of batches out. NumPy only.
+"""Where every time step of an epoch stands: lengths of documents in, spans of batches out. NumPy
+only.
 
     documents          pieces                  rows (batch_size = 2, window = 4)
 
@@ -10,9 +11,10 @@
     into pieces, burn_in reads some steps
     before each
 
-A piece is read from its first step to its last, in one row. In "align" it begins at a window's first column and
-its last window is padded; in "pack" it begins where the one before it ends. A layout is a pure function of what it is
-made with: the lengths or pieces, their order and rows; what is drawn at random is drawn in `plan`.
+A piece is read from its first step to its last, in one row. In "align" it begins at a window's
+first column and its last window is padded; in "pack" it begins where the one before it ends. A
+layout is a pure function of what it is made with: the lengths or pieces, their order and rows; what
+is drawn at random is drawn in `plan`.
 """
 
 from collections.abc import Callable
@@ -57,7 +59,9 @@ class Dealt:
         self.pieces = Pieces(*(a[order] for a in pieces))
         self.row = assignment[order]
         self.window, self.num_batches, self.packed = window, num_batches, packed
-        self.length = num_batches * window if packed else num_batches  # of a row, in steps or windows
+        self.length = (
+            num_batches * window if packed else num_batches
+        )  # of a row, in steps or windows
         size = self.pieces.steps if packed else -(-self.pieces.steps // window)
         self.size = size
         before = np.cumsum(size) - size
@@ -70,9 +74,11 @@ class Dealt:
         self.counts: dict[str, int] = {}
 
     def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
-        """Spans of batches `begin` to `end` in rows `low` to `high`, `shift` steps later in their documents.
+        """Spans of batches `begin` to `end` in rows `low` to `high`, `shift` steps later in their
+        documents.
 
-        Rows of several batches are numbered one batch after the other, as if they were one tall batch.
+        Rows of several batches are numbered one batch after the other, as if they were one tall
+        batch.
         """
         batch, rows = _tall(begin, end, low, high)
         tall = np.arange(len(rows))
@@ -111,7 +117,9 @@ class Dealt:
             return int((skip < steps).sum())
         offset = self.position % self.window if self.packed else 0
         others = -(-(offset + steps) // self.window) - 1  # windows but the piece's last
-        return int((others - np.minimum((skip + offset) // self.window, others) + (skip < steps)).sum())
+        return int(
+            (others - np.minimum((skip + offset) // self.window, others) + (skip < steps)).sum()
+        )
 
 
 class Streams:
@@ -133,9 +141,11 @@ class Streams:
         return len(self.ends) == 1
 
     def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
-        """Spans of batches `begin` to `end` in rows `low` to `high`, `shift` steps later in the text.
+        """Spans of batches `begin` to `end` in rows `low` to `high`, `shift` steps later in the
+        text.
 
-        Rows of several batches are numbered one batch after the other, as if they were one tall batch.
+        Rows of several batches are numbered one batch after the other, as if they were one tall
+        batch.
         """
         batch, rows = _tall(begin, end, low, high)
         tall = np.arange(len(rows))
@@ -162,13 +172,17 @@ class Streams:
         """Time steps of the epoch, in all rows, that are trained on."""
         total = self.rows * self.num_batches
         if label_at == "every":
-            return total * self.window - self.rows * min(self.burn_in, self.num_batches * self.window)
+            return total * self.window - self.rows * min(
+                self.burn_in, self.num_batches * self.window
+            )
         inner = self.ends - self.begin  # where documents end, counted from the first step read
         inner = inner[(inner > 0) & (inner <= total * self.window)]
         found = len(inner) if label_at == "last" else total + int((inner % self.window != 0).sum())
         for i in range(min(self.num_batches, -(-self.burn_in // self.window))):
             spans = self.spans(i, i + 1, 0, self.rows)
-            found -= int(((spans.skip == spans.steps) & (spans.closes | (label_at == "window"))).sum())
+            found -= int(
+                ((spans.skip == spans.steps) & (spans.closes | (label_at == "window"))).sum()
+            )
         return found
 
 

@@ -1,6 +1,8 @@
-"""The layouts of all epochs, planned from the lengths of documents; and how to waste less. NumPy only.
+"""The layouts of all epochs, planned from the lengths of documents; and how to waste less. NumPy
+only.
 
-Everything here is a pure function of the lengths and of (seed, epoch); nothing is kept but two epochs' layouts.
+Everything here is a pure function of the lengths and of (seed, epoch); nothing is kept but two
+epochs' layouts.
 """
 
 import threading
@@ -13,7 +15,11 @@ from keras_stateful.data.dealing import Pieces, balance, cut, deal, greedy
 from keras_stateful.data.layout import Dealt, Streams
 from keras_stateful.foundation.arguments import whole_number
 
-_TRIES = (None, 0.5, 0.1)  # how much a shuffled deal may differ from longest-first; None: not bound by it
+_TRIES = (
+    None,
+    0.5,
+    0.1,
+)  # how much a shuffled deal may differ from longest-first; None: not bound by it
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,9 @@ class Settings:
 
 
 class _Deal(NamedTuple):
-    """Pieces of documents and the rows that they were first dealt to; the deals of a shuffle are made from it."""
+    """Pieces of documents and the rows that they were first dealt to; the deals of a shuffle are
+    made from it.
+    """
 
     pieces: Pieces
     packed: bool
@@ -78,7 +86,9 @@ class Plan:
     @property
     def utilization(self) -> float:
         """Real time steps / all time steps."""
-        return self.real_steps / max(1, self.num_batches * self.settings.rows * self.settings.window)
+        return self.real_steps / max(
+            1, self.num_batches * self.settings.rows * self.settings.window
+        )
 
     @property
     def padded(self) -> bool:
@@ -109,7 +119,9 @@ class Plan:
         if s.shift_windows:
             load = np.bincount(assignment, first.sizes, s.rows).astype("int64")
             idle = rng.integers(0, np.minimum(self.num_batches * s.window - load, s.window - 1) + 1)
-        return Dealt(first.pieces, assignment, within, s.rows, s.window, self.num_batches, first.packed, idle)
+        return Dealt(
+            first.pieces, assignment, within, s.rows, s.window, self.num_batches, first.packed, idle
+        )
 
     def _dealt_anew(self, first: _Deal, rng: np.random.Generator) -> np.ndarray:
         s, sizes = self.settings, first.sizes
@@ -117,7 +129,9 @@ class Plan:
         for spread in _TRIES:
             order = rng.permutation(len(sizes))
             if spread is not None:
-                order = np.argsort(-sizes * np.exp(spread * rng.standard_normal(len(sizes))), kind="stable")
+                order = np.argsort(
+                    -sizes * np.exp(spread * rng.standard_normal(len(sizes))), kind="stable"
+                )
             assignment = balance(sizes, greedy(sizes, order, s.rows), s.rows, room)
             if np.bincount(assignment, sizes).max() <= room:
                 return assignment
@@ -138,10 +152,11 @@ def _first_deal(lengths: np.ndarray, settings: Settings) -> _Deal:
 
 
 def longest_unwasted(lengths: np.ndarray, settings: Settings, waste: float = 0.03) -> int | None:
-    """The longest `max_document_length`, in whole windows, that leaves under `waste` of the rows idle.
+    """The longest `max_document_length`, in whole windows, that leaves under `waste` of the rows
+    idle.
 
-    None where nothing need be cut. What cutting cannot change, the padding of last windows, is not counted. If no
-    length will do, the one that wastes least.
+    None where nothing need be cut. What cutting cannot change, the padding of last windows, is not
+    counted. If no length will do, the one that wastes least.
     """
     window = settings.window
 
@@ -167,7 +182,9 @@ def longest_unwasted(lengths: np.ndarray, settings: Settings, waste: float = 0.0
         found = idle(windows)
         best = min(best, (found, windows), key=lambda pair: (pair[0], -pair[1]))
         if found < waste:  # a longer one, up to the last that failed
-            for longer in np.unique(np.linspace(windows + 1, tried - 1, 16).astype(int))[::-1].tolist():
+            for longer in np.unique(np.linspace(windows + 1, tried - 1, 16).astype(int))[
+                ::-1
+            ].tolist():
                 if windows < longer < tried and idle(longer) < waste:
                     return longer * window
             return windows * window
@@ -192,8 +209,9 @@ def piece_limit(given: Any, lengths: np.ndarray, settings: Settings) -> int | No
     shortest = limit // window * window if settings.boundary == "align" else limit
     if settings.burn_in > shortest and lengths.max() > shortest:
         raise ValueError(
-            f"`burn_in` reads steps of the piece before, and must not be longer than that. Received: burn_in={settings.burn_in}, "
-            f"pieces of {shortest} time steps. Take a smaller `burn_in` or a larger `max_document_length`."
+            "`burn_in` reads steps of the piece before, and must not be longer than that. "
+            f"Received: burn_in={settings.burn_in}, pieces of {shortest} time steps. Take a "
+            "smaller `burn_in` or a larger `max_document_length`."
         )
     return limit
 
@@ -209,7 +227,9 @@ def remedies(plan: Plan, boundary: str) -> str:
     rows, window = settings.rows, settings.window
     tried: list[tuple[str, Settings]] = []
     if len(lengths) <= 100_000:
-        tried = [(f"batch_size={r}", replace(settings, rows=r)) for r in (rows // 2, rows // 4) if r]
+        tried = [
+            (f"batch_size={r}", replace(settings, rows=r)) for r in (rows // 2, rows // 4) if r
+        ]
         if not settings.limit:
             longest = longest_unwasted(lengths, settings)
             tried.append(('max_document_length="auto"', replace(settings, limit=longest)))
@@ -219,7 +239,9 @@ def remedies(plan: Plan, boundary: str) -> str:
             tried.append((f"sequence_length={window // 2}", replace(settings, window=window // 2)))
     found = [(Plan(lengths, s).utilization, name) for name, s in tried]
     better = [
-        f"{name} gives {u:.2f}" for u, name in sorted(found, reverse=True) if u > plan.utilization + 0.005
+        f"{name} gives {u:.2f}"
+        for u, name in sorted(found, reverse=True)
+        if u > plan.utilization + 0.005
     ]
     cause = (
         f"there are fewer documents ({len(lengths)}) than rows"
@@ -227,7 +249,8 @@ def remedies(plan: Plan, boundary: str) -> str:
         else "documents are short beside a window, or one is long beside the rest"
     )
     return (
-        f"Only {plan.utilization:.2f} of all time steps are real; the rest is padding with weight 0: {cause}. Received: "
-        f"batch_size={rows}, sequence_length={window}, boundary={boundary!r}, "
+        f"Only {plan.utilization:.2f} of all time steps are real; the rest is padding with weight "
+        f"0: {cause}. Received: batch_size={rows}, sequence_length={window}, "
+        f"boundary={boundary!r}, "
         f"max_document_length={settings.limit}. " + (f"{'; '.join(better)}." if better else "")
     ).strip()

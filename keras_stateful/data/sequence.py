@@ -42,40 +42,51 @@ class Span(NamedTuple):
 
 
 class StatefulSequence(Batches):
-    """A corpus as windows of consecutive time steps: row `i` of each batch goes on where row `i` of the last ended.
+    """A corpus as windows of consecutive time steps: row `i` of each batch goes on where row `i` of
+    the last ended.
 
-    Give it to `fit`, `evaluate` or `predict` of a model that carries its state (`to_stateful`). The order of batches is
-    kept whatever `shuffle` and `workers` say.
+    Give it to `fit`, `evaluate` or `predict` of a model that carries its state (`to_stateful`). The
+    order of batches is kept whatever `shuffle` and `workers` say.
 
     Args:
-        corpus: an array `(timesteps,)` of ids or `(timesteps, ...)` of features: one continuous text, split into
-            `batch_size` streams of equal length. Or documents: a list of such arrays, or anything with `len` and `[]`
-            (a `tfds` data source, for example), or a finite `tf.data.Dataset`. Or a dict of either, or documents
-            that are dicts, for several inputs. Arrays on disk (`np.memmap`) are never copied whole.
+        corpus: an array `(timesteps,)` of ids or `(timesteps, ...)` of features: one continuous
+            text, split into `batch_size` streams of equal length. Or documents: a list of such
+            arrays, or anything with `len` and `[]` (a `tfds` data source, for example), or a finite
+            `tf.data.Dataset`. Or a dict of either, or documents that are dicts, for several inputs.
+            Arrays on disk (`np.memmap`) are never copied whole.
         batch_size: rows of a batch, in all shards together.
         sequence_length: time steps of a window.
-        targets: None for the corpus itself; an array or list laid out as the corpus; the key of a dict corpus (with
-            `target_offset=0` it is then no input); one label per document, `(documents, ...)`; or a dict of these,
-            one for each output.
-        target_offset: how many time steps ahead of the input the target is; 1 where `targets` is None, else 0. A sequence of ints
-            gives targets an axis of that length, `(batch_size, sequence_length, offsets, ...)`.
-        label_at: where labels of documents are trained on: at "every" step, at each "window"'s last real step of the
-            document, or at the document's "last" (with cut documents: each piece's).
-        sample_weight: laid out as the corpus, or one value per document; or the key of a dict corpus, which is then no
-            input. A weight belongs to the time step that is read, whatever the `target_offset`.
-        boundary: "align": each document begins at the first step of a window. "pack": back to back, with resets inside
-            windows. "ignore": documents joined to one continuous text. A single array is one text with either.
-        max_document_length: time steps after which a document is cut; each piece starts from the initial state. "auto":
-            the longest that leaves under 3 % of the rows idle. None: never.
-        burn_in: time steps that are read and not trained on after each start, and read again before each cut piece.
+        targets: None for the corpus itself; an array or list laid out as the corpus; the key of a
+            dict corpus (with `target_offset=0` it is then no input); one label per document,
+            `(documents, ...)`; or a dict of these, one for each output.
+        target_offset: how many time steps ahead of the input the target is; 1 where `targets` is
+            None, else 0. A sequence of ints gives targets an axis of that length,
+            `(batch_size, sequence_length, offsets, ...)`.
+        label_at: where labels of documents are trained on: at "every" step, at each "window"'s last
+            real step of the document, or at the document's "last" (with cut documents: each
+            piece's).
+        sample_weight: laid out as the corpus, or one value per document; or the key of a dict
+            corpus, which is then no input. A weight belongs to the time step that is read, whatever
+            the `target_offset`.
+        boundary: "align": each document begins at the first step of a window. "pack": back to back,
+            with resets inside windows. "ignore": documents joined to one continuous text. A single
+            array is one text with either.
+        max_document_length: time steps after which a document is cut; each piece starts from the
+            initial state. "auto": the longest that leaves under 3 % of the rows idle. None: never.
+        burn_in: time steps that are read and not trained on after each start, and read again before
+            each cut piece.
         shuffle: whether documents are assigned to rows anew in each epoch.
         seed: for `shuffle` and `shift_windows`; None follows `keras.utils.set_random_seed`.
-        resets: whether each batch has the reset mask as the model's last input, `(x, mask)` or the key "resets".
-        shard: `(index, count)`: gives rows `index * batch_size / count` and following of the one layout.
-        encode: a function from a document as the source gives it to its array or dict of arrays. Called when it is read.
-        shift_windows: whether the edges of windows lie elsewhere in each epoch, so that backpropagation is not always
-            cut at the same places (the purpose of varying window lengths in Merity et al. 2017, arXiv:1708.02182).
-            For "pack" and "ignore"; costs at most one window per row.
+        resets: whether each batch has the reset mask as the model's last input, `(x, mask)` or the
+            key "resets".
+        shard: `(index, count)`: gives rows `index * batch_size / count` and following of the one
+            layout.
+        encode: a function from a document as the source gives it to its array or dict of arrays.
+            Called when it is read.
+        shift_windows: whether the edges of windows lie elsewhere in each epoch, so that
+            backpropagation is not always cut at the same places (the purpose of varying window
+            lengths in Merity et al. 2017, arXiv:1708.02182). For "pack" and "ignore"; costs at most
+            one window per row.
         workers: threads that read batches ahead.
         use_multiprocessing: as in `keras.utils.PyDataset`; threads are used all the same.
         max_queue_size: batches read ahead, with several workers.
@@ -148,7 +159,9 @@ class StatefulSequence(Batches):
         self._corpus = open_corpus(corpus, encode)
         self._continuous = self._corpus.continuous and max_document_length is None
         self._weights = None if sample_weight is None else Weights(self._corpus, sample_weight)
-        self._targets = open_targets(self._corpus, corpus, targets, target_offset, label_at, self._weights)
+        self._targets = open_targets(
+            self._corpus, corpus, targets, target_offset, label_at, self._weights
+        )
         inputs = choose_inputs(self._corpus, targets, self._targets, sample_weight)
         self.has_targets = targets is not None and targets is not corpus
         self._reach = max(t.reach for t in self._targets.values())
@@ -200,7 +213,9 @@ class StatefulSequence(Batches):
         return self._plan.num_batches
 
     def __getitem__(self, index: int) -> tuple:
-        """Batch `index` of the present epoch: `(x, y)`, or `(x, y, sample_weight)` if anything is ever padded."""
+        """Batch `index` of the present epoch: `(x, y)`, or `(x, y, sample_weight)` if anything is
+        ever padded.
+        """
         i = self._checked(index)
         return next(self._windows.read(i, i + 1, self.epoch))
 
@@ -212,8 +227,8 @@ class StatefulSequence(Batches):
             epoch: None for the present one.
 
         Returns:
-            bool `(batch_size,)`, in "pack" `(batch_size, sequence_length)`: True where the state is set to the initial
-            state before this step.
+            bool `(batch_size,)`, in "pack" `(batch_size, sequence_length)`: True where the state is
+            set to the initial state before this step.
         """
         i = self._checked(i)
         return self._windows.reset_mask(i, self.epoch if epoch is None else epoch)
@@ -222,8 +237,8 @@ class StatefulSequence(Batches):
         """Where the time steps of batch `i` come from.
 
         Returns:
-            For each row its spans in order: none where it is idle, one in "align", any number in "pack", and in "ignore"
-            one for each document that the window touches.
+            For each row its spans in order: none where it is idle, one in "align", any number in
+            "pack", and in "ignore" one for each document that the window touches.
         """
         i = self._checked(i)
         spans = self._windows.spans(i, self.epoch)
@@ -244,10 +259,12 @@ class StatefulSequence(Batches):
         return self._rows
 
     def check_ids(self, known: dict[Any, int]) -> None:
-        """Refuses ids that a model does not know, at once or, of sources on disk and very long texts, as they are read.
+        """Refuses ids that a model does not know, at once or, of sources on disk and very long
+        texts, as they are read.
 
         Args:
-            known: how many ids the model's `Embedding` knows, by key of the input; the key is None for a single one.
+            known: how many ids the model's `Embedding` knows, by key of the input; the key is None
+                for a single one.
         """
         lengths = self._lengths
         if self._ignores:  # the last steps of the text are targets only
@@ -256,7 +273,8 @@ class StatefulSequence(Batches):
         self._windows.check_ids(known, lengths)
 
     def check_classes(self, known: dict[Any, Classes]) -> None:
-        """Refuses target ids that a model's output has no class for, at once or as they are read likewise.
+        """Refuses target ids that a model's output has no class for, at once or as they are read
+        likewise.
 
         Args:
             known: the classes of each output, by its name; the name is None for a single one.
@@ -266,14 +284,18 @@ class StatefulSequence(Batches):
     # How it is read
 
     def read_pass(self) -> Iterator[tuple]:
-        """The batches of one epoch: the present one when the first is asked for; with the last, the next begins."""
+        """The batches of one epoch: the present one when the first is asked for; with the last, the
+        next begins.
+        """
         epoch, total = self.epoch, self.num_batches
         first, self._begin_at = self._begin_at, 0
         at_once = max(1, min(32, _TALL // spec_bytes(self.signature()), total))
 
         def read(begin: int) -> Iterable[tuple]:
             batches = self._windows.read(begin, min(begin + at_once, total), epoch)
-            return batches if self.workers < 2 else list(batches)  # in the thread that was given them
+            return (
+                batches if self.workers < 2 else list(batches)
+            )  # in the thread that was given them
 
         given = first
         for batches in in_order(
@@ -303,7 +325,9 @@ class StatefulSequence(Batches):
         self.epoch, self._begin_at = epoch, self._checked(position["batch"])
 
     def fingerprint(self) -> dict[str, Any]:
-        """Arguments, and checksums of data: of all batches up to 256 MB in memory, else of 32 batches spread over the epoch."""
+        """Arguments, and checksums of data: of all batches up to 256 MB in memory, else of 32
+        batches spread over the epoch.
+        """
         least, bytes_each = 32, spec_bytes(self.signature())
         in_memory = all(f.in_memory for f in self._corpus.fields.values())
         count = min(self.num_batches, max(least, _CHECKED // bytes_each if in_memory else 0))
@@ -335,7 +359,9 @@ class StatefulSequence(Batches):
     def _checked(self, index: int) -> int:
         index = operator.index(index)
         if not -self.num_batches <= index < self.num_batches:
-            raise IndexError(f"The sequence has {self.num_batches} batches. Received: index {index}.")
+            raise IndexError(
+                f"The sequence has {self.num_batches} batches. Received: index {index}."
+            )
         return index % self.num_batches
 
     def _checked_shard(self, shard: Any) -> tuple[int, int]:
@@ -347,8 +373,8 @@ class StatefulSequence(Batches):
             ) from None
         if not 0 <= index < count:
             raise ValueError(
-                f"`shard` must be (index, count) with 0 <= index < count. Received: shard={shard!r}. The first of four "
-                "shards is (0, 4), the last (3, 4)."
+                "`shard` must be (index, count) with 0 <= index < count. Received: "
+                f"shard={shard!r}. The first of four shards is (0, 4), the last (3, 4)."
             )
         if self.global_batch_size % count:
             raise ValueError(
@@ -369,38 +395,42 @@ class StatefulSequence(Batches):
         if lengths.min() <= self._reach:
             short = np.flatnonzero(lengths <= self._reach)
             raise ValueError(
-                f"A document needs at least one time step with a target {self._reach} later. Received: document {short[0]} of "
-                f"{lengths[short[0]]} time steps ({len(short)} such in all), target_offset up to {self._reach}. Leave such "
-                f"documents out, `[d for d in documents if len(d) > {self._reach}]`, or take a smaller `target_offset`."
+                f"A document needs at least one time step with a target {self._reach} later. "
+                f"Received: document {short[0]} of {lengths[short[0]]} time steps ({len(short)} "
+                f"such in all), target_offset up to {self._reach}. Leave such documents out, `[d "
+                f"for d in documents if len(d) > {self._reach}]`, or take a smaller "
+                "`target_offset`."
             )
         return lengths - self._reach
 
     def _check_arguments(self, limit: Any, seed: Any) -> None:
         if self._corpus.continuous and self.boundary == "ignore" and limit is not None:
             raise ValueError(
-                f'`max_document_length` cuts documents, and boundary="ignore" knows none. Received: '
+                '`max_document_length` cuts documents, and boundary="ignore" knows none. Received: '
                 f'max_document_length={limit!r}. Leave it out, or use boundary="align".'
             )
         if self.boundary == "ignore" and limit is not None:
             raise ValueError(
-                f'boundary="ignore" joins all documents and cuts nothing. Received: max_document_length={limit!r}. Leave it '
-                'out, or use boundary="align" or "pack".'
+                'boundary="ignore" joins all documents and cuts nothing. Received: '
+                f'max_document_length={limit!r}. Leave it out, or use boundary="align" or "pack".'
             )
         if self.shuffle and self._continuous:
             raise ValueError(
-                "`shuffle=True` deals documents anew, and one array is one text. Received: shuffle=True with an array of "
-                f"{self._corpus.lengths[0]} time steps. Leave it out, pass `max_document_length=` to cut the text into "
-                "pieces, or `shift_windows=True` to move the edges of windows between epochs."
+                "`shuffle=True` deals documents anew, and one array is one text. Received: "
+                f"shuffle=True with an array of {self._corpus.lengths[0]} time steps. Leave it "
+                "out, pass `max_document_length=` to cut the text into pieces, or "
+                "`shift_windows=True` to move the edges of windows between epochs."
             )
         if self.shift_windows and not self._ignores and self.boundary == "align":
             raise ValueError(
-                '`shift_windows=True` cannot be with boundary="align", where each document begins a window. Received: '
-                'shift_windows=True, boundary="align". Use boundary="pack".'
+                '`shift_windows=True` cannot be with boundary="align", where each document begins '
+                'a window. Received: shift_windows=True, boundary="align". Use boundary="pack".'
             )
         if seed is None and self.shard[1] > 1 and (self.shuffle or self.shift_windows):
             raise ValueError(
-                f"Shards must draw the same layout. Received: shard={self.shard}, shuffle={self.shuffle}, "
-                f"shift_windows={self.shift_windows}, seed=None. Pass the same `seed=` to every shard."
+                f"Shards must draw the same layout. Received: shard={self.shard}, "
+                f"shuffle={self.shuffle}, shift_windows={self.shift_windows}, seed=None. Pass the "
+                "same `seed=` to every shard."
             )
 
     def _check_plan(self) -> None:
@@ -411,13 +441,15 @@ class StatefulSequence(Batches):
             fits = (total - spare) // window
             shape = next(iter(corpus.fields.values())).shape
             listed = (
-                f" If the first axis counts documents, pass `list(x)`: {total} documents of {shape[0]} time steps."
+                f" If the first axis counts documents, pass `list(x)`: {total} documents of "
+                f"{shape[0]} time steps."
                 if corpus.continuous and shape and shape[0] > 1
                 else ""
             )
             raise ValueError(
-                f"The corpus is shorter than one window for each row. Received: {total} time steps, batch_size={rows}, "
-                f"sequence_length={window}, which need {rows * window + spare}. "
+                f"The corpus is shorter than one window for each row. Received: {total} time "
+                f"steps, batch_size={rows}, sequence_length={window}, which need "
+                f"{rows * window + spare}. "
                 + (f"Take batch_size={fits} or less, a shorter window, or more text." if fits > 0 else
                    "Take a shorter window, or more text.")
                 + listed
@@ -426,6 +458,7 @@ class StatefulSequence(Batches):
         for target in self._targets.values():
             if layout.counted(target.label_at) == 0:
                 raise ValueError(
-                    f"`burn_in` leaves no time step to train on. Received: burn_in={self.burn_in}, the longest document "
-                    f"of {self._lengths.max()} time steps with a target. Take a smaller `burn_in`."
+                    f"`burn_in` leaves no time step to train on. Received: burn_in={self.burn_in}, "
+                    f"the longest document of {self._lengths.max()} time steps with a target. Take "
+                    "a smaller `burn_in`."
                 )

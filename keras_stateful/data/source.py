@@ -1,4 +1,5 @@
-"""Documents that come one after the other: a source is opened, and each document checked against the first.
+"""Documents that come one after the other: a source is opened, and each document checked against
+the first.
 
 Where a training goes on, the source is read again from its start up to there.
 """
@@ -45,11 +46,13 @@ class Source:
     """The documents of a source, one after the other.
 
     Args:
-        given: what the user gave as source, and so are `encode`, `targets`, `target_offset`, `label_at`, `sample_weight`.
+        given: what the user gave as source, and so are `encode`, `targets`, `target_offset`,
+            `label_at`, `sample_weight`.
         again: whether it begins again where it ends.
 
     Attributes:
-        like: shape of a time step, dtype and whether it is a single value, by key; of every document.
+        like: shape of a time step, dtype and whether it is a single value, by key; of every
+            document.
         inputs: keys of the arrays that a model reads.
         outputs: by name; the name is None for a single one.
         offsets: how many steps later the target stands.
@@ -80,9 +83,15 @@ class Source:
         self.like = {k: (v.shape[1:], v.dtype, v.ndim == 0) for k, v in first.items()}
         self.offsets, self.horizon = read_offsets(target_offset, 1 if targets is None else 0)
         self.outputs = self._open_outputs(targets, target_offset, label_at)
-        answers = {o.key for o in self.outputs.values() if o.key is not None} if 0 in self.offsets else set()
+        answers = (
+            {o.key for o in self.outputs.values() if o.key is not None}
+            if 0 in self.offsets
+            else set()
+        )
         answers |= set() if sample_weight is None else {sample_weight}
-        self.inputs = [k for k, (_, _, single) in self.like.items() if not single and k not in answers]
+        self.inputs = [
+            k for k, (_, _, single) in self.like.items() if not single and k not in answers
+        ]
         self._check_inputs(targets)
         opening = self._prepared(0, first)
         self.opening, self.taken = opening.checksum, 0
@@ -131,16 +140,17 @@ class Source:
         """Raises a ValueError for a source that is read once."""
         if self.once:
             raise ValueError(
-                "`source` cannot be repositioned: it is read once. Received: an iterator. Pass a function that makes one, "
-                "`StatefulStream(lambda: read_documents(path), ...)`, or anything that can be read again."
+                "`source` cannot be repositioned: it is read once. Received: an iterator. Pass a "
+                "function that makes one, `StatefulStream(lambda: read_documents(path), ...)`, or "
+                "anything that can be read again."
             )
 
     def reread(self, reading: list, taken: int) -> list[Document | None]:
         """Opens the source again, and goes on where it was.
 
         Args:
-            reading: for each row, the number, the time step reached and the checksum of the document that it was reading;
-                or None.
+            reading: for each row, the number, the time step reached and the checksum of the
+                document that it was reading; or None.
             taken: documents that had been taken.
 
         Returns:
@@ -159,8 +169,9 @@ class Source:
         for number, at, wanted in filter(None, reading):
             if found[number].checksum != wanted or not 0 < at < found[number].steps:
                 raise ValueError(
-                    f"`source` gives other documents than when the training was saved. Received: another source[{number}]. "
-                    "It must give the same documents in the same order each time it is read; a shuffle needs a fixed seed."
+                    "`source` gives other documents than when the training was saved. Received: "
+                    f"another source[{number}]. It must give the same documents in the same order "
+                    "each time it is read; a shuffle needs a fixed seed."
                 )
         begun = max(numbers, default=-1) + 1
         if begun > taken:  # those rows still read what the source gave before it began again
@@ -172,7 +183,9 @@ class Source:
 
     def _open(self) -> Iterator:
         source = (
-            self._given() if callable(self._given) and not isinstance(self._given, Iterable) else self._given
+            self._given()
+            if callable(self._given) and not isinstance(self._given, Iterable)
+            else self._given
         )
         return iter(source.as_numpy_iterator() if is_tf_dataset(source) else source)
 
@@ -184,8 +197,9 @@ class Source:
         for item in items:
             return item
         raise ValueError(
-            "`source` gives fewer documents than when the training was saved. Received: an end after "
-            f"{number} documents. It must give the same documents in the same order each time it is read."
+            "`source` gives fewer documents than when the training was saved. Received: an end "
+            f"after {number} documents. It must give the same documents in the same order each "
+            "time it is read."
         )
 
     # What documents hold
@@ -196,20 +210,23 @@ class Source:
         found = {k: (v.shape[1:], v.dtype, v.ndim == 0) for k, v in arrays.items()}
         if found != self.like:
             raise ValueError(
-                f"The documents of `source` must be alike but for their length. Received: source[0] with {self.like}, "
-                f"{name} with {found} (shape of a time step, dtype, whether a single value)."
+                "The documents of `source` must be alike but for their length. Received: source[0] "
+                f"with {self.like}, {name} with {found} (shape of a time step, dtype, whether a "
+                "single value)."
             )
         lengths = {k: len(v) for k, v in arrays.items() if v.ndim}
         steps = max(lengths.values())
         if len(set(lengths.values())) > 1:
             raise ValueError(
-                f"The arrays of a document must have the same time steps. Received: {name} with {lengths}."
+                f"The arrays of a document must have the same time steps. Received: {name} with "
+                f"{lengths}."
             )
         reach = max(self.offsets)
         if steps <= reach:
             raise ValueError(
-                f"A document needs at least one time step with its target. Received: {name} of {steps} time steps, "
-                f"target_offset up to {reach}. Leave such documents out of the source."
+                f"A document needs at least one time step with its target. Received: {name} of "
+                f"{steps} time steps, target_offset up to {reach}. Leave such documents out of the "
+                "source."
             )
         weights = self._weights(number, arrays)
         targets = {o.key for o in self.outputs.values()}
@@ -218,7 +235,9 @@ class Source:
                 continue
             if values.dtype.kind not in "iub" and not np.isfinite(values).all():
                 bad = (
-                    ~np.isfinite(values).reshape(len(values), -1).all(1) if values.ndim else np.array([True])
+                    ~np.isfinite(values).reshape(len(values), -1).all(1)
+                    if values.ndim
+                    else np.array([True])
                 )
                 if key not in self.inputs and self._weight_key is not None:
                     bad = self._counted(bad, weights)
@@ -247,14 +266,15 @@ class Source:
             return 1.0
         if self._weight_key not in arrays:
             raise ValueError(
-                f"`sample_weight` names a key that documents lack. Received: {self._weight_key!r}; they have "
-                f"{sorted(arrays, key=str)}."
+                f"`sample_weight` names a key that documents lack. Received: {self._weight_key!r}; "
+                f"they have {sorted(arrays, key=str)}."
             )
         weights = np.asarray(arrays[self._weight_key], "float32")
         if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.ndim < 2):
             raise ValueError(
-                f"`sample_weight` must be one number of 0 or more per time step or document. Received: source[{number}] of "
-                f"shape {weights.shape}, from {weights.min()} to {weights.max()}."
+                "`sample_weight` must be one number of 0 or more per time step or document. "
+                f"Received: source[{number}] of shape {weights.shape}, from {weights.min()} to "
+                f"{weights.max()}."
             )
         return weights
 
@@ -269,8 +289,9 @@ class Source:
             if key is None and None in self.like:
                 if self.offsets == (0,):
                     raise ValueError(
-                        "`target_offset=0` without `targets` asks for the input itself. Received: target_offset=0. Pass "
-                        "`target_offset=1` for the next time step, or documents that are dicts with a key for `targets`."
+                        "`target_offset=0` without `targets` asks for the input itself. Received: "
+                        "target_offset=0. Pass `target_offset=1` for the next time step, or "
+                        "documents that are dicts with a key for `targets`."
                     )
             elif not isinstance(key, str) or key not in self.like:
                 raise ValueError(
@@ -280,12 +301,13 @@ class Source:
             shape, dtype, is_label = self.like[key]
             if is_label and self.offsets != (0,):
                 raise ValueError(
-                    f"One label per document cannot be shifted. Received: target_offset={target_offset!r}, targets={key!r}."
+                    "One label per document cannot be shifted. Received: "
+                    f"target_offset={target_offset!r}, targets={key!r}."
                 )
             if not is_label and label_at != "every":
                 raise ValueError(
-                    f"`label_at` says where one label per document is trained on. Received: label_at={label_at!r} with "
-                    "targets for every time step. Leave it out."
+                    "`label_at` says where one label per document is trained on. Received: "
+                    f"label_at={label_at!r} with targets for every time step. Leave it out."
                 )
             dtype = out_dtype("targets", dtype)
             outputs[name] = Output(key, is_label, shape, dtype, lifted(dtype, shape, self.horizon))
@@ -297,11 +319,13 @@ class Source:
         for key in self.inputs:
             shape, dtype, _ = self.like[key]
             if key == "resets":
-                raise ValueError('The key "resets" is kept for the mask. Rename that array of the documents.')
+                raise ValueError(
+                    'The key "resets" is kept for the mask. Rename that array of the documents.'
+                )
             if not shape and out_dtype("source", dtype).kind == "f":
                 raise ValueError(
-                    f"An array `(timesteps,)` holds ids, which are integers. Received: documents of {dtype}. For a single "
-                    "feature give `x[:, None]`, `(timesteps, 1)`."
+                    "An array `(timesteps,)` holds ids, which are integers. Received: documents of "
+                    f"{dtype}. For a single feature give `x[:, None]`, `(timesteps, 1)`."
                 )
 
 
@@ -310,23 +334,27 @@ def _first(items: Iterator, encode: Callable | None) -> dict[Any, np.ndarray]:
         document = as_document("source[0]", item, encode)
         if all(v.ndim == 0 for v in document.values()):
             raise ValueError(
-                "A document must be an array `(timesteps, ...)`. Received: source[0], a single value. If the source gives "
-                "time steps one by one, group them: `itertools.batched`, or `encode=`."
+                "A document must be an array `(timesteps, ...)`. Received: source[0], a single "
+                "value. If the source gives time steps one by one, group them: "
+                "`itertools.batched`, or `encode=`."
             )
         return document
     raise ValueError(
-        "`source` gives no document. Received: an empty source. Is its path right, or was it read before?"
+        "`source` gives no document. Received: an empty source. Is its path right, or was it read "
+        "before?"
     )
 
 
 def _checked_source(source: Any) -> Any:
     if isinstance(source, (str, bytes, dict)) or is_array(source):
         raise TypeError(
-            f"`source` must give documents one after the other. Received: {type(source).__name__}. Pass a list or other "
-            "iterable of arrays, or a function that gives an iterator; one array is read by `StatefulSequence`."
+            f"`source` must give documents one after the other. Received: {type(source).__name__}. "
+            "Pass a list or other iterable of arrays, or a function that gives an iterator; one "
+            "array is read by `StatefulSequence`."
         )
     if not isinstance(source, Iterable) and not callable(source):
         raise TypeError(
-            f"`source` must be an iterable of documents, or a function that gives one. Received: {type(source).__name__}."
+            "`source` must be an iterable of documents, or a function that gives one. Received: "
+            f"{type(source).__name__}."
         )
     return source

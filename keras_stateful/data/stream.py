@@ -1,4 +1,6 @@
-"""`StatefulStream`: documents that come one after the other, as the batches that stateful training reads."""
+"""`StatefulStream`: documents that come one after the other, as the batches that stateful training
+reads.
+"""
 
 import threading
 from collections import deque
@@ -14,43 +16,51 @@ from keras_stateful.data.stream_windows import StreamWindows
 from keras_stateful.data.targets import check_label_at
 from keras_stateful.foundation.arguments import whole_number
 
-_PEEKED = 8  # batches that Keras may take from an iterator that it then leaves, to see their shape or ahead of its steps
+# batches that Keras may take from an iterator that it then leaves, to see their shape or ahead of
+# its steps
+_PEEKED = 8
 _MASKS = 64  # masks that are kept behind the last batch given
 
 
 class StatefulStream(Batches):
-    """Documents from a sequential source, of unknown number and larger than memory, as windows for stateful training.
+    """Documents from a sequential source, of unknown number and larger than memory, as windows for
+    stateful training.
 
-    Each row of the batch reads a document from its first step to its last and then takes the next one of the source,
-    so only `batch_size` documents are in memory. Where the source ends, rows run out one after the other and are padded
-    with weight 0. Give it to `fit`, `evaluate` or `predict` as a `StatefulSequence`, which you should prefer where the
-    corpus can be read by index: it wastes less at the end and can deal documents anew.
+    Each row of the batch reads a document from its first step to its last and then takes the next
+    one of the source, so only `batch_size` documents are in memory. Where the source ends, rows run
+    out one after the other and are padded with weight 0. Give it to `fit`, `evaluate` or `predict`
+    as a `StatefulSequence`, which you should prefer where the corpus can be read by index: it
+    wastes less at the end and can deal documents anew.
 
     Args:
-        source: an iterable of documents that can be read again (a list, a `tf.data.Dataset`, an object with
-            `__iter__`), or a function that gives a new iterator for each pass. A generator is read once. A document is an
-            array `(timesteps,)` of ids or `(timesteps, ...)` of features, or a dict of such arrays, in which single values
-            are labels of the document.
+        source: an iterable of documents that can be read again (a list, a `tf.data.Dataset`, an
+            object with `__iter__`), or a function that gives a new iterator for each pass. A
+            generator is read once. A document is an array `(timesteps,)` of ids or
+            `(timesteps, ...)` of features, or a dict of such arrays, in which single values are
+            labels of the document.
         batch_size: rows of a batch.
         sequence_length: time steps of a window.
-        targets: None for the document itself; a key of documents that are dicts (with `target_offset=0` it is then
-            no input); or a dict of keys, one for each output.
-        target_offset: how many time steps later the target stands; 1 where `targets` is None, else 0. A sequence of ints
-            gives targets an axis of that length.
-        label_at: where labels are trained on: at "every" step, at each "window"'s last real step of the document, or
-            at the document's "last".
-        sample_weight: a key of documents that are dicts: one value per time step or per document. It is no input.
-        boundary: "align": each document begins at the first step of a window. "pack": back to back, with resets inside
-            windows.
+        targets: None for the document itself; a key of documents that are dicts (with
+            `target_offset=0` it is then no input); or a dict of keys, one for each output.
+        target_offset: how many time steps later the target stands; 1 where `targets` is None, else
+            0. A sequence of ints gives targets an axis of that length.
+        label_at: where labels are trained on: at "every" step, at each "window"'s last real step of
+            the document, or at the document's "last".
+        sample_weight: a key of documents that are dicts: one value per time step or per document.
+            It is no input.
+        boundary: "align": each document begins at the first step of a window. "pack": back to back,
+            with resets inside windows.
         burn_in: time steps that are read and not trained on at the start of each document.
-        resets: whether each batch has the reset mask as the model's last input, `(x, mask)` or the key "resets".
+        resets: whether each batch has the reset mask as the model's last input, `(x, mask)` or the
+            key "resets".
         encode: a function from what the source gives to a document.
-        steps_per_epoch: batches of an epoch; the next epoch goes on where it stopped, and the source begins again where it
-            ends. None: an epoch is one pass over the source.
+        steps_per_epoch: batches of an epoch; the next epoch goes on where it stopped, and the
+            source begins again where it ends. None: an epoch is one pass over the source.
 
-    Weights are scaled so that the loss is per real step. How much will be padding is known only after a pass: the first
-    is scaled by the share so far, each later one by that of the pass before, so that its loss is exact if the source
-    gives the same. (With `steps_per_epoch` it is the share so far throughout.) `weighted_metrics` are exact always.
+    Weights are scaled so that the loss is per real step. How much will be padding is known only
+    after a pass: the first is scaled by the share so far, each later one by that of the pass
+    before, so that its loss is exact if the source gives the same. (With `steps_per_epoch` it is
+    the share so far throughout.) `weighted_metrics` are exact always.
 
     Attributes:
         num_batches: `steps_per_epoch`.
@@ -60,9 +70,9 @@ class StatefulStream(Batches):
 
     Raises:
         TypeError: a source or argument of the wrong type.
-        ValueError: an argument that cannot be right, or an empty source; while reading, with the number of the document:
-            one that is empty, too short for `target_offset`, unlike the first or not finite, or a source that ends
-            within the first window.
+        ValueError: an argument that cannot be right, or an empty source; while reading, with the
+            number of the document: one that is empty, too short for `target_offset`, unlike the
+            first or not finite, or a source that ends within the first window.
 
     Example:
 
@@ -103,16 +113,24 @@ class StatefulStream(Batches):
         self.burn_in = whole_number("burn_in", burn_in, 0)
         if boundary not in ("align", "pack"):
             raise ValueError(
-                f'`boundary` must be "align" or "pack". Received: boundary={boundary!r}. To ignore where documents end, let '
-                "the source join them, or read a `StatefulSequence`."
+                f'`boundary` must be "align" or "pack". Received: boundary={boundary!r}. To ignore '
+                "where documents end, let the source join them, or read a `StatefulSequence`."
             )
         check_label_at(label_at)
         if steps_per_epoch is not None:
-            steps_per_epoch = whole_number("steps_per_epoch", steps_per_epoch, 1, alternative="or None")
+            steps_per_epoch = whole_number(
+                "steps_per_epoch", steps_per_epoch, 1, alternative="or None"
+            )
         self.boundary, self.resets, self.label_at = boundary, bool(resets), label_at
         self.steps_per_epoch, self.shard, self.epoch = steps_per_epoch, (0, 1), 0
         self._source = Source(
-            source, encode, targets, target_offset, label_at, sample_weight, again=steps_per_epoch is not None
+            source,
+            encode,
+            targets,
+            target_offset,
+            label_at,
+            sample_weight,
+            again=steps_per_epoch is not None,
         )
         self._windows = StreamWindows(
             self._source,
@@ -125,7 +143,9 @@ class StatefulStream(Batches):
         )
         self.has_targets = targets is not None
         self._lock = threading.RLock()
-        self._ready: deque[tuple] = deque()  # batches, with their masks, made for these or given back
+        self._ready: deque[tuple] = (
+            deque()
+        )  # batches, with their masks, made for these or given back
         self._handed: deque[tuple] = deque(maxlen=_PEEKED)  # the last ones given in this pass
         self._pass = self._made = self._given = self._trained = 0  # its number, its batches
         self._finished = False
@@ -166,14 +186,16 @@ class StatefulStream(Batches):
     def __len__(self) -> int:
         if self.steps_per_epoch is None:
             raise TypeError(
-                "A stream without `steps_per_epoch` has no length: nobody knows it before its end. Received: len(stream). "
-                "`fit` needs none; to fix one, make it with `StatefulStream(..., steps_per_epoch=...)`."
+                "A stream without `steps_per_epoch` has no length: nobody knows it before its end. "
+                "Received: len(stream). `fit` needs none; to fix one, make it with "
+                "`StatefulStream(..., steps_per_epoch=...)`."
             )
         return self.steps_per_epoch
 
     def __getitem__(self, index: int) -> tuple:
         raise TypeError(
-            "A stream has no batch by index. Received: stream[...]. Iterate over it, or read a `StatefulSequence`."
+            "A stream has no batch by index. Received: stream[...]. Iterate over it, or read a "
+            "`StatefulSequence`."
         )
 
     def reset_mask(self, i: int, epoch: int | None = None) -> np.ndarray:
@@ -184,8 +206,8 @@ class StatefulStream(Batches):
             epoch: not needed; a stream knows one pass, the present one.
 
         Returns:
-            bool `(batch_size,)`, in "pack" `(batch_size, sequence_length)`: True where the state is set to the initial
-            state before this step. All False behind the last batch.
+            bool `(batch_size,)`, in "pack" `(batch_size, sequence_length)`: True where the state is
+            set to the initial state before this step. All False behind the last batch.
         """
         with self._lock:
             if self._finished and i == 0:
@@ -194,7 +216,8 @@ class StatefulStream(Batches):
                 self._ready.append(item)
             if i < self._made and i not in self._masks:
                 raise ValueError(
-                    f"A stream keeps the masks of its last {_MASKS} batches. Received: batch {i}; {self._made} were read."
+                    f"A stream keeps the masks of its last {_MASKS} batches. Received: batch {i}; "
+                    f"{self._made} were read."
                 )
             return self._masks.get(i, self._windows.no_resets())
 
@@ -202,7 +225,8 @@ class StatefulStream(Batches):
         """Refuses ids that a model does not know, as they are read.
 
         Args:
-            known: how many ids the model's `Embedding` knows, by key of the input; the key is None for a single one.
+            known: how many ids the model's `Embedding` knows, by key of the input; the key is None
+                for a single one.
         """
         self._windows.known = known
 
@@ -215,7 +239,9 @@ class StatefulStream(Batches):
         self._windows.classes = with_id_targets(known, self.signature()[1])
 
     def trained(self, batches: int) -> None:
-        """Takes note that so many batches of the present pass were trained on; the next pass goes on behind them."""
+        """Takes note that so many batches of the present pass were trained on; the next pass goes
+        on behind them.
+        """
         self._trained = batches
 
     def __iter__(self) -> Iterator[tuple]:
@@ -225,7 +251,9 @@ class StatefulStream(Batches):
             yield batch
 
     def read_pass(self) -> Iterator[tuple]:
-        """The batches of one epoch. What was read ahead, and not trained on, is given again in the next one."""
+        """The batches of one epoch. What was read ahead, and not trained on, is given again in the
+        next one.
+        """
         with self._lock:
             self._begin()
             number = self._pass
@@ -281,7 +309,8 @@ class StatefulStream(Batches):
             return self._made <= batches
 
     def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:
-        """Where the present pass stands after some batches: which step of which document each row is at.
+        """Where the present pass stands after some batches: which step of which document each row
+        is at.
 
         Args:
             batches: not far behind the last one given.
@@ -290,7 +319,12 @@ class StatefulStream(Batches):
         """
         with self._lock:
             batches = min(batches, self._made)
-            return {**self._positions[batches], "batch": batches, "over": over, "finished": self._finished}
+            return {
+                **self._positions[batches],
+                "batch": batches,
+                "over": over,
+                "finished": self._finished,
+            }
 
     def _here(self) -> dict[str, Any]:
         return {
@@ -301,7 +335,8 @@ class StatefulStream(Batches):
         }
 
     def seek(self, position: dict[str, Any]) -> None:
-        """The next pass goes on from `position`; the source is read again from its start up to there.
+        """The next pass goes on from `position`; the source is read again from its start up to
+        there.
 
         Raises:
             ValueError: a source that is read once, or that gives other documents than it did.
@@ -353,15 +388,17 @@ class StatefulStream(Batches):
         if not any(filled):
             if self._made == 0 and self._all_steps:
                 raise ValueError(
-                    "`source` was read to its end and gives nothing more. Received: an iterator, which is read once. Pass a "
-                    "function that makes one for each epoch: `StatefulStream(lambda: read_documents(path), ...)`."
+                    "`source` was read to its end and gives nothing more. Received: an iterator, "
+                    "which is read once. Pass a function that makes one for each epoch: "
+                    "`StatefulStream(lambda: read_documents(path), ...)`."
                 )
             return None
         if not self._all_steps and self._windows.idle and self._source.at_end():
             steps = sum(n for spans in filled for _, _, _, n in spans)
             raise ValueError(
-                f"`source` ends within the first window. Received: {steps} time steps, batch_size={self.batch_size}, "
-                f"sequence_length={self.sequence_length}. Take fewer rows, a shorter window, or more text."
+                f"`source` ends within the first window. Received: {steps} time steps, "
+                f"batch_size={self.batch_size}, sequence_length={self.sequence_length}. Take fewer "
+                "rows, a shorter window, or more text."
             )
         batch, mask, counted = self._windows.gather(filled)
         real = sum(n for spans in filled for _, _, _, n in spans)

@@ -9,7 +9,9 @@ from keras_stateful.data.batch import assemble, no_resets, output_specs
 from keras_stateful.data.ids import Classes
 from keras_stateful.data.source import Document, Output, Source
 
-Filled = list[list[tuple[int, Document, int, int]]]  # for each row: column, document, first time step, steps
+Filled = list[
+    list[tuple[int, Document, int, int]]
+]  # for each row: column, document, first time step, steps
 
 
 class _Row:
@@ -21,7 +23,8 @@ class _Row:
 
 
 class StreamWindows:
-    """Rows that each read a document to its end and then take the next one of the source, window by window.
+    """Rows that each read a document to its end and then take the next one of the source, window by
+    window.
 
     Args:
         source: where documents come from.
@@ -31,10 +34,22 @@ class StreamWindows:
     """
 
     def __init__(
-        self, source: Source, rows: int, window: int, boundary: str, burn_in: int, label_at: str, resets: bool
+        self,
+        source: Source,
+        rows: int,
+        window: int,
+        boundary: str,
+        burn_in: int,
+        label_at: str,
+        resets: bool,
     ):
         self._source, self._rows, self._window = source, [_Row() for _ in range(rows)], window
-        self._boundary, self._burn_in, self._label_at, self._resets = boundary, burn_in, label_at, resets
+        self._boundary, self._burn_in, self._label_at, self._resets = (
+            boundary,
+            burn_in,
+            label_at,
+            resets,
+        )
         self.known: dict[Any, int] = {}  # how many ids the model that reads them knows, by key
         self.classes: dict[Any, Classes] = {}  # of its outputs
 
@@ -48,7 +63,8 @@ class StreamWindows:
         """Shape and dtype of each input, target and weight."""
         source, shape = self._source, (len(self._rows), self._window)
         inputs = {
-            k: ((*shape, *source.like[k][0]), out_dtype("source", source.like[k][1])) for k in source.inputs
+            k: ((*shape, *source.like[k][0]), out_dtype("source", source.like[k][1]))
+            for k in source.inputs
         }
         offsets = len(source.offsets) if source.horizon else None
         both = {k: output_specs(shape, o, offsets) for k, o in source.outputs.items()}
@@ -59,7 +75,9 @@ class StreamWindows:
         return no_resets(len(self._rows), self._window, self._boundary)
 
     def check(self, batch: tuple) -> None:
-        """Refuses a batch whose inputs hold ids beyond `known`, or its targets ids beyond `classes`."""
+        """Refuses a batch whose inputs hold ids beyond `known`, or its targets ids beyond
+        `classes`.
+        """
         x, y, weights = batch
         for key, size in self.known.items():
             ids = x[key] if key is not None else x[0] if self._resets else x
@@ -84,9 +102,12 @@ class StreamWindows:
         self._source.restart()
 
     def reading(self) -> list:
-        """For each row the number, the time step reached and the checksum of its document, or None; as JSON."""
+        """For each row the number, the time step reached and the checksum of its document, or None;
+        as JSON.
+        """
         return [
-            None if r.document is None else [r.document.number, r.at, r.document.checksum] for r in self._rows
+            None if r.document is None else [r.document.number, r.at, r.document.checksum]
+            for r in self._rows
         ]
 
     def go_on(self, reading: list, taken: int) -> None:
@@ -118,7 +139,9 @@ class StreamWindows:
         return spans
 
     def gather(self, filled: Filled) -> tuple[tuple, np.ndarray, float]:
-        """What `fill` gave as a batch with unscaled weights, its reset mask, and how many steps count."""
+        """What `fill` gave as a batch with unscaled weights, its reset mask, and how many steps
+        count.
+        """
         source, (input_specs, target_specs, _) = self._source, self._specs()
         inputs = {k: np.zeros(*spec) for k, spec in input_specs.items()}
         targets = {k: np.zeros(*spec) for k, spec in target_specs.items()}
@@ -129,7 +152,13 @@ class StreamWindows:
                 for key in source.inputs:
                     inputs[key][row, column:stop] = document.arrays[key][start:end]
                 for key, output in source.outputs.items():
-                    self._put(targets[key][row, column:stop], output, document.arrays[output.key], start, end)
+                    self._put(
+                        targets[key][row, column:stop],
+                        output,
+                        document.arrays[output.key],
+                        start,
+                        end,
+                    )
                 skip = min(max(self._burn_in - start, 0), steps)
                 if self._label_at == "every":
                     weights[row, column + skip : stop] = 1
@@ -154,7 +183,9 @@ class StreamWindows:
         )
         return batch, mask, counts
 
-    def _put(self, into: np.ndarray, output: Output, values: np.ndarray, start: int, end: int) -> None:
+    def _put(
+        self, into: np.ndarray, output: Output, values: np.ndarray, start: int, end: int
+    ) -> None:
         into = into[..., 0] if output.lifted else into
         if output.is_label:
             into[:] = values

@@ -1,8 +1,9 @@
 """What a batch is trained on: targets and weights.
 
-A target is what an output shall give at a time step: the corpus some steps later, an array laid out as the
-corpus, or one label for the whole document. Weights say where it counts, and are scaled so that the mean that Keras
-takes over all steps of a batch is, over an epoch, the mean over the steps that count.
+A target is what an output shall give at a time step: the corpus some steps later, an array laid out
+as the corpus, or one label for the whole document. Weights say where it counts, and are scaled so
+that the mean that Keras takes over all steps of a batch is, over an epoch, the mean over the steps
+that count.
 """
 
 import operator
@@ -79,7 +80,9 @@ class Target:
         weights[spans.row[chosen], (spans.column + spans.steps - 1)[chosen]] = scale
         return weights
 
-    def batch(self, spans: list[Spans], rows: int, window: int, weights: np.ndarray | None) -> np.ndarray:
+    def batch(
+        self, spans: list[Spans], rows: int, window: int, weights: np.ndarray | None
+    ) -> np.ndarray:
         """Targets `(rows, window, ...)`.
 
         Args:
@@ -106,7 +109,8 @@ class Target:
 def lifted(dtype: np.dtype, shape: tuple, horizon: bool) -> bool:
     """Whether single floating-point targets get an axis of length 1, as a `Dense(1)` gives.
 
-    Without it Keras's losses would take the time axis for it, and weights `(batch, time)` would not fit.
+    Without it Keras's losses would take the time axis for it, and weights `(batch, time)` would not
+    fit.
     """
     return dtype.kind == "f" and not shape and not horizon
 
@@ -161,7 +165,9 @@ def open_targets(
     """
     check_label_at(label_at)
     if isinstance(targets, dict) and not targets:
-        raise ValueError("`targets` holds nothing. Received: {}. Leave it out, or name at least one output.")
+        raise ValueError(
+            "`targets` holds nothing. Received: {}. Leave it out, or name at least one output."
+        )
     several = targets if isinstance(targets, dict) else {None: targets}
     return {
         key: _open(
@@ -189,20 +195,22 @@ def _open(
     field, labels = _values(corpus, given, name, value)
     if labels is None and label_at != "every":
         raise ValueError(
-            f"`label_at` says where one label per document is trained on. Received: label_at={label_at!r} with targets "
-            "for every time step. Leave it out, or pass `targets` of shape (documents,)."
+            "`label_at` says where one label per document is trained on. Received: "
+            f"label_at={label_at!r} with targets for every time step. Leave it out, or pass "
+            "`targets` of shape (documents,)."
         )
     own = field is not None and (value is None or value is given)
     offsets, horizon = read_offsets(target_offset, 1 if value is None else 0)
     if value is None and offsets == (0,):
         raise ValueError(
-            "`target_offset=0` without `targets` asks for the input itself. Received: target_offset=0, targets=None. "
-            "Pass `target_offset=1` for the next time step, or `targets`."
+            "`target_offset=0` without `targets` asks for the input itself. Received: "
+            "target_offset=0, targets=None. Pass `target_offset=1` for the next time step, or "
+            "`targets`."
         )
     if labels is not None and offsets != (0,):
         raise ValueError(
-            f"One label per document cannot be shifted. Received: target_offset={target_offset!r} with `{name}` of shape "
-            f"{labels.shape}. Leave `target_offset` out."
+            f"One label per document cannot be shifted. Received: target_offset={target_offset!r} "
+            f"with `{name}` of shape {labels.shape}. Leave `target_offset` out."
         )
     if field is not None and not own:
         if weights is None:
@@ -212,19 +220,22 @@ def _open(
     if labels is not None and labels.dtype.kind == "f" and not np.isfinite(labels).all():
         i = int((~np.isfinite(labels)).reshape(len(labels), -1).any(1).argmax())
         raise ValueError(
-            f"`{name}` is NaN or infinite. Received: document {i}. Give documents without a label weight 0: "
-            "`targets=np.nan_to_num(labels), sample_weight=~np.isnan(labels)`."
+            f"`{name}` is NaN or infinite. Received: document {i}. Give documents without a label "
+            "weight 0: `targets=np.nan_to_num(labels), sample_weight=~np.isnan(labels)`."
         )
     return Target(name, field, labels, offsets, horizon, label_at)
 
 
-def _values(corpus: Corpus, given: Any, name: str, value: Any) -> tuple[Field | None, np.ndarray | None]:
+def _values(
+    corpus: Corpus, given: Any, name: str, value: Any
+) -> tuple[Field | None, np.ndarray | None]:
     """Values for every step, or one per document."""
     if value is None:
         if len(corpus.fields) > 1:
             raise ValueError(
-                f"`targets` must say which of several inputs is to be predicted. Received: targets=None with a corpus of "
-                f"{sorted(corpus.fields)}. Pass the key, e.g. `targets={min(corpus.fields)!r}, target_offset=1`."
+                "`targets` must say which of several inputs is to be predicted. Received: "
+                f"targets=None with a corpus of {sorted(corpus.fields)}. Pass the key, e.g. "
+                f"`targets={min(corpus.fields)!r}, target_offset=1`."
             )
         return next(iter(corpus.fields.values())), None
     if isinstance(value, str):
@@ -240,17 +251,18 @@ def _values(corpus: Corpus, given: Any, name: str, value: Any) -> tuple[Field | 
         found = open_field(name, value, None)
         if not is_array(value):
             raise ValueError(
-                f"`{name}` must be laid out as the corpus, which is one array. Received: {type(value).__name__} of length "
-                f"{len(value)}. Pass one array `({corpus.lengths[0]}, ...)`; for labels of documents, pass the corpus as "
-                "a list of documents."
+                f"`{name}` must be laid out as the corpus, which is one array. Received: "
+                f"{type(value).__name__} of length {len(value)}. Pass one array "
+                f"`({corpus.lengths[0]}, ...)`; for labels of documents, pass the corpus as a list "
+                "of documents."
             )
     elif is_array(value) or _all_scalars(value):
         labels = _labels(name, np.asarray(value))
         if len(labels) != count:
             total = int(corpus.lengths.sum())
             raise ValueError(
-                f"`{name}` as one array means one label per document. Received: shape {labels.shape} for {count} "
-                "documents. "
+                f"`{name}` as one array means one label per document. Received: shape "
+                f"{labels.shape} for {count} documents. "
                 + ("Split it like the documents: a list with one array per document, `np.split(...)`."
                    if len(labels) == total else
                    "Give one label for each, or a list with one array per document.")
@@ -260,7 +272,8 @@ def _values(corpus: Corpus, given: Any, name: str, value: Any) -> tuple[Field | 
         found = open_field(name, value, None)
     if isinstance(found, Corpus):
         raise TypeError(
-            f"`{name}` must be numbers. Received: documents that are dicts. Pass `targets={{output: [...]}}`."
+            f"`{name}` must be numbers. Received: documents that are dicts. Pass "
+            f"`targets={{output: [...]}}`."
         )
     check_laid_out(found, whole)
     return found, None
@@ -269,8 +282,8 @@ def _values(corpus: Corpus, given: Any, name: str, value: Any) -> tuple[Field | 
 def _unknown_key(corpus: Corpus, name: str, key: str) -> ValueError:
     known = sorted([*corpus.fields, *corpus.labels], key=str) if corpus.is_dict else "no keys"
     return ValueError(
-        f"`{name}` names a key that the corpus lacks. Received: {key!r}; the corpus has {known}. Pass one of its keys, or an "
-        "array."
+        f"`{name}` names a key that the corpus lacks. Received: {key!r}; the corpus has {known}. "
+        "Pass one of its keys, or an array."
     )
 
 
@@ -284,14 +297,18 @@ def _all_scalars(value: Any) -> bool:
 
 def _labels(name: str, labels: np.ndarray) -> np.ndarray:
     if labels.ndim == 0:
-        raise ValueError(f"`{name}` must have one label per document. Received: a single value, {labels}.")
+        raise ValueError(
+            f"`{name}` must have one label per document. Received: a single value, {labels}."
+        )
     return labels.astype(out_dtype(name, labels.dtype))
 
 
 def check_label_at(label_at: Any) -> None:
     """Raises a ValueError for what says nowhere that labels are trained on."""
     if label_at not in ("every", "window", "last"):
-        raise ValueError(f'`label_at` must be "every", "window" or "last". Received: label_at={label_at!r}.')
+        raise ValueError(
+            f'`label_at` must be "every", "window" or "last". Received: label_at={label_at!r}.'
+        )
 
 
 def read_offsets(given: Any, default: int) -> tuple[tuple[int, ...], bool]:
@@ -302,12 +319,13 @@ def read_offsets(given: Any, default: int) -> tuple[tuple[int, ...], bool]:
         offsets = tuple(operator.index(o) for o in (given if horizon else [given]))
     except TypeError:
         raise TypeError(
-            f"`target_offset` must be an int or a sequence of ints, in time steps. Received: target_offset={given!r}."
+            "`target_offset` must be an int or a sequence of ints, in time steps. Received: "
+            f"target_offset={given!r}."
         ) from None
     if not offsets or min(offsets) < 0:
         raise ValueError(
-            f"`target_offset` must be 0 or more time steps. Received: target_offset={given!r}. To predict the past, pass "
-            "`targets` that are shifted already."
+            f"`target_offset` must be 0 or more time steps. Received: target_offset={given!r}. To "
+            "predict the past, pass `targets` that are shifted already."
         )
     return offsets, horizon
 
@@ -325,8 +343,9 @@ class Weights:
         whole, count = next(iter(corpus.fields.values())), len(corpus.lengths)
         if isinstance(given, dict):
             raise TypeError(
-                f"`{name}` is one for all outputs: a number for each time step, or for each document. Received: a dict of "
-                f"{sorted(map(str, given))}. To weigh whole outputs there is `compile(loss_weights=...)`."
+                f"`{name}` is one for all outputs: a number for each time step, or for each "
+                f"document. Received: a dict of {sorted(map(str, given))}. To weigh whole outputs "
+                "there is `compile(loss_weights=...)`."
             )
         if isinstance(given, str) and given in corpus.labels:
             self.documents = corpus.labels[given].astype("float32")
@@ -345,18 +364,24 @@ class Weights:
         if self.documents is not None:
             if self.documents.shape != (count,):
                 raise ValueError(
-                    f"`{name}` as one array means one weight per document. Received: shape {self.documents.shape} for "
-                    f"{count} documents. Give one for each, or a list with one array per document."
+                    f"`{name}` as one array means one weight per document. Received: shape "
+                    f"{self.documents.shape} for {count} documents. Give one for each, or a list "
+                    "with one array per document."
                 )
             self._check(name, self.documents)
         elif self.field is not None:
             if self.field.shape:
                 raise ValueError(
-                    f"`{name}` must be one number per time step. Received: {self.field.shape} at each. Sum or average them."
+                    f"`{name}` must be one number per time step. Received: {self.field.shape} at "
+                    "each. Sum or average them."
                 )
-            for d in range(count):  # also of a memory map: a weight that is wrong trains on the wrong thing
+            for d in range(
+                count
+            ):  # also of a memory map: a weight that is wrong trains on the wrong thing
                 for start in range(0, int(corpus.lengths[d]), 1 << 24):
-                    self._check(self.field.document_name(d), self.field.read(d, start, start + (1 << 24)))
+                    self._check(
+                        self.field.document_name(d), self.field.read(d, start, start + (1 << 24))
+                    )
             self.field.searched = True
 
     @staticmethod
@@ -364,8 +389,8 @@ class Weights:
         low, high = values.min(), values.max()
         if not (low >= 0 and np.isfinite(high)):
             raise ValueError(
-                f"`{name}` must be 0 or more everywhere. Received: {low if not low >= 0 else high}. Use 0 for what shall "
-                "not be trained on."
+                f"`{name}` must be 0 or more everywhere. Received: "
+                f"{low if not low >= 0 else high}. Use 0 for what shall not be trained on."
             )
 
     def search(self, targets: Field, offsets: tuple[int, ...]) -> None:

@@ -1,4 +1,6 @@
-"""The windows of a corpus: batches of inputs, targets and weights, where the layout of an epoch says they stand."""
+"""The windows of a corpus: batches of inputs, targets and weights, where the layout of an epoch
+says they stand.
+"""
 
 from collections.abc import Iterator
 from operator import methodcaller
@@ -15,8 +17,11 @@ from keras_stateful.data.plan import Plan
 from keras_stateful.data.targets import Target, Weights
 
 
-def choose_inputs(corpus: Corpus, given: Any, targets: dict[Any, Target], weights: Any = None) -> list:
-    """Keys of the fields that a model reads: all that are neither targets at the same step nor weights.
+def choose_inputs(
+    corpus: Corpus, given: Any, targets: dict[Any, Target], weights: Any = None
+) -> list:
+    """Keys of the fields that a model reads: all that are neither targets at the same step nor
+    weights.
 
     Args:
         corpus: the corpus.
@@ -29,21 +34,25 @@ def choose_inputs(corpus: Corpus, given: Any, targets: dict[Any, Target], weight
     """
     named = given.values() if isinstance(given, dict) else [given]
     answers = (
-        {t for t in named if isinstance(t, str)} if all(0 in t.offsets for t in targets.values()) else set()
+        {t for t in named if isinstance(t, str)}
+        if all(0 in t.offsets for t in targets.values())
+        else set()
     )
     answers |= {weights} if isinstance(weights, str) else set()
     chosen = [k for k in corpus.fields if k not in answers]
     if not chosen:
         raise ValueError(
             f"`targets` takes the only input. Received: targets={given!r} with a corpus of "
-            f"{sorted(corpus.fields)}. Pass `target_offset=1` to predict the next time step from the last."
+            f"{sorted(corpus.fields)}. Pass `target_offset=1` to predict the next time step from "
+            "the last."
         )
     for key in chosen:
         field = corpus.fields[key]
         if not field.shape and field.out_dtype.kind == "f":
             raise ValueError(
-                f"An array `(timesteps,)` holds ids, which are integers. Received: `{field.name}` of {field.dtype}, one "
-                "number at each time step. For a single feature pass `x[:, None]`, `(timesteps, 1)`; for ids, "
+                f"An array `(timesteps,)` holds ids, which are integers. Received: `{field.name}` "
+                f"of {field.dtype}, one number at each time step. For a single feature pass `x[:, "
+                "None]`, `(timesteps, 1)`; for ids, "
                 '`x.astype("int32")`.'
             )
     return chosen
@@ -103,17 +112,23 @@ class Windows:
         return assemble(inputs, mask, y, weights if self._weighted else None)
 
     def check_ids(self, known: dict[Any, int], lengths: np.ndarray) -> None:
-        """Refuses ids that a model does not know: now, or as they are read where a search would take long.
+        """Refuses ids that a model does not know: now, or as they are read where a search would
+        take long.
 
         Args:
             known: how many ids the model knows, by key of the field.
             lengths: time steps of each document that are read.
         """
-        fields = {k: self._corpus.fields[k] for k in known if self._corpus.fields[k].out_dtype == np.int32}
-        self._vocabulary = {k: known[k] for k, f in fields.items() if not f.check_ids(known[k], lengths)}
+        fields = {
+            k: self._corpus.fields[k] for k in known if self._corpus.fields[k].out_dtype == np.int32
+        }
+        self._vocabulary = {
+            k: known[k] for k, f in fields.items() if not f.check_ids(known[k], lengths)
+        }
 
     def check_classes(self, known: dict[Any, Classes]) -> None:
-        """Refuses target ids that a model's output has no class for: now, or as they are read likewise.
+        """Refuses target ids that a model's output has no class for: now, or as they are read
+        likewise.
 
         Args:
             known: the classes of each output.
@@ -137,9 +152,13 @@ class Windows:
         return mask
 
     def reset_mask(self, i: int, epoch: int) -> np.ndarray:
-        """The reset mask of one batch. Those of the batches around it are made with it, since a fit asks for all."""
+        """The reset mask of one batch. Those of the batches around it are made with it, since a fit
+        asks for all.
+        """
         rows = len(self._rows)
-        several = max(1, min(64, 2**16 // no_resets(rows, self._plan.settings.window, self._boundary).size))
+        several = max(
+            1, min(64, 2**16 // no_resets(rows, self._plan.settings.window, self._boundary).size)
+        )
         key = (epoch, i // several)
         known, masks = self._masks
         if known != key:
@@ -174,9 +193,13 @@ class Windows:
         settings, low, high = self._plan.settings, self._rows.start, self._rows.stop
 
         def batches(field: Any, shift: int, lifted: bool = False) -> Iterator[np.ndarray]:
-            whole = field.streams(layout.begin + shift, settings.rows, layout.num_batches, settings.window)
+            whole = field.streams(
+                layout.begin + shift, settings.rows, layout.num_batches, settings.window
+            )
             parts = whole[begin:end, low:high]
-            return map(methodcaller("astype", field.out_dtype, "C"), parts[..., None] if lifted else parts)
+            return map(
+                methodcaller("astype", field.out_dtype, "C"), parts[..., None] if lifted else parts
+            )
 
         inputs = {k: batches(self._corpus.fields[k], 0) for k in self._inputs}
         masks = None
@@ -222,12 +245,18 @@ class Windows:
     def _scale(self, target: Target, layout: Dealt | Streams) -> float:
         """All steps / counted steps of the epoch, in all shards."""
         settings = self._plan.settings
-        counted = max(1, layout.counted(target.label_at))  # in "ignore" the end of no document may be read
+        counted = max(
+            1, layout.counted(target.label_at)
+        )  # in "ignore" the end of no document may be read
         return self._plan.num_batches * settings.rows * settings.window / counted
 
 
 def _together(parts: Any) -> Iterator:
-    """Iterators over batches, alone, in a dict or in a tuple, as one over such structures of arrays."""
+    """Iterators over batches, alone, in a dict or in a tuple, as one over such structures of
+    arrays.
+    """
     if isinstance(parts, dict):
-        return (dict(zip(parts, arrays, strict=True)) for arrays in zip(*parts.values(), strict=True))
+        return (
+            dict(zip(parts, arrays, strict=True)) for arrays in zip(*parts.values(), strict=True)
+        )
     return zip(*parts, strict=True) if isinstance(parts, tuple) else parts

@@ -1,7 +1,7 @@
 """Whole documents, read from their first step to their last: metrics and predictions for each.
 
-A twin of the model, sharing its variables, reads them at a batch size of its own, so nothing has to be cut
-to fit the training batch, and neither the model's state nor its metrics are touched.
+A twin of the model, sharing its variables, reads them at a batch size of its own, so nothing has to
+be cut to fit the training batch, and neither the model's state nor its metrics are touched.
 """
 
 import warnings
@@ -36,7 +36,8 @@ def evaluate_documents(
     burn_in: int = 0,
     encode: Callable | None = None,
 ) -> dict[str, np.ndarray]:
-    """The compiled loss and metrics of each document, read whole, with the state carried from end to end.
+    """The compiled loss and metrics of each document, read whole, with the state carried from end
+    to end.
 
     Args:
         model: a compiled model that `to_stateful` accepts, converted or not. It is left as it was.
@@ -46,12 +47,13 @@ def evaluate_documents(
         targets, target_offset, label_at, sample_weight, burn_in, encode: as for `StatefulSequence`.
 
     Returns:
-        `{"loss": (documents,), metric: (documents,), ...}`: means over each document's own time steps (weighted
-        means, where `sample_weight` is given). Regularization penalties are not part of the loss.
+        `{"loss": (documents,), metric: (documents,), ...}`: means over each document's own time
+        steps (weighted means, where `sample_weight` is given). Regularization penalties are not
+        part of the loss.
 
     Raises:
-        ValueError: a model that is not compiled, or has an output per window instead of per time step; documents
-            that `StatefulSequence` refuses.
+        ValueError: a model that is not compiled, or has an output per window instead of per time
+            step; documents that `StatefulSequence` refuses.
         TypeError: a sequence or generator in place of the documents.
 
     Example:
@@ -96,16 +98,18 @@ def predict_documents(
         documents: a sequence of arrays `(timesteps, ...)`, as for `StatefulSequence`.
         batch_size: documents read side by side; by default up to 32.
         sequence_length: time steps per call; it changes the speed, not the result.
-        reduce: None for the output at every step; "last" for that at the last; "mean" for their mean.
+        reduce: None for the output at every step; "last" for that at the last; "mean" for their
+            mean.
         encode: as for `StatefulSequence`.
 
     Returns:
-        One array `(timesteps, ...)` for each document, in the given order; with `reduce` one `(...)`, stacked to
-        `(documents, ...)`. For a model with several outputs a structure of these, as the model's output.
+        One array `(timesteps, ...)` for each document, in the given order; with `reduce` one
+        `(...)`, stacked to `(documents, ...)`. For a model with several outputs a structure of
+        these, as the model's output.
 
     Raises:
-        ValueError: an unknown `reduce`; a model with an output per window instead of per time step; documents
-            that `StatefulSequence` refuses.
+        ValueError: an unknown `reduce`; a model with an output per window instead of per time step;
+            documents that `StatefulSequence` refuses.
 
     Example:
 
@@ -120,9 +124,12 @@ def predict_documents(
     """
     if reduce not in (None, "last", "mean"):
         raise ValueError(f'`reduce` must be None, "last" or "mean". Received: reduce={reduce!r}.')
-    # With a label for each document, every step is read, also the last; and a dict loses none of its inputs.
+    # With a label for each document, every step is read, also the last; and a dict loses none of
+    # its inputs.
     labels = np.zeros(_count(documents), "int32")
-    reader = _Reader(model, documents, batch_size, sequence_length, {"targets": labels, "encode": encode})
+    reader = _Reader(
+        model, documents, batch_size, sequence_length, {"targets": labels, "encode": encode}
+    )
     parts: list[list[list[np.ndarray]]] = [[] for _ in range(reader.count)]
     steps = np.zeros(reader.count)
     for document, y_pred, _, _, span in reader.windows():
@@ -143,7 +150,9 @@ def predict_documents(
     column: Any
     for k in range(len(model.outputs)):
         if reduce == "mean":
-            column = np.stack([(p[0][k] / s).astype("float32") for p, s in zip(parts, steps, strict=True)])
+            column = np.stack(
+                [(p[0][k] / s).astype("float32") for p, s in zip(parts, steps, strict=True)]
+            )
         elif reduce == "last":
             column = np.stack([p[0][k] for p in parts])
         else:
@@ -157,12 +166,14 @@ def predict_documents(
 
 
 class ValidateDocuments(keras.callbacks.Callback):
-    """Writes `val_loss` and `val_*` metrics of whole held-out documents into the logs of each epoch.
+    """Writes `val_loss` and `val_*` metrics of whole held-out documents into the logs of each
+    epoch.
 
     Validation then needs neither the training batch size nor cut documents, and `EarlyStopping`,
     `ModelCheckpoint` and `CSVLogger` follow it: put it before them in `callbacks`, and leave out
-    `validation_data`. Values are means over all real time steps of all documents; under `sample_weight`, `val_loss` still
-    counts steps of weight 0, as the loss of `fit` does, and weighted metrics do not.
+    `validation_data`. Values are means over all real time steps of all documents; under
+    `sample_weight`, `val_loss` still counts steps of weight 0, as the loss of `fit` does, and
+    weighted metrics do not.
 
     Args:
         documents: a sequence of arrays `(timesteps, ...)`, as for `StatefulSequence`.
@@ -172,8 +183,9 @@ class ValidateDocuments(keras.callbacks.Callback):
         targets, target_offset, label_at, sample_weight, burn_in, encode: as for `StatefulSequence`.
 
     Raises:
-        ValueError: as `evaluate_documents`, when training begins; likewise documents without `targets` where training has
-            them, `validation_data` beside it, and a callback that reads `val_*` or the logs and stands before it.
+        ValueError: as `evaluate_documents`, when training begins; likewise documents without
+            `targets` where training has them, `validation_data` beside it, and a callback that
+            reads `val_*` or the logs and stands before it.
 
     Example:
 
@@ -209,15 +221,23 @@ class ValidateDocuments(keras.callbacks.Callback):
     ):
         super().__init__()
         self.every = whole_number("every", every, 1, unit="epochs")
-        self.documents, self.batch_size, self.sequence_length = documents, batch_size, sequence_length
+        self.documents, self.batch_size, self.sequence_length = (
+            documents,
+            batch_size,
+            sequence_length,
+        )
         self.layout = _layout(targets, target_offset, label_at, sample_weight, burn_in, encode)
         self._reader: Any = None
 
     def on_train_begin(self, logs: Any = None) -> None:
         arguments = keras_internals.fit_arguments(self.model)
         self._check_fit(arguments)
-        self._reader = _Reader(self.model, self.documents, self.batch_size, self.sequence_length, self.layout)
-        check_labels(sequence_or_none(arguments.get("x")), self._reader.sequence, "ValidateDocuments(...)")
+        self._reader = _Reader(
+            self.model, self.documents, self.batch_size, self.sequence_length, self.layout
+        )
+        check_labels(
+            sequence_or_none(arguments.get("x")), self._reader.sequence, "ValidateDocuments(...)"
+        )
         check_targets(self.model, "documents", self._reader.sequence)
         self._reader.twin.compile(**fresh_compile_arguments(self.model))
 
@@ -225,7 +245,8 @@ class ValidateDocuments(keras.callbacks.Callback):
         """Nobody else writes `val_loss`, and who reads it comes later."""
         if arguments.get("validation_data") is not None:
             raise ValueError(
-                "`ValidateDocuments` and `validation_data` both write `val_loss`. Received: both. Leave one of them out."
+                "`ValidateDocuments` and `validation_data` both write `val_loss`. Received: both. "
+                "Leave one of them out."
             )
         check_readers_come_after(self, arguments, prefix="val_")
 
@@ -240,28 +261,39 @@ class _Reader:
     """Reads documents through a twin of the model, window by window."""
 
     def __init__(
-        self, model: keras.Model, documents: Any, batch_size: int | None, sequence_length: int, layout: dict
+        self,
+        model: keras.Model,
+        documents: Any,
+        batch_size: int | None,
+        sequence_length: int,
+        layout: dict,
     ):
         if is_sequence(documents):
             raise TypeError(
-                f"`documents` must be the documents themselves. Received: a {type(documents).__name__}. Pass the list "
-                "of arrays that it was made of."
+                "`documents` must be the documents themselves. Received: a "
+                f"{type(documents).__name__}. Pass the list of arrays that it was made of."
             )
         columns = documents.values() if isinstance(documents, dict) else [documents]
         for array in (column for column in columns if hasattr(column, "ndim")):
             raise ValueError(
-                f"`documents` must be a sequence of arrays, one for each document. Received: one array of shape "
-                f"{tuple(array.shape)}. For one document pass `[x]`, for many of equal length `list(x)`."
+                "`documents` must be a sequence of arrays, one for each document. Received: one "
+                f"array of shape {tuple(array.shape)}. For one document pass `[x]`, for many of "
+                "equal length `list(x)`."
             )
         self.count = _count(documents)
-        rows = batch_size if batch_size is not None else devices.whole_rows(max(1, min(32, self.count)))
+        rows = (
+            batch_size
+            if batch_size is not None
+            else devices.whole_rows(max(1, min(32, self.count)))
+        )
         self.sequence = _sequence(documents, rows, sequence_length, layout)
         self.twin = twin_with_resets(model, rows)
         if not all(find_time_axis(self.twin, recurrent_paths(self.twin)).outputs):
             raise ValueError(
-                "Whole documents are read window by window and need an output at every time step. Received: model "
-                f"outputs of shape {[tuple(o.shape) for o in model.outputs]}. Give the last recurrent layer "
-                "`return_sequences=True`; `predict_documents(..., reduce='last')` then takes the last."
+                "Whole documents are read window by window and need an output at every time step. "
+                f"Received: model outputs of shape {[tuple(o.shape) for o in model.outputs]}. Give "
+                "the last recurrent layer `return_sequences=True`; `predict_documents(..., "
+                "reduce='last')` then takes the last."
             )
         check_inputs(self.twin, "documents", self.sequence)
         check_ids(self.twin, self.sequence)
@@ -285,11 +317,19 @@ class _Reader:
         """Each batch, and row and span of what stands in it."""
         for i in range(len(self.sequence)):
             rows = self.sequence.locate(i)
-            yield self.sequence[i], [(row, span) for row, spans in enumerate(rows) for span in spans]
+            yield (
+                self.sequence[i],
+                [(row, span) for row, spans in enumerate(rows) for span in spans],
+            )
 
 
 def _layout(
-    targets: Any, target_offset: Any, label_at: str, sample_weight: Any, burn_in: int, encode: Callable | None
+    targets: Any,
+    target_offset: Any,
+    label_at: str,
+    sample_weight: Any,
+    burn_in: int,
+    encode: Callable | None,
 ) -> dict[str, Any]:
     return {
         "targets": targets, "target_offset": target_offset, "label_at": label_at, "sample_weight": sample_weight,
@@ -308,17 +348,22 @@ def _count(documents: Any) -> int:
     if not hasattr(column, "__len__"):
         raise TypeError(
             "`documents` must be a sequence of arrays, one for each document. Received: "
-            f"{type(column).__name__}. Pass a list; `list(documents)` reads an iterator or generator."
+            f"{type(column).__name__}. Pass a list; `list(documents)` reads an iterator or "
+            "generator."
         )
     return len(column)
 
 
-def _evaluate_one_by_one(model: keras.Model, documents: Any, sequence_length: int, layout: dict) -> dict:
+def _evaluate_one_by_one(
+    model: keras.Model, documents: Any, sequence_length: int, layout: dict
+) -> dict:
     twin = twin_with_resets(model, 1)
     twin.compile(**fresh_compile_arguments(model))
     rows = []
     for d in range(_count(documents)):
-        own = {k: _only(v, d) if k in ("targets", "sample_weight") else v for k, v in layout.items()}
+        own = {
+            k: _only(v, d) if k in ("targets", "sample_weight") else v for k, v in layout.items()
+        }
         sequence = _sequence(_only(documents, d), 1, sequence_length, own)
         rows.append(twin.evaluate(sequence, verbose=0, return_dict=True))
     return {name: np.array([r[name] for r in rows]) for name in rows[0]}

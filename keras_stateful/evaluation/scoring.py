@@ -1,4 +1,6 @@
-"""Loss and metrics of outputs that come from many documents side by side, for each document by itself."""
+"""Loss and metrics of outputs that come from many documents side by side, for each document by
+itself.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,11 +16,12 @@ _BYTES_AT_ONCE = 4 << 20  # outputs that wait to be scored, for each document be
 
 
 class Scorer:
-    """A model of nothing but the loss and the metrics, fed with outputs and targets, document by document.
+    """A model of nothing but the loss and the metrics, fed with outputs and targets, document by
+    document.
 
-    Rows hold different documents at a time, so the metrics' variables are put away and taken out again with
-    the document. Weights are scaled so that the mean that Keras takes over everything it is fed is the mean
-    over the document.
+    Rows hold different documents at a time, so the metrics' variables are put away and taken out
+    again with the document. Weights are scaled so that the mean that Keras takes over everything it
+    is fed is the mean over the document.
     """
 
     def __init__(self, model: keras.Model, sequence_length: int):
@@ -29,10 +32,14 @@ class Scorer:
         inputs = [keras.Input((None, *o.shape[2:]), dtype=o.dtype) for o in model.outputs]
         outputs = [
             keras.layers.Identity(name=name, dtype=tensor.dtype)(tensor)
-            for name, tensor in zip(keras_internals.functional(model).output_names, inputs, strict=True)
+            for name, tensor in zip(
+                keras_internals.functional(model).output_names, inputs, strict=True
+            )
         ]
         self.model = _Metrics(
-            inputs if len(inputs) > 1 else inputs[0],  # a list of one, fed with an array, makes Keras warn
+            inputs
+            if len(inputs) > 1
+            else inputs[0],  # a list of one, fed with an array, makes Keras warn
             keras.tree.pack_sequence_as(keras_internals.functional(model).output, outputs),
             name="scorer",
         )
@@ -70,12 +77,18 @@ class Scorer:
         weights = keras.tree.pack_sequence_as(weights, scaled)
         self.waiting.setdefault(document, []).append((y_pred, y, weights))
         self.seen[document] = self.seen.get(document, 0) + 1
-        if len(self.waiting[document]) == self.group or self.seen[document] == self.windows[document]:
+        if (
+            len(self.waiting[document]) == self.group
+            or self.seen[document] == self.windows[document]
+        ):
             self._score(document, self.waiting.pop(document))
 
     def results(self, documents: int) -> dict[str, np.ndarray]:
         """Every score of every document."""
-        return {name: np.array([self.scores[d][name] for d in range(documents)]) for name in self.scores[0]}
+        return {
+            name: np.array([self.scores[d][name] for d in range(documents)])
+            for name in self.scores[0]
+        }
 
     def _score(self, document: int, windows: list) -> None:
         missing = self.group - len(windows)  # always the same shape: compiled once
@@ -112,16 +125,17 @@ def fresh_compile_arguments(model: keras.Model) -> dict[str, Any]:
     """Loss and metrics of a compiled model, with metric objects of their own; no optimizer."""
     if not model.compiled:
         raise ValueError(
-            f"The model must be compiled, for its loss and metrics. Received: {model.name!r}, not compiled. Call "
-            "`model.compile(loss=..., weighted_metrics=[...])` first."
+            f"The model must be compiled, for its loss and metrics. Received: {model.name!r}, not "
+            "compiled. Call `model.compile(loss=..., weighted_metrics=[...])` first."
         )
     check_methods(model, "evaluate_documents", OF_THE_LOSS)
     arguments = keras_internals.compile_arguments(model)
     for loss in keras.tree.flatten(arguments.get("loss")):
         if getattr(loss, "reduction", None) in ("sum", "mean_with_sample_weight"):
             raise ValueError(
-                f"The loss of a document is the mean over its time steps. Received: {type(loss).__name__} with "
-                f"reduction={loss.reduction!r}, whose value depends on how a document is cut. Compile the model with "
+                "The loss of a document is the mean over its time steps. Received: "
+                f"{type(loss).__name__} with reduction={loss.reduction!r}, whose value depends on "
+                "how a document is cut. Compile the model with "
                 'reduction="sum_over_batch_size", the default.'
             )
     kept = ("loss", "loss_weights", "metrics", "weighted_metrics")
@@ -145,21 +159,25 @@ def _cloned_metric(metric: keras.metrics.Metric) -> keras.metrics.Metric:
             clone = type(metric).from_config(metric.get_config())
     except Exception as error:
         raise ValueError(
-            f"The metric {metric.name!r} ({type(metric).__name__}) cannot be made anew from its config: {error}. Give the "
-            "class a `get_config` that returns every argument of its constructor, and a function a name (`def`) in place "
-            "of a lambda; a function can be a metric itself: `weighted_metrics=[function]`."
+            f"The metric {metric.name!r} ({type(metric).__name__}) cannot be made anew from its "
+            f"config: {error}. Give the class a `get_config` that returns every argument of its "
+            "constructor, and a function a name (`def`) in place of a lambda; a function can be a "
+            "metric itself: `weighted_metrics=[function]`."
         ) from error
     plain = (bool, int, float, str, type(None))
     lost = [
         name
         for name, value in vars(metric).items()
-        if not name.startswith("_") and isinstance(value, plain) and vars(clone).get(name, value) != value
+        if not name.startswith("_")
+        and isinstance(value, plain)
+        and vars(clone).get(name, value) != value
     ]
     if lost:
         raise ValueError(
-            f"The metric {metric.name!r} ({type(metric).__name__}) is another when it is made anew from its config. Received: "
-            f"{lost[0]}={getattr(metric, lost[0])!r}, made anew with {getattr(clone, lost[0])!r}. Give the class a "
-            "`get_config` that returns every argument of its constructor."
+            f"The metric {metric.name!r} ({type(metric).__name__}) is another when it is made anew "
+            f"from its config. Received: {lost[0]}={getattr(metric, lost[0])!r}, made anew with "
+            f"{getattr(clone, lost[0])!r}. Give the class a `get_config` that returns every "
+            "argument of its constructor."
         )
     return clone
 
@@ -169,7 +187,9 @@ def _joined(metrics: Any, weighted: Any) -> Any:
     if not metrics or not weighted:
         return metrics or weighted or None
     if isinstance(metrics, dict):
-        return {k: [*_listed(metrics.get(k)), *_listed(weighted.get(k))] for k in {*metrics, *weighted}}
+        return {
+            k: [*_listed(metrics.get(k)), *_listed(weighted.get(k))] for k in {*metrics, *weighted}
+        }
     if any(isinstance(m, (list, tuple)) for m in metrics):
         return [[*_listed(a), *_listed(b)] for a, b in zip(metrics, weighted, strict=True)]
     return [*_listed(metrics), *_listed(weighted)]

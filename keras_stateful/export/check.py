@@ -1,4 +1,6 @@
-"""Whether an artifact computes what Keras does: which of its outputs is which, chained steps side by side, and int8's price."""
+"""Whether an artifact computes what Keras does: which of its outputs is which, chained steps side
+by side, and int8's price.
+"""
 
 import re
 from collections.abc import Callable
@@ -54,8 +56,9 @@ def output_tensors(
 ) -> list[str]:
     """The artifact's name for each Keras output.
 
-    Exporters rename outputs, and some reorder them or let one stand for two: numbers tell. Outputs that differ for rare
-    inputs only are told apart by their order, where the numbers agree with it throughout.
+    Exporters rename outputs, and some reorder them or let one stand for two: numbers tell. Outputs
+    that differ for rare inputs only are told apart by their order, where the numbers agree with it
+    throughout.
 
     Raises:
         RuntimeError: an output that the artifact does not have, or that could be one of several.
@@ -69,7 +72,9 @@ def output_tensors(
     got = dict(
         zip(
             names,
-            runtime.run(dict(zip([*(t.tensor for t in inputs), *states], feeds, strict=True)), names),
+            runtime.run(
+                dict(zip([*(t.tensor for t in inputs), *states], feeds, strict=True)), names
+            ),
             strict=True,
         )
     )
@@ -78,8 +83,9 @@ def output_tensors(
         hits.append([n for n in names if _apart(got[n], array) <= 100 * TOLERANCE])
         if not hits[-1]:
             raise RuntimeError(
-                f"The artifact has no output that computes what {tensor.name!r} does in Keras, shape {tensor.shape}. The "
-                "exporter is likely to have changed the model's meaning: try another `format`, and report it to Keras."
+                f"The artifact has no output that computes what {tensor.name!r} does in Keras, "
+                f"shape {tensor.shape}. The exporter is likely to have changed the model's "
+                "meaning: try another `format`, and report it to Keras."
             )
     ordered = _in_order(names)
     if len(ordered) == len(hits) and all(n in h for n, h in zip(ordered, hits, strict=True)):
@@ -87,15 +93,17 @@ def output_tensors(
     for tensor, several in zip(single.outputs, hits, strict=True):
         if len(set(several)) > 1:
             raise RuntimeError(
-                f"Which output of the artifact is {tensor.name!r} cannot be told. Received: {several}, in an order that is "
-                "not the model's, with the same numbers for random inputs. Leave one of them out of the model's outputs, "
-                "or try another `format`."
+                f"Which output of the artifact is {tensor.name!r} cannot be told. Received: "
+                f"{several}, in an order that is not the model's, with the same numbers for random "
+                "inputs. Leave one of them out of the model's outputs, or try another `format`."
             )
     return [several[0] for several in hits]
 
 
 def _in_order(names: list[str]) -> list[str]:
-    """The artifact's outputs in the model's order: by the number in `output_<number>`, else as the artifact lists them."""
+    """The artifact's outputs in the model's order: by the number in `output_<number>`, else as the
+    artifact lists them.
+    """
     numbers = [re.fullmatch(r"output_(\d+)", name) for name in names]
     if all(numbers):
         return [name for _, name in sorted((int(m[1]), m[0]) for m in numbers if m)]
@@ -116,7 +124,12 @@ def _apart(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def compare(
-    model: keras.Model, directory: Path, told: Manifest, batch_size: int, *, states_only: bool = False
+    model: keras.Model,
+    directory: Path,
+    told: Manifest,
+    batch_size: int,
+    *,
+    states_only: bool = False,
 ) -> None:
     """Chains steps through Keras and through a `Session`, at two batch sizes."""
     start = [s.initial for s in told.states]
@@ -136,9 +149,10 @@ def compare(
             for name, g, w in compared[len(told.outputs) if states_only else 0 :]:
                 if (apart := _apart(g, w)) > TOLERANCE:
                     raise RuntimeError(
-                        f"The artifact computes something else than Keras: {name!r} differs by {apart:.1e} after "
-                        f"{step + 1} steps with {rows} rows (at most {TOLERANCE:.0e}). Nothing was written. Try another "
-                        "`format`; a layer that is random at inference can never agree."
+                        f"The artifact computes something else than Keras: {name!r} differs by "
+                        f"{apart:.1e} after {step + 1} steps with {rows} rows (at most "
+                        f"{TOLERANCE:.0e}). Nothing was written. Try another `format`; a layer "
+                        "that is random at inference can never agree."
                     )
 
 
@@ -155,7 +169,11 @@ def _step(session: Session, told: Manifest, feeds: list[np.ndarray]) -> list[np.
 def deviation(exact: Path, told: Manifest, quantized: Path, data: Any) -> dict[str, Any]:
     """Runs the exact and the quantized artifact side by side on the user's data."""
     first = (
-        next(iter(data.values())) if isinstance(data, dict) else data[0] if isinstance(data, tuple) else data
+        next(iter(data.values()))
+        if isinstance(data, dict)
+        else data[0]
+        if isinstance(data, tuple)
+        else data
     )
     rows = len(np.asarray(first))
     with load_session(exact, max(rows, 1)) as a, load_session(quantized, max(rows, 1)) as b:

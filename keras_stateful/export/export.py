@@ -1,4 +1,5 @@
-"""`export_step_model`: from a trained model to a directory that a `Session`, or any other language, runs.
+"""`export_step_model`: from a trained model to a directory that a `Session`, or any other language,
+runs.
 
 model ─▶ step model ─▶ one time step, flat ─▶ artifact ─▶ compared with Keras ─▶ manifest ─▶ renamed into place
          (states are inputs: no live state is ever exported)   └─ int8: deviation measured ─┘
@@ -39,27 +40,30 @@ def export_step_model(
 ) -> None:
     """Writes a model for use one time step at a time, where Keras is not installed.
 
-    The directory holds the artifact and `manifest.json`. The artifact takes one time step and the states, and gives
-    the output and the new states. It computes in float32 and starts from the initial state, whatever state
-    the model is in. It is loaded back, run for 16 chained steps and compared with Keras before it appears under
-    its name; if anything fails there is no directory.
+    The directory holds the artifact and `manifest.json`. The artifact takes one time step and the
+    states, and gives the output and the new states. It computes in float32 and starts from the
+    initial state, whatever state the model is in. It is loaded back, run for 16 chained steps and
+    compared with Keras before it appears under its name; if anything fails there is no directory.
 
     Args:
-        model: any model that `to_step_model` accepts, trained on any backend, or a `StepModel`. Left as it is.
+        model: any model that `to_step_model` accepts, trained on any backend, or a `StepModel`.
+            Left as it is.
         directory: where to write; must not exist. Its parents are made.
-        format: "onnx", "litert" or "tf_saved_model". Where Keras cannot write it on the running backend, a fresh
-            process with another installed backend does.
-        batch_size: rows that the artifact runs at once, where the format fixes them (LiteRT); ONNX and SavedModel take
-            any. A `Session` serves any number of rows with each.
-        quantize: "int8" for weights in 8 bits, states in float32, by ONNX Runtime's or LiteRT's own quantizer.
-        representative_data: with `quantize`, real input as `Session.read` takes it, `(rows, time, ...)`: how far outputs
-            move on it is written into the manifest.
+        format: "onnx", "litert" or "tf_saved_model". Where Keras cannot write it on the running
+            backend, a fresh process with another installed backend does.
+        batch_size: rows that the artifact runs at once, where the format fixes them (LiteRT); ONNX
+            and SavedModel take any. A `Session` serves any number of rows with each.
+        quantize: "int8" for weights in 8 bits, states in float32, by ONNX Runtime's or LiteRT's own
+            quantizer.
+        representative_data: with `quantize`, real input as `Session.read` takes it,
+            `(rows, time, ...)`: how far outputs move on it is written into the manifest.
         metadata: anything that JSON holds, a vocabulary, say; `Session.metadata` gives it back.
 
     Raises:
         ValueError: a directory that exists, an unknown format, as `to_step_model`.
         TypeError: metadata that JSON cannot hold; a batch size that is not a whole number.
-        ImportError: a package that this format needs is missing; names the command that installs it.
+        ImportError: a package that this format needs is missing; names the command that installs
+            it.
         RuntimeError: the exporter fails, or the artifact computes something else than Keras.
 
     Example:
@@ -75,8 +79,8 @@ def export_step_model(
     """
     if not isinstance(model, keras.Model):
         raise TypeError(
-            f"`model` must be a Keras model. Received: {type(model).__name__}, and a directory of type "
-            f"{type(directory).__name__}. The order is `export_step_model(model, directory)`."
+            f"`model` must be a Keras model. Received: {type(model).__name__}, and a directory of "
+            f"type {type(directory).__name__}. The order is `export_step_model(model, directory)`."
         )
     directory = Path(directory)
     batch_size = whole_number("batch_size", batch_size, 1)
@@ -87,7 +91,9 @@ def export_step_model(
     single = single_step(step)
     rows = batch_size if format == "litert" else None
     directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".partial"))
+    staging = Path(
+        tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".partial")
+    )
     try:
         exact = staging / "exact"
         exact.mkdir()
@@ -117,7 +123,9 @@ def export_step_model(
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _check(directory: Path, artifact_format: str, quantize: str | None, data: Any, metadata: Any) -> None:
+def _check(
+    directory: Path, artifact_format: str, quantize: str | None, data: Any, metadata: Any
+) -> None:
     if artifact_format not in FORMATS:
         raise ValueError(
             f"`format` must be one of {', '.join(FORMATS)}. Received: format={artifact_format!r}."
@@ -127,14 +135,15 @@ def _check(directory: Path, artifact_format: str, quantize: str | None, data: An
         raise ValueError(f'`quantize` must be None or "int8". Received: quantize={quantize!r}.')
     if quantize is not None and artifact_format == "tf_saved_model":
         raise ValueError(
-            'The format "tf_saved_model" has no quantizer of its own. Received: quantize="int8". Export as "onnx" or '
-            '"litert".'
+            'The format "tf_saved_model" has no quantizer of its own. Received: quantize="int8". '
+            'Export as "onnx" or "litert".'
         )
     if (quantize is None) != (data is None):
         raise ValueError(
-            '`quantize="int8"` and `representative_data` go together: real input `(rows, time, ...)`, as `Session.read` '
-            "takes it, on which the manifest says how far the outputs moved. "
-            f"Received: quantize={quantize!r}, representative_data={'None' if data is None else 'given'}."
+            '`quantize="int8"` and `representative_data` go together: real input `(rows, time, '
+            "...)`, as `Session.read` takes it, on which the manifest says how far the outputs "
+            f"moved. Received: quantize={quantize!r}, "
+            f"representative_data={'None' if data is None else 'given'}."
         )
     _check_json(metadata, "metadata")
 
@@ -142,8 +151,8 @@ def _check(directory: Path, artifact_format: str, quantize: str | None, data: An
 def _refuse_existing(directory: Path) -> None:
     if directory.exists() or directory.is_symlink():
         raise ValueError(
-            f"`directory` must not exist yet, so that nothing is overwritten. Received: {str(directory)!r}. Remove it, "
-            "or export beside it."
+            "`directory` must not exist yet, so that nothing is overwritten. Received: "
+            f"{str(directory)!r}. Remove it, or export beside it."
         )
 
 
@@ -152,8 +161,9 @@ def _check_json(value: Any, where: str) -> None:
         for key, inner in value.items():
             if not isinstance(key, str):
                 raise TypeError(
-                    f"`{where}` must be what JSON holds, whose keys are strings. Received: the key {key!r}. For a "
-                    "vocabulary, a list of its tokens in the order of their ids does."
+                    f"`{where}` must be what JSON holds, whose keys are strings. Received: the key "
+                    f"{key!r}. For a vocabulary, a list of its tokens in the order of their ids "
+                    "does."
                 )
             _check_json(inner, f"{where}[{key!r}]")
     elif isinstance(value, (list, tuple)):
@@ -164,8 +174,8 @@ def _check_json(value: Any, where: str) -> None:
             json.dumps(value, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"`{where}` must be what JSON holds: dicts, lists, strings, finite numbers, booleans, None. "
-                f"Received: {value!r} of type {type(value).__name__}."
+                f"`{where}` must be what JSON holds: dicts, lists, strings, finite numbers, "
+                f"booleans, None. Received: {value!r} of type {type(value).__name__}."
             ) from error
 
 
@@ -180,7 +190,11 @@ def _computes_in_float32(step: StepModel) -> bool:
 
 
 def _has_masks(step: StepModel) -> bool:
-    return any(keras_internals.mask_of(t) is not None for c in keras_internals.graph_calls(step) for t in c.outputs)
+    return any(
+        keras_internals.mask_of(t) is not None
+        for c in keras_internals.graph_calls(step)
+        for t in c.outputs
+    )
 
 
 def _describe(
@@ -192,14 +206,18 @@ def _describe(
     rows: int | None,
     backend: str,
 ) -> Manifest:
-    """The manifest of an artifact, but for its files: finds its tensors by name and by their numbers."""
+    """The manifest of an artifact, but for its files: finds its tensors by name and by their
+    numbers.
+    """
     runtime = open_runtime(artifact_format, entry.read_bytes() if entry.is_file() else b"", entry)
     calls, ends = keras_internals.graph(step)
     inputs = []
     for given, tensor in zip(step.data_inputs, single.inputs, strict=False):
         vocabulary = input_vocabulary(calls, given)
         name = _input_tensor(runtime, tensor.name)
-        inputs.append(Tensor(tensor.name, name, _shape(tensor), tensor.dtype, has_time(given), vocabulary))
+        inputs.append(
+            Tensor(tensor.name, name, _shape(tensor), tensor.dtype, has_time(given), vocabulary)
+        )
     states = [_input_tensor(runtime, name) for name in step.state_names]
     found = check.output_tensors(single, runtime, inputs, states, start, rows)
     names = _output_names(step)
@@ -215,7 +233,15 @@ def _describe(
         for i, given in enumerate(step.data_outputs)
     ]  # fmt: skip
     described = [
-        State(name, path, states[i], found[count + i], (None, *start[i].shape), str(start[i].dtype), start[i])
+        State(
+            name,
+            path,
+            states[i],
+            found[count + i],
+            (None, *start[i].shape),
+            str(start[i].dtype),
+            start[i],
+        )
         for i, (name, path) in enumerate(zip(step.state_names, step.state_paths, strict=True))
     ]
     versions = {"keras_stateful": keras_stateful.__version__, "keras": keras.__version__}
@@ -245,7 +271,9 @@ def _shape(tensor: Any) -> tuple[int | None, ...]:
 
 
 def _input_tensor(runtime: Runtime, name: str) -> str:
-    """The artifact's name for a Keras input: exporters keep it, but for characters they do not allow."""
+    """The artifact's name for a Keras input: exporters keep it, but for characters they do not
+    allow.
+    """
 
     def plain(text: str) -> str:
         return "".join(c if c.isalnum() else "_" for c in text.split(":")[0]).lower()
@@ -255,8 +283,9 @@ def _input_tensor(runtime: Runtime, name: str) -> str:
     ]
     if len(hits) != 1:
         raise RuntimeError(
-            f"The artifact has no input for {name!r}: {runtime.input_names()}. The outputs of the model may not depend on "
-            "it; leave it out of the model. Otherwise give the input a plain name."
+            f"The artifact has no input for {name!r}: {runtime.input_names()}. The outputs of the "
+            "model may not depend on it; leave it out of the model. Otherwise give the input a "
+            "plain name."
         )
     return hits[0]
 
@@ -265,7 +294,10 @@ def _output_names(step: StepModel) -> list[str]:
     """Names for the outputs: the layers that they come from, and the states' with `_new`."""
     taken = {t.name for t in step.inputs}
     names = []
-    for name in [*step.output_names[: len(step.data_outputs)], *(f"{n}_new" for n in step.state_names)]:
+    for name in [
+        *step.output_names[: len(step.data_outputs)],
+        *(f"{n}_new" for n in step.state_names),
+    ]:
         unique, i = name, 1
         while unique in taken:
             unique, i = f"{name}_{i}", i + 1
@@ -275,7 +307,12 @@ def _output_names(step: StepModel) -> list[str]:
 
 
 def _quantize(
-    single: keras.Model, artifact_format: str, exact: Path, path: Path, backend: str, rows: int | None
+    single: keras.Model,
+    artifact_format: str,
+    exact: Path,
+    path: Path,
+    backend: str,
+    rows: int | None,
 ) -> None:
     if artifact_format == "litert":
         writers.write_artifact(
@@ -285,4 +322,6 @@ def _quantize(
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     with writers.quiet():  # it recommends a preprocessing meant for vision models
-        quantize_dynamic(exact, path, weight_type=QuantType.QInt8, extra_options={"EnableSubgraph": True})
+        quantize_dynamic(
+            exact, path, weight_type=QuantType.QInt8, extra_options={"EnableSubgraph": True}
+        )

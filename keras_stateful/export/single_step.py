@@ -13,15 +13,15 @@ from keras_stateful.foundation import keras_internals
 def single_step(step: StepModel) -> keras.Model:
     """A flat copy of a step model for exactly one time step.
 
-    Sub-models are dissolved, recurrent layers unrolled, mixed precision computed in float32: what every exporter
-    takes, and what runs fastest one step at a time.
+    Sub-models are dissolved, recurrent layers unrolled, mixed precision computed in float32: what
+    every exporter takes, and what runs fastest one step at a time.
 
     Args:
         step: from `to_step_model`; left as it is.
 
     Returns:
-        A Functional with inputs `(batch, 1, ...)` where `step` has a time axis; other inputs, outputs and their order
-        as in `step`.
+        A Functional with inputs `(batch, 1, ...)` where `step` has a time axis; other inputs,
+        outputs and their order as in `step`.
     """
     data = len(step.data_inputs)
     inputs = []
@@ -48,21 +48,27 @@ def single_step(step: StepModel) -> keras.Model:
                     copies[id(operation)] = _renamed(operation, _unique(flat, taken))
                 taken.add(operation.name)
             else:
-                copy = copy_layer(operation, **({"unroll": True} if hasattr(operation, "unroll") else {}))
+                copy = copy_layer(
+                    operation, **({"unroll": True} if hasattr(operation, "unroll") else {})
+                )
                 copy.name = _unique(flat, taken)
                 for part in parts_of(copy):
                     if hasattr(part, "get_dropout_mask"):
-                        # A cell of Keras's; JAX draws the mask at inference, too, and cannot export that.
+                        # A cell of Keras's; JAX draws the mask at inference, too, and cannot export
+                        # that.
                         part.dropout = part.recurrent_dropout = 0.0
                     if is_mixed(part):
                         part.dtype_policy = keras.DTypePolicy("float32")
                 pending.append((operation, copy, skip_initializers(copy)))
                 copies[id(operation)] = copy
         args, kwargs = keras.tree.map_structure(
-            lambda a: renewed[id(a)] if isinstance(a, keras.KerasTensor) else a, (call.args, call.kwargs)
+            lambda a: renewed[id(a)] if isinstance(a, keras.KerasTensor) else a,
+            (call.args, call.kwargs),
         )
         outputs = copies[id(operation)](*args, **kwargs)
-        renewed.update({id(t): new for t, new in zip(call.outputs, keras.tree.flatten(outputs), strict=True)})
+        renewed.update(
+            {id(t): new for t, new in zip(call.outputs, keras.tree.flatten(outputs), strict=True)}
+        )
     for old, new, restore in pending:
         restore()
         for source, target in zip(old.weights, new.weights, strict=True):
@@ -103,4 +109,7 @@ def has_time(tensor: Any) -> bool:
 def is_mixed(layer: Any) -> bool:
     """Whether a layer computes in half precision, or in another one than its weights have."""
     policy = layer.dtype_policy
-    return policy.compute_dtype != policy.variable_dtype or policy.compute_dtype in ("float16", "bfloat16")
+    return policy.compute_dtype != policy.variable_dtype or policy.compute_dtype in (
+        "float16",
+        "bfloat16",
+    )

@@ -6,8 +6,8 @@
 | litert | TensorFlow, or torch with litert-torch | their converters |
 | tf_saved_model | TensorFlow, or JAX where TensorFlow is installed too | Keras |
 
-A fresh process gets the model as a `.keras` file in a folder of its own and `KERAS_BACKEND` set: a process that
-runs one backend of Keras cannot run another.
+A fresh process gets the model as a `.keras` file in a folder of its own and `KERAS_BACKEND` set: a
+process that runs one backend of Keras cannot run another.
 """
 
 import contextlib
@@ -29,7 +29,8 @@ import keras
 
 from keras_stateful.carry.rewrite import functions_of, parts_of
 
-# For each format the backends that write it, best first, with the modules they need beside themselves.
+# For each format the backends that write it, best first, with the modules they need beside
+# themselves.
 WAYS: dict[str, dict[str, tuple[str, ...]]] = {
     "onnx": {
         "tensorflow": ("onnx", "tf2onnx"),
@@ -70,8 +71,8 @@ def backend_for(artifact_format: str) -> str:
         else f"Keras on {running} cannot"
     )
     raise ImportError(
-        f'The format "{artifact_format}" cannot be written here: {what}; no other backend that could is installed. '
-        f"`{install.get(running, next(iter(install.values())))}`."
+        f'The format "{artifact_format}" cannot be written here: {what}; no other backend that '
+        f"could is installed. `{install.get(running, next(iter(install.values())))}`."
     )
 
 
@@ -114,19 +115,24 @@ def write_artifact(
         "KERAS_BACKEND": backend,
         "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
         "TF_CPP_MIN_LOG_LEVEL": "3",
-        "CUDA_VISIBLE_DEVICES": "",  # converting needs no accelerator, and the parent process may hold it
+        # converting needs no accelerator, and the parent process may hold it
+        "CUDA_VISIBLE_DEVICES": "",
         "JAX_PLATFORMS": "cpu",
     }
     with tempfile.TemporaryDirectory(prefix="keras_stateful.") as folder:
         model.save(Path(folder, "model.keras"))
-        Path(folder, "job.json").write_text(json.dumps(job | {"modules": modules, "classes": classes}))
+        Path(folder, "job.json").write_text(
+            json.dumps(job | {"modules": modules, "classes": classes})
+        )
         child = subprocess.run(
             [sys.executable, "-c", "from keras_stateful.export.writers import main; main()", folder],
             env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
         )  # fmt: skip
     if child.returncode != 0:
         raise _failed(
-            artifact_format, backend, child.stderr.strip()[-1400:] or f"exit status {child.returncode}"
+            artifact_format,
+            backend,
+            child.stderr.strip()[-1400:] or f"exit status {child.returncode}",
         )
 
 
@@ -134,18 +140,23 @@ def _failed(artifact_format: str, backend: str, error: Any) -> RuntimeError:
     text = str(error).strip()
     text = text if len(text) <= 1500 else f"{text[:700]} ... {text[-700:]}"
     return RuntimeError(
-        f'Keras could not write the format "{artifact_format}" with the backend {backend}: {text}. The usual cause is an '
-        "operation that the exporter does not know: try another `format`, or write the layer with simpler operations."
+        f'Keras could not write the format "{artifact_format}" with the backend {backend}: {text}. '
+        "The usual cause is an operation that the exporter does not know: try another `format`, or "
+        "write the layer with simpler operations."
     )
 
 
 def _custom_classes(
     model: keras.Model, artifact_format: str, backend: str
 ) -> tuple[list[str], list[list[str]]]:
-    """Modules that a fresh process must import, and classes and functions nobody registered, of the user's own."""
+    """Modules that a fresh process must import, and classes and functions nobody registered, of the
+    user's own.
+    """
     modules, classes = [], []
     for layer in model.layers:
-        own: list[Any] = [type(part) for part in parts_of(layer)] + list(functions_of(layer).values())
+        own: list[Any] = [type(part) for part in parts_of(layer)] + list(
+            functions_of(layer).values()
+        )
         if isinstance(layer, keras.layers.Lambda):
             own.append(layer.function)
         for cls in own:
@@ -153,9 +164,10 @@ def _custom_classes(
                 continue
             if cls.__module__ == "__main__" or "<l" in cls.__qualname__:  # <locals>, <lambda>
                 raise ValueError(
-                    f'The format "{artifact_format}" is written in a fresh process on {backend}, which must be able to '
-                    f"import the model's layers. Received: {cls.__qualname__}, defined in {cls.__module__}. Move it, under a "
-                    f"name, to the top level of a module, or run this export with KERAS_BACKEND={backend}."
+                    f'The format "{artifact_format}" is written in a fresh process on {backend}, '
+                    "which must be able to import the model's layers. Received: "
+                    f"{cls.__qualname__}, defined in {cls.__module__}. Move it, under a name, to "
+                    f"the top level of a module, or run this export with KERAS_BACKEND={backend}."
                 )
             modules.append(cls.__module__)
             classes.append([cls.__module__, cls.__qualname__])
@@ -170,9 +182,14 @@ def write(
         for part in parts_of(layer):
             if isinstance(part, keras.layers.Normalization):
                 # Tensors made outside of the graph are taken for inputs by tf2onnx.
-                part.mean, part.variance = map(keras.ops.convert_to_numpy, (part.mean, part.variance))
+                part.mean, part.variance = map(
+                    keras.ops.convert_to_numpy, (part.mean, part.variance)
+                )
     signature = [
-        [keras.InputSpec(shape=(batch_size, *t.shape[1:]), dtype=t.dtype, name=t.name) for t in model.inputs]
+        [
+            keras.InputSpec(shape=(batch_size, *t.shape[1:]), dtype=t.dtype, name=t.name)
+            for t in model.inputs
+        ]
     ]
     with quiet():
         if artifact_format == "onnx" and keras.backend.backend() == "torch":
@@ -181,18 +198,24 @@ def write(
             model.export(str(path), format="onnx", input_signature=signature, verbose=False)
             _one_file(path)
         elif artifact_format == "tf_saved_model":
-            model.export(str(path), format="tf_saved_model", input_signature=signature, verbose=False)
+            model.export(
+                str(path), format="tf_saved_model", input_signature=signature, verbose=False
+            )
         else:
             options = {}
             if quantize:
                 import tensorflow as tf
 
                 options["optimizations"] = [tf.lite.Optimize.DEFAULT]
-            model.export(str(path), format="litert", input_signature=signature, verbose=False, **options)
+            model.export(
+                str(path), format="litert", input_signature=signature, verbose=False, **options
+            )
 
 
 def _write_onnx_with_torch(model: keras.Model, path: Path, batch_size: int | None) -> None:
-    """Keras 3.15 takes torch's old exporter where a size is unknown, and that one fails on LayerNormalization."""
+    """Keras 3.15 takes torch's old exporter where a size is unknown, and that one fails on
+    LayerNormalization.
+    """
     import torch
 
     class Flat(torch.nn.Module):
@@ -204,10 +227,13 @@ def _write_onnx_with_torch(model: keras.Model, path: Path, batch_size: int | Non
             return tuple(self.model(list(inputs), training=False))
 
     rows = batch_size or 2  # the exporter takes a 1 for a constant
-    example = tuple(keras.ops.ones((rows, *(d or 3 for d in t.shape[1:])), t.dtype) for t in model.inputs)
+    example = tuple(
+        keras.ops.ones((rows, *(d or 3 for d in t.shape[1:])), t.dtype) for t in model.inputs
+    )
     unknown = torch.export.Dim.DYNAMIC
     sizes = tuple(
-        {i: unknown for i, d in enumerate((batch_size, *t.shape[1:])) if d is None} for t in model.inputs
+        {i: unknown for i, d in enumerate((batch_size, *t.shape[1:])) if d is None}
+        for t in model.inputs
     )
     with torch.no_grad():
         program = torch.onnx.export(
@@ -274,4 +300,10 @@ def main() -> None:
         custom[name.split(".")[-1]] = found
     with keras.saving.custom_object_scope(custom):
         model = keras.saving.load_model(folder / "model.keras", compile=False)
-    write(model, job["format"], Path(job["path"]), batch_size=job["batch_size"], quantize=job["quantize"])
+    write(
+        model,
+        job["format"],
+        Path(job["path"]),
+        batch_size=job["batch_size"],
+        quantize=job["quantize"],
+    )

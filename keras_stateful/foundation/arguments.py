@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 
-def whole_number(name: str, value: Any, least: int, *, alternative: str = "", unit: str = "") -> int:
+def whole_number(
+    name: str, value: Any, least: int, *, alternative: str = "", unit: str = ""
+) -> int:
     """A size, index or seed, as an `int`.
 
     Args:
@@ -23,7 +25,8 @@ def whole_number(name: str, value: Any, least: int, *, alternative: str = "", un
     number = _index(value)
     if number is None:
         raise TypeError(
-            f"`{name}` must be an int{' ' * bool(alternative)}{alternative}. Received: {name}={value!r}."
+            f"`{name}` must be an int{' ' * bool(alternative)}{alternative}. Received: "
+            f"{name}={value!r}."
         )
     if number < least:
         counted = f", in {unit}" if unit else ""

@@ -1,7 +1,7 @@
 """Many devices: which of them holds which rows, and what a combination cannot do.
 
-Rows are alone (a row's state never meets another row's), so devices that split a batch by rows need to exchange
-gradients only. Who splits the batch, and where the states lie:
+Rows are alone (a row's state never meets another row's), so devices that split a batch by rows need
+to exchange gradients only. Who splits the batch, and where the states lie:
 
 | engine | who splits | rows of the model's graph | a state variable is |
 |---|---|---|---|
@@ -9,7 +9,8 @@ gradients only. Who splits the batch, and where the states lie:
 | `tf.distribute.MirroredStrategy` | TensorFlow, likewise | those of one replica | one array for each replica |
 | processes of one's own, any backend | `shard=` of the sequence | those of the process | one array |
 
-In all three, `batch_size` as a user gives it counts all rows, and states are read and written for all rows.
+In all three, `batch_size` as a user gives it counts all rows, and states are read and written for
+all rows.
 """
 
 from typing import Any
@@ -31,15 +32,16 @@ def graph_rows(batch_size: int, function: str) -> int:
         function: what builds the model, for the error.
 
     Raises:
-        ValueError: rows that cannot be split evenly over the devices; a strategy that cannot be right.
+        ValueError: rows that cannot be split evenly over the devices; a strategy that cannot be
+            right.
     """
     strategy = _strategy()
     if strategy is None:
         if function == "to_stateful" and batch_size % _shards():
             raise ValueError(
-                f"`batch_size` counts the rows of all devices and must divide among them. Received: "
-                f"batch_size={batch_size} under {type(_distribution()).__name__} over {_shards()} devices. Take a "
-                f"multiple of {_shards()}."
+                "`batch_size` counts the rows of all devices and must divide among them. Received: "
+                f"batch_size={batch_size} under {type(_distribution()).__name__} over {_shards()} "
+                f"devices. Take a multiple of {_shards()}."
             )
         return batch_size
     _check_strategy(strategy)
@@ -51,21 +53,26 @@ def graph_rows(batch_size: int, function: str) -> int:
             else f"Call it outside of `strategy.scope()`, or take a multiple of {replicas}."
         )
         raise ValueError(
-            f"`batch_size` counts the rows of all replicas and must divide among them. Received: "
-            f"batch_size={batch_size} in the scope of a {type(strategy).__name__} of {replicas} replicas. {remedy}"
+            "`batch_size` counts the rows of all replicas and must divide among them. Received: "
+            f"batch_size={batch_size} in the scope of a {type(strategy).__name__} of {replicas} "
+            f"replicas. {remedy}"
         )
     return batch_size // replicas
 
 
 def rows_given(sequence: Any) -> int:
-    """Rows of the batches that a model gets from a sequence: those of all processes where Keras joins them."""
+    """Rows of the batches that a model gets from a sequence: those of all processes where Keras
+    joins them.
+    """
     if _processes() > 1 and _distribution() is not None:
         return sequence.global_batch_size
     return sequence.batch_size
 
 
 def replicas(model: keras.Model) -> int:
-    """How many replicas `fit` splits a batch over; 1 but for a model made in a TensorFlow strategy's scope."""
+    """How many replicas `fit` splits a batch over; 1 but for a model made in a TensorFlow
+    strategy's scope.
+    """
     if keras.backend.backend() != "tensorflow":
         return 1
     return model.distribute_strategy.num_replicas_in_sync
@@ -77,7 +84,8 @@ def replicas(model: keras.Model) -> int:
 def lay_out_by_rows(variable: keras.Variable) -> None:
     """Puts each row of a new state variable on the device that reads that row (JAX).
 
-    Keras would keep a copy of all rows on each device. A layout that the user's `LayoutMap` gave stays.
+    Keras would keep a copy of all rows on each device. A layout that the user's `LayoutMap` gave
+    stays.
     """
     distribution = _distribution()
     if distribution is None or keras.backend.backend() != "jax" or variable.shape[0] % _shards():
@@ -139,7 +147,8 @@ def check_data(model: keras.Model, states: list[keras.Variable], name: str, sequ
         model: the model.
         states: its state variables.
         name: of the argument that the data were given as.
-        sequence: the data where they are a `StatefulSequence` or `StatefulStream`; None for other data.
+        sequence: the data where they are a `StatefulSequence` or `StatefulStream`; None for other
+            data.
 
     Raises:
         ValueError: anything that would be wrong without a word, with the remedy.
@@ -147,8 +156,9 @@ def check_data(model: keras.Model, states: list[keras.Variable], name: str, sequ
     backend = keras.backend.backend()
     if _distribution() is not None and backend != "jax":
         raise ValueError(
-            f"`keras.distribution` works on the JAX backend only. Received: a {type(_distribution()).__name__} on "
-            f"{backend}, which would be ignored. " + ("Make the model in the scope of a `tf.distribute.MirroredStrategy`."
+            "`keras.distribution` works on the JAX backend only. Received: a "
+            f"{type(_distribution()).__name__} on {backend}, which would be "
+            "ignored. " + ("Make the model in the scope of a `tf.distribute.MirroredStrategy`."
             if backend == "tensorflow" else "Run one process for each device, as examples/torch_ddp.py does.")
         )  # fmt: skip
     if backend == "jax":
@@ -161,9 +171,9 @@ def check_one_step(model: keras.Model, method: str) -> None:
     """`train_on_batch` and its like hand the whole batch to each replica."""
     if replicas(model) > 1:
         raise ValueError(
-            f"Keras gives each replica the whole batch in `{method}`. Received: a model of {replicas(model)} replicas. "
-            "Use `fit`, `evaluate` or `predict`; for documents or single steps, make the model outside of "
-            "`strategy.scope()`: `to_inference(model)`."
+            f"Keras gives each replica the whole batch in `{method}`. Received: a model of "
+            f"{replicas(model)} replicas. Use `fit`, `evaluate` or `predict`; for documents or "
+            "single steps, make the model outside of `strategy.scope()`: `to_inference(model)`."
         )
 
 
@@ -172,16 +182,17 @@ def check_predict(model: keras.Model, state: keras.Variable) -> None:
     _check_split(state, "x")
     if _processes() > 1:
         raise ValueError(
-            f"The outputs of `predict` lie in {_processes()} processes. Received: {model.name!r}. Use `evaluate`, or "
-            "load the saved model where a single process runs."
+            f"The outputs of `predict` lie in {_processes()} processes. Received: {model.name!r}. "
+            "Use `evaluate`, or load the saved model where a single process runs."
         )
 
 
 def _check_split(state: keras.Variable, name: str) -> None:
     if state.shape[0] % _shards():
         raise ValueError(
-            f"Keras splits `{name}` by rows over {_shards()} devices. Received: a model of {state.shape[0]} rows. "
-            f"Convert it to a multiple of {_shards()} rows, or call `predict_on_batch`, which does not split."
+            f"Keras splits `{name}` by rows over {_shards()} devices. Received: a model of "
+            f"{state.shape[0]} rows. Convert it to a multiple of {_shards()} rows, or call "
+            "`predict_on_batch`, which does not split."
         )
 
 
@@ -195,11 +206,13 @@ def _check_jax(model: keras.Model, states: list[keras.Variable], name: str, sequ
 
     distribution, processes = _distribution(), _processes()
     several = distribution is not None and distribution.device_mesh.devices.size > 1
-    if several and any(isinstance(v.value.sharding, jax.sharding.SingleDeviceSharding) for v in states):
+    if several and any(
+        isinstance(v.value.sharding, jax.sharding.SingleDeviceSharding) for v in states
+    ):
         raise ValueError(
-            f"The model was made before the distribution was set and lies on one device. Received: {model.name!r} "
-            f"under {type(distribution).__name__}. Call `keras.distribution.set_distribution(...)` before the model is "
-            "made."
+            "The model was made before the distribution was set and lies on one device. Received: "
+            f"{model.name!r} under {type(distribution).__name__}. Call "
+            "`keras.distribution.set_distribution(...)` before the model is made."
         )
     if states:
         _check_split(states[0], name)
@@ -207,19 +220,22 @@ def _check_jax(model: keras.Model, states: list[keras.Variable], name: str, sequ
         return
     if distribution is None:
         raise ValueError(
-            f"Each of the {processes} processes would train a model of its own. Received: no distribution. Call "
-            "`keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))` before "
-            "the model is made."
+            f"Each of the {processes} processes would train a model of its own. Received: no "
+            "distribution. Call "
+            "`keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_dataset=False))` "
+            "before the model is made."
         )
     if sequence is None:
         return
     count = min(processes, _shards())
     shard = tuple(getattr(sequence, "shard", (0, 1)))
     if shard[1] != count:
-        index = "jax.process_index()" + (f" * {count} // jax.process_count()" if count < processes else "")
+        index = "jax.process_index()" + (
+            f" * {count} // jax.process_count()" if count < processes else ""
+        )
         raise ValueError(
-            f"Each of the {processes} processes would read other rows of `{name}` than its devices hold: "
-            f"`auto_shard_dataset` does not reach a sequence. Received: shard={shard}. "
+            f"Each of the {processes} processes would read other rows of `{name}` than its devices "
+            f"hold: `auto_shard_dataset` does not reach a sequence. Received: shard={shard}. "
             + (
                 f"Pass `shard=({index}, {count})` to the sequence."
                 if hasattr(sequence, "shard")
@@ -228,9 +244,9 @@ def _check_jax(model: keras.Model, states: list[keras.Variable], name: str, sequ
         )
     if not sequence.resets and sequence.boundary != "ignore":
         raise ValueError(
-            f"A callback in one process cannot reset rows of another. Received: `{name}` with resets=False, "
-            f"boundary={sequence.boundary!r}, in {processes} processes. Make it with `resets=True` and convert the "
-            "model with `to_stateful(model, sequence)`."
+            f"A callback in one process cannot reset rows of another. Received: `{name}` with "
+            f"resets=False, boundary={sequence.boundary!r}, in {processes} processes. Make it with "
+            "`resets=True` and convert the model with `to_stateful(model, sequence)`."
         )
 
 
@@ -238,26 +254,34 @@ def _check_replicas(model: keras.Model, states: list[keras.Variable]) -> None:
     _check_strategy(model.distribute_strategy)
     if any(len(_parts(state)) != replicas(model) for state in states):
         raise ValueError(
-            f"The model was made outside of the strategy's scope and has one set of states. Received: {model.name!r} "
-            f"under a strategy of {replicas(model)} replicas. Call `to_stateful` and `compile` inside `with "
-            "strategy.scope():`."
+            "The model was made outside of the strategy's scope and has one set of states. "
+            f"Received: {model.name!r} under a strategy of {replicas(model)} replicas. Call "
+            "`to_stateful` and `compile` inside `with strategy.scope():`."
         )
     if model.steps_per_execution > 1:
         raise ValueError(
-            'Keras\'s loop over several steps fails under a strategy ("placeholder ... must be fed"). Received: '
-            f"steps_per_execution={model.steps_per_execution} on {replicas(model)} replicas. Compile with "
-            "steps_per_execution=1."
+            "Keras's loop over several steps fails under a strategy (\"placeholder ... must be "
+            'fed"). Received: '
+            f"steps_per_execution={model.steps_per_execution} on {replicas(model)} replicas. "
+            "Compile with steps_per_execution=1."
         )
     if not kinds.is_converted(model):
         raise ValueError(
-            f"The states of plain `stateful=True` layers cannot be reset on each replica. Received: {model.name!r} "
-            f"of {replicas(model)} replicas. Convert it, in the same scope: `to_stateful(model, sequence)`."
+            "The states of plain `stateful=True` layers cannot be reset on each replica. Received: "
+            f"{model.name!r} of {replicas(model)} replicas. Convert it, in the same scope: "
+            "`to_stateful(model, sequence)`."
         )
-    losses = keras.tree.flatten(keras_internals.compile_arguments(model).get("loss")) if model.compiled else []
+    losses = (
+        keras.tree.flatten(keras_internals.compile_arguments(model).get("loss"))
+        if model.compiled
+        else []
+    )
     if any(getattr(loss, "reduction", None) == "mean_with_sample_weight" for loss in losses):
         raise ValueError(
-            "A mean over the weights of each replica is not the mean over the batch. Received: a loss with "
-            f'reduction="mean_with_sample_weight" on {replicas(model)} replicas. Use reduction="sum_over_batch_size", '
+            "A mean over the weights of each replica is not the mean over the batch. Received: a "
+            "loss with "
+            f'reduction="mean_with_sample_weight" on {replicas(model)} replicas. Use '
+            'reduction="sum_over_batch_size", '
             "the default: a sequence's weights are scaled for it."
         )
 

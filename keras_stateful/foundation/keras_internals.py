@@ -23,9 +23,10 @@
 | `lay_out` sets `Variable._layout` | `add_weight` takes no layout, and `Distribution` knows no rows | 3.14 to 3.15 |
 | `ensure_batch` | nothing in `keras.ops` checks a shape at run time; TensorFlow broadcasts one row silently | 3.14 to 3.15 |
 
-`tests/foundation/test_keras_internals.py` fails when one of them moves. The adapter that `fit` reads a sequence through is in
-`data/feed.py`; the repairs of plain `stateful=True` layers are in `training/repairs.py`.
-"""  # noqa: E501
+`tests/foundation/test_keras_internals.py` fails when one of them moves. The adapter that `fit`
+reads a sequence through is in `data/feed.py`; the repairs of plain `stateful=True` layers are in
+`training/repairs.py`.
+"""
 
 import copy
 import inspect
@@ -44,20 +45,28 @@ from keras_stateful.data.batch import map_specs
 
 rnn_loop = _keras_backend.rnn
 
-# What each of Keras's callbacks remembers from step to step. Those with nothing remember nothing, or make it anew when
-# training begins. `CSVLogger` has its file beside.
+# What each of Keras's callbacks remembers from step to step. Those with nothing remember nothing,
+# or make it anew when training begins. `CSVLogger` has its file beside.
 CALLBACK_MEMORY: dict[type, tuple[str, ...]] = {
     keras.callbacks.CSVLogger: ("keys",),
     keras.callbacks.EarlyStopping: ("wait", "stopped_epoch", "best", "best_epoch", "best_weights"),
     keras.callbacks.History: ("history", "epoch"),
     keras.callbacks.LambdaCallback: (),
     keras.callbacks.LearningRateScheduler: (),
-    keras.callbacks.ModelCheckpoint: ("best", "_batches_seen_since_last_saving", "_last_batch_seen"),
+    keras.callbacks.ModelCheckpoint: (
+        "best",
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+    ),
     keras.callbacks.ProgbarLogger: ("target",),
     keras.callbacks.ReduceLROnPlateau: ("best", "wait", "cooldown_counter"),
     keras.callbacks.RemoteMonitor: (),
     keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
-    keras.callbacks.TensorBoard: ("_global_train_batch", "_global_test_batch", "_previous_epoch_iterations"),
+    keras.callbacks.TensorBoard: (
+        "_global_train_batch",
+        "_global_test_batch",
+        "_previous_epoch_iterations",
+    ),
     keras.callbacks.TerminateOnNaN: (),
 }
 
@@ -102,13 +111,16 @@ def graph_calls(
     tensors: dict[int, Any] | None = None,
     told: set[int] | None = None,
 ) -> Iterator[Call]:
-    """All calls of a model's graph in an order in which they can run, those inside sub-models included.
+    """All calls of a model's graph in an order in which they can run, those inside sub-models
+    included.
 
     Args:
         model: a model whose graph can be read.
         prefix: of the paths.
-        tensors: what stands for the graph's tensors, by their id; this adds to it. By default the inputs themselves.
-        told: ids of the output tensors of calls before: a sub-model that is called again gets new ones.
+        tensors: what stands for the graph's tensors, by their id; this adds to it. By default the
+            inputs themselves.
+        told: ids of the output tensors of calls before: a sub-model that is called again gets new
+            ones.
     """
     told = set() if told is None else told
     if tensors is None:
@@ -149,7 +161,9 @@ def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
 
 
 def replace_attribute(layer: keras.layers.Layer, name: str, value: Any) -> None:
-    """Sets an attribute that holds a variable or a layer to another one, which is tracked in its place; built or not."""
+    """Sets an attribute that holds a variable or a layer to another one, which is tracked in its
+    place; built or not.
+    """
     old, tracker = attributes(layer)[name], layer._tracker
     for store, (_, tracked) in tracker.config.items():
         if tracker.is_in_store(store, old):
@@ -162,7 +176,9 @@ def replace_attribute(layer: keras.layers.Layer, name: str, value: Any) -> None:
 
 
 def copy_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
-    """A `Lambda` of the same function: Keras's config holds a lambda's code, without the names that it refers to."""
+    """A `Lambda` of the same function: Keras's config holds a lambda's code, without the names that
+    it refers to.
+    """
     return keras.layers.Lambda(
         layer.function,
         output_shape=layer._output_shape,
@@ -174,7 +190,9 @@ def copy_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
 
 
 def ensure_batch(x: Any, batch_size: int) -> Any:
-    """Fails in the compiled step where a batch has another number of rows (TensorFlow knows it only then)."""
+    """Fails in the compiled step where a batch has another number of rows (TensorFlow knows it only
+    then).
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -195,8 +213,9 @@ class TrainerCall(NamedTuple):
 def trainer_call() -> TrainerCall | None:
     """The innermost call of `fit`, `evaluate` or `predict` that this is run in, or None.
 
-    Keras tells callbacks nothing of the data, the shuffle or the weights that `fit` was given, and data nothing of the
-    model that reads them; all can make a stateful training silently wrong. So the frames above are looked through.
+    Keras tells callbacks nothing of the data, the shuffle or the weights that `fit` was given, and
+    data nothing of the model that reads them; all can make a stateful training silently wrong. So
+    the frames above are looked through.
     """
     frame: Any = sys._getframe()
     while frame is not None:
@@ -209,7 +228,9 @@ def trainer_call() -> TrainerCall | None:
             names = inspect.signature(getattr(keras.Model, method)).parameters
             found = frame.f_locals
             arguments = {k: found[k] for k in names if k in found and k != "self"}
-            if found.get("use_cached_eval_dataset"):  # which Keras has taken out of `evaluate`'s keywords
+            if found.get(
+                "use_cached_eval_dataset"
+            ):  # which Keras has taken out of `evaluate`'s keywords
                 arguments["_use_cached_eval_dataset"] = True
             return TrainerCall(method, model, arguments, found.get("epoch_iterator"))
         frame = frame.f_back
@@ -222,10 +243,12 @@ def is_validation(arguments: dict[str, Any]) -> bool:
 
 
 def takes_plain_batches(call: TrainerCall) -> bool:
-    """Whether Keras's TensorFlow trainer may be given an iterable of batches in place of a `tf.data.Dataset`.
+    """Whether Keras's TensorFlow trainer may be given an iterable of batches in place of a
+    `tf.data.Dataset`.
 
-    `Trainer._make_function` runs its step on what any iterator gives. With several steps in an execution it would run them in
-    Python, one by one, a strategy distributes datasets only, and functions of the user's own may ask for `get_next()`.
+    `Trainer._make_function` runs its step on what any iterator gives. With several steps in an
+    execution it would run them in Python, one by one, a strategy distributes datasets only, and
+    functions of the user's own may ask for `get_next()`.
     """
     import tensorflow as tf
 
@@ -258,7 +281,9 @@ def lay_out(variable: keras.Variable, sharding: Any) -> None:
 
 
 def trainer_arguments(model: keras.Model) -> dict[str, Any]:
-    """The arguments of the `fit`, `evaluate` or `predict` of this model that is running, by name; empty outside of one."""
+    """The arguments of the `fit`, `evaluate` or `predict` of this model that is running, by name;
+    empty outside of one.
+    """
     call = trainer_call()
     return call.arguments if call is not None and call.model is model else {}
 
@@ -283,7 +308,9 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
 
 
 def begin_at(model: keras.Model, epoch: int | None) -> None:
-    """The epoch at which the running `fit` begins; None for what its argument says. To be called before the first."""
+    """The epoch at which the running `fit` begins; None for what its argument says. To be called
+    before the first.
+    """
     model._initial_epoch = epoch
 
 
@@ -294,12 +321,14 @@ def epoch_iterator(model: keras.Model) -> Any:
 
 
 def skip_steps(iterator: Any, steps: int, position: int, num_batches: int | None) -> None:
-    """The epoch that an epoch iterator begins next is counted from `steps` on; no batch is read for those before.
+    """The epoch that an epoch iterator begins next is counted from `steps` on; no batch is read for
+    those before.
 
     Args:
         iterator: from `epoch_iterator`.
         steps: of the epoch, done before.
-        position: batches of the pass, read before; more than `steps` where a pass lasts for several epochs.
+        position: batches of the pass, read before; more than `steps` where a pass lasts for several
+            epochs.
         num_batches: what the iterator had found out about the length of the data.
     """
     enumerate_all = iterator._enumerate_iterator
@@ -329,7 +358,8 @@ def build_for_training(model: keras.Model, batch: tuple) -> None:
 
 
 def global_seed_state(create: bool) -> Any:
-    """The variable of the seed generator that Keras uses where none is given; None where there is none yet.
+    """The variable of the seed generator that Keras uses where none is given; None where there is
+    none yet.
 
     Args:
         create: whether to make it then.

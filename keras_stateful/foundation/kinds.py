@@ -1,4 +1,6 @@
-"""What a model, data or a callback is. This package's classes carry marks, since the modules that ask are imported by theirs."""
+"""What a model, data or a callback is. This package's classes carry marks, since the modules that
+ask are imported by theirs.
+"""
 
 from typing import Any
 

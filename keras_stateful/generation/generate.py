@@ -1,7 +1,7 @@
 """`generate` and `stream`: a model reads a prompt and goes on from its own output.
 
-This module needs NumPy only, so that a deployed `Session` generates where Keras is not installed; what knows
-Keras models is in `rollout.py`.
+This module needs NumPy only, so that a deployed `Session` generates where Keras is not installed;
+what knows Keras models is in `rollout.py`.
 
     position      0   1   2   3   4   5          rows of different lengths run side by side: a row reads its
     row 0 reads   p   p   p   o0  o1  o2         prompt (p) up to its length, and what it emitted itself (o)
@@ -35,34 +35,40 @@ def generate(
 ) -> np.ndarray | list:
     """Generates ids (or outputs) from a prompt, feeding each output back as the next input.
 
-    Starts from the initial state and leaves the model's own state, weights and compilation alone. On JAX and
-    TensorFlow the loop over steps is one compiled call, kept with the model: only the first call compiles, and
-    weights that changed since are used.
+    Starts from the initial state and leaves the model's own state, weights and compilation alone.
+    On JAX and TensorFlow the loop over steps is one compiled call, kept with the model: only the
+    first call compiles, and weights that changed since are used.
 
     Args:
-        model: from `to_stateful`, `to_inference` or `to_step_model`, any other model these accept, or a `Session`.
-            One input, one output.
-        prompt: ids `(timesteps,)`, or a list of such, of any lengths, one per row. With `next_input`: features
-            `(timesteps, ...)`, or a list of such.
+        model: from `to_stateful`, `to_inference` or `to_step_model`, any other model these accept,
+            or a `Session`. One input, one output.
+        prompt: ids `(timesteps,)`, or a list of such, of any lengths, one per row. With
+            `next_input`: features `(timesteps, ...)`, or a list of such.
         length: how many ids (or outputs) to generate for each row, at least 1.
         temperature: logits are divided by it; 0 takes the most likely id at every step.
-        top_k: draw from the `top_k` most likely ids only. Ids exactly as likely as the last of them stay too.
-        top_p: draw from the most likely ids that reach probability `top_p` together, in (0, 1]; after `top_k`.
-        seed: non-negative int. Row `r` depends on `(seed, r)` alone. None follows `keras.utils.set_random_seed`.
+        top_k: draw from the `top_k` most likely ids only. Ids exactly as likely as the last of them
+            stay too.
+        top_p: draw from the most likely ids that reach probability `top_p` together, in (0, 1];
+            after `top_k`.
+        seed: non-negative int. Row `r` depends on `(seed, r)` alone. None follows
+            `keras.utils.set_random_seed`.
         stop: an id or several; a row ends with the first of them that it generates, which is kept.
-        next_input: for signals: a function from the output of one step `(rows, ...)` to the next input
-            `(rows, ...)`. It gets the backend's tensors (NumPy arrays from a `Session`). Nothing is drawn then.
-        from_logits: whether outputs are logits or probabilities. None: inferred from the last activation.
+        next_input: for signals: a function from the output of one step `(rows, ...)` to the next
+            input `(rows, ...)`. It gets the backend's tensors (NumPy arrays from a `Session`).
+            Nothing is drawn then.
+        from_logits: whether outputs are logits or probabilities. None: inferred from the last
+            activation.
 
     Returns:
-        The new ids, int32 `(length,)`, or `(rows, length)` for a list of prompts. With `stop`, a list of ints, or
-        a list of such lists. With `next_input`, the outputs `(length, ...)` or `(rows, length, ...)`: the first
-        one follows the prompt's last step.
+        The new ids, int32 `(length,)`, or `(rows, length)` for a list of prompts. With `stop`, a
+        list of ints, or a list of such lists. With `next_input`, the outputs `(length, ...)` or
+        `(rows, length, ...)`: the first one follows the prompt's last step.
 
     Raises:
-        ValueError: an empty prompt, an id the model cannot read, an option out of its range, a last activation
-            that is neither linear nor softmax, scores that are NaN.
-        TypeError: a prompt that is not numbers; a length, `top_k` or seed that is not a whole number.
+        ValueError: an empty prompt, an id the model cannot read, an option out of its range, a last
+            activation that is neither linear nor softmax, scores that are NaN.
+        TypeError: a prompt that is not numbers; a length, `top_k` or seed that is not a whole
+            number.
 
     Example:
 
@@ -112,7 +118,8 @@ def stream(
 ) -> Iterator:
     """The same as `generate`, yielding as it goes.
 
-    Arguments are checked when it is called, not when the first id is asked for. To end early, stop iterating.
+    Arguments are checked when it is called, not when the first id is asked for. To end early, stop
+    iterating.
 
     Args:
         model: as in `generate`, and so are all others.
@@ -127,8 +134,8 @@ def stream(
         from_logits: whether outputs are logits.
 
     Returns:
-        An iterator. One prompt: of ints, or with `next_input` of arrays `(...)`. A list of prompts: of arrays
-        int32 `(rows,)`, -1 where a row has stopped, or with `next_input` `(rows, ...)`.
+        An iterator. One prompt: of ints, or with `next_input` of arrays `(...)`. A list of prompts:
+        of arrays int32 `(rows,)`, -1 where a row has stopped, or with `next_input` `(rows, ...)`.
 
     Raises:
         ValueError: as `generate`.
@@ -231,8 +238,9 @@ def _engine(model: Any) -> Any:
         from keras_stateful.generation.rollout import rollout
     except ModuleNotFoundError as error:
         raise TypeError(
-            f"`model` must be a Keras model or a `Session`. Received: {type(model).__name__}, and Keras is not "
-            'installed. `pip install "keras-stateful[tensorflow]"` (or [jax], [torch]) brings it.'
+            f"`model` must be a Keras model or a `Session`. Received: {type(model).__name__}, and "
+            "Keras is not installed. `pip install "
+            '"keras-stateful[tensorflow]"` (or [jax], [torch]) brings it.'
         ) from error
     return rollout(model)
 
@@ -247,8 +255,9 @@ def _inputs_at(engine: Any, request: Request, t: int, lengths: np.ndarray, last:
         wanted, shape = (len(lengths), *engine.feature_shape), tuple(np.shape(own))
         if not fits(shape, wanted):
             raise ValueError(
-                f"`next_input` must turn an output of shape {tuple(np.shape(last))} into the next input of shape "
-                f"{wanted}: all rows of one time step, no time axis. Received: shape {shape}."
+                f"`next_input` must turn an output of shape {tuple(np.shape(last))} into the next "
+                f"input of shape {wanted}: all rows of one time step, no time axis. Received: "
+                f"shape {shape}."
             )
     if not known.any():
         return own
@@ -261,12 +270,15 @@ def _inputs_at(engine: Any, request: Request, t: int, lengths: np.ndarray, last:
 def _usable(engine: Any, request: Request, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     for block in blocks:
         if (block < 0).any():
-            remedy = "pass from_logits=True if they are logits, or " if not request.from_logits else ""
+            remedy = (
+                "pass from_logits=True if they are logits, or " if not request.from_logits else ""
+            )
             what = "finite numbers" if request.from_logits else "probabilities that sum to 1"
             raise ValueError(
-                f"The outputs of {engine.last_layer} are not {what}. Received: NaN or infinite values, or other "
-                f"scores than `from_logits={request.from_logits}` says. The usual cause is a training that diverged: "
-                f"{remedy}look at the loss, and load weights from before it became NaN."
+                f"The outputs of {engine.last_layer} are not {what}. Received: NaN or infinite "
+                f"values, or other scores than `from_logits={request.from_logits}` says. The usual "
+                f"cause is a training that diverged: {remedy}look at the loss, and load weights "
+                "from before it became NaN."
             )
         yield block
 
@@ -277,7 +289,9 @@ def _upto_stop(row: np.ndarray, stop: np.ndarray) -> list[int]:
 
 
 class SessionEngine:
-    """Generates with a fork of a `Session`, loop and draws in NumPy; attributes as in `rollout.Rollout`."""
+    """Generates with a fork of a `Session`, loop and draws in NumPy; attributes as in
+    `rollout.Rollout`.
+    """
 
     to_numpy = staticmethod(np.asarray)
 
@@ -285,9 +299,9 @@ class SessionEngine:
         manifest = session.manifest
         if len(manifest.inputs) != 1 or len(manifest.outputs) != 1:
             raise ValueError(
-                "`generate` feeds one output back into one input. Received: a session of a model with "
-                f"{len(manifest.inputs)} inputs and {len(manifest.outputs)} outputs. Export a `keras.Model` with "
-                "the one input and the one output that are to be generated."
+                "`generate` feeds one output back into one input. Received: a session of a model "
+                f"with {len(manifest.inputs)} inputs and {len(manifest.outputs)} outputs. Export a "
+                "`keras.Model` with the one input and the one output that are to be generated."
             )
         (entry,), (output,) = manifest.inputs, manifest.outputs
         self._session = session

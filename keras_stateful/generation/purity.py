@@ -1,7 +1,8 @@
 """Whether a Python function may be compiled into a loop: traced once, then never called again.
 
-A traced function that draws from NumPy, counts its calls or writes somewhere would silently repeat its first
-result at every step. So a function is compiled only if what it reaches says that it can do none of that.
+A traced function that draws from NumPy, counts its calls or writes somewhere would silently repeat
+its first result at every step. So a function is compiled only if what it reaches says that it can
+do none of that.
 """
 
 import builtins
@@ -49,10 +50,11 @@ _LARGEST = 1 << 16  # bytes of an array that may be compared on every call
 
 
 def pure_key(function: Callable | None) -> Hashable | None:
-    """A key of a function that gives the same results whenever it is traced, or None where that is not certain.
+    """A key of a function that gives the same results whenever it is traced, or None where that is
+    not certain.
 
-    Certain are functions and lambdas that only reach `keras.ops`, numbers, small constant arrays, and other such
-    functions. Two functions of equal code that reach equal values have the same key.
+    Certain are functions and lambdas that only reach `keras.ops`, numbers, small constant arrays,
+    and other such functions. Two functions of equal code that reach equal values have the same key.
 
     Args:
         function: any callable; None has the key `()`.
@@ -81,7 +83,9 @@ def _key(value: Any, above: tuple) -> Hashable | None:
 
 def _function_key(function: types.FunctionType, above: tuple) -> Hashable | None:
     code = function.__code__
-    if any(i.opname in _WRITES or i.opname.startswith("DELETE_") for i in dis.get_instructions(code)):
+    if any(
+        i.opname in _WRITES or i.opname.startswith("DELETE_") for i in dis.get_instructions(code)
+    ):
         return None
     defaults = (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values())
     reached = [code, _key(defaults, above)]

@@ -3,10 +3,10 @@
     prompt ─▶ whole windows ─▶ step ─▶ choose ─▶ step ─▶ choose ─▶ ...     states stay inside
              └── one call ──┘ └────────── one compiled call ──────────┘
 
-On JAX and TensorFlow the whole loop is one compiled call, written once with `keras.ops`. Its arguments are the
-weights' current values, buffers whose lengths are powers of two, and the number of steps: neither training, nor
-another prompt, nor another length or temperature compiles it again. On torch the step is recorded once as a list
-of ATen calls and the loop is Python's.
+On JAX and TensorFlow the whole loop is one compiled call, written once with `keras.ops`. Its
+arguments are the weights' current values, buffers whose lengths are powers of two, and the number
+of steps: neither training, nor another prompt, nor another length or temperature compiles it again.
+On torch the step is recorded once as a list of ATen calls and the loop is Python's.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,8 @@ def rollout(model: keras.Model) -> "Rollout":
     """The `Rollout` of a model, made on first use and kept with the model as long as it lives."""
     if not isinstance(model, keras.Model):
         raise TypeError(
-            f"`model` must be a Keras model or a `Session`. Received: {model!r} of type {type(model).__name__}."
+            f"`model` must be a Keras model or a `Session`. Received: {model!r} of type "
+            f"{type(model).__name__}."
         )
     signature = tuple(id(v) for v in model.weights) + tuple(id(layer) for layer in model.layers)
     kept = vars(model).get(_SLOT)
@@ -61,8 +62,8 @@ class Rollout:
         if len(step.data_inputs) != 1 or len(step.data_outputs) != 1:
             raise ValueError(
                 "`generate` feeds one output back into one input. Received: a `model` with inputs "
-                f"{[t.name for t in step.data_inputs]} and {len(step.data_outputs)} outputs. Build a "
-                "`keras.Model` with the one input and the one output that are to be generated."
+                f"{[t.name for t in step.data_inputs]} and {len(step.data_outputs)} outputs. Build "
+                "a `keras.Model` with the one input and the one output that are to be generated."
             )
         (entry,), (output,) = step.data_inputs, step.data_outputs
         self.step = step
@@ -78,7 +79,9 @@ class Rollout:
         self._backend = keras.backend.backend()
 
     def conversation(self, rows: int) -> "Conversation":
-        """States at their start, advanced from Python: for torch, and where `next_input` is arbitrary Python."""
+        """States at their start, advanced from Python: for torch, and where `next_input` is
+        arbitrary Python.
+        """
         return Conversation(self, rows)
 
     def compiles(self, request: Any) -> bool:
@@ -104,7 +107,8 @@ class Rollout:
             steps: time steps per compiled call; None for all in one.
 
         Yields:
-            What was emitted, `(rows, time, ...)`, from position `min(lengths) - 1` or earlier; see `skipped`.
+            What was emitted, `(rows, time, ...)`, from position `min(lengths) - 1` or earlier; see
+            `skipped`.
         """
         rows, total = len(request.lengths), request.total
         width = _bucket(total, 256 if request.next_input is None else 16)
@@ -149,7 +153,9 @@ class Rollout:
                 return
 
     def skipped(self, request: Any) -> int:
-        """How many positions are read in whole windows before the loop starts; the loop takes all that differ."""
+        """How many positions are read in whole windows before the loop starts; the loop takes all
+        that differ.
+        """
         return (min(request.lengths) - 1) // WINDOW * WINDOW
 
     def initial_states(self, rows: int) -> list:
@@ -171,7 +177,9 @@ class Rollout:
         with keras.StatelessScope(given) as scope:
             before = dict(scope.state_mapping)
             output, *new = self.step([ops.cast(x, self.dtype), *states], training=False)
-        changed = {key for key, value in scope.state_mapping.items() if before.get(key) is not value}
+        changed = {
+            key for key, value in scope.state_mapping.items() if before.get(key) is not value
+        }
         if changed - self._drawn_in_vain:
             paths = [v.path for v in self.variables if id(v) in changed - self._drawn_in_vain]
             raise _noisy(str(paths or "keras.random"))
@@ -212,8 +220,8 @@ class Rollout:
     ) -> tuple:
         """The loop itself: positions `start` to `end` of every row, or until every row is finished.
 
-        A row reads its prompt up to `lengths[row]` and its own output from there on, so that prompts of different
-        lengths run side by side, each as it would alone.
+        A row reads its prompt up to `lengths[row]` and its own output from there on, so that
+        prompts of different lengths run side by side, each as it would alone.
         """
         rows, width = inputs.shape[:2]
         axes = (1,) * len(self.feature_shape)
@@ -223,13 +231,17 @@ class Rollout:
 
         def body(t: Any, states: list, last: Any, finished: Any, emitted: Any) -> tuple:
             prompt = _column(inputs, t)
-            own = ops.cast(ops.maximum(last, 0) if next_input is None else next_input(last), prompt.dtype)
+            own = ops.cast(
+                ops.maximum(last, 0) if next_input is None else next_input(last), prompt.dtype
+            )
             x = ops.where(ops.reshape(t < lengths, (rows, *axes)), prompt, own)
             output, states = self.call(values, ops.expand_dims(x, 1), states)
             if next_input is None:
                 uniform = None if uniforms is None else _column(uniforms, t)
                 scores = ops.cast(output, "float32")
-                output = next_ids(scores, uniform, temperature, top_k, top_p, from_logits=from_logits, xp=ops)
+                output = next_ids(
+                    scores, uniform, temperature, top_k, top_p, from_logits=from_logits, xp=ops
+                )
             if stop is not None:
                 stopped = ops.any(ops.expand_dims(output, -1) == stop, axis=-1)
                 ended = t >= lengths - 2 + length
@@ -259,7 +271,9 @@ class Conversation:
         pass
 
     def read(self, x: np.ndarray) -> None:
-        """Reads `(rows, time, ...)`: in one call on torch, else in whole windows and then single steps."""
+        """Reads `(rows, time, ...)`: in one call on torch, else in whole windows and then single
+        steps.
+        """
         rollout = self._rollout
         if rollout._backend == "torch":
             with _no_grad():
@@ -272,17 +286,23 @@ class Conversation:
             self.step(x[:, t])
 
     def step(self, x: Any) -> Any:
-        """Reads `(rows, ...)`, one time step; gives the output `(rows, ...)`, a tensor of the backend."""
+        """Reads `(rows, ...)`, one time step; gives the output `(rows, ...)`, a tensor of the
+        backend.
+        """
         rollout = self._rollout
         x = ops.expand_dims(ops.cast(ops.convert_to_tensor(x), rollout.dtype), 1)
         if rollout._backend == "torch":
             call = rollout._compiled.get(x.shape)
             if call is None:
-                call = rollout._compiled[x.shape] = _record(rollout.call, self._values, x, self._states)
+                call = rollout._compiled[x.shape] = _record(
+                    rollout.call, self._values, x, self._states
+                )
             with _no_grad():
                 output, self._states = call(self._values, x, self._states)
         else:
-            output, self._states = rollout._call("step", rollout.call)(rollout._values(), x, self._states)
+            output, self._states = rollout._call("step", rollout.call)(
+                rollout._values(), x, self._states
+            )
         return output
 
 
@@ -309,7 +329,9 @@ def _compile(function: Callable) -> Callable:
 
 
 def _record(function: Callable, values: Any, x: Any, states: list) -> Callable:
-    """The ATen calls of one step, without the layers' Python around them; the function itself if that fails."""
+    """The ATen calls of one step, without the layers' Python around them; the function itself if
+    that fails.
+    """
     from torch.fx import CodeGen
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -322,7 +344,9 @@ def _record(function: Callable, values: Any, x: Any, states: list) -> Callable:
     try:
         with _no_grad():
             recorded = make_fx(flat)(*values, x, *states)
-    except Exception:  # it looks at values, or calls what cannot be recorded: run its Python every time
+    except (
+        Exception
+    ):  # it looks at values, or calls what cannot be recorded: run its Python every time
         return function
     recorded.graph.eliminate_dead_code()
     recorded.graph.set_codegen(CodeGen())  # takes and gives flat tensors
@@ -345,29 +369,43 @@ def _record(function: Callable, values: Any, x: Any, states: list) -> Callable:
 
 
 def _drawn_in_vain(calls: list) -> set[int]:
-    """Seed states of Keras's own cells, which draw their dropout masks at inference too and then leave them unused."""
-    parts = [p for c in calls if isinstance(c.operation, keras.layers.Layer) for p in parts_of(c.operation)]
+    """Seed states of Keras's own cells, which draw their dropout masks at inference too and then
+    leave them unused.
+    """
+    parts = [
+        p
+        for c in calls
+        if isinstance(c.operation, keras.layers.Layer)
+        for p in parts_of(c.operation)
+    ]
     own = [p for p in parts if keras_internals.is_keras_rnn(p)]
     return {id(p.seed_generator.state) for p in own if hasattr(p, "seed_generator")}
 
 
 def _noisy(where: str) -> ValueError:
     return ValueError(
-        "`generate` runs models whose outputs depend on inputs, weights and recurrent states alone. Received: a `model` "
-        f"that draws random numbers or counts at inference, in {where}: the same number could come at every step, and "
-        "`seed` would not decide the text. Make that part depend on `training`, or draw in `next_input`."
+        "`generate` runs models whose outputs depend on inputs, weights and recurrent states "
+        f"alone. Received: a `model` that draws random numbers or counts at inference, in {where}: "
+        "the same number could come at every step, and `seed` would not decide the text. Make that "
+        "part depend on `training`, or draw in `next_input`."
     )
 
 
 def _agree(found: list, wanted: list) -> bool:
     pairs = zip(found, wanted, strict=True)
-    return all(a.shape == b.shape and a.isclose(b, atol=1e-5, equal_nan=True).all() for a, b in pairs)
+    return all(
+        a.shape == b.shape and a.isclose(b, atol=1e-5, equal_nan=True).all() for a, b in pairs
+    )
 
 
 def _ramp(tensor: Any) -> Any:
     import torch
 
-    return torch.linspace(-1, 1, tensor.numel(), device=tensor.device).reshape(tensor.shape).to(tensor.dtype)
+    return (
+        torch.linspace(-1, 1, tensor.numel(), device=tensor.device)
+        .reshape(tensor.shape)
+        .to(tensor.dtype)
+    )
 
 
 def _no_grad() -> Any:
@@ -384,14 +422,18 @@ def _trace(function: Callable, shape: tuple, dtype: str) -> Any:
         return jax.eval_shape(function, jax.ShapeDtypeStruct(shape, dtype))
     import tensorflow as tf
 
-    traced = tf.function(function, autograph=False).get_concrete_function(tf.TensorSpec(shape, dtype))
+    traced = tf.function(function, autograph=False).get_concrete_function(
+        tf.TensorSpec(shape, dtype)
+    )
     return traced.structured_outputs
 
 
 def _column(buffer: Any, t: Any) -> Any:
     """Time step `t` of `(rows, width, ...)`."""
     shape = (buffer.shape[0], 1, *buffer.shape[2:])
-    return ops.reshape(ops.slice(buffer, [0, t] + [0] * (len(shape) - 2), shape), (shape[0], *shape[2:]))
+    return ops.reshape(
+        ops.slice(buffer, [0, t] + [0] * (len(shape) - 2), shape), (shape[0], *shape[2:])
+    )
 
 
 def _bucket(length: int, least: int) -> int:

@@ -13,10 +13,12 @@ from keras_stateful.generation.generate import check, generate
 
 
 class SampleText(keras.callbacks.Callback):
-    """Writes a sample of the model's text at the end of an epoch, with the weights as they are then.
+    """Writes a sample of the model's text at the end of an epoch, with the weights as they are
+    then.
 
-    It runs a twin over the model's own variables, from the initial state: nothing is copied, the training's states,
-    losses and random numbers are what they would be without it. The arguments are checked when training begins.
+    It runs a twin over the model's own variables, from the initial state: nothing is copied, the
+    training's states, losses and random numbers are what they would be without it. The arguments
+    are checked when training begins.
 
     Args:
         prompt: what `encode` takes, usually a string.
@@ -27,14 +29,15 @@ class SampleText(keras.callbacks.Callback):
         temperature: as in `generate`.
         top_k: as in `generate`.
         top_p: as in `generate`.
-        seed: as in `generate`; every epoch draws other numbers. None follows `keras.utils.set_random_seed` as it was
-            when training began.
+        seed: as in `generate`; every epoch draws other numbers. None follows
+            `keras.utils.set_random_seed` as it was when training began.
         stop: as in `generate`.
         from_logits: as in `generate`.
         write: called with each line; None writes nothing.
 
     Attributes:
-        samples: `{epoch: text}`, epochs counted from 1; the text is prompt and continuation, decoded together.
+        samples: `{epoch: text}`, epochs counted from 1; the text is prompt and continuation,
+            decoded together.
 
     Raises:
         ValueError: when training begins, what `generate` raises.
@@ -119,7 +122,9 @@ class SampleText(keras.callbacks.Callback):
 
 @contextmanager
 def _untouched_randomness() -> Iterator[None]:
-    """Gives Python's and NumPy's global generators back as they were: the first conversion of a model draws seeds."""
+    """Gives Python's and NumPy's global generators back as they were: the first conversion of a
+    model draws seeds.
+    """
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:
         yield

@@ -1,13 +1,14 @@
 """From a model's scores to the next id: temperature, top-k, top-p and the draw.
 
-Pure functions of their arguments. Each takes the array namespace `xp` it computes with: NumPy, or `keras.ops`
-inside a compiled loop. The only randomness is one uniform number per row and step, drawn beforehand from
-(seed, row) by `row_uniforms`; so the same seed means the same text, a longer text begins with the shorter one,
-and row 0 of a batch draws what it would draw alone.
+Pure functions of their arguments. Each takes the array namespace `xp` it computes with: NumPy, or
+`keras.ops` inside a compiled loop. The only randomness is one uniform number per row and step,
+drawn beforehand from (seed, row) by `row_uniforms`; so the same seed means the same text, a longer
+text begins with the shorter one, and row 0 of a batch draws what it would draw alone.
 
 References:
     Top-k: Fan et al. 2018, Hierarchical Neural Story Generation, https://arxiv.org/abs/1805.04833
-    Top-p: Holtzman et al. 2020, The Curious Case of Neural Text Degeneration, https://arxiv.org/abs/1904.09751
+    Top-p: Holtzman et al. 2020, The Curious Case of Neural Text Degeneration,
+    https://arxiv.org/abs/1904.09751
 """
 
 from typing import Any
@@ -24,8 +25,8 @@ def row_uniforms(seed: int, rows: int, length: int) -> np.ndarray:
         length: how many numbers for each.
 
     Returns:
-        float32 `(rows, length)` in (0, 1]. Row `r` depends on `seed` and `r` alone, and a longer row begins
-        with the shorter one.
+        float32 `(rows, length)` in (0, 1]. Row `r` depends on `seed` and `r` alone, and a longer
+        row begins with the shorter one.
     """
     draws = [
         np.random.Generator(np.random.PCG64([seed, row])).random(length, dtype="float32")
@@ -43,7 +44,8 @@ def filtered_weights(
     from_logits: bool = True,
     xp: Any = np,
 ) -> Any:
-    """Weights to draw the next id with: temperature first, then top-k, then top-p on what top-k left.
+    """Weights to draw the next id with: temperature first, then top-k, then top-p on what top-k
+    left.
 
     Args:
         scores: `(rows, vocabulary)`, float32: logits or probabilities.
@@ -54,8 +56,8 @@ def filtered_weights(
         xp: `numpy` or `keras.ops`.
 
     Returns:
-        `(rows, vocabulary)`: proportional to the probabilities, the most likely id at 1, zero where filtered out.
-        NaN in a row whose scores are NaN, infinite or all zero.
+        `(rows, vocabulary)`: proportional to the probabilities, the most likely id at 1, zero where
+        filtered out. NaN in a row whose scores are NaN, infinite or all zero.
     """
     if not from_logits:
         positive = scores > 0
@@ -89,7 +91,8 @@ def draw(weights: Any, uniforms: Any, *, xp: Any = np) -> Any:
         int32 `(rows,)`: never an id of weight zero.
     """
     possible = weights > 0
-    # Rounding may leave a parallel cumulative sum not quite monotone; both conditions look at possible ids only.
+    # Rounding may leave a parallel cumulative sum not quite monotone; both conditions look at
+    # possible ids only.
     upto = xp.where(possible, xp.cumsum(weights, axis=-1), 0.0)
     mark = xp.expand_dims(uniforms, -1) * xp.max(upto, axis=-1, keepdims=True)
     reached = xp.logical_and(possible, upto >= mark)
@@ -118,7 +121,8 @@ def next_ids(
         xp: `numpy` or `keras.ops`.
 
     Returns:
-        int32 `(rows,)`; -1 where the scores are NaN or infinite, or probabilities that do not sum to 1.
+        int32 `(rows,)`; -1 where the scores are NaN or infinite, or probabilities that do not sum
+        to 1.
     """
     if temperature is None and from_logits and xp is np:  # NumPy's argmax finds NaN first
         ids = np.argmax(scores, axis=-1)
@@ -126,7 +130,12 @@ def next_ids(
         return np.where(usable, ids, -1).astype("int32")
     with np.errstate(invalid="ignore"):  # unusable scores are told by the NaN that comes out
         weights = filtered_weights(
-            scores, 1.0 if temperature is None else temperature, top_k, top_p, from_logits=from_logits, xp=xp
+            scores,
+            1.0 if temperature is None else temperature,
+            top_k,
+            top_p,
+            from_logits=from_logits,
+            xp=xp,
         )
     ids = (
         _first(scores >= xp.max(scores, axis=-1, keepdims=True), xp)

@@ -1,4 +1,6 @@
-"""Pictures of what a stateful training reads, and of what its units do. matplotlib is imported when one is drawn."""
+"""Pictures of what a stateful training reads, and of what its units do. matplotlib is imported when
+one is drawn.
+"""
 
 import operator
 from collections.abc import Sequence
@@ -28,24 +30,28 @@ def plot_activations(
 ) -> Any:
     """A text coloured by a unit's state after each step, as a matplotlib figure or an HTML page.
 
-    The page is one file that asks nothing of any server: units are chosen from a list, and the value at a step shows
-    where the pointer is. Colours run from blue, the unit's most negative value, over white, 0, to orange.
+    The page is one file that asks nothing of any server: units are chosen from a list, and the
+    value at a step shows where the pointer is. Colours run from blue, the unit's most negative
+    value, over white, 0, to orange.
 
     Args:
-        text: what was read: a string, one character for each step, or a list of strings (words, tokens).
+        text: what was read: a string, one character for each step, or a list of strings (words,
+            tokens).
         activations: `(timesteps, units)`, from `record_states`.
-        unit: an int or several, for example the first that `rank_units` gives. None: the figure shows the one whose state
-            varies most, the page has all and opens at that one.
+        unit: an int or several, for example the first that `rank_units` gives. None: the figure
+            shows the one whose state varies most, the page has all and opens at that one.
         path: where to write the HTML page; None for the figure.
         title: heading of the page or figure.
 
     Returns:
-        Without a path the figure, one of pyplot's, a panel for each unit: `plt.show()` shows it, `figure.savefig` writes it.
-        With one the `pathlib.Path` of the page, about 2.7 bytes large for each step and unit.
+        Without a path the figure, one of pyplot's, a panel for each unit: `plt.show()` shows it,
+        `figure.savefig` writes it. With one the `pathlib.Path` of the page, about 2.7 bytes large
+        for each step and unit.
 
     Raises:
         TypeError: text that is not strings, a unit that is no int.
-        ValueError: text and activations of different lengths, a unit out of range, a path that does not end in .html.
+        ValueError: text and activations of different lengths, a unit out of range, a path that does
+            not end in .html.
         ModuleNotFoundError: a figure without matplotlib, with the command that installs it.
 
     Example:
@@ -75,8 +81,9 @@ def plot_activations(
     path = Path(path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(
-            f"`path` is where the HTML page goes and must end in .html. Received: path={str(path)!r}. For an image leave it "
-            "out: `plot_activations(text, activations, unit).savefig(path)`."
+            "`path` is where the HTML page goes and must end in .html. Received: "
+            f"path={str(path)!r}. For an image leave it out: `plot_activations(text, activations, "
+            "unit).savefig(path)`."
         )
     shown, opened = (range(values.shape[1]), liveliest) if units is None else (units, 0)
     path.write_text(activation_page(tokens, values, shown, opened, title), encoding="ascii")
@@ -86,8 +93,9 @@ def plot_activations(
 def plot_layout(sequence: Any, *, first: int = 0, batches: int | None = None) -> Any:
     """Which document lies where in the rows of the batches that `fit` reads, in the present epoch.
 
-    A line for each row, time from left to right; documents in colours with their numbers, resets in red where a row starts
-    from the initial state, padding grey. Thin lines are the edges of windows, as long as there is room for them.
+    A line for each row, time from left to right; documents in colours with their numbers, resets in
+    red where a row starts from the initial state, padding grey. Thin lines are the edges of
+    windows, as long as there is room for them.
 
     Args:
         sequence: a `StatefulSequence`.
@@ -95,10 +103,12 @@ def plot_layout(sequence: Any, *, first: int = 0, batches: int | None = None) ->
         batches: how many are shown; None for all that follow.
 
     Returns:
-        The figure, one of pyplot's: `plt.show()` shows it, `figure.savefig("layout.png")` writes it.
+        The figure, one of pyplot's: `plt.show()` shows it, `figure.savefig("layout.png")` writes
+        it.
 
     Raises:
-        TypeError: something that is not a `StatefulSequence`; `first` or `batches` that are no ints.
+        TypeError: something that is not a `StatefulSequence`; `first` or `batches` that are no
+            ints.
         ValueError: batches out of range.
         ModuleNotFoundError: without matplotlib, with the command that installs it.
 
@@ -115,8 +125,8 @@ def plot_layout(sequence: Any, *, first: int = 0, batches: int | None = None) ->
     """
     if not isinstance(sequence, StatefulSequence):
         raise TypeError(
-            f"`sequence` must be a StatefulSequence. Received: {type(sequence).__name__}. A stream does not know its layout "
-            "before it is read."
+            f"`sequence` must be a StatefulSequence. Received: {type(sequence).__name__}. A stream "
+            "does not know its layout before it is read."
         )
     first, total = whole_number("first", first, 0), len(sequence)
     if first >= total:
@@ -141,19 +151,32 @@ def plot_layout(sequence: Any, *, first: int = 0, batches: int | None = None) ->
         for run in runs:
             if run.steps >= _NARROW * (right - left):
                 axes.text(
-                    run.begin + run.steps / 2, row, str(run.document), ha="center", va="center", fontsize=8
+                    run.begin + run.steps / 2,
+                    row,
+                    str(run.document),
+                    ha="center",
+                    va="center",
+                    fontsize=8,
                 )
     marks = _resets(sequence, first, last)
     axes.vlines([m[1] for m in marks], [m[0] - 0.4 for m in marks], [m[0] + 0.4 for m in marks],
                 colors=_RESET, linewidth=2, label="resets")  # fmt: skip
     if last - first <= 60:
         axes.vlines(
-            np.arange(left, right + 1, window), -0.5, rows - 0.5, colors="black", linewidth=0.3, zorder=0.5
+            np.arange(left, right + 1, window),
+            -0.5,
+            rows - 0.5,
+            colors="black",
+            linewidth=0.3,
+            zorder=0.5,
         )
-    axes.set(xlim=(left, right), ylim=(rows - 0.5, -0.5), xlabel="time steps of a row", ylabel="row")
+    axes.set(
+        xlim=(left, right), ylim=(rows - 0.5, -0.5), xlabel="time steps of a row", ylabel="row"
+    )
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.set_title(
-        f'boundary="{sequence.boundary}", batches {first} to {last - 1} of {total}, utilization {sequence.utilization:.2f}',
+        f'boundary="{sequence.boundary}", batches {first} to {last - 1} of {total}, utilization '
+        f"{sequence.utilization:.2f}",
         fontsize=10,
     )
     return figure
@@ -204,13 +227,14 @@ def _tokens(text: Any, steps: int) -> list[str]:
     if tokens is None or not all(isinstance(token, str) for token in tokens):
         raise TypeError(
             "`text` must be a string, or a list of strings with one for each step. Received: "
-            f"{type(text).__name__}{'' if tokens is None else ' of ' + type(tokens[0]).__name__}. Decode ids first."
+            f"{type(text).__name__}{'' if tokens is None else ' of ' + type(tokens[0]).__name__}. "
+            "Decode ids first."
         )
     if len(tokens) != steps:
         raise ValueError(
             f"`text` and `activations` must be equally long. Received: {len(tokens)} "
-            f"{'characters' if isinstance(text, str) else 'strings'}, activations of {steps} time steps. Record the states "
-            "of the very text that is shown."
+            f"{'characters' if isinstance(text, str) else 'strings'}, activations of {steps} time "
+            "steps. Record the states of the very text that is shown."
         )
     return [str(token) for token in tokens]
 
@@ -222,11 +246,14 @@ def _units(unit: Any, count: int) -> list[int]:
             raise TypeError
         units = [operator.index(u) for u in (unit if several else [unit])]
     except TypeError:
-        raise TypeError(f"`unit` must be an int or a list of ints. Received: unit={unit!r}.") from None
+        raise TypeError(
+            f"`unit` must be an int or a list of ints. Received: unit={unit!r}."
+        ) from None
     missing = [u for u in units if not 0 <= u < count]
     if missing or not units:
         raise ValueError(
-            f"`unit` must name units of the activations, 0 to {count - 1}. Received: {missing[0] if missing else 'none'}."
+            f"`unit` must name units of the activations, 0 to {count - 1}. Received: "
+            f"{missing[0] if missing else 'none'}."
         )
     return units
 
@@ -246,7 +273,9 @@ def _coloured_text(tokens: list[str], values: np.ndarray, units: list[int], titl
     for axes, number in zip(panels[:, 0], units, strict=True):
         column = values[:, number]
         limit = float(np.abs(column).max()) or 1.0
-        boxes = PolyCollection(corners, array=column, cmap=colours, edgecolors="none", clim=(-limit, limit))
+        boxes = PolyCollection(
+            corners, array=column, cmap=colours, edgecolors="none", clim=(-limit, limit)
+        )
         axes.add_collection(boxes)
         for token, (y, x, width) in zip(tokens, places, strict=True):
             if label := _label(token):
@@ -261,7 +290,9 @@ def _coloured_text(tokens: list[str], values: np.ndarray, units: list[int], titl
 
 
 def _places(tokens: Sequence[str]) -> tuple[list[tuple[int, int, int]], int]:
-    """Line, column and width of each token's box in lines of `_COLUMNS` characters, and how many lines there are."""
+    """Line, column and width of each token's box in lines of `_COLUMNS` characters, and how many
+    lines there are.
+    """
     places, line, column = [], 0, 0
     words = any(len(token) > 1 for token in tokens)
     for token in tokens:
@@ -276,7 +307,9 @@ def _places(tokens: Sequence[str]) -> tuple[list[tuple[int, int, int]], int]:
 
 
 def _label(token: str) -> str:
-    signs = "".join(_SHOWN.get(c, c if c.isprintable() else "\N{REPLACEMENT CHARACTER}") for c in token)
+    signs = "".join(
+        _SHOWN.get(c, c if c.isprintable() else "\N{REPLACEMENT CHARACTER}") for c in token
+    )
     return signs.strip(" ")
 
 
@@ -285,6 +318,7 @@ def _pyplot(function: str) -> Any:
         import matplotlib.pyplot as plt
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f'`{function}` draws with matplotlib, which is not installed: `pip install "keras-stateful[plots]"`.'
+            f"`{function}` draws with matplotlib, which is not installed: `pip install "
+            '"keras-stateful[plots]"`.'
         ) from error
     return plt

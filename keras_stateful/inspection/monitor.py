@@ -19,7 +19,8 @@ _NOTHING = 1e-4  # a state without a larger value is dead
 _STILL = 1e-6  # a state that changes by a smaller share of its norm stands still
 
 _CONV_LSTM = (keras.layers.ConvLSTM1D, keras.layers.ConvLSTM2D, keras.layers.ConvLSTM3D)
-# Where on a tanh a value lies, -1 and 1 being its flat ends: a value that goes into the activation, and one that came out.
+# Where on a tanh a value lies, -1 and 1 being its flat ends: a value that goes into the activation,
+# and one that came out.
 _INTO: dict[str, Callable] = {"tanh": np.tanh, "sigmoid": lambda s: np.tanh(s / 2)}
 _OUT_OF: dict[str, Callable] = {"tanh": lambda s: s, "sigmoid": lambda s: 2 * s - 1}
 
@@ -29,32 +30,36 @@ class StateMonitor(ModelCallback):
 
     It warns of states that are NaN, explode, are all zero or stop changing.
 
-    The states are those after the most recent measured step, in all rows, before any row is reset for the next one.
+    The states are those after the most recent measured step, in all rows, before any row is reset
+    for the next one.
 
-    - `"<layer>/norm"`: L2 norm of a row's state, mean over rows; for an LSTM of `h` and `c` together.
-    - `"<layer>/saturation"`: share of the values at which the layer's squashing is flat and passes on under a fiftieth
-      of the gradient: `|h| > 0.99`, and for an LSTM `|tanh(c)| > 0.99`, since its `h` is a gated `tanh(c)`. Not there
-      for cells whose activation is neither tanh nor sigmoid.
-    - `"<layer>/drift"`: how much a row's state changed since the last look, `|new - old| / max(|new|, |old|)`, mean
-      over rows. 0: it stands still; 1: it came from nothing or went to nothing; about 1.4: two states that have
-      nothing in common; at most 2. The first look compares with the state that training began with.
+    - `"<layer>/norm"`: L2 norm of a row's state, mean over rows; for an LSTM of `h` and `c`
+      together.
+    - `"<layer>/saturation"`: share of the values at which the layer's squashing is flat and passes
+      on under a fiftieth of the gradient: `|h| > 0.99`, and for an LSTM `|tanh(c)| > 0.99`, since
+      its `h` is a gated `tanh(c)`. Not there for cells whose activation is neither tanh nor
+      sigmoid.
+    - `"<layer>/drift"`: how much a row's state changed since the last look,
+      `|new - old| / max(|new|, |old|)`, mean over rows. 0: it stands still; 1: it came from nothing
+      or went to nothing; about 1.4: two states that have nothing in common; at most 2. The first
+      look compares with the state that training began with.
 
-    The logs of each batch hold the last look, so the progress bar shows it; the logs of an epoch hold the mean over its
-    looks, at least one. Put it before `CSVLogger`, `TensorBoard` and whatever else reads the logs. It changes nothing
-    in the training.
+    The logs of each batch hold the last look, so the progress bar shows it; the logs of an epoch
+    hold the mean over its looks, at least one. Put it before `CSVLogger`, `TensorBoard` and
+    whatever else reads the logs. It changes nothing in the training.
 
-    It warns, once for each layer and cause, of a state that is NaN or infinite, has values beyond 1,000, is zero in all
-    rows, or no longer changes.
+    It warns, once for each layer and cause, of a state that is NaN or infinite, has values beyond
+    1,000, is zero in all rows, or no longer changes.
 
     Args:
-        every: training steps from one look to the next. A look waits for the step and, on JAX, brings all variables
-            back from it.
+        every: training steps from one look to the next. A look waits for the step and, on JAX,
+            brings all variables back from it.
         layers: paths of the recurrent layers to look at, as in `get_states`; None for all.
 
     Raises:
         TypeError: `every` that is no int.
-        ValueError: `every` under 1; when training begins: a model that carries no state, a layer that it does not have,
-            a `CSVLogger` or `TensorBoard` that stands before it.
+        ValueError: `every` under 1; when training begins: a model that carries no state, a layer
+            that it does not have, a `CSVLogger` or `TensorBoard` that stands before it.
 
     Example:
 
@@ -106,11 +111,16 @@ class StateMonitor(ModelCallback):
             self._look()
         if logs is not None:
             logs.update(
-                {name: float(np.mean([look[name] for look in self._looks])) for name in self._looks[0]}
+                {
+                    name: float(np.mean([look[name] for look in self._looks]))
+                    for name in self._looks[0]
+                }
             )
 
     def get_state(self) -> dict[str, Any]:
-        """What `ResumeTraining` saves: by position, since layers without a name get other ones in the same process."""
+        """What `ResumeTraining` saves: by position, since layers without a name get other ones in
+        the same process.
+        """
         keys = [s.key for s in self._layer_states]
         return {
             "steps": self._steps,
@@ -128,8 +138,9 @@ class StateMonitor(ModelCallback):
         keys = [s.key for s in self._layer_states]
         if len(state["previous"]) != len(keys):
             raise ValueError(
-                f"`StateMonitor` looked at {len(state['previous'])} layers when the training was saved. Received: {keys}. "
-                "Give it the same `layers` and the same model, or another `backup_dir`."
+                f"`StateMonitor` looked at {len(state['previous'])} layers when the training was "
+                f"saved. Received: {keys}. Give it the same `layers` and the same model, or "
+                "another `backup_dir`."
             )
         self._steps, self._looked_at = state["steps"], state["looked_at"]
         self._warned = {(keys[i], cause) for i, cause in state["warned"]}
@@ -163,42 +174,53 @@ class StateMonitor(ModelCallback):
         self._looks.append(values)
 
     def _read(self) -> dict[str, list[np.ndarray]]:
-        """The states of each layer, without the mark of rows that wait for an `initial_state` of the model's graph."""
+        """The states of each layer, without the mark of rows that wait for an `initial_state` of
+        the model's graph.
+        """
         found = get_states(self._network)
         marks = {s.key: getattr(s.layer, "initial_state_given", False) for s in self._layer_states}
-        return {key: [a.astype("float32") for a in found[key][: -1 if marks[key] else None]] for key in marks}
+        return {
+            key: [a.astype("float32") for a in found[key][: -1 if marks[key] else None]]
+            for key in marks
+        }
 
     def _warn(self, layer_state: LayerState, rows: np.ndarray, drift: np.ndarray) -> None:
         finite = np.isfinite(rows).all(axis=1)
         largest = np.abs(rows[finite]).max(initial=0)
         if not finite.all():
             cause = "is not finite"
-            found = f"NaN or infinite values in rows {_some(np.flatnonzero(~finite))} of {len(rows)}"
+            found = (
+                f"NaN or infinite values in rows {_some(np.flatnonzero(~finite))} of {len(rows)}"
+            )
             advice = (
-                "All that follows is lost: the weights become NaN too. Look for NaN in those rows' inputs, lower the "
-                "learning rate, or clip gradients (`clipnorm=1.0` in the optimizer), and start from weights saved before."
+                "All that follows is lost: the weights become NaN too. Look for NaN in those rows' "
+                "inputs, lower the learning rate, or clip gradients (`clipnorm=1.0` in the "
+                "optimizer), and start from weights saved before."
             )
         elif largest > _HUGE:
             cause = "blows up"
             found = f"a value of {largest:.3g}"
             advice = (
-                "A cell state grows so where it adds up and never forgets, an unbounded activation (relu, linear) where "
-                "the recurrent weights amplify. Reset rows where documents start, use tanh, lower the learning rate, or "
-                "clip gradients (`clipnorm=1.0` in the optimizer)."
+                "A cell state grows so where it adds up and never forgets, an unbounded activation "
+                "(relu, linear) where the recurrent weights amplify. Reset rows where documents "
+                "start, use tanh, lower the learning rate, or clip gradients (`clipnorm=1.0` in "
+                "the optimizer)."
             )
         elif finite.all() and largest < _NOTHING:
             cause = "is dead"
             found = f"no value above {_NOTHING:g} in any of {len(rows)} rows"
             advice = (
-                "Either the layer passes nothing on (a relu below zero for every input), or the state never arrives: a "
-                "plain `stateful=True` layer needs `ResetStatesCallback` in `fit`, see `docs/keras-defects.md`."
+                "Either the layer passes nothing on (a relu below zero for every input), or the "
+                "state never arrives: a plain `stateful=True` layer needs `ResetStatesCallback` in "
+                "`fit`, see `docs/keras-defects.md`."
             )
         elif finite.all() and drift.max() < _STILL:
             cause = "stands still"
             found = f"no row changed by more than {_STILL:g} of its norm since the last look"
             advice = (
-                "It no longer depends on what is read. Saturated gates are the usual cause: lower the learning rate, "
-                "scale the inputs, or clip gradients (`clipnorm=1.0` in the optimizer)."
+                "It no longer depends on what is read. Saturated gates are the usual cause: lower "
+                "the learning rate, scale the inputs, or clip gradients (`clipnorm=1.0` in the "
+                "optimizer)."
             )
         else:
             return
@@ -206,7 +228,8 @@ class StateMonitor(ModelCallback):
             self._warned.add((layer_state.key, cause))
             where = f"epoch {self._epoch + 1}, batch {self._batch + 1}"
             warnings.warn(
-                f"The state of `{layer_state.key}` {cause}: {found} at {where}. {advice}", stacklevel=2
+                f"The state of `{layer_state.key}` {cause}: {found} at {where}. {advice}",
+                stacklevel=2,
             )
 
     # Arguments
@@ -215,14 +238,16 @@ class StateMonitor(ModelCallback):
         layer_states = find_states(self._network)
         if not layer_states:
             raise ValueError(
-                f"`StateMonitor` needs a model that carries its state. Received: {self._network.name!r}, which carries "
-                "none. Convert it with `to_stateful(model, sequence)`, or give its recurrent layers `stateful=True`."
+                "`StateMonitor` needs a model that carries its state. Received: "
+                f"{self._network.name!r}, which carries none. Convert it with `to_stateful(model, "
+                "sequence)`, or give its recurrent layers `stateful=True`."
             )
         known = [s.key for s in layer_states]
         for wanted in known if self.layers is None else self.layers:
             if wanted not in known:
                 raise ValueError(
-                    f"`layers` must name recurrent layers that carry a state. Received: {wanted!r}; the model has {known}."
+                    "`layers` must name recurrent layers that carry a state. Received: "
+                    f"{wanted!r}; the model has {known}."
                 )
         return [s for s in layer_states if self.layers is None or s.key in self.layers]
 
@@ -233,12 +258,16 @@ def _rows(states: list[np.ndarray]) -> np.ndarray:
 
 
 def _saturation(layer: Any, states: list[np.ndarray]) -> float | None:
-    """The share of saturated values; None where no activation of the layer's cells is known to be bounded."""
+    """The share of saturated values; None where no activation of the layer's cells is known to be
+    bounded.
+    """
     places: list[np.ndarray] = []
     left = list(states)
     cells = getattr(layer.cell, "cells", [layer.cell])
     for cell in cells:
-        own = left if len(cells) == 1 else [left.pop(0) for _ in keras.tree.flatten(cell.state_size)]
+        own = (
+            left if len(cells) == 1 else [left.pop(0) for _ in keras.tree.flatten(cell.state_size)]
+        )
         name = getattr(getattr(cell, "activation", None), "__name__", None)
         if name not in _INTO:
             continue

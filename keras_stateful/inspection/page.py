@@ -122,7 +122,8 @@ def activation_page(
         title: heading of the page.
 
     Returns:
-        HTML in ASCII. Each unit is coloured on a scale of its own, up to its largest absolute value.
+        HTML in ASCII. Each unit is coloured on a scale of its own, up to its largest absolute
+        value.
     """
     chosen = np.asarray(activations, "float64")[:, list(units)].T
     scales = np.abs(chosen).max(axis=1)

@@ -1,11 +1,13 @@
 """`ResumeTraining`: a `fit` that is killed and started again goes on as if it had never stopped.
 
-When what happens, in the `fit` that goes on (Keras 3.14 to 3.15 call their hooks alike on the three backends):
+When what happens, in the `fit` that goes on (Keras 3.14 to 3.15 call their hooks alike on the three
+backends):
 
     on_train_begin        the newest whole checkpoint is found and compared with what is there now
     (all others' too)     they start afresh: EarlyStopping forgets
     on_epoch_begin        at an epoch's start: everything is restored *before* the others' hooks, as it was saved after those
-                          of the epoch before. In its middle: *after* them, since they had run when it was saved.
+                          of the epoch before. In its middle: *after* them, since they had run when
+                          it was saved.
     first batch           in the middle of an epoch: random generators, which hooks and iterators may have used since
 
 So the callback changes its place in the list of callbacks, whose order is the order of the hooks.
@@ -28,34 +30,40 @@ from keras_stateful.training.resets import ResetStatesCallback
 
 
 class ResumeTraining(ModelCallback):
-    """Saves a stateful training every so often; when the script is started again, `fit` goes on from there.
+    """Saves a stateful training every so often; when the script is started again, `fit` goes on
+    from there.
 
-    On the CPU it goes on bit for bit: every later loss, metric and weight is that of the run that was never interrupted,
-    in the middle of an epoch too. Saved are weights and optimizer, recurrent states, seed generators (dropout) and the
-    global generators of Python, NumPy and torch, metrics, where the sequence stands, what the other callbacks remember
-    (EarlyStopping, ReduceLROnPlateau, ModelCheckpoint, CSVLogger, ...) and the history.
+    On the CPU it goes on bit for bit: every later loss, metric and weight is that of the run that
+    was never interrupted, in the middle of an epoch too. Saved are weights and optimizer, recurrent
+    states, seed generators (dropout) and the global generators of Python, NumPy and torch, metrics,
+    where the sequence stands, what the other callbacks remember (EarlyStopping, ReduceLROnPlateau,
+    ModelCheckpoint, CSVLogger, ...) and the history.
 
-    Start the same script again: nothing else is needed. `epochs` counts from the first start; a training that has ended
-    is not begun again, unless `epochs` is raised or the directory deleted. A learning rate that is a number is
-    state, and restored.
+    Start the same script again: nothing else is needed. `epochs` counts from the first start; a
+    training that has ended is not begun again, unless `epochs` is raised or the directory deleted.
+    A learning rate that is a number is state, and restored.
 
-    Storage is Keras's own: `save_weights` for weights and optimizer, beside them a NumPy file without pickle and JSON.
-    (Orbax, in `keras.callbacks.OrbaxCheckpoint`, knows variables by their paths, which the states of one layer share, and
-    would be one dependency more.) A checkpoint is written beside the others, synced to disk and renamed; the last two are
-    kept, and one that is damaged is left out with a warning. A second process on the same directory is refused.
+    Storage is Keras's own: `save_weights` for weights and optimizer, beside them a NumPy file
+    without pickle and JSON. (Orbax, in `keras.callbacks.OrbaxCheckpoint`, knows variables by their
+    paths, which the states of one layer share, and would be one dependency more.) A checkpoint is
+    written beside the others, synced to disk and renamed; the last two are kept, and one that is
+    damaged is left out with a warning. A second process on the same directory is refused.
 
     Args:
         backup_dir: a directory of this training's own.
-        sequence: the `StatefulSequence` or `StatefulStream` that `fit` reads. A stream is read again from its start up
-            to the saved place, so its source must give the same documents again.
-        save_freq: "epoch", at the end of each; or after that many steps. The end of the last epoch is always saved.
+        sequence: the `StatefulSequence` or `StatefulStream` that `fit` reads. A stream is read
+            again from its start up to the saved place, so its source must give the same documents
+            again.
+        save_freq: "epoch", at the end of each; or after that many steps. The end of the last epoch
+            is always saved.
 
     Raises:
         TypeError: something that is not a sequence, a `save_freq` that is no int.
-        ValueError: before the first step: `fit` reads other data; a callback whose memory cannot be saved, a source that is
-            read once; a corpus, batch size, window, seed, model or optimizer other than when the training was saved, with what
-            differs; several processes or replicas; a directory that another process trains in, or whose every
-            checkpoint is damaged.
+        ValueError: before the first step: `fit` reads other data; a callback whose memory cannot be
+            saved, a source that is read once; a corpus, batch size, window, seed, model or
+            optimizer other than when the training was saved, with what differs; several processes
+            or replicas; a directory that another process trains in, or whose every checkpoint is
+            damaged.
 
     Example:
 
@@ -76,19 +84,21 @@ class ResumeTraining(ModelCallback):
         super().__init__()
         if not kinds.is_sequence(sequence):
             raise TypeError(
-                "`sequence` must be a StatefulSequence or a StatefulStream: the position in other data cannot be restored. "
-                f"Received: {type(sequence).__name__}."
+                "`sequence` must be a StatefulSequence or a StatefulStream: the position in other "
+                f"data cannot be restored. Received: {type(sequence).__name__}."
             )
         self.directory = Path(backup_dir)
         if self.directory.exists() and not self.directory.is_dir():
             raise ValueError(
-                f"`backup_dir` must be a directory, or a path where there is nothing yet. Received: {backup_dir!r}, a file. "
-                "Name another, or remove the file."
+                "`backup_dir` must be a directory, or a path where there is nothing yet. Received: "
+                f"{backup_dir!r}, a file. Name another, or remove the file."
             )
         self.sequence = sequence
         self.save_freq = save_freq
         self._every = (
-            0 if save_freq == "epoch" else whole_number("save_freq", save_freq, 1, alternative='or "epoch"')
+            0
+            if save_freq == "epoch"
+            else whole_number("save_freq", save_freq, 1, alternative='or "epoch"')
         )
         if not self._every:  # a hook of its own would make Keras wait for the loss of each step
             self.on_train_batch_end = super().on_train_batch_end  # type: ignore[method-assign]
@@ -112,13 +122,16 @@ class ResumeTraining(ModelCallback):
         differs = difference(found.run["fingerprint"], self._fingerprint)
         if differs:
             raise ValueError(
-                f"The training in `backup_dir` was another one. Received: {self.directory}; {differs}. Bring back what "
-                "differs (`seed=` fixes a seed), or pass another `backup_dir` to train anew."
+                f"The training in `backup_dir` was another one. Received: {self.directory}; "
+                f"{differs}. Bring back what differs (`seed=` fixes a seed), or pass another "
+                "`backup_dir` to train anew."
             )
         ended = found.run["ended"] or found.run["epoch"] >= self.params["epochs"]
         if not ended and found.run["epoch"] >= found.run["epochs"]:
             callback_states.check_goes_on(self._others, found.run["epochs"], self.params["epochs"])
-        keras_internals.begin_at(self._network, self.params["epochs"] if ended else found.run["epoch"])
+        keras_internals.begin_at(
+            self._network, self.params["epochs"] if ended else found.run["epoch"]
+        )
         if ended:  # no epoch begins
             self._restore_model(found)
         self._take_place(first=ended or found.run["step"] == 0)
@@ -141,7 +154,9 @@ class ResumeTraining(ModelCallback):
             self.sequence.seek(run["sequence"])
             if self._validation is not None:  # where it is shuffled, the order of its sums
                 self._validation.epoch = run["validation"]
-            keras_internals.skip_steps(self._iterator, self._step, run["position"], run["num_batches"])
+            keras_internals.skip_steps(
+                self._iterator, self._step, run["position"], run["num_batches"]
+            )
         self._take_place(first=self._generators is not None)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
@@ -211,8 +226,8 @@ class ResumeTraining(ModelCallback):
         changed = callback_states.put(self._others, found.run["callbacks"])
         if changed:
             warnings.warn(
-                f"`fit` has other callbacks than when the training was saved: {', '.join(changed)} added or left out. One that "
-                "was added begins afresh.",
+                f"`fit` has other callbacks than when the training was saved: {', '.join(changed)} "
+                "added or left out. One that was added begins afresh.",
                 stacklevel=2,
             )
 
@@ -225,15 +240,21 @@ class ResumeTraining(ModelCallback):
                 f"{type(x).__name__}. Make one sequence and give it to both: `model.fit(sequence, "
                 "callbacks=[ResumeTraining(backup_dir, sequence)])`."
             )
-        resets = [c for c in self._others if isinstance(c, ResetStatesCallback) and c.sequence in (None, x)]
+        resets = [
+            c
+            for c in self._others
+            if isinstance(c, ResetStatesCallback) and c.sequence in (None, x)
+        ]
         if not resets:
             raise ValueError(
-                "`ResumeTraining` needs to know where the resets stand. Received: callbacks without "
-                "`ResetStatesCallback(sequence)`. Add it, or convert the model with `to_stateful(model, sequence)`."
+                "`ResumeTraining` needs to know where the resets stand. Received: callbacks "
+                "without `ResetStatesCallback(sequence)`. Add it, or convert the model with "
+                "`to_stateful(model, sequence)`."
             )
         if any(isinstance(c, ResumeTraining) for c in self._others):
             raise ValueError(
-                "`fit` can resume from one directory. Received: several `ResumeTraining`. Leave one."
+                "`fit` can resume from one directory. Received: several `ResumeTraining`. Leave "
+                "one."
             )
         self._resets = resets[0]
         training_state.check_alone(self._network)
@@ -245,11 +266,17 @@ class ResumeTraining(ModelCallback):
         return [c for c in self._list.callbacks if c is not self]
 
     def _take_place(self, first: bool) -> None:
-        """First or last in the order of the hooks; the list of a hook that is running is not touched."""
+        """First or last in the order of the hooks; the list of a hook that is running is not
+        touched.
+        """
         self._list.callbacks = [self, *self._others] if first else [*self._others, self]
 
     def _tell(self, found: checkpoint.Checkpoint, ended: bool) -> None:
         if self.params.get("verbose"):
             epoch, step = found.run["epoch"], found.run["step"]
-            where = f"epoch {epoch + 1}, step {step + 1}" if not ended else f"the end, after epoch {epoch}"
+            where = (
+                f"epoch {epoch + 1}, step {step + 1}"
+                if not ended
+                else f"the end, after epoch {epoch}"
+            )
             print(f"Training goes on at {where} ({found.path}).")

@@ -1,7 +1,7 @@
 """What the callbacks of a `fit` remember from step to step, taken out of them and put back.
 
-A callback of one's own says it with two methods: `get_state()` gives numbers, text, arrays and collections of these,
-`set_state(state)` takes them back, after all `on_train_begin`.
+A callback of one's own says it with two methods: `get_state()` gives numbers, text, arrays and
+collections of these, `set_state(state)` takes them back, after all `on_train_begin`.
 """
 
 import os
@@ -17,7 +17,8 @@ from keras_stateful.generation.sample_text import SampleText
 from keras_stateful.resuming import checkpoint
 from keras_stateful.training.resets import ResetStatesCallback
 
-# What each class remembers. Those with nothing remember nothing, or make it anew when training begins.
+# What each class remembers. Those with nothing remember nothing, or make it anew when training
+# begins.
 _REMEMBERED: dict[type, tuple[str, ...]] = {
     **keras_internals.CALLBACK_MEMORY,
     ResetStatesCallback: ("_position", "_pass"),
@@ -42,24 +43,30 @@ def check(callbacks: list[keras.callbacks.Callback]) -> None:
         name = type(callback).__name__
         remedy = _INSTEAD.get(
             name,
-            "Give it two methods: `get_state(self)`, which returns what must be remembered (numbers, text, arrays, and lists "
-            "or dicts of these; {} for nothing), and `set_state(self, state)`",
+            "Give it two methods: `get_state(self)`, which returns what must be remembered "
+            "(numbers, text, arrays, and lists or dicts of these; {} for nothing), and "
+            "`set_state(self, state)`",
         )
         raise ValueError(
-            f"`ResumeTraining` cannot save what `{name}` remembers. Received: a callback with {', '.join(own) or 'a state'}. "
-            f"{remedy}."
+            f"`ResumeTraining` cannot save what `{name}` remembers. Received: a callback with "
+            f"{', '.join(own) or 'a state'}. {remedy}."
         )
 
 
 def check_goes_on(callbacks: list[keras.callbacks.Callback], ended: int, epochs: int) -> None:
-    """Raises a ValueError for a callback whose work at the end of a training cannot be undone, to go on from there."""
+    """Raises a ValueError for a callback whose work at the end of a training cannot be undone, to
+    go on from there.
+    """
     if any(
-        getattr(c, "swap_on_epoch", False) for c in callbacks if isinstance(c, keras.callbacks.SwapEMAWeights)
+        getattr(c, "swap_on_epoch", False)
+        for c in callbacks
+        if isinstance(c, keras.callbacks.SwapEMAWeights)
     ):
         raise ValueError(
-            f"`SwapEMAWeights(swap_on_epoch=True)` put the averages in the place of the weights when the training ended. "
-            f"Received: epochs={epochs} for a training that ended after {ended}. Train anew with that many, in another "
-            "`backup_dir`, or use `SwapEMAWeights()`, which leaves the weights to the last."
+            "`SwapEMAWeights(swap_on_epoch=True)` put the averages in the place of the weights "
+            f"when the training ended. Received: epochs={epochs} for a training that ended after "
+            f"{ended}. Train anew with that many, in another `backup_dir`, or use "
+            "`SwapEMAWeights()`, which leaves the weights to the last."
         )
 
 
@@ -77,10 +84,14 @@ def put(callbacks: list[keras.callbacks.Callback], states: dict[str, Any]) -> li
     here = dict(_named(callbacks))
     for name in here.keys() & states.keys():
         _put(here[name], states[name])
-    return sorted(name for name in here.keys() ^ states.keys() if not name.startswith("ProgbarLogger"))
+    return sorted(
+        name for name in here.keys() ^ states.keys() if not name.startswith("ProgbarLogger")
+    )
 
 
-def _named(callbacks: list[keras.callbacks.Callback]) -> Iterator[tuple[str, keras.callbacks.Callback]]:
+def _named(
+    callbacks: list[keras.callbacks.Callback],
+) -> Iterator[tuple[str, keras.callbacks.Callback]]:
     seen: dict[str, int] = {}
     for callback in callbacks:
         name = type(callback).__name__
@@ -89,7 +100,9 @@ def _named(callbacks: list[keras.callbacks.Callback]) -> Iterator[tuple[str, ker
 
 
 def _saves_itself(callback: keras.callbacks.Callback) -> bool:
-    return callable(getattr(callback, "get_state", None)) and callable(getattr(callback, "set_state", None))
+    return callable(getattr(callback, "get_state", None)) and callable(
+        getattr(callback, "set_state", None)
+    )
 
 
 def _get(callback: Any) -> Any:
@@ -99,8 +112,8 @@ def _get(callback: Any) -> Any:
             checkpoint.check(own)
         except TypeError as error:
             raise TypeError(
-                f"`{type(callback).__name__}.get_state` gives what cannot be saved. {error} Return those, such as "
-                "`np.asarray(value)` or `float(value)`."
+                f"`{type(callback).__name__}.get_state` gives what cannot be saved. {error} Return "
+                "those, such as `np.asarray(value)` or `float(value)`."
             ) from None
         return own
     state = {

@@ -1,4 +1,5 @@
-"""Directories of checkpoints: written beside and renamed, the last two kept, checked before they are believed.
+"""Directories of checkpoints: written beside and renamed, the last two kept, checked before they
+are believed.
 
     backup_dir/
         lock                    held while a process trains
@@ -9,7 +10,8 @@
             run.json            the rest
             SHA256SUMS          written last; `sha256sum -c SHA256SUMS` reads it too
 
-Nothing here can run code: the arrays are read without pickle, and no more memory is taken than the files are long.
+Nothing here can run code: the arrays are read without pickle, and no more memory is taken than the
+files are long.
 """
 
 import hashlib
@@ -101,11 +103,14 @@ def newest(directory: Path) -> Checkpoint | None:
         try:
             return read(path)
         except Damaged as error:
-            warnings.warn(f"{path} is left out: {error} The checkpoint before is taken.", stacklevel=2)
+            warnings.warn(
+                f"{path} is left out: {error} The checkpoint before is taken.", stacklevel=2
+            )
     if found:
         raise ValueError(
-            f"No checkpoint in {directory} can be read. Received: {', '.join(p.name for _, p in found)}, each damaged. "
-            "Bring them back from a copy, or delete the directory to train anew."
+            f"No checkpoint in {directory} can be read. Received: "
+            f"{', '.join(p.name for _, p in found)}, each damaged. Bring them back from a copy, or "
+            "delete the directory to train anew."
         )
     return None
 
@@ -117,7 +122,9 @@ def read(path: Path) -> Checkpoint:
         Damaged: a file that is missing, cut short, changed, or is not what this module writes.
     """
     try:
-        sums = dict(line.split("  ", 1)[::-1] for line in (path / SUMS).read_text("ascii").splitlines())
+        sums = dict(
+            line.split("  ", 1)[::-1] for line in (path / SUMS).read_text("ascii").splitlines()
+        )
         for name in _FILES:
             if _digest(path / name) != sums.get(name):
                 raise Damaged(f"{name} is not what was written.")
@@ -126,7 +133,9 @@ def read(path: Path) -> Checkpoint:
         packed = json.loads((path / RUN).read_text("utf-8"))
         run = _unpacked(packed, dict(_arrays(path / ARRAYS)))
     except (OSError, ValueError, KeyError, TypeError, RecursionError, zipfile.BadZipFile) as error:
-        raise error if isinstance(error, Damaged) else Damaged(f"{type(error).__name__}: {error}.") from None
+        raise (
+            error if isinstance(error, Damaged) else Damaged(f"{type(error).__name__}: {error}.")
+        ) from None
     if not isinstance(run, dict):
         raise Damaged(f"{RUN} holds no object.")
     return Checkpoint(path, run)
@@ -138,7 +147,8 @@ def check(value: Any) -> None:
 
 
 def lock(directory: Path) -> None:
-    """Makes this process the one that writes to a directory, until `unlock` or its end, however it ends.
+    """Makes this process the one that writes to a directory, until `unlock` or its end, however it
+    ends.
 
     Raises:
         ValueError: another process holds it.
@@ -153,8 +163,9 @@ def lock(directory: Path) -> None:
     except OSError as error:
         file.close()
         raise ValueError(
-            f"Another process trains in `backup_dir`, or its file system knows no locks. Received: {directory} ({error}). "
-            "Wait for that process to end, or give this one a directory of its own."
+            "Another process trains in `backup_dir`, or its file system knows no locks. Received: "
+            f"{directory} ({error}). Wait for that process to end, or give this one a directory of "
+            "its own."
         ) from None
     _locks[directory] = file
 
@@ -207,7 +218,8 @@ def _packed(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         parts = [_packed(v, arrays) for v in value]
         return parts if isinstance(value, list) else {type(value).__name__: parts}
     raise TypeError(
-        f"A checkpoint holds numbers, text, arrays and collections of these. Received: {type(value).__name__}."
+        "A checkpoint holds numbers, text, arrays and collections of these. Received: "
+        f"{type(value).__name__}."
     )
 
 
@@ -237,7 +249,13 @@ def _arrays(path: Path) -> Iterator[tuple[str, np.ndarray]]:
                     (2, 0): np.lib.format.read_array_header_2_0,
                 }
                 shape, _, dtype = header[version](file)
-                if dtype.hasobject or dtype.itemsize * int(np.prod(shape, dtype=object)) > part.file_size:
+                if (
+                    dtype.hasobject
+                    or dtype.itemsize * int(np.prod(shape, dtype=object)) > part.file_size
+                ):
                     raise Damaged(f"{path.name} holds no array at {part.filename}.")
             with archive.open(part) as file:
-                yield part.filename.removesuffix(".npy"), np.lib.format.read_array(file, allow_pickle=False)
+                yield (
+                    part.filename.removesuffix(".npy"),
+                    np.lib.format.read_array(file, allow_pickle=False),
+                )

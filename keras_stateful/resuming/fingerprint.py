@@ -1,7 +1,7 @@
 """What a training is: its data, model and optimizer in a form that can be kept and compared.
 
-Names that Keras numbers by itself (`lstm_3`) are left out, and so is the learning rate where it is a number: it is
-state, which callbacks change.
+Names that Keras numbers by itself (`lstm_3`) are left out, and so is the learning rate where it is
+a number: it is state, which callbacks change.
 """
 
 import json
@@ -24,13 +24,16 @@ def fingerprint(model: keras.Model, sequence: Any, steps_per_epoch: int | None) 
         steps_per_epoch: of `fit`.
 
     Returns:
-        `{what: value}`, with dots in the names: "sequence.batch_size", "model.1 LSTM", "optimizer.beta_1".
+        `{what: value}`, with dots in the names: "sequence.batch_size", "model.1 LSTM",
+        "optimizer.beta_1".
     """
     compiled = keras_internals.compile_arguments(model)
     optimizer = _config(model.optimizer)
     if isinstance(optimizer.get("learning_rate"), float):
         del optimizer["learning_rate"]
-    layers = {f"{i} {type(layer).__name__}": _config(layer) for i, layer in enumerate(_layers(model), 1)}
+    layers = {
+        f"{i} {type(layer).__name__}": _config(layer) for i, layer in enumerate(_layers(model), 1)
+    }
     shapes = {f"{i}": f"{tuple(v.shape)} {v.dtype}" for i, v in enumerate(model.weights)}
     parts = {
         "sequence": sequence.fingerprint(),
@@ -47,7 +50,9 @@ def fingerprint(model: keras.Model, sequence: Any, steps_per_epoch: int | None) 
             "steps_per_execution": model.steps_per_execution,
         },
     }
-    flat = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+    flat = {
+        f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()
+    }
     return json.loads(json.dumps(flat))
 
 
@@ -90,7 +95,9 @@ def _plain(value: Any) -> Any:
 
 def _brief(config: dict[str, Any]) -> Any:
     """A configuration to be compared, not read: the simple values, and a checksum of the others."""
-    simple = {k: v for k, v in config.items() if v is not None and isinstance(v, (bool, int, float, str))}
+    simple = {
+        k: v for k, v in config.items() if v is not None and isinstance(v, (bool, int, float, str))
+    }
     others = {k: v for k, v in config.items() if k not in simple and v is not None}
     if others:
         simple["rest"] = zlib.crc32(json.dumps(others, sort_keys=True).encode())

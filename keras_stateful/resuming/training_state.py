@@ -1,4 +1,6 @@
-"""What a training remembers beside weights and optimizer: variables that no weight file holds, and random generators."""
+"""What a training remembers beside weights and optimizer: variables that no weight file holds, and
+random generators.
+"""
 
 import random
 import sys
@@ -18,7 +20,11 @@ def check_alone(model: keras.Model) -> None:
     if keras.backend.backend() == "jax":
         import jax
 
-        several = f"{jax.process_count()} processes of jax.distributed" if jax.process_count() > 1 else None
+        several = (
+            f"{jax.process_count()} processes of jax.distributed"
+            if jax.process_count() > 1
+            else None
+        )
     elif keras.backend.backend() == "torch":
         import torch.distributed as group
 
@@ -28,8 +34,9 @@ def check_alone(model: keras.Model) -> None:
         several = f"{model.distribute_strategy.num_replicas_in_sync} replicas of {type(model.distribute_strategy).__name__}"
     if several:
         raise ValueError(
-            f"`ResumeTraining` saves the states of one process that sees all rows. Received: {several}. Train in one process "
-            "(on JAX with `keras.distribution.DataParallel` over its devices), or save weights with `ModelCheckpoint`."
+            "`ResumeTraining` saves the states of one process that sees all rows. Received: "
+            f"{several}. Train in one process (on JAX with `keras.distribution.DataParallel` over "
+            "its devices), or save weights with `ModelCheckpoint`."
         )
 
 
@@ -56,7 +63,8 @@ def set_variables(model: keras.Model, values: list[np.ndarray]) -> None:
     shapes, given = [tuple(v.shape) for v in found], [np.shape(value) for value in values]
     if shapes != given:
         raise ValueError(
-            f"The checkpoint's states have shapes other than the model's. Received: {given}; the model has {shapes}."
+            f"The checkpoint's states have shapes other than the model's. Received: {given}; the "
+            f"model has {shapes}."
         )
     for variable, value in zip(found, values, strict=True):
         variable.assign(ops.cast(ops.convert_to_tensor(value), variable.dtype))
@@ -64,11 +72,15 @@ def set_variables(model: keras.Model, values: list[np.ndarray]) -> None:
 
 def _array(variable: Any) -> np.ndarray:
     value = np.array(ops.convert_to_numpy(variable))
-    return value if value.dtype.kind in "biuf" else value.astype("float32")  # NumPy's files know no bfloat16
+    return (
+        value if value.dtype.kind in "biuf" else value.astype("float32")
+    )  # NumPy's files know no bfloat16
 
 
 def get_generators() -> dict[str, Any]:
-    """The state of the process's random generators: Python's, NumPy's, Keras's and torch's global ones."""
+    """The state of the process's random generators: Python's, NumPy's, Keras's and torch's global
+    ones.
+    """
     state: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state()}  # noqa: NPY002
     own = keras_internals.global_seed_state(create=False)
     if own is not None:

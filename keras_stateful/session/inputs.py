@@ -1,4 +1,6 @@
-"""What a `Session` is fed, checked: rows, inputs and states, as NumPy arrays of the artifact's dtypes. NumPy only."""
+"""What a `Session` is fed, checked: rows, inputs and states, as NumPy arrays of the artifact's
+dtypes. NumPy only.
+"""
 
 from typing import Any
 
@@ -14,18 +16,19 @@ def row_indices(rows: Any, batch_size: int, *, repeats: bool = False) -> np.ndar
     if index.dtype == bool and index.ndim == 1:
         if index.shape != (batch_size,):
             raise ValueError(
-                f"`rows` as a mask must have one value for each row. Received: shape {index.shape}; the session has "
-                f"batch_size={batch_size}."
+                "`rows` as a mask must have one value for each row. Received: shape "
+                f"{index.shape}; the session has batch_size={batch_size}."
             )
         index = np.flatnonzero(index)
     if index.ndim != 1 or index.dtype.kind not in "iu" or not len(index):
         raise ValueError(
-            f"`rows` must be None, a bool mask, or a list of at least one row index. Received: rows={rows!r}."
+            "`rows` must be None, a bool mask, or a list of at least one row index. Received: "
+            f"rows={rows!r}."
         )
     if index.min() < 0 or index.max() >= batch_size:
         raise ValueError(
-            f"`rows` names a row that does not exist. Received: rows={rows!r}; the session has rows 0 to "
-            f"{batch_size - 1}. `load_session(directory, batch_size=...)` sets how many."
+            f"`rows` names a row that does not exist. Received: rows={rows!r}; the session has "
+            f"rows 0 to {batch_size - 1}. `load_session(directory, batch_size=...)` sets how many."
         )
     if not repeats and len(np.unique(index)) != len(index):
         raise ValueError(f"`rows` must name each row once. Received: rows={rows!r}.")
@@ -38,20 +41,26 @@ def by_input(x: Any, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, Any]]:
     if isinstance(x, dict):
         if set(x) != set(names):
             raise ValueError(
-                f"`x` must have one entry for each input. Received: {sorted(map(str, x))}; the model has {names}."
+                f"`x` must have one entry for each input. Received: {sorted(map(str, x))}; the "
+                f"model has {names}."
             )
         return [(t, x[t.name]) for t in inputs]
     if len(inputs) == 1:
         return [(inputs[0], x)]
     if not isinstance(x, (tuple, list)) or len(x) != len(inputs):
-        given = f"{type(x).__name__} of {len(x)}" if isinstance(x, (tuple, list)) else type(x).__name__
+        given = (
+            f"{type(x).__name__} of {len(x)}" if isinstance(x, (tuple, list)) else type(x).__name__
+        )
         raise ValueError(
-            f"`x` must be a tuple or a dict for a model of several inputs. Received: {given}; the inputs are {names}."
+            f"`x` must be a tuple or a dict for a model of several inputs. Received: {given}; the "
+            f"inputs are {names}."
         )
     return list(zip(inputs, x, strict=True))
 
 
-def checked(tensor: Tensor, array: Any, leading: tuple[int | None, ...], batch_size: int) -> np.ndarray:
+def checked(
+    tensor: Tensor, array: Any, leading: tuple[int | None, ...], batch_size: int
+) -> np.ndarray:
     """One input in the artifact's dtype and, for one step, with a time axis of length 1.
 
     Args:
@@ -87,13 +96,16 @@ def _wrong_shape(
     message = f"Input {tensor.name!r} must have shape {words}. Received: shape {array.shape}"
     if array.ndim == len(wanted) and array.shape[0] != wanted[0]:
         return (
-            f"{message}, {array.shape[0]} rows for {wanted[0]}. The session has batch_size={batch_size}; "
-            "`rows=` advances some of them, `load_session(directory, batch_size=...)` sets how many there are."
+            f"{message}, {array.shape[0]} rows for {wanted[0]}. The session has "
+            f"batch_size={batch_size}; `rows=` advances some of them, `load_session(directory, "
+            "batch_size=...)` sets how many there are."
         )
     if len(leading) == 1 and array.ndim == len(wanted) + 1:
         return f"{message}. `step` takes one time step without a time axis; `read` takes many."
     if array.ndim == len(wanted) - 1:
-        missing = "time axis; `step` takes one step" if len(leading) == 2 else "row axis: write `x[None]`"
+        missing = (
+            "time axis; `step` takes one step" if len(leading) == 2 else "row axis: write `x[None]`"
+        )
         return f"{message}. It may lack the {missing}."
     return f"{message}."
 
@@ -108,7 +120,9 @@ def _check_kind(tensor: Tensor, array: np.ndarray) -> None:
         remedy = f'Convert it first, e.g. `x.astype("{tensor.dtype}")`, if that loses nothing.'
         if from_kind not in "biuf":
             remedy = f"Encode it first: pass {'ids' if to_kind in 'iu' else 'numbers'}, as the model was trained on."
-        raise TypeError(f"Input {tensor.name!r} is {tensor.dtype}. Received: dtype {array.dtype}. {remedy}")
+        raise TypeError(
+            f"Input {tensor.name!r} is {tensor.dtype}. Received: dtype {array.dtype}. {remedy}"
+        )
 
 
 def _check_range(tensor: Tensor, array: np.ndarray) -> None:
@@ -117,21 +131,24 @@ def _check_range(tensor: Tensor, array: np.ndarray) -> None:
         return
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(
-            f"Input {tensor.name!r} is NaN or infinite, which its row would carry in its state from then on. Received: "
-            f"{np.count_nonzero(~np.isfinite(array))} such values. Fill in missing readings as for training, or leave that row "
-            "out: `rows=`."
+            f"Input {tensor.name!r} is NaN or infinite, which its row would carry in its state "
+            f"from then on. Received: {np.count_nonzero(~np.isfinite(array))} such values. Fill in "
+            "missing readings as for training, or leave that row out: `rows=`."
         )
     if tensor.vocabulary is not None:
         low, high = array.min(), array.max()
         if low < 0 or high >= tensor.vocabulary:
             raise ValueError(
-                f"Input {tensor.name!r} takes ids from 0 to {tensor.vocabulary - 1}, what the model's Embedding knows. "
-                f"Received: {low if low < 0 else high}. Encode with the vocabulary that the model was trained with."
+                f"Input {tensor.name!r} takes ids from 0 to {tensor.vocabulary - 1}, what the "
+                f"model's Embedding knows. Received: {low if low < 0 else high}. Encode with the "
+                "vocabulary that the model was trained with."
             )
     elif array.dtype != tensor.dtype and np.dtype(tensor.dtype).kind in "iu":
         bounds = np.iinfo(tensor.dtype)
         if array.min() < bounds.min or array.max() > bounds.max:
-            raise ValueError(f"Input {tensor.name!r} is {tensor.dtype}. Received: values beyond its range.")
+            raise ValueError(
+                f"Input {tensor.name!r} is {tensor.dtype}. Received: values beyond its range."
+            )
 
 
 def as_state(state: State, array: Any, rows: int) -> np.ndarray:
@@ -140,9 +157,11 @@ def as_state(state: State, array: Any, rows: int) -> np.ndarray:
     wanted = (rows, *state.shape[1:])
     if array.shape != wanted:
         raise ValueError(
-            f"`states[{state.layer!r}]` has an array of another shape than the session's state. Received: {array.shape}; "
-            f"it must be {wanted}. `rows=` says which rows to write."
+            f"`states[{state.layer!r}]` has an array of another shape than the session's state. "
+            f"Received: {array.shape}; it must be {wanted}. `rows=` says which rows to write."
         )
     if array.dtype.kind not in "biuf":
-        raise TypeError(f"`states[{state.layer!r}]` must hold numbers. Received: dtype {array.dtype}.")
+        raise TypeError(
+            f"`states[{state.layer!r}]` must hold numbers. Received: dtype {array.dtype}."
+        )
     return array.astype(state.dtype)

@@ -1,7 +1,8 @@
-"""`manifest.json`: what an exported directory says about itself, enough to run it from any language.
+"""`manifest.json`: what an exported directory says about itself, enough to run it from any
+language.
 
-JSON only, read with bounds on every size: a file from a stranger gives a `Manifest` or a `ValueError`. NumPy only, as all
-that a `Session` imports but its runtime.
+JSON only, read with bounds on every size: a file from a stranger gives a `Manifest` or a
+`ValueError`. NumPy only, as all that a `Session` imports but its runtime.
 """
 
 import base64
@@ -56,7 +57,8 @@ class Tensor:
         dtype: NumPy's name.
         time: whether axis 1 is time.
         vocabulary: for ids that an `Embedding` reads, how many there are; else None.
-        from_logits: for scores, whether they are logits (True) or probabilities (False); None where unknown.
+        from_logits: for scores, whether they are logits (True) or probabilities (False); None where
+            unknown.
     """
 
     name: str
@@ -98,7 +100,9 @@ class State:
 
 @dataclass(frozen=True)
 class File:
-    """A file of the artifact: path below the directory with `/`, size in bytes, SHA-256 in hexadecimal."""
+    """A file of the artifact: path below the directory with `/`, size in bytes, SHA-256 in
+    hexadecimal.
+    """
 
     path: str
     size: int
@@ -145,7 +149,11 @@ class Manifest:
 
         def state(s: State) -> dict[str, Any]:
             told = {"name": s.name, "layer": s.layer, "input": s.input, "output": s.output}
-            return told | {"shape": list(s.shape), "dtype": s.dtype, "initial": _write_array(s.initial)}
+            return told | {
+                "shape": list(s.shape),
+                "dtype": s.dtype,
+                "initial": _write_array(s.initial),
+            }
 
         return {
             "kind": KIND,
@@ -185,8 +193,8 @@ def read_manifest(directory: Path) -> Manifest:
         data = path.read_bytes()
     except OSError as error:
         raise ManifestError(
-            f"`directory` must be one that `export_step_model` wrote. Received: {str(directory)!r}, in which "
-            f"{FILE_NAME} cannot be read ({error.strerror or error})."
+            "`directory` must be one that `export_step_model` wrote. Received: "
+            f"{str(directory)!r}, in which {FILE_NAME} cannot be read ({error.strerror or error})."
         ) from error
     try:
         return parse_manifest(data)
@@ -207,15 +215,17 @@ def parse_manifest(data: bytes) -> Manifest:
     version = _get(told, "format_version", int)
     if version > FORMAT_VERSION:
         raise ManifestError(
-            f"It was written by a newer keras_stateful. Received: format_version={version}; this release reads up to "
-            f"{FORMAT_VERSION}. `pip install -U keras-stateful`."
+            f"It was written by a newer keras_stateful. Received: format_version={version}; this "
+            f"release reads up to {FORMAT_VERSION}. `pip install -U keras-stateful`."
         )
     if version < 1:
         raise ManifestError(f"Received: format_version={version}, which never existed.")
     artifact = _get(told, "artifact", dict)
     artifact_format = _get(artifact, "format", str)
     if artifact_format not in FORMATS:
-        raise ManifestError(f"`format` must be one of {FORMATS}. Received: {artifact_format[:40]!r}.")
+        raise ManifestError(
+            f"`format` must be one of {FORMATS}. Received: {artifact_format[:40]!r}."
+        )
     batch_size = _get(artifact, "batch_size", int, optional=True)
     if batch_size is not None and not 1 <= batch_size < 2**31:
         raise ManifestError(f"`batch_size` must be at least 1, or null. Received: {batch_size}.")
@@ -256,7 +266,8 @@ def parse_manifest(data: bytes) -> Manifest:
 
 
 def read_artifact(directory: Path, manifest: Manifest) -> bytes:
-    """Checks size and SHA-256 of every file of the artifact; gives the bytes of the entry (of a directory: none).
+    """Checks size and SHA-256 of every file of the artifact; gives the bytes of the entry (of a
+    directory: none).
 
     Raises:
         ValueError: a file that is missing, truncated or altered.
@@ -268,8 +279,9 @@ def read_artifact(directory: Path, manifest: Manifest) -> bytes:
             size = _size(path)
             if size != file.size:
                 raise ManifestError(
-                    f"{path} is not the file that was exported. Received: {size} bytes; the manifest says {file.size}. "
-                    "It was truncated or replaced: copy the whole directory again."
+                    f"{path} is not the file that was exported. Received: {size} bytes; the "
+                    f"manifest says {file.size}. It was truncated or replaced: copy the whole "
+                    "directory again."
                 )
             data = path.read_bytes()
         except OSError as error:
@@ -279,8 +291,9 @@ def read_artifact(directory: Path, manifest: Manifest) -> bytes:
             ) from error
         if hashlib.sha256(data).hexdigest() != file.sha256:
             raise ManifestError(
-                f"{path} is not the file that was exported: its SHA-256 differs from the manifest's. It was altered, "
-                "or belongs to another model: copy the whole directory again, or export again."
+                f"{path} is not the file that was exported: its SHA-256 differs from the "
+                "manifest's. It was altered, or belongs to another model: copy the whole directory "
+                "again, or export again."
             )
         if file.path == manifest.entry:
             content = data
@@ -327,7 +340,9 @@ def _get(told: dict, key: str, kind: Any, *, optional: bool = False) -> Any:
 def _list(told: dict, key: str, read: Callable[[dict], Any], most: int) -> list:
     entries = _get(told, key, list)
     if len(entries) > most:
-        raise ManifestError(f"`{key}` has too many entries. Received: {len(entries)}; at most {most}.")
+        raise ManifestError(
+            f"`{key}` has too many entries. Received: {len(entries)}; at most {most}."
+        )
     if not all(isinstance(e, dict) for e in entries):
         raise ManifestError(f"`{key}` must hold objects.")
     return [read(e) for e in entries]
@@ -336,7 +351,9 @@ def _list(told: dict, key: str, read: Callable[[dict], Any], most: int) -> list:
 def _safe_path(path: str) -> str:
     parts = path.split("/")
     if "\\" in path or "\0" in path or ":" in path or any(p in ("", ".", "..") for p in parts):
-        raise ManifestError(f"A file of the artifact must lie below the directory. Received: {path[:80]!r}.")
+        raise ManifestError(
+            f"A file of the artifact must lie below the directory. Received: {path[:80]!r}."
+        )
     return path
 
 
@@ -344,14 +361,18 @@ def _file(told: dict) -> File:
     sha256 = _get(told, "sha256", str)
     size = _get(told, "size", int)
     if len(sha256) != 64 or set(sha256) - set("0123456789abcdef") or size < 0:
-        raise ManifestError("A file's `size` and `sha256` must be a length and 64 hexadecimal digits.")
+        raise ManifestError(
+            "A file's `size` and `sha256` must be a length and 64 hexadecimal digits."
+        )
     return File(_safe_path(_get(told, "path", str)), size, sha256)
 
 
 def _shape_and_dtype(told: dict) -> tuple[tuple[int | None, ...], str]:
     shape = _get(told, "shape", list)
     sizes = [d for d in shape if d is not None]
-    if not 1 <= len(shape) <= _HIGHEST_RANK or not all(type(d) is int and 0 <= d < 2**31 for d in sizes):
+    if not 1 <= len(shape) <= _HIGHEST_RANK or not all(
+        type(d) is int and 0 <= d < 2**31 for d in sizes
+    ):
         raise ManifestError(f"`shape` must list sizes, null for any. Received: {repr(shape)[:80]}.")
     dtype = _get(told, "dtype", str)
     if dtype not in _DTYPES:
@@ -363,7 +384,9 @@ def _tensor(told: dict) -> Tensor:
     shape, dtype = _shape_and_dtype(told)
     time = _get(told, "time", bool)
     if time and (len(shape) < 2 or shape[1] not in (1, None)):
-        raise ManifestError(f"A tensor with a time axis has 1 as its second size. Received: {list(shape)}.")
+        raise ManifestError(
+            f"A tensor with a time axis has 1 as its second size. Received: {list(shape)}."
+        )
     return Tensor(
         _get(told, "name", str),
         _get(told, "tensor", str),
@@ -378,7 +401,9 @@ def _tensor(told: dict) -> Tensor:
 def _state(told: dict) -> State:
     shape, dtype = _shape_and_dtype(told)
     if None in shape[1:] or math.prod(_row_shape(shape)) > _LARGEST_STATE:
-        raise ManifestError(f"A state's sizes must be known and in bounds. Received: {list(shape)}.")
+        raise ManifestError(
+            f"A state's sizes must be known and in bounds. Received: {list(shape)}."
+        )
     initial = _read_array(_get(told, "initial", dict), _row_shape(shape), dtype)
     name, layer, given, new = (_get(told, key, str) for key in ("name", "layer", "input", "output"))
     return State(name, layer, given, new, shape, dtype, initial)
@@ -389,7 +414,9 @@ def _row_shape(shape: tuple[int | None, ...]) -> tuple[int, ...]:
 
 
 def _write_array(array: np.ndarray) -> dict[str, Any]:
-    """`fill` where all numbers are one, `values` for a few, else `base64` of the little-endian bytes."""
+    """`fill` where all numbers are one, `values` for a few, else `base64` of the little-endian
+    bytes.
+    """
     if array.size and not np.isfinite(array).all():
         raise ManifestError("An initial state holds NaN or infinite values, which JSON cannot.")
     if array.size and (array == array.flat[0]).all():
@@ -410,7 +437,9 @@ def _read_array(told: dict, shape: tuple[int, ...], dtype: str) -> np.ndarray:
             array = np.array(told["values"], dtype)
         else:
             data = base64.b64decode(_get(told, "base64", object), validate=True)
-            array = np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).astype(dtype).reshape(shape)
+            array = (
+                np.frombuffer(data, np.dtype(dtype).newbyteorder("<")).astype(dtype).reshape(shape)
+            )
     except (ValueError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
         raise ManifestError(f"An initial state cannot be read ({error}).") from None
     if array.dtype.kind == "f" and not np.isfinite(array).all():

@@ -1,6 +1,7 @@
 """The three runtimes behind a `Session`, each imported when an artifact of its format is loaded.
 
-A runtime turns `{input name: array}` into `{output name: array}`; it holds the weights and no state.
+A runtime turns `{input name: array}` into `{output name: array}`; it holds the weights and no
+state.
 """
 
 import warnings
@@ -23,11 +24,15 @@ class Runtime:
         raise NotImplementedError
 
     def run(self, feeds: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
-        """Runs `feeds` once; gives the outputs named in `wanted`, arrays that nobody else writes to."""
+        """Runs `feeds` once; gives the outputs named in `wanted`, arrays that nobody else writes
+        to.
+        """
         raise NotImplementedError
 
     def for_session(self) -> "Runtime":
-        """A runtime with the same weights that one more session may use at the same time as this one."""
+        """A runtime with the same weights that one more session may use at the same time as this
+        one.
+        """
         return self
 
 
@@ -51,17 +56,23 @@ class OnnxRuntime(Runtime):
 
 
 class LiteRT(Runtime):
-    """LiteRT, from the bytes of the artifact; an interpreter for each session, since it holds buffers."""
+    """LiteRT, from the bytes of the artifact; an interpreter for each session, since it holds
+    buffers.
+    """
 
     def __init__(self, content: bytes):
         self._content = content
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # TensorFlow's copy of the interpreter announces its end
+            warnings.simplefilter(
+                "ignore"
+            )  # TensorFlow's copy of the interpreter announces its end
             self._interpreter = _litert_interpreter()(model_content=content, num_threads=1)
         self._interpreter.allocate_tensors()
         signatures = self._interpreter.get_signature_list()
         if len(signatures) != 1:
-            raise ManifestError(f"The artifact must have one signature. Received: {sorted(signatures)}.")
+            raise ManifestError(
+                f"The artifact must have one signature. Received: {sorted(signatures)}."
+            )
         ((key, told),) = signatures.items()
         self._runner = self._interpreter.get_signature_runner(key)
         self._inputs, self._outputs = list(told["inputs"]), list(told["outputs"])
@@ -124,8 +135,8 @@ def open_runtime(artifact_format: str, content: bytes, path: Path) -> Runtime:
         raise
     except Exception as error:
         raise ManifestError(
-            f"The {artifact_format} runtime cannot open the artifact: {error}. It may need a newer runtime than the one "
-            "installed here: upgrade it."
+            f"The {artifact_format} runtime cannot open the artifact: {error}. It may need a newer "
+            "runtime than the one installed here: upgrade it."
         ) from error
 
 
@@ -134,12 +145,13 @@ def check_names(manifest: Manifest, runtime: Runtime) -> None:
     wanted_in = {t.tensor for t in manifest.inputs} | {s.input for s in manifest.states}
     wanted_out = {t.tensor for t in manifest.outputs} | {s.output for s in manifest.states}
     has_in, has_out = set(runtime.input_names()), set(runtime.output_names())
-    # An input that no output depends on is dropped by some exporters; `export_step_model` then refuses the model.
+    # An input that no output depends on is dropped by some exporters; `export_step_model` then
+    # refuses the model.
     if wanted_in != has_in or not wanted_out <= has_out:
         raise ManifestError(
-            f"The manifest belongs to another artifact. Received: a manifest with inputs {sorted(wanted_in)} and "
-            f"outputs {sorted(wanted_out)}; the artifact has {sorted(has_in)} and {sorted(has_out)}. Copy the whole "
-            "directory again."
+            "The manifest belongs to another artifact. Received: a manifest with inputs "
+            f"{sorted(wanted_in)} and outputs {sorted(wanted_out)}; the artifact has "
+            f"{sorted(has_in)} and {sorted(has_out)}. Copy the whole directory again."
         )
 
 
@@ -148,7 +160,8 @@ def _need(module: str, artifact_format: str, package: str) -> Any:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise ImportError(
-            f'To run the format "{artifact_format}", {module} is needed and not installed: `pip install {package}`.'
+            f'To run the format "{artifact_format}", {module} is needed and not installed: `pip '
+            f"install {package}`."
         ) from error
 
 
@@ -163,7 +176,7 @@ def _litert_interpreter() -> Any:
         import tensorflow as tf
     except ModuleNotFoundError as error:
         raise ImportError(
-            'To run the format "litert", its interpreter is needed and not installed: `pip install ai-edge-litert` '
-            "(TensorFlow has one too)."
+            'To run the format "litert", its interpreter is needed and not installed: `pip install '
+            "ai-edge-litert` (TensorFlow has one too)."
         ) from error
     return tf.lite.Interpreter

@@ -1,4 +1,5 @@
-"""Runs an exported step model with NumPy in and out: no Keras, TensorFlow, JAX or torch is imported here.
+"""Runs an exported step model with NumPy in and out: no Keras, TensorFlow, JAX or torch is imported
+here.
 
 directory ─▶ manifest checked ─▶ files' SHA-256 checked ─▶ runtime opened ─▶ Session (holds the states)
 """
@@ -21,7 +22,8 @@ States = dict[str, list[np.ndarray]]
 def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
     """Opens what `export_step_model` wrote.
 
-    Needs NumPy and the runtime of the artifact's format alone: `onnxruntime`, `ai-edge-litert`, or `tensorflow`.
+    Needs NumPy and the runtime of the artifact's format alone: `onnxruntime`, `ai-edge-litert`, or
+    `tensorflow`.
 
     Args:
         directory: the directory given to `export_step_model`.
@@ -31,8 +33,8 @@ def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
         A `Session` at its initial state.
 
     Raises:
-        ValueError: the directory is not an export, is of a newer version, or a file of it was truncated, altered
-            or replaced. Nothing of the artifact has run by then.
+        ValueError: the directory is not an export, is of a newer version, or a file of it was
+            truncated, altered or replaced. Nothing of the artifact has run by then.
         TypeError: a batch size that is not a whole number.
         ImportError: the format's runtime is not installed; names the command that installs it.
 
@@ -61,8 +63,9 @@ def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
 class Session:
     """A step model at work: weights, and the states of `batch_size` independent streams.
 
-    Sessions made by `fork` share the weights. One session may be used from several threads, its calls then run
-    one after the other; for streams in parallel give each thread its own session. `load_session` makes them.
+    Sessions made by `fork` share the weights. One session may be used from several threads, its
+    calls then run one after the other; for streams in parallel give each thread its own session.
+    `load_session` makes them.
 
     Args:
         manifest: what was exported, with `inputs`, `outputs` and `states`.
@@ -109,22 +112,27 @@ class Session:
         """Advances by one time step.
 
         Args:
-            x: `(rows, ...)`, no time axis; for a model of several inputs a tuple or list in the model's order, or
-                a dict by input name.
-            rows: which rows advance: None for all, a bool mask `(batch,)`, or distinct indices. The other rows keep
-                their states. A row's numbers are the same, bit for bit, whichever other rows advance.
+            x: `(rows, ...)`, no time axis; for a model of several inputs a tuple or list in the
+                model's order, or a dict by input name.
+            rows: which rows advance: None for all, a bool mask `(batch,)`, or distinct indices. The
+                other rows keep their states. A row's numbers are the same, bit for bit, whichever
+                other rows advance.
 
         Returns:
             The output at that step, `(rows, ...)`; a tuple of them for a model of several outputs.
 
         Raises:
-            ValueError: a wrong shape, an id outside the vocabulary, a row that does not exist, a closed session.
+            ValueError: a wrong shape, an id outside the vocabulary, a row that does not exist, a
+                closed session.
             TypeError: a dtype that would lose what it says (floats for ids, text).
         """
         with self._lock:
             index = self._rows(rows)
             count = self.batch_size if index is None else len(index)
-            feeds = [checked(t, a, (count,), self.batch_size) for t, a in by_input(x, self.manifest.inputs)]
+            feeds = [
+                checked(t, a, (count,), self.batch_size)
+                for t, a in by_input(x, self.manifest.inputs)
+            ]
             return self._unpack(
                 [o[:, 0] if t.time else o for t, o in self._outputs(self._advance(feeds, index))]
             )
@@ -133,12 +141,13 @@ class Session:
         """Advances by many time steps: a prompt, or a packet of a signal.
 
         Args:
-            x: `(rows, time, ...)`, as for `step`; an input without a time axis, `(rows, ...)`, is the same at all steps.
+            x: `(rows, time, ...)`, as for `step`; an input without a time axis, `(rows, ...)`, is
+                the same at all steps.
             rows: as for `step`.
 
         Returns:
-            The outputs `(rows, time, ...)`, those of chained `step` calls bit for bit; an output that has no time axis
-            is the last step's, `(rows, ...)`.
+            The outputs `(rows, time, ...)`, those of chained `step` calls bit for bit; an output
+            that has no time axis is the last step's, `(rows, ...)`.
 
         Raises:
             ValueError: as `step`; no time steps; inputs of different lengths.
@@ -149,17 +158,20 @@ class Session:
             count = self.batch_size if index is None else len(index)
             feeds, length = [], None
             for tensor, array in by_input(x, self.manifest.inputs):
-                feed = checked(tensor, array, (count, None) if tensor.time else (count,), self.batch_size)
+                feed = checked(
+                    tensor, array, (count, None) if tensor.time else (count,), self.batch_size
+                )
                 if tensor.time and length not in (None, feed.shape[1]):
                     raise ValueError(
-                        f"All inputs of one `read` must have the same number of time steps. Received: {feed.shape[1]} "
-                        f"for {tensor.name!r}, {length} for another."
+                        "All inputs of one `read` must have the same number of time steps. "
+                        f"Received: {feed.shape[1]} for {tensor.name!r}, {length} for another."
                     )
                 length = feed.shape[1] if tensor.time else length
                 feeds.append(feed)
             if not length:
                 raise ValueError(
-                    "`x` must have at least one time step, axis 1 of `(rows, time, ...)`. Received: no time steps."
+                    "`x` must have at least one time step, axis 1 of `(rows, time, ...)`. "
+                    "Received: no time steps."
                 )
             collected: list[list[np.ndarray]] = [[] for _ in self.manifest.outputs]
             before = self._states
@@ -208,7 +220,9 @@ class Session:
             index = self._rows(rows)
             found: States = {}
             for state, array in zip(self.manifest.states, self._states, strict=True):
-                found.setdefault(state.layer, []).append(array.copy() if index is None else array[index])
+                found.setdefault(state.layer, []).append(
+                    array.copy() if index is None else array[index]
+                )
             return found
 
     def set_states(self, states: States, rows: Any = None) -> None:
@@ -227,18 +241,22 @@ class Session:
             count = self.batch_size if index is None else len(index)
             if not isinstance(states, dict):
                 raise TypeError(
-                    f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}."
+                    "`states` must be a dict as `get_states` gives. Received: "
+                    f"{type(states).__name__}."
                 )
             layers = list(dict.fromkeys(s.layer for s in self.manifest.states))
             if set(states) != set(layers):
                 raise ValueError(
-                    f"`states` must have an entry for each recurrent layer. Received: {sorted(map(str, states))}; the "
-                    f"session has {layers}. States of another model cannot be used here."
+                    "`states` must have an entry for each recurrent layer. Received: "
+                    f"{sorted(map(str, states))}; the session has {layers}. States of another "
+                    "model cannot be used here."
                 )
             new: list[np.ndarray] = []
             for layer in layers:
                 wanted = [s for s in self.manifest.states if s.layer == layer]
-                if not isinstance(states[layer], (list, tuple)) or len(states[layer]) != len(wanted):
+                if not isinstance(states[layer], (list, tuple)) or len(states[layer]) != len(
+                    wanted
+                ):
                     raise ValueError(f"`states[{layer!r}]` must be a list of {len(wanted)} arrays.")
                 new += [as_state(s, a, count) for s, a in zip(wanted, states[layer], strict=True)]
             by_layer = [s for layer in layers for s in self.manifest.states if s.layer == layer]
@@ -250,8 +268,8 @@ class Session:
         """A second session from the same point, weights shared.
 
         Args:
-            rows: which rows the new session has: None for all, a bool mask, or indices, which may repeat:
-                `rows=[0, 0, 0]` continues one conversation in three ways.
+            rows: which rows the new session has: None for all, a bool mask, or indices, which may
+                repeat: `rows=[0, 0, 0]` continues one conversation in three ways.
 
         Returns:
             A `Session` of `len(rows)` rows, independent from now on.
@@ -259,7 +277,9 @@ class Session:
         with self._lock:
             index = self._rows(rows, repeats=True)
             fork = Session(
-                self.manifest, self._open().for_session(), self.batch_size if index is None else len(index)
+                self.manifest,
+                self._open().for_session(),
+                self.batch_size if index is None else len(index),
             )
             fork._states = [s.copy() if index is None else s[index] for s in self._states]
             return fork

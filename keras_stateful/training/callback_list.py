@@ -1,7 +1,8 @@
 """A `CallbackList` that leaves the end of a batch alone where no callback hears of it.
 
-Keras hands the logs of each step to a thread, which waits for them, turns them into numbers and tells every callback. Where
-none has a hook for the end of a batch, it does so for nobody, and takes a tenth of a millisecond of each step for it.
+Keras hands the logs of each step to a thread, which waits for them, turns them into numbers and
+tells every callback. Where none has a hook for the end of a batch, it does so for nobody, and takes
+a tenth of a millisecond of each step for it.
 """
 
 from typing import Any
@@ -29,7 +30,8 @@ class LazyCallbackList(keras.callbacks.CallbackList):
     def on_train_begin(self, logs: Any = None) -> None:
         self.set_model(self._network)
         self.set_params(self._given)
-        self._network.make_train_function()  # Keras has done so, but a callback may have asked for a new one since
+        # Keras has done so, but a callback may have asked for a new one since
+        self._network.make_train_function()
         super().on_train_begin(logs)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -45,7 +47,9 @@ class LazyCallbackList(keras.callbacks.CallbackList):
             super().on_test_batch_end(batch, logs)
 
 
-def lightest(callbacks: list, model: keras.Model, arguments: dict[str, Any]) -> list | LazyCallbackList:
+def lightest(
+    callbacks: list, model: keras.Model, arguments: dict[str, Any]
+) -> list | LazyCallbackList:
     """The callbacks of a `fit`, in a list of the kind that costs a step the least.
 
     Args:
@@ -58,11 +62,15 @@ def lightest(callbacks: list, model: keras.Model, arguments: dict[str, Any]) -> 
     if data is None or arguments.get("verbose", "auto") != 0 or capped:
         return callbacks
     steps = arguments.get("steps_per_epoch") or data.num_batches
-    return LazyCallbackList(callbacks, model, verbose=0, epochs=arguments.get("epochs", 1), steps=steps)
+    return LazyCallbackList(
+        callbacks, model, verbose=0, epochs=arguments.get("epochs", 1), steps=steps
+    )
 
 
 def _hears(callback: Any) -> bool:
-    """Whether a callback has a hook for the end of a batch, in its class or, as `LambdaCallback`, itself."""
+    """Whether a callback has a hook for the end of a batch, in its class or, as `LambdaCallback`,
+    itself.
+    """
     return any(
         getattr(getattr(callback, name, None), "__func__", None)
         is not getattr(keras.callbacks.Callback, name)

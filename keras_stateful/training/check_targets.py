@@ -1,4 +1,6 @@
-"""Whether targets fit the outputs and the losses of a model: Keras broadcasts shapes, and JAX takes ids that are no class."""
+"""Whether targets fit the outputs and the losses of a model: Keras broadcasts shapes, and JAX takes
+ids that are no class.
+"""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -54,7 +56,8 @@ class _Output(NamedTuple):
 
 
 def check_targets(model: keras.Model, name: str, sequence: Any, *, weighted: bool = False) -> None:
-    """Refuses targets that an output's loss would broadcast, and ids that the output has no class for.
+    """Refuses targets that an output's loss would broadcast, and ids that the output has no class
+    for.
 
     Of a loss that is not Keras's own, or of a subclassed model, nothing is known.
 
@@ -79,11 +82,12 @@ def check_targets(model: keras.Model, name: str, sequence: Any, *, weighted: boo
             ignored = getattr(output.loss, "ignore_class", None)
             if ignored is not None and weighted:
                 raise ValueError(
-                    "Keras divides the loss of each batch by its share of steps that `ignore_class` leaves in, and the "
-                    f"weights of `{name}` make up for them, too. Received: ignore_class={ignored} for the output "
-                    f"{output.name!r}. Leave it out, and give those steps weight 0 and any class as their target: "
-                    f"`sample_weight=[t != {ignored} for t in targets]`, `targets=[np.where(t == {ignored}, 0, t) for t in "
-                    "targets]`."
+                    "Keras divides the loss of each batch by its share of steps that "
+                    f"`ignore_class` leaves in, and the weights of `{name}` make up for them, too. "
+                    f"Received: ignore_class={ignored} for the output {output.name!r}. Leave it "
+                    "out, and give those steps weight 0 and any class as their target: "
+                    f"`sample_weight=[t != {ignored} for t in targets]`, `targets=[np.where(t == "
+                    f"{ignored}, 0, t) for t in targets]`."
                 )
             classes[output.key] = Classes(output.shape[-1], ignored, output.name)
     sequence.check_classes(classes)
@@ -94,17 +98,25 @@ def _check_keys(model: keras.Model, name: str, specs: Any) -> None:
     if not keras_internals.is_graph(model):
         return
     graph = keras_internals.functional(model)
-    named, given = graph.output, f"targets {sorted(specs)}" if isinstance(specs, dict) else "one target"
+    named, given = (
+        graph.output,
+        f"targets {sorted(specs)}" if isinstance(specs, dict) else "one target",
+    )
     if isinstance(named, dict):
         fits = set(specs) <= set(named) if isinstance(specs, dict) else len(named) == 1
         outputs = f"outputs {sorted(named)}"
     else:
         fits = not isinstance(specs, dict) and len(graph.outputs) == 1
-        outputs = f"a list of the outputs {graph.output_names}" if len(graph.outputs) > 1 else "one output"
+        outputs = (
+            f"a list of the outputs {graph.output_names}"
+            if len(graph.outputs) > 1
+            else "one output"
+        )
     if not fits:
         several = len(graph.outputs) > 1
         likewise = ", ".join(
-            f'"{key}": ...' for key in (sorted(named) if isinstance(named, dict) else graph.output_names)
+            f'"{key}": ...'
+            for key in (sorted(named) if isinstance(named, dict) else graph.output_names)
         )
         model_of = (
             ""
@@ -112,7 +124,8 @@ def _check_keys(model: keras.Model, name: str, specs: Any) -> None:
             else f"make the model's outputs a dict, `keras.Model(inputs, {{{likewise}}})`, and "
         )
         raise ValueError(
-            f"The targets of `{name}` are not those of the model's outputs. Received: {given}; {model.name!r} has {outputs}. "
+            f"The targets of `{name}` are not those of the model's outputs. Received: {given}; "
+            f"{model.name!r} has {outputs}. "
             + (
                 f"For several outputs {model_of}give `targets={{{likewise}}}`."
                 if several
@@ -136,14 +149,15 @@ def check_labels(sequence: Any, validation: Any, received: str) -> None:
         and sequence.has_targets == validation.has_targets
     ):
         raise ValueError(
-            f"The validation would be scored on other time steps than training. Received: {received} with targets "
-            f"{sorted(validation.target_offsets)} steps ahead, training {sorted(sequence.target_offsets)}. Give both the same "
-            "`target_offset=`."
+            "The validation would be scored on other time steps than training. Received: "
+            f"{received} with targets {sorted(validation.target_offsets)} steps ahead, training "
+            f"{sorted(sequence.target_offsets)}. Give both the same `target_offset=`."
         )
     if sequence.has_targets and not validation.has_targets:
         raise ValueError(
-            "The validation would be scored on its own next time step, where training has `targets`. Received: "
-            f"{received} without `targets`. Give it the same kind: `targets=...`, laid out as its documents."
+            "The validation would be scored on its own next time step, where training has "
+            f"`targets`. Received: {received} without `targets`. Give it the same kind: "
+            "`targets=...`, laid out as its documents."
         )
 
 
@@ -161,7 +175,9 @@ def _outputs(model: keras.Model, specs: Any) -> Iterator[_Output]:
     if not isinstance(specs, dict):
         if len(by_key) == 1:
             [(name, tensor)] = by_key.items()
-            [loss] = [loss] if not keras.tree.is_nested(loss) else keras.tree.flatten(loss)[:1] or [None]
+            [loss] = (
+                [loss] if not keras.tree.is_nested(loss) else keras.tree.flatten(loss)[:1] or [None]
+            )
             yield _Output(None, name, tuple(tensor.shape), loss)
         return
     for i, (key, tensor) in enumerate(by_key.items()):
@@ -190,14 +206,15 @@ def _check_shape(name: str, target: tuple, dtype: Any, output: _Output, weighted
         if not weighted or (len(target) > 2 and len(output.shape) > 2):
             return
         remedy = (
-            "Give them as floating point, `targets=[t.astype('float32') for t in targets]`: they then have an axis for the "
-            "output's."
+            "Give them as floating point, `targets=[t.astype('float32') for t in targets]`: they "
+            "then have an axis for the output's."
             if len(target) == 2
             else "Give that output a last axis of length 1, as a `Dense(1)` does."
         )
         raise ValueError(
-            f"The loss would take the mean over the time steps of `{name}` before it weighs them. Received: targets of shape "
-            f"{target} and dtype {dtype}, the output {output.name!r} of shape {output.shape}. {remedy}"
+            f"The loss would take the mean over the time steps of `{name}` before it weighs them. "
+            f"Received: targets of shape {target} and dtype {dtype}, the output {output.name!r} of "
+            f"shape {output.shape}. {remedy}"
         )
     step = tuple(target[2:])
     remedy = (
@@ -217,13 +234,15 @@ def _check_shape(name: str, target: tuple, dtype: Any, output: _Output, weighted
             "`keras.losses.SparseCategoricalCrossentropy(from_logits=...)`."
         )
     raise ValueError(
-        f"The loss would broadcast the targets of `{name}` against the output {output.name!r}. Received: targets of shape "
-        f"{target}, an output of shape {output.shape}. {remedy}"
+        f"The loss would broadcast the targets of `{name}` against the output {output.name!r}. "
+        f"Received: targets of shape {target}, an output of shape {output.shape}. {remedy}"
     )
 
 
 def fits_at_a_step(given: tuple, wanted: tuple) -> bool:
-    """Whether shapes beyond `(batch, time)` agree, but for a last axis of length 1, which Keras adds and takes away."""
+    """Whether shapes beyond `(batch, time)` agree, but for a last axis of length 1, which Keras
+    adds and takes away.
+    """
     if len(given) == len(wanted) + 1 and given[-1] == 1:
         given = given[:-1]
     elif len(wanted) == len(given) + 1 and wanted[-1] == 1:

@@ -1,7 +1,7 @@
 """What must hold before the first training step of a stateful `fit`, checked on fit's arguments.
 
-Keras accepts all of it and trains on the wrong thing: shuffled windows, rows of another stream, a state
-carried over a document's end, a validation that begins where the last one stopped.
+Keras accepts all of it and trains on the wrong thing: shuffled windows, rows of another stream, a
+state carried over a document's end, a validation that begins where the last one stopped.
 """
 
 import warnings
@@ -57,18 +57,25 @@ def check_fit(model: keras.Model, arguments: dict, callback: Any) -> None:
                 }[name]
                 raise ValueError(
                     f"`fit` would ignore `{name}` beside a sequence. Received: {name} of type "
-                    f"{type(arguments[name]).__name__}. Give it to the sequence: `StatefulSequence(..., {instead}...)`"
-                    + (" with one weight per time step or document." if name == "class_weight" else ".")
+                    f"{type(arguments[name]).__name__}. Give it to the sequence: "
+                    f"`StatefulSequence(..., {instead}...)`"
+                    + (
+                        " with one weight per time step or document."
+                        if name == "class_weight"
+                        else "."
+                    )
                 )
         if callback is not None and callback.sequence is not None and callback.sequence is not x:
             raise ValueError(
                 "`ResetStatesCallback` was given another sequence than `fit` reads. Received: "
-                f"callback: {_say(callback.sequence)}; fit: {_say(x)}. Make one sequence and give it to both."
+                f"callback: {_say(callback.sequence)}; fit: {_say(x)}. Make one sequence and give "
+                "it to both."
             )
     if arguments.get("validation_split"):
         raise ValueError(
             "`validation_split` cuts rows off and so whole streams. Received: validation_split="
-            f"{arguments['validation_split']}. Hold documents out and pass `validation_data=StatefulSequence(...)`."
+            f"{arguments['validation_split']}. Hold documents out and pass "
+            "`validation_data=StatefulSequence(...)`."
         )
 
 
@@ -80,14 +87,15 @@ def _check_steps(sequence: Any, arguments: dict) -> None:
     if steps is not None:
         raise ValueError(
             "`fit` would lose steps where a pass over the stream ends within an epoch. Received: "
-            f"fit(steps_per_epoch={steps}) beside a StatefulStream. Give it to the stream, which goes on with its source from "
-            f"epoch to epoch: `StatefulStream(..., steps_per_epoch={steps})`."
+            f"fit(steps_per_epoch={steps}) beside a StatefulStream. Give it to the stream, which "
+            "goes on with its source from epoch to epoch: `StatefulStream(..., "
+            f"steps_per_epoch={steps})`."
         )
     if sequence.once and _epochs(arguments) > 1:
         raise ValueError(
-            f"The source of the stream is read once, and `fit` would read it in each epoch. Received: an iterator, epochs="
-            f"{arguments['epochs']}. Pass a function that makes one for each: "
-            "`StatefulStream(lambda: read_documents(path), ...)`."
+            "The source of the stream is read once, and `fit` would read it in each epoch. "
+            f"Received: an iterator, epochs={arguments['epochs']}. Pass a function that makes one "
+            "for each: `StatefulStream(lambda: read_documents(path), ...)`."
         )
 
 
@@ -100,8 +108,9 @@ def _check_batch_size(name: str, sequence: Any, batch_size: Any) -> None:
     rows = devices.rows_given(sequence)
     if batch_size is not None and batch_size != rows:
         raise ValueError(
-            f"A sequence has its own batch size. Received: {name}={batch_size} beside a sequence of {rows} rows. Leave it "
-            "out, or make the sequence with that batch size, and the model from it."
+            f"A sequence has its own batch size. Received: {name}={batch_size} beside a sequence "
+            f"of {rows} rows. Leave it out, or make the sequence with that batch size, and the "
+            "model from it."
         )
 
 
@@ -113,14 +122,17 @@ def check_reader(sequence: Any, call: Any) -> None:
         call: the `keras_internals.TrainerCall` that reads it.
 
     Raises:
-        ValueError: a model that carries no state, or plain `stateful=True` layers without `ResetStatesCallback`.
+        ValueError: a model that carries no state, or plain `stateful=True` layers without
+            `ResetStatesCallback`.
     """
     validates = keras_internals.is_validation(call.arguments) or (
         call.method == "fit"
         and call.arguments.get("x") is not sequence  # which opens the data of its validation itself
     )
     model, name = call.model, "validation_data" if validates else "x"
-    if model.built:  # if not, it is a subclassed model, and `ResetStatesCallback` sees its layers later
+    if (
+        model.built
+    ):  # if not, it is a subclassed model, and `ResetStatesCallback` sees its layers later
         check_sequence(model, name, sequence, targets=call.method != "predict")
     if call.method != "predict":
         _warn_of_metrics(model, sequence)
@@ -132,9 +144,9 @@ def check_reader(sequence: Any, call: Any) -> None:
         and not (is_converted(model) and sequence.boundary == "ignore")
     ):
         raise ValueError(
-            "`predict` resets no rows where documents start. Received: "
-            f"{_say(sequence)}, model {model.name!r}. Use `predict_documents(model, documents)`, or convert the model "
-            "with `to_stateful(model, sequence)` and a sequence made with `resets=True`."
+            f"`predict` resets no rows where documents start. Received: {_say(sequence)}, model "
+            f"{model.name!r}. Use `predict_documents(model, documents)`, or convert the model with "
+            "`to_stateful(model, sequence)` and a sequence made with `resets=True`."
         )
     if is_converted(model):
         return
@@ -143,9 +155,10 @@ def check_reader(sequence: Any, call: Any) -> None:
     if not any(map(is_reset_callback, keras.tree.flatten(callbacks))):
         given = "sequence" if call.method == "fit" else "validation_sequence"
         raise ValueError(
-            "Nobody would reset the state where documents start, and Keras's own `stateful=True` layers do not carry "
-            f"it in `fit` on every backend. Received: `{call.method}` of model {model.name!r} on {_say(sequence)} without "
-            f"a `ResetStatesCallback`. Pass `callbacks=[ResetStatesCallback({given}={given})]`, or convert the model with "
+            "Nobody would reset the state where documents start, and Keras's own `stateful=True` "
+            f"layers do not carry it in `fit` on every backend. Received: `{call.method}` of model "
+            f"{model.name!r} on {_say(sequence)} without a `ResetStatesCallback`. Pass "
+            f"`callbacks=[ResetStatesCallback({given}={given})]`, or convert the model with "
             "`to_stateful(model, sequence)`."
         )
 
@@ -155,8 +168,9 @@ def _warn_of_metrics(model: keras.Model, sequence: Any) -> None:
     metrics = keras_internals.compile_arguments(model).get("metrics") if model.compiled else None
     if metrics and len(sequence.signature()) > 2:
         warnings.warn(
-            f"`metrics` count padded steps, which have weight 0. Received: compile(metrics={metrics!r}) and "
-            f"{_say(sequence)}, which gives weights. Pass them as `weighted_metrics=` to `compile`.",
+            "`metrics` count padded steps, which have weight 0. Received: "
+            f"compile(metrics={metrics!r}) and {_say(sequence)}, which gives weights. Pass them as "
+            "`weighted_metrics=` to `compile`.",
             stacklevel=2,
         )
 
@@ -171,14 +185,17 @@ def _warn_of_batch_normalization(model: keras.Model, sequence: Any) -> None:
             if any(keras_internals.mask_of(t) is not None for t in keras.tree.flatten(call.args)):
                 continue  # which it leaves out
             warnings.warn(
-                f"`{call.path}` counts padded steps in its mean and variance. Received: a BatchNormalization, and "
-                f"{_say(sequence)}, which pads. Take `LayerNormalization`, mask the padding (`Masking`, `mask_zero=True`), or "
-                'lay the documents out without padding (`boundary="pack"`, `max_document_length="auto"` pad less).',
+                f"`{call.path}` counts padded steps in its mean and variance. Received: a "
+                f"BatchNormalization, and {_say(sequence)}, which pads. Take `LayerNormalization`, "
+                "mask the padding (`Masking`, `mask_zero=True`), or lay the documents out without "
+                'padding (`boundary="pack"`, `max_document_length="auto"` pad less).',
                 stacklevel=2,
             )
 
 
-def check_data(model: keras.Model, name: str, data: Any, arguments: dict, batch_size: int | None) -> None:
+def check_data(
+    model: keras.Model, name: str, data: Any, arguments: dict, batch_size: int | None
+) -> None:
     """Checks one source of batches: its devices, rows, order, resets and targets.
 
     Args:
@@ -203,54 +220,68 @@ def check_data(model: keras.Model, name: str, data: Any, arguments: dict, batch_
     check_resets_given(model, name, data)
     if name == "x" and arguments.get("shuffle", True):
         kind = (
-            "windows" if is_arrays(data) else "batches" if isinstance(data, keras.utils.PyDataset) else None
+            "windows"
+            if is_arrays(data)
+            else "batches"
+            if isinstance(data, keras.utils.PyDataset)
+            else None
         )
         if kind:
             raise ValueError(
-                f"`fit` would shuffle the {kind}, and every row's state would come from somewhere else. Received: x of "
-                f"type {type(data).__name__}, shuffle={arguments.get('shuffle', True)}. Pass `shuffle=False`, or "
-                "read a `StatefulSequence`, which keeps its order."
+                f"`fit` would shuffle the {kind}, and every row's state would come from somewhere "
+                f"else. Received: x of type {type(data).__name__}, "
+                f"shuffle={arguments.get('shuffle', True)}. Pass `shuffle=False`, or read a "
+                "`StatefulSequence`, which keeps its order."
             )
     if isinstance(data, keras.utils.PyDataset) and (data.workers > 1 or data.use_multiprocessing):
         raise ValueError(
-            f"Keras hands the batches of a PyDataset with several workers over out of order. Received: {name} with "
-            f"workers={data.workers}, use_multiprocessing={data.use_multiprocessing}. Set `workers=1`."
+            "Keras hands the batches of a PyDataset with several workers over out of order. "
+            f"Received: {name} with workers={data.workers}, "
+            f"use_multiprocessing={data.use_multiprocessing}. Set `workers=1`."
         )
 
 
 def check_rows(model: keras.Model, name: str, data: Any, batch_size: int | None) -> None:
-    """Arrays must fill batches of exactly the model's rows: Keras broadcasts or crashes on any other."""
+    """Arrays must fill batches of exactly the model's rows: Keras broadcasts or crashes on any
+    other.
+    """
     if not is_arrays(data):
         return
     rows = model_batch_size(model)
     count = int(np.shape(keras.tree.flatten(data)[0])[0])
     if (batch_size or rows) != rows:
         raise ValueError(
-            f"The model carries the state of {rows} rows. Received: batch_size={batch_size}. Leave `batch_size` out, "
-            "or convert the model to that size: `to_stateful(model, batch_size)`, `to_inference(model, batch_size)`."
+            f"The model carries the state of {rows} rows. Received: batch_size={batch_size}. Leave "
+            "`batch_size` out, or convert the model to that size: `to_stateful(model, "
+            "batch_size)`, `to_inference(model, batch_size)`."
         )
     if count % rows:
         raise ValueError(
-            f"`{name}` does not fill whole batches: the last would have {count % rows} rows where the model carries "
-            f"{rows}. Received: {count} rows. Leave out the last {count % rows}, or use `StatefulSequence`, which pads."
+            f"`{name}` does not fill whole batches: the last would have {count % rows} rows where "
+            f"the model carries {rows}. Received: {count} rows. Leave out the last {count % rows}, "
+            "or use `StatefulSequence`, which pads."
         )
 
 
 def check_resets_given(model: keras.Model, name: str, data: Any) -> None:
-    """Arrays must have the resets among them, where the model takes them: on JAX a step that fails loses the weights."""
+    """Arrays must have the resets among them, where the model takes them: on JAX a step that fails
+    loses the weights.
+    """
     if resets_of(model) is None or not is_arrays(data):
         return
     count = len(keras.tree.flatten(data))
     if count < len(model.inputs):
         raise ValueError(
-            f"The model has {len(model.inputs)} inputs, the last of them the resets. Received: `{name}` with {count}. Pass "
-            "`StatefulSequence(documents, ..., resets=True)`; `(x, resets)` with a bool for each row, True where it starts "
-            "afresh; or use a copy without that input: `to_inference(model, batch_size)`."
+            f"The model has {len(model.inputs)} inputs, the last of them the resets. Received: "
+            f"`{name}` with {count}. Pass `StatefulSequence(documents, ..., resets=True)`; `(x, "
+            "resets)` with a bool for each row, True where it starts afresh; or use a copy without "
+            "that input: `to_inference(model, batch_size)`."
         )
 
 
 def check_rows_of_predict(model: keras.Model, data: Any, batch_size: int | None) -> None:
-    """`predict` takes the model's rows; more are read one batch after the other, with the state of those before.
+    """`predict` takes the model's rows; more are read one batch after the other, with the state of
+    those before.
 
     Only who gives `batch_size` can mean that.
     """
@@ -260,17 +291,24 @@ def check_rows_of_predict(model: keras.Model, data: Any, batch_size: int | None)
     rows = model_batch_size(model)
     first = keras.tree.flatten(data)[0]
     count = int(np.shape(first)[0])
-    wanted = tuple(model.inputs[0].shape) if len(model.inputs) == 1 and not isinstance(data, dict) else ()
+    wanted = (
+        tuple(model.inputs[0].shape)
+        if len(model.inputs) == 1 and not isinstance(data, dict)
+        else ()
+    )
     if np.ndim(first) == len(wanted) - 1 and wanted[-1] != 1:  # which Keras adds
         raise ValueError(
-            f"`predict` takes one window for each of the model's {rows} rows. Received: an array of shape {np.shape(first)}; "
-            f"the model's input has shape {wanted}. If it is one window, its row axis is missing: `x[None]`."
+            f"`predict` takes one window for each of the model's {rows} rows. Received: an array "
+            f"of shape {np.shape(first)}; the model's input has shape {wanted}. If it is one "
+            "window, its row axis is missing: `x[None]`."
         )
     if count != rows and batch_size is None:
         raise ValueError(
-            f"`predict` takes one window for each of the model's {rows} rows. Received: {count} rows. For rows that are "
-            f"separate: `to_inference(model{'' if count == 1 else f', {count}'}).predict(x)`; for whole documents "
-            f"`predict_documents(model, documents)`; for windows that follow each other, `predict(x, batch_size={rows})`."
+            f"`predict` takes one window for each of the model's {rows} rows. Received: {count} "
+            "rows. For rows that are separate: "
+            f"`to_inference(model{'' if count == 1 else f', {count}'}).predict(x)`; for whole "
+            "documents `predict_documents(model, documents)`; for windows that follow each other, "
+            f"`predict(x, batch_size={rows})`."
         )
     check_rows(model, "x", data, batch_size)
 
@@ -280,16 +318,17 @@ def check_sequence(model: keras.Model, name: str, sequence: Any, *, targets: boo
     states = find_states(model)
     if not states:
         raise ValueError(
-            f"A stateful sequence needs a model that carries its state. Received: {model.name!r}, which carries none. "
-            "Convert it with `to_stateful(model, sequence)`. (For a baseline that reads single windows on purpose, pass "
-            "`(batch for _ in itertools.count() for batch in sequence)` and `steps_per_epoch=len(sequence)`.)"
+            f"A stateful sequence needs a model that carries its state. Received: {model.name!r}, "
+            "which carries none. Convert it with `to_stateful(model, sequence)`. (For a baseline "
+            "that reads single windows on purpose, pass `(batch for _ in itertools.count() for "
+            "batch in sequence)` and `steps_per_epoch=len(sequence)`.)"
         )
     rows = devices.rows(states[0].variables[0])
     if devices.rows_given(sequence) != rows:
         raise ValueError(
-            f"`{name}` has another batch size than the model. Received: {name}.batch_size={devices.rows_given(sequence)}, "
-            f"model {rows}. Convert the model with `to_stateful(model, sequence)`, or make the sequence with "
-            f"`batch_size={rows}`."
+            f"`{name}` has another batch size than the model. Received: "
+            f"{name}.batch_size={devices.rows_given(sequence)}, model {rows}. Convert the model "
+            f"with `to_stateful(model, sequence)`, or make the sequence with `batch_size={rows}`."
         )
     resets, wanted = resets_of(model), resets_wanted(sequence)
     if resets != wanted:
@@ -306,13 +345,15 @@ def check_sequence(model: keras.Model, name: str, sequence: Any, *, targets: boo
             else "Convert the model with `to_stateful(model, sequence)`, or make the sequence without `resets=True`."
         )
         raise ValueError(
-            f"`{name}` and the model disagree about resets. Received: {name} with resets={sequence.resets}, "
-            f"boundary={sequence.boundary!r}; the model takes resets={resets!r}. {remedy}"
+            f"`{name}` and the model disagree about resets. Received: {name} with "
+            f"resets={sequence.resets}, boundary={sequence.boundary!r}; the model takes "
+            f"resets={resets!r}. {remedy}"
         )
     if sequence.boundary == "pack" and resets is None:
         raise ValueError(
-            f'`{name}` resets inside windows, which no callback can do. Received: boundary="pack", resets=False. Make '
-            'it with `resets=True` and convert the model with `to_stateful(model, sequence)`, or use boundary="align".'
+            f'`{name}` resets inside windows, which no callback can do. Received: boundary="pack", '
+            "resets=False. Make it with `resets=True` and convert the model with "
+            '`to_stateful(model, sequence)`, or use boundary="align".'
         )
     check_forward(model)
     _check_outputs(model, name, sequence)
@@ -327,15 +368,20 @@ def _check_outputs(model: keras.Model, name: str, sequence: Any) -> None:
     if flags is None:
         try:
             flags = find_time_axis(model, [c.key.split("#")[0] for c in find_states(model)]).outputs
-        except (ValueError, TypeError, AttributeError):  # a subclassed model: only its shapes can be known
+        except (
+            ValueError,
+            TypeError,
+            AttributeError,
+        ):  # a subclassed model: only its shapes can be known
             flags = [True]
         model._outputs_along_time = flags = tuple(flags)
     if not all(flags):
         shapes = [tuple(o.shape) for o in model.outputs]
         raise ValueError(
-            f"`{name}` has a target for every time step, the model an output for each window only. Received: model "
-            f"outputs of shape {shapes}, targets ({sequence.batch_size}, {sequence.sequence_length}, ...). Give the "
-            "last recurrent layer `return_sequences=True`."
+            f"`{name}` has a target for every time step, the model an output for each window only. "
+            f"Received: model outputs of shape {shapes}, targets ({sequence.batch_size}, "
+            f"{sequence.sequence_length}, ...). Give the last recurrent layer "
+            "`return_sequences=True`."
         )
 
 
@@ -345,19 +391,22 @@ def _check_validation_arrays(model: keras.Model, data: Any, arguments: dict) -> 
     size = arguments.get("validation_batch_size") or arguments.get("batch_size") or 32
     if size != rows:
         raise ValueError(
-            f"Keras would cut `validation_data` into batches of {size} rows, and the model carries the state of {rows}. "
-            f"Received: validation_batch_size={arguments.get('validation_batch_size')}. Pass `validation_batch_size={rows}`, "
-            "or a `StatefulSequence`."
+            f"Keras would cut `validation_data` into batches of {size} rows, and the model carries "
+            f"the state of {rows}. Received: "
+            f"validation_batch_size={arguments.get('validation_batch_size')}. Pass "
+            f"`validation_batch_size={rows}`, or a `StatefulSequence`."
         )
 
 
 def check_validation(model: keras.Model, validation: Any, arguments: dict) -> None:
-    """Validation data must fit the model and be read whole, so that `val_loss` depends on the weights alone."""
+    """Validation data must fit the model and be read whole, so that `val_loss` depends on the
+    weights alone.
+    """
     if isinstance(validation, list):
         raise ValueError(
-            f"`validation_data` is a list, and nobody says what its parts are. Received: a list of {len(validation)}. For "
-            "documents pass `StatefulSequence(documents, ...)`, or `callbacks=[ValidateDocuments(documents)]`; for "
-            "arrays a tuple, `(x, y)`."
+            "`validation_data` is a list, and nobody says what its parts are. Received: a list of "
+            f"{len(validation)}. For documents pass `StatefulSequence(documents, ...)`, or "
+            "`callbacks=[ValidateDocuments(documents)]`; for arrays a tuple, `(x, y)`."
         )
     data = validation[0] if isinstance(validation, tuple) else validation
     check_data(model, "validation_data", data, arguments, arguments.get("validation_batch_size"))
@@ -370,9 +419,9 @@ def check_validation(model: keras.Model, validation: Any, arguments: dict) -> No
     length = _batches(data, model)
     if steps is not None and length is not None and steps < length:
         raise ValueError(
-            "`validation_steps` would end each validation in the middle, and the next would go on from there. "
-            f"Received: validation_steps={steps}, validation_data of {length} batches. Leave it out, and "
-            "pass fewer documents."
+            "`validation_steps` would end each validation in the middle, and the next would go on "
+            f"from there. Received: validation_steps={steps}, validation_data of {length} batches. "
+            "Leave it out, and pass fewer documents."
         )
 
 
@@ -380,21 +429,23 @@ def _check_validation_stream(data: Any, arguments: dict) -> None:
     steps = arguments.get("validation_steps")
     if data.num_batches is None and steps is not None:
         raise ValueError(
-            "`validation_steps` would end each validation in the middle of the stream, and the next would go on from there. "
-            f"Received: validation_steps={steps}. Leave it out, and give the stream fewer documents."
+            "`validation_steps` would end each validation in the middle of the stream, and the "
+            f"next would go on from there. Received: validation_steps={steps}. Leave it out, and "
+            "give the stream fewer documents."
         )
     if getattr(data, "once", False) and _epochs(arguments) > 1:
         raise ValueError(
-            "The source of the validation's stream is read once, and each validation would read it. Received: an iterator, "
-            f"epochs={arguments['epochs']}. Pass a function that makes one: "
-            "`StatefulStream(lambda: read_documents(path), ...)`."
+            "The source of the validation's stream is read once, and each validation would read "
+            f"it. Received: an iterator, epochs={arguments['epochs']}. Pass a function that makes "
+            "one: `StatefulStream(lambda: read_documents(path), ...)`."
         )
     part = getattr(data, "steps_per_epoch", None)
     if part is not None:
         raise ValueError(
-            "A stream with `steps_per_epoch` goes on where the validation before stopped, so `val_loss` would be that of other "
-            f"documents each time. Received: validation_data=StatefulStream(..., steps_per_epoch={part}). Leave it out, and "
-            "give the stream fewer documents."
+            "A stream with `steps_per_epoch` goes on where the validation before stopped, so "
+            "`val_loss` would be that of other documents each time. Received: "
+            f"validation_data=StatefulStream(..., steps_per_epoch={part}). Leave it out, and give "
+            "the stream fewer documents."
         )
 
 
@@ -411,6 +462,4 @@ def check_evaluate(model: keras.Model, arguments: dict) -> None:
 
 
 def _say(sequence: Any) -> str:
-    return (
-        f"{type(sequence).__name__}({sequence.batch_size} x {sequence.sequence_length}) at {id(sequence):#x}"
-    )
+    return f"{type(sequence).__name__}({sequence.batch_size} x {sequence.sequence_length}) at {id(sequence):#x}"

@@ -1,8 +1,9 @@
 """The loss of masked outputs under sample weights.
 
-A sequence scales its weights so that the mean over a batch is the mean over what counts in the epoch. Keras divides
-by the share of unmasked steps once more, batch by batch (`keras.losses.loss.apply_mask`): where padding is masked,
-as by `Embedding(mask_zero=True)`, both would make up for the same steps.
+A sequence scales its weights so that the mean over a batch is the mean over what counts in the
+epoch. Keras divides by the share of unmasked steps once more, batch by batch
+(`keras.losses.loss.apply_mask`): where padding is masked, as by `Embedding(mask_zero=True)`, both
+would make up for the same steps.
 """
 
 from typing import Any

@@ -1,4 +1,5 @@
-"""What plain Keras layers with `stateful=True` need before they carry their state in training, and train as fast.
+"""What plain Keras layers with `stateful=True` need before they carry their state in training, and
+train as fast.
 
 | backend | what Keras does | until | repair |
 |---|---|---|---|
@@ -6,8 +7,9 @@
 | torch | the state is written in place while autograd still holds it: LSTM and GRU crash in backward | 3.15, fixed in 3.16 | the layer is called with copies of its states |
 | torch | under mixed precision autocast writes into a temporary copy and the state never changes | 3.15 | autocast is switched off for the states |
 
-`docs/keras-defects.md` has a reproduction of each. On the CPU their loop is then that of `loops`. Models from `to_stateful` need none of this.
-"""  # noqa: E501
+`docs/keras-defects.md` has a reproduction of each. On the CPU their loop is then that of `loops`.
+Models from `to_stateful` need none of this.
+"""
 
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +27,9 @@ _WEIGHS_ONCE = "keras_stateful_weighs_once"
 
 
 def weigh_once(model: keras.Model) -> None:
-    """Lets the loss of a plain model count each unmasked step of a sequence once; see `masked_loss`."""
+    """Lets the loss of a plain model count each unmasked step of a sequence once; see
+    `masked_loss`.
+    """
     keras_loss = model.compute_loss
 
     def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
@@ -39,18 +43,22 @@ def weigh_once(model: keras.Model) -> None:
 
 
 def check_forward(model: keras.Model) -> None:
-    """Raises a ValueError for a stateful `Bidirectional`, which has no meaning under truncated backpropagation."""
+    """Raises a ValueError for a stateful `Bidirectional`, which has no meaning under truncated
+    backpropagation.
+    """
     for layer_state in find_states(model):
         if not isinstance(layer_state.layer, Carry) and layer_state.layer.go_backwards:
             raise ValueError(
-                f"`{layer_state.key}` is stateful and reads each window from its end (`go_backwards`, the backward half of a "
-                "`Bidirectional`). Received: a layer that would carry the state of the future into the past. Use a "
-                "forward layer, or a `Bidirectional` without `stateful=True` on whole documents."
+                f"`{layer_state.key}` is stateful and reads each window from its end "
+                "(`go_backwards`, the backward half of a `Bidirectional`). Received: a layer that "
+                "would carry the state of the future into the past. Use a forward layer, or a "
+                "`Bidirectional` without `stateful=True` on whole documents."
             )
 
 
 def repair(model: keras.Model) -> None:
-    """Makes a model's plain stateful layers carry their state in `fit`, where they do not, and train in the fastest loop.
+    """Makes a model's plain stateful layers carry their state in `fit`, where they do not, and
+    train in the fastest loop.
 
     Raises:
         ValueError: a stateful `Bidirectional`; see `check_forward`.

@@ -1,4 +1,6 @@
-"""`ResetStatesCallback`: the resets of a stateful `fit`, where the model does not take them as an input."""
+"""`ResetStatesCallback`: the resets of a stateful `fit`, where the model does not take them as an
+input.
+"""
 
 from typing import Any, NamedTuple
 
@@ -27,24 +29,28 @@ class PassPosition(NamedTuple):
 
 
 class ResetStatesCallback(ModelCallback):
-    """Makes a stateful `fit` right: resets where epochs and documents start, validation apart from training.
+    """Makes a stateful `fit` right: resets where epochs and documents start, validation apart from
+    training.
 
-    Add it to the `fit` of a model whose layers are `stateful=True`; it also repairs what Keras gets wrong with
-    them on JAX and torch. (The `fit` of a model from `to_stateful` adds one by itself.) State starts from its initial
-    value at the start of each pass over the data, single rows at the start of their documents; validation starts from
-    the initial state, and afterwards training goes on from its own.
+    Add it to the `fit` of a model whose layers are `stateful=True`; it also repairs what Keras gets
+    wrong with them on JAX and torch. (The `fit` of a model from `to_stateful` adds one by itself.)
+    State starts from its initial value at the start of each pass over the data, single rows at the
+    start of their documents; validation starts from the initial state, and afterwards training goes
+    on from its own.
 
     Args:
-        sequence: the `StatefulSequence` that `fit` reads. None takes fit's own; other data have no document boundaries.
+        sequence: the `StatefulSequence` that `fit` reads. None takes fit's own; other data have no
+            document boundaries.
         validation_sequence: the one that `evaluate`, or fit's validation, reads; None likewise.
-        at_epoch_begin: whether all rows are reset where an epoch (with a sequence: a pass over it) starts.
+        at_epoch_begin: whether all rows are reset where an epoch (with a sequence: a pass over it)
+            starts.
 
     Raises:
         TypeError: something that is not a sequence.
-        ValueError: before the first step: `fit` or `evaluate` reads another sequence; two of these callbacks; the
-            model carries no state; a reset would be lost in `steps_per_execution`; and everything that would train on
-            the wrong thing (a shuffle, `class_weight` beside a sequence, `validation_steps` that end in the middle,
-            ...), with the remedy.
+        ValueError: before the first step: `fit` or `evaluate` reads another sequence; two of these
+            callbacks; the model carries no state; a reset would be lost in `steps_per_execution`;
+            and everything that would train on the wrong thing (a shuffle, `class_weight` beside a
+            sequence, `validation_steps` that end in the middle, ...), with the remedy.
 
     Example:
 
@@ -63,13 +69,16 @@ class ResetStatesCallback(ModelCallback):
 
     _keras_stateful_resets = True  # see `kinds`
 
-    def __init__(self, sequence: Any = None, validation_sequence: Any = None, *, at_epoch_begin: bool = True):
+    def __init__(
+        self, sequence: Any = None, validation_sequence: Any = None, *, at_epoch_begin: bool = True
+    ):
         super().__init__()
         for name, value in (("sequence", sequence), ("validation_sequence", validation_sequence)):
             if value is not None and not kinds.is_sequence(value):
                 raise TypeError(
-                    f"`{name}` must be a StatefulSequence or a StatefulStream. Received: {type(value).__name__}. For "
-                    "other data leave it out: states are then reset where epochs start."
+                    f"`{name}` must be a StatefulSequence or a StatefulStream. Received: "
+                    f"{type(value).__name__}. For other data leave it out: states are then reset "
+                    "where epochs start."
                 )
         self.sequence = sequence
         self.validation_sequence = validation_sequence
@@ -82,9 +91,9 @@ class ResetStatesCallback(ModelCallback):
         if model is not None:
             if not find_states(model):
                 raise ValueError(
-                    f"`ResetStatesCallback` needs a model that carries its state. Received: {model.name!r}, which "
-                    "carries none. Convert it with `to_stateful(model, sequence)`, or give its recurrent layers "
-                    "`stateful=True`."
+                    "`ResetStatesCallback` needs a model that carries its state. Received: "
+                    f"{model.name!r}, which carries none. Convert it with `to_stateful(model, "
+                    "sequence)`, or give its recurrent layers `stateful=True`."
                 )
             repair(model)
             # As early as this, since it makes the compiled steps anew, which Keras then holds.
@@ -146,13 +155,14 @@ class ResetStatesCallback(ModelCallback):
             self._first_step = False
             if self._reading.epochs_begun == self._begun:
                 raise ValueError(
-                    "`fit` reads other data than the sequence of `ResetStatesCallback`, so resets would fall in the "
-                    "wrong places. Make one sequence and give it to both: `model.fit(sequence, "
-                    "callbacks=[ResetStatesCallback(sequence)])`."
+                    "`fit` reads other data than the sequence of `ResetStatesCallback`, so resets "
+                    "would fall in the wrong places. Make one sequence and give it to both: "
+                    "`model.fit(sequence, callbacks=[ResetStatesCallback(sequence)])`."
                 )
         if not self._resets_inside and (self._position or self.at_epoch_begin):
             self._reset_rows(self._reading, self._position, self._pass)
-        # Counted here: a callback with `on_train_batch_end` makes Keras wait for the loss of each step.
+        # Counted here: a callback with `on_train_batch_end` makes Keras wait for the loss of each
+        # step.
         begun = self._position > 0
         self._position += self._network.steps_per_execution
         if begun:  # before, the pass is not always begun: JAX's step reads its batch itself
@@ -172,17 +182,19 @@ class ResetStatesCallback(ModelCallback):
             return
         if total is None:
             raise ValueError(
-                f"`steps_per_execution={steps}` hides the batches of a stream from callbacks. Received: a sequence "
-                "with resets=False. Make it with `resets=True` and convert the model with "
-                "`to_stateful(model, sequence)`, which resets inside the step; or compile with steps_per_execution=1."
+                f"`steps_per_execution={steps}` hides the batches of a stream from callbacks. "
+                "Received: a sequence with resets=False. Make it with `resets=True` and convert "
+                "the model with `to_stateful(model, sequence)`, which resets inside the step; or "
+                "compile with steps_per_execution=1."
             )
         for i in range(total):
             if i % steps and sequence.reset_mask(i, epoch=epoch).any():
                 raise ValueError(
-                    f"`steps_per_execution={steps}` would lose the reset that is due at batch {i} of {total}. "
-                    f"Received: boundary={sequence.boundary!r}, resets=False. Make the sequence with `resets=True` and "
-                    "convert the model with `to_stateful(model, sequence)`, which resets inside the step; or compile "
-                    "with steps_per_execution=1."
+                    f"`steps_per_execution={steps}` would lose the reset that is due at batch {i} "
+                    f"of {total}. Received: boundary={sequence.boundary!r}, resets=False. Make the "
+                    "sequence with `resets=True` and convert the model with `to_stateful(model, "
+                    "sequence)`, which resets inside the step; or compile with "
+                    "steps_per_execution=1."
                 )
 
     # Evaluation, inside fit and outside
@@ -209,10 +221,15 @@ class ResetStatesCallback(ModelCallback):
             self._saved = None
 
     def _check_validation(self, read: Any) -> None:
-        if read is not None and self.validation_sequence is not None and self.validation_sequence is not read:
+        if (
+            read is not None
+            and self.validation_sequence is not None
+            and self.validation_sequence is not read
+        ):
             raise ValueError(
-                "`ResetStatesCallback` was given another `validation_sequence` than is read, so resets would fall in the "
-                f"wrong places. Received: {self.validation_sequence!r}; read is {read!r}. Leave it out."
+                "`ResetStatesCallback` was given another `validation_sequence` than is read, so "
+                f"resets would fall in the wrong places. Received: {self.validation_sequence!r}; "
+                f"read is {read!r}. Leave it out."
             )
 
     # Resets
@@ -232,5 +249,6 @@ def _check_alone(callbacks: Any) -> None:
              if isinstance(c, ResetStatesCallback)]  # fmt: skip
     if len(given) > 1:
         raise ValueError(
-            f"One `ResetStatesCallback` does all resets. Received: callbacks with {len(given)} of them. Leave one."
+            f"One `ResetStatesCallback` does all resets. Received: callbacks with {len(given)} of "
+            "them. Leave one."
         )

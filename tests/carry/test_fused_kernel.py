@@ -1,7 +1,8 @@
-"""When Keras takes cuDNN's fused kernel, decided by its own code: only the GPU and the kernel are pretended.
+"""When Keras takes cuDNN's fused kernel, decided by its own code: only the GPU and the kernel are
+pretended.
 
-The kernel's stand-in notes that it was called, and then says that it does not serve, so Keras goes on with its loop.
-`tests/carry/test_gpu.py` runs the real one.
+The kernel's stand-in notes that it was called, and then says that it does not serve, so Keras goes
+on with its loop. `tests/carry/test_gpu.py` runs the real one.
 """
 
 import importlib
@@ -60,7 +61,9 @@ def kernel(monkeypatch) -> list[str]:
     return calls
 
 
-def takes(kernel, layer, inputs=None, *, resets=None, masked=False, training=False, **settings) -> bool:
+def takes(
+    kernel, layer, inputs=None, *, resets=None, masked=False, training=False, **settings
+) -> bool:
     """Whether a call of a model that carries, with this layer in it, calls the kernel."""
     model = keras.Sequential(
         [
@@ -106,7 +109,9 @@ def test_a_mask_costs_cudnn(kernel, layer):
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_plain_layer_with_a_mask_takes_cudnn_on_tensorflow(kernel, layer):
-    """And stops there at a row of padding: one whose document ended before. So the layer that carries takes the loop."""
+    """And stops there at a row of padding: one whose document ended before. So the layer that
+    carries takes the loop.
+    """
     mask = keras.ops.convert_to_tensor([[True] * 3, [False] * 3])
     layer(5)(np.zeros((2, 3, 4), "float32"), mask=mask)
     assert bool(kernel) == (BACKEND == "tensorflow")

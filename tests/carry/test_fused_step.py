@@ -1,7 +1,9 @@
-"""The compiled training step on cuDNN, on a machine without a GPU: which kernels it calls, and what the state becomes.
+"""The compiled training step on cuDNN, on a machine without a GPU: which kernels it calls, and what
+the state becomes.
 
-JAX lowers the step for CUDA as it stands, TensorFlow makes its graph; nothing runs. On torch the very call that runs on cuDNN
-there runs here, on the kernels of the CPU. `tests/carry/test_gpu.py` runs them all on a GPU.
+JAX lowers the step for CUDA as it stands, TensorFlow makes its graph; nothing runs. On torch the
+very call that runs on cuDNN there runs here, on the kernels of the CPU. `tests/carry/test_gpu.py`
+runs them all on a GPU.
 """
 
 import functools
@@ -30,20 +32,27 @@ def cuda(monkeypatch):
 
         library = SimpleNamespace(build_rnn_descriptor=lambda *sizes: b"")  # of JAX's CUDA plugin
         monkeypatch.setattr(
-            gpu_rnn, "compute_rnn_workspace_reserve_space_sizes", lambda *sizes: (1, 1), raising=False
+            gpu_rnn,
+            "compute_rnn_workspace_reserve_space_sizes",
+            lambda *sizes: (1, 1),
+            raising=False,
         )
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
         for primitive, lowering in (
             (rnn.rnn_fwd_p, gpu_rnn._rnn_fwd_lowering),
             (rnn.rnn_bwd_p, gpu_rnn._rnn_bwd_lowering),
         ):
-            mlir.register_lowering(primitive, functools.partial(lowering, library, "cu"), platform="cuda")
+            mlir.register_lowering(
+                primitive, functools.partial(lowering, library, "cu"), platform="cuda"
+            )
     elif BACKEND == "tensorflow":
         import tensorflow as tf
 
         devices = tf.config.list_logical_devices
         monkeypatch.setattr(
-            tf.config, "list_logical_devices", lambda kind=None: devices(None if kind == "GPU" else kind)
+            tf.config,
+            "list_logical_devices",
+            lambda kind=None: devices(None if kind == "GPU" else kind),
         )
         monkeypatch.setattr(RNN, "_is_gpu_available", lambda: True)
 
@@ -92,7 +101,9 @@ def kernels(model: keras.Model, resets: bool) -> tuple[int, int]:
         optimizer_variables=True,
         metrics_variables=True,
     )
-    step = jax.jit(model.train_step).trace(state, batch).lower(lowering_platforms=("cuda",)).as_text()
+    step = (
+        jax.jit(model.train_step).trace(state, batch).lower(lowering_platforms=("cuda",)).as_text()
+    )
     return step.count("cudnn_rnn_ffi"), step.count("cudnn_rnn_bwd_ffi")
 
 
@@ -127,7 +138,11 @@ def test_reduced_precision_compiles_and_leaves_cudnn_on_jax(cuda, policy, plain)
     """JAX's kernel knows float32 only, and Keras calls it all the same."""
     from keras_stateful.training.repairs import repair
 
-    model = network(policy=policy, stateful=True) if plain else ks.to_stateful(network(policy=policy), ROWS)
+    model = (
+        network(policy=policy, stateful=True)
+        if plain
+        else ks.to_stateful(network(policy=policy), ROWS)
+    )
     if plain:
         repair(model)
     assert kernels(model, False) == ((0, 0) if BACKEND == "jax" else (1, 1))
@@ -149,7 +164,10 @@ def test_the_fused_call_trains_as_the_loop_does(monkeypatch, layer):
     calls = fused_on_the_cpu(monkeypatch)
     rng = np.random.default_rng(0)
     losses, models = [], []
-    data = [(rng.integers(0, 9, (2, ROWS, WINDOW), dtype="int32"), rng.random(ROWS) < 0.5) for _ in range(3)]
+    data = [
+        (rng.integers(0, 9, (2, ROWS, WINDOW), dtype="int32"), rng.random(ROWS) < 0.5)
+        for _ in range(3)
+    ]
     for use_cudnn in ("auto", False):
         model = compiled(ks.to_stateful(network(layer, use_cudnn=use_cudnn), ROWS, resets="window"))
         calls.clear()
@@ -179,11 +197,32 @@ def fused_on_the_cpu(monkeypatch) -> list[str]:
         import jax
         from jax.experimental import rnn
 
-        def lstm(x, h, c, weights, lengths, *, input_size, hidden_size, num_layers, dropout, bidirectional):
+        def lstm(
+            x,
+            h,
+            c,
+            weights,
+            lengths,
+            *,
+            input_size,
+            hidden_size,
+            num_layers,
+            dropout,
+            bidirectional,
+        ):
             sizes = (input_size, hidden_size, num_layers, bidirectional)
             parts = rnn.unpack_lstm_weights(weights, *sizes)
             return rnn.lstm_ref(
-                x, h, c, *parts, lengths, input_size, hidden_size, num_layers, dropout, bidirectional
+                x,
+                h,
+                c,
+                *parts,
+                lengths,
+                input_size,
+                hidden_size,
+                num_layers,
+                dropout,
+                bidirectional,
             )
 
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")

@@ -48,7 +48,11 @@ def windows(model: keras.Model, ids: np.ndarray, resets: np.ndarray) -> np.ndarr
     """Outputs of windows read one after the other, on the GPU."""
     parts = np.split(ids, len(resets), 1)
     return np.concatenate(
-        [model.predict([x, r], batch_size=ROWS, verbose=0) for x, r in zip(parts, resets, strict=True)], 1
+        [
+            model.predict([x, r], batch_size=ROWS, verbose=0)
+            for x, r in zip(parts, resets, strict=True)
+        ],
+        1,
     )
 
 
@@ -70,7 +74,9 @@ def test_the_carry_is_that_of_the_plain_loop(data, masked):
     np.testing.assert_allclose(*outputs, atol=2e-3)  # TF32
 
 
-@pytest.mark.skipif(keras.backend.backend() == "tensorflow", reason="benchmarks/gpu.py is for jax and torch")
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="benchmarks/gpu.py is for jax and torch"
+)
 def test_the_fused_kernel_is_taken(data):
     folder = Path(__file__).resolve().parents[2] / "benchmarks"
     sys.path.insert(0, str(folder))

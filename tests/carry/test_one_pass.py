@@ -1,4 +1,5 @@
-"""Law 1: windows one after the other through a stateful model equal one long call of the stateless model.
+"""Law 1: windows one after the other through a stateful model equal one long call of the stateless
+model.
 
 And law 4: resetting a row changes no other row's outputs, bit for bit.
 """
@@ -78,7 +79,9 @@ def test_masked_steps_are_carried_through(name, resets):
         assert_close(a, b)
 
 
-@pytest.mark.parametrize("name", ["lstm", "gru", "stacked_cells", "custom_cell", "nested", "mask_zero"])
+@pytest.mark.parametrize(
+    "name", ["lstm", "gru", "stacked_cells", "custom_cell", "nested", "mask_zero"]
+)
 def test_resets_in_mid_window_equal_each_document_alone(name):
     model = zoo.build(name)
     arrays = zoo.data(model, ROWS, STEPS)
@@ -166,12 +169,19 @@ def test_the_carry_survives_reduced_precision(policy, resets):
 
 @pytest.mark.parametrize("layer", ["SimpleRNN", "GRU", "LSTM"])
 def test_dropout_inside_the_cell_draws_one_mask_a_window_with_step_resets(layer):
-    """As the plain layer does: the same units are dropped at each step of a window, others in the next."""
+    """As the plain layer does: the same units are dropped at each step of a window, others in the
+    next.
+    """
     keras.utils.set_random_seed(0)
-    recurrent = getattr(keras.layers, layer)(3, return_sequences=True, dropout=0.5, kernel_initializer="ones")
+    recurrent = getattr(keras.layers, layer)(
+        3, return_sequences=True, dropout=0.5, kernel_initializer="ones"
+    )
     model = keras.Sequential([keras.Input((None, 8)), recurrent])
     stateful = ks.to_stateful(model, 2, resets="step")
-    x, resets = np.ones((2, 6, 8), "float32"), np.ones((2, 6), bool)  # reset at every step: equal steps
+    x, resets = (
+        np.ones((2, 6, 8), "float32"),
+        np.ones((2, 6), bool),
+    )  # reset at every step: equal steps
     windows = [keras.ops.convert_to_numpy(stateful([x, resets], training=True)) for _ in range(8)]
     for w in windows:
         np.testing.assert_allclose(w, np.repeat(w[:, :1], 6, axis=1), atol=1e-6)
@@ -180,9 +190,14 @@ def test_dropout_inside_the_cell_draws_one_mask_a_window_with_step_resets(layer)
 
 def test_a_graphs_initial_state_is_what_a_reset_sets():
     x, start = keras.Input((None, 3), name="x"), keras.Input((4,), name="start")
-    model = keras.Model([x, start], keras.layers.GRU(4, return_sequences=True)(x, initial_state=start))
+    model = keras.Model(
+        [x, start], keras.layers.GRU(4, return_sequences=True)(x, initial_state=start)
+    )
     rng = np.random.default_rng(0)
-    a, s = rng.standard_normal((2, 9, 3)).astype("float32"), rng.standard_normal((2, 4)).astype("float32")
+    a, s = (
+        rng.standard_normal((2, 9, 3)).astype("float32"),
+        rng.standard_normal((2, 4)).astype("float32"),
+    )
     whole = zoo.outputs(model([a, s]))[0]
     second = zoo.outputs(model([a[:, 6:], s]))[0]
     for resets in (None, "window"):
@@ -208,9 +223,15 @@ def test_an_initial_state_that_is_learned_gets_a_gradient_through_resets():
             self.start = self.add_weight(shape=(self.units,), name="start", initializer="zeros")
 
         def get_initial_state(self, batch_size=None):
-            return [keras.ops.broadcast_to(keras.ops.convert_to_tensor(self.start), (batch_size, self.units))]
+            return [
+                keras.ops.broadcast_to(
+                    keras.ops.convert_to_tensor(self.start), (batch_size, self.units)
+                )
+            ]
 
-    model = keras.Sequential([keras.Input((None, 3)), keras.layers.RNN(Learned(4), return_sequences=True)])
+    model = keras.Sequential(
+        [keras.Input((None, 3)), keras.layers.RNN(Learned(4), return_sequences=True)]
+    )
     stateful = ks.to_stateful(model, 2, resets="window")
     stateful.compile(keras.optimizers.SGD(0.5), "mse")
     x, y = np.ones((2, 3, 3), "float32"), np.ones((2, 3, 4), "float32")

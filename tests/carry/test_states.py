@@ -29,7 +29,9 @@ def flat(states):
     return [a for arrays in states.values() for a in arrays]
 
 
-@pytest.mark.parametrize("name", ["lstm", "stacked_cells", "nested", "shared", "conv_lstm", "custom_cell"])
+@pytest.mark.parametrize(
+    "name", ["lstm", "stacked_cells", "nested", "shared", "conv_lstm", "custom_cell"]
+)
 def test_get_and_set_round_trip_and_decide_what_comes_next(name):
     model = warm(stateful(name))
     kept = ks.get_states(model)
@@ -92,7 +94,9 @@ def test_preserve_puts_back_also_after_an_error():
 @pytest.mark.parametrize("make", [stateful, lambda: plain(keras.layers.LSTM(4, stateful=True, return_sequences=True),
                                                           keras.layers.Dense(2))])  # fmt: skip
 def test_in_the_middle_of_an_epoch(make):
-    """What a callback reads at each step is what a hand loop has there; what it writes is what the next step reads."""
+    """What a callback reads at each step is what a hand loop has there; what it writes is what the
+    next step reads.
+    """
     seen = []
 
     class Look(keras.callbacks.Callback):
@@ -106,7 +110,14 @@ def test_in_the_middle_of_an_epoch(make):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((4 * ROWS, 5, 3)).astype("float32")
     y = rng.standard_normal((4 * ROWS, 5, 2)).astype("float32")
-    model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=0, callbacks=[ks.ResetStatesCallback(), Look()])
+    model.fit(
+        x,
+        y,
+        batch_size=ROWS,
+        shuffle=False,
+        verbose=0,
+        callbacks=[ks.ResetStatesCallback(), Look()],
+    )
     twin = ks.to_inference(model, ROWS)
     for i in range(4):
         twin.predict_on_batch(x[i * ROWS : (i + 1) * ROWS])

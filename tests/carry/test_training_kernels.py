@@ -1,4 +1,6 @@
-"""The loops that train on the CPU (`scan_kernels`, `torch_kernels`) are Keras's loop, with its gradients."""
+"""The loops that train on the CPU (`scan_kernels`, `torch_kernels`) are Keras's loop, with its
+gradients.
+"""
 
 import keras
 import numpy as np
@@ -51,7 +53,9 @@ def fitted(model):
 
 
 def assert_same(monkeypatch, make, resets=None, atol=1e-5, served=True, fit=False):
-    """What a model learns with the kernel is what it learns without, and the kernel was used where it should be."""
+    """What a model learns with the kernel is what it learns without, and the kernel was used where
+    it should be.
+    """
     kernels, calls, found = (scan_kernels, torch_kernels), [], []
     for kernel in kernels:
         run = kernel.run
@@ -125,7 +129,9 @@ def test_a_plain_class_of_ones_own_stays_with_keras(monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_backwards_in_time_stays_with_keras(kind):
-    """`to_stateful` and the callback refuse what carries backwards; what carries nothing may not be taken by mistake."""
+    """`to_stateful` and the callback refuse what carries backwards; what carries nothing may not be
+    taken by mistake.
+    """
     layer = kind(UNITS, return_sequences=True, go_backwards=True)
     x = np.zeros((ROWS, WINDOW, 3), "float32")
     layer(x)
@@ -170,7 +176,9 @@ def test_in_double_precision_to_twelve_digits(kind, resets):
     states, wanted = start, []
     for t in range(WINDOW):
         states = [np.where(marks[:, t, None], i, s) for i, s in zip(initial, states, strict=True)]
-        states = in_numpy(kind, [np.asarray(w, "float64") for w in layer.get_weights()], x[:, t], states)
+        states = in_numpy(
+            kind, [np.asarray(w, "float64") for w in layer.get_weights()], x[:, t], states
+        )
         wanted.append(states[0])
     found = keras.tree.map_structure(keras.ops.convert_to_numpy, [outputs, *ends])
     for ours, theirs in zip(found, [np.stack(wanted, 1), *states], strict=True):
@@ -275,7 +283,9 @@ def test_forward_mode_says_so_and_has_a_way_out(kind, way_out):
 
     def pushed(**settings):
         model = network(kind(UNITS, return_sequences=True, **settings), None)
-        values = [[v.value for v in g] for g in (model.trainable_variables, model.non_trainable_variables)]
+        values = [
+            [v.value for v in g] for g in (model.trainable_variables, model.non_trainable_variables)
+        ]
         return jax.jvp(lambda x: model.stateless_call(*values, x, training=True)[0], (x,), (x,))
 
     with pytest.raises(TypeError, match="forward-mode"):

@@ -58,7 +58,11 @@ def test_there_and_back(name):
         zoo.outputs(model.predict_on_batch(x)), zoo.outputs(back.predict_on_batch(x)), strict=True
     ):
         np.testing.assert_allclose(a, b, atol=1e-6)
-    own = [part for part in back._flatten_layers() if type(part).__module__.startswith("keras_stateful")]
+    own = [
+        part
+        for part in back._flatten_layers()
+        if type(part).__module__.startswith("keras_stateful")
+    ]
     assert not own
 
 
@@ -72,7 +76,9 @@ def test_inference_step_by_step_equals_the_training_model_on_that_row(name):
     wanted = zoo.outputs(training.predict_on_batch(zoo.window(training, arrays, slice(None), keep)))
     live = ks.to_inference(training)
     row = [a[2:3] for a in arrays]
-    steps = [zoo.outputs(live.predict_on_batch(zoo.window(live, row, slice(t, t + 1)))) for t in range(8)]
+    steps = [
+        zoo.outputs(live.predict_on_batch(zoo.window(live, row, slice(t, t + 1)))) for t in range(8)
+    ]
     mask = np.all(row[0][0] != 0, axis=tuple(range(1, row[0][0].ndim)))
     for got, want in zip(zip(*steps, strict=True), wanted, strict=True):
         np.testing.assert_allclose(np.concatenate(got, axis=1)[0][mask], want[2][mask], atol=1e-5)
@@ -119,7 +125,9 @@ def test_a_saved_and_reloaded_model_trains_on_the_same(tmp_path, name, resets):
     ks.reset_states(stateful)
     stateful.reset_metrics()  # before Keras 3.15 `train_on_batch` returns the mean so far
     for _ in range(3):
-        np.testing.assert_allclose(again.train_on_batch(x, y[0]), stateful.train_on_batch(x, y[0]), atol=1e-5)
+        np.testing.assert_allclose(
+            again.train_on_batch(x, y[0]), stateful.train_on_batch(x, y[0]), atol=1e-5
+        )
     for a, b in zip(ks.get_states(again).values(), ks.get_states(stateful).values(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
@@ -127,11 +135,15 @@ def test_a_saved_and_reloaded_model_trains_on_the_same(tmp_path, name, resets):
 def test_layers_chooses_who_carries():
     model = sequential(lstm(name="first"), lstm(name="second"))
     assert list(ks.get_states(ks.to_stateful(model, 2, layers=["second"]))) == ["second"]
-    assert list(ks.get_states(ks.to_inference(ks.to_stateful(model, 2, layers=["second"])))) == ["second"]
+    assert list(ks.get_states(ks.to_inference(ks.to_stateful(model, 2, layers=["second"])))) == [
+        "second"
+    ]
 
 
 def test_layers_inside_time_distributed_are_left_alone():
-    model = sequential(layers.TimeDistributed(layers.GRU(3)), lstm(name="outer"), shape=(None, 5, 2))
+    model = sequential(
+        layers.TimeDistributed(layers.GRU(3)), lstm(name="outer"), shape=(None, 5, 2)
+    )
     assert list(ks.get_states(ks.to_stateful(model, 2))) == ["outer"]
 
 
@@ -190,7 +202,9 @@ class Start(layers.Layer):
         self.start = self.add_weight(shape=(4,), initializer="ones", name="start")
 
     def call(self, x):
-        return keras.ops.broadcast_to(keras.ops.convert_to_tensor(self.start), (keras.ops.shape(x)[0], 4))
+        return keras.ops.broadcast_to(
+            keras.ops.convert_to_tensor(self.start), (keras.ops.shape(x)[0], 4)
+        )
 
 
 @pytest.mark.parametrize("ids", [False, True])
@@ -198,10 +212,14 @@ def test_what_a_layer_makes_of_the_windows_shape_alone_may_be_given_to_its_steps
     """A learned initial state is one; the window's last step is not."""
     x = keras.Input((None,), dtype="int32") if ids else keras.Input((None, 3))
     h = layers.Embedding(9, 3)(x) if ids else x
-    ks.to_stateful(keras.Model(x, layers.GRU(4, return_sequences=True)(h, initial_state=Start()(x))), 2)
+    ks.to_stateful(
+        keras.Model(x, layers.GRU(4, return_sequences=True)(h, initial_state=Start()(x))), 2
+    )
     last = layers.Embedding(9, 4)(x[:, -1]) if ids else layers.Dense(4)(x[:, -1])
     with pytest.raises(ValueError, match="end of the window"):
-        ks.to_stateful(keras.Model(x, layers.GRU(4, return_sequences=True)(h, initial_state=last)), 2)
+        ks.to_stateful(
+            keras.Model(x, layers.GRU(4, return_sequences=True)(h, initial_state=last)), 2
+        )
 
 
 def test_kernel_size_one_mixes_nothing():
@@ -210,7 +228,9 @@ def test_kernel_size_one_mixes_nothing():
 
 def test_a_mixing_branch_may_be_kept_out_by_layers():
     x = keras.Input((None, 3))
-    model = keras.Model(x, layers.Add()([lstm(name="carried")(x), layers.Conv1D(4, 3, padding="causal")(x)]))
+    model = keras.Model(
+        x, layers.Add()([lstm(name="carried")(x), layers.Conv1D(4, 3, padding="causal")(x)])
+    )
     with pytest.raises(ValueError, match="conv1d"):
         ks.to_stateful(model, 2)
     ks.to_stateful(model, 2, layers=["carried"])
@@ -271,7 +291,10 @@ def test_plain_weights_and_files_fit_at_any_batch_size(tmp_path):
 def trained_on_random_windows(model, callbacks=()):
     rng = np.random.default_rng(0)
     model.compile("adam", "mse")
-    x, y = rng.standard_normal((8, 5, 3)).astype("float32"), rng.standard_normal((8, 5, 4)).astype("float32")
+    x, y = (
+        rng.standard_normal((8, 5, 3)).astype("float32"),
+        rng.standard_normal((8, 5, 4)).astype("float32"),
+    )
     model.fit(x, y, batch_size=4, shuffle=False, verbose=0, callbacks=list(callbacks))
     return model
 
@@ -413,7 +436,10 @@ def test_weights_that_a_recurrent_layer_has_beside_its_cell_are_shared_and_copie
         np.testing.assert_allclose(ks.predict_documents(model, [x[0]])[0], want[0], atol=1e-6)
         layer.gain.assign([3.0, 1.0, -1.5])  # what shares it follows
     assert all(
-        a is b for a, b in zip(shared.layers[-1].trainable_variables, layer.trainable_variables, strict=True)
+        a is b
+        for a, b in zip(
+            shared.layers[-1].trainable_variables, layer.trainable_variables, strict=True
+        )
     )
     ks.export_step_model(model, tmp_path / "out")
     want = model.predict(x, verbose=0)
@@ -431,7 +457,9 @@ def test_weights_that_cannot_be_shared_are_refused():
 
     model = sequential(Listed(4, return_sequences=True, name="mine"))
     ks.to_inference(model)
-    with pytest.raises(ValueError, match=r"`mine` \(Listed\) has weights that no other model can share"):
+    with pytest.raises(
+        ValueError, match=r"`mine` \(Listed\) has weights that no other model can share"
+    ):
         ks.to_inference(model, share_weights=True)
 
 
@@ -530,7 +558,9 @@ def test_masked_steps_that_open_a_window_repeat_the_output_before_it(layer):
             stepped.append(y[:3])
         for parts in (carried, stepped):
             for i in range(2):
-                np.testing.assert_allclose(np.concatenate([p[i] for p in parts], axis=1), want[i], atol=1e-5)
+                np.testing.assert_allclose(
+                    np.concatenate([p[i] for p in parts], axis=1), want[i], atol=1e-5
+                )
             np.testing.assert_allclose(parts[-1][2], want[2], atol=1e-5)
 
 
@@ -545,7 +575,9 @@ def test_masked_steps_that_open_a_window_in_images():
     data[:, [0, 2, 3, 5]] = 0
     live = ks.to_inference(model, 2)
     parts = [live.predict_on_batch(data[:, t : t + 1]) for t in range(6)]
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), model.predict(data, verbose=0), atol=1e-5)
+    np.testing.assert_allclose(
+        np.concatenate(parts, axis=1), model.predict(data, verbose=0), atol=1e-5
+    )
 
 
 @keras.saving.register_keras_serializable(package="test_convert")
@@ -605,7 +637,11 @@ def told_who_speaks(kind):
     )
     model = keras.Model([ids, who], layers.GRU(4, return_sequences=True)(h))
     x = np.random.default_rng(0).integers(0, 7, (2, 6))
-    return model, x, np.array([[2], [1]]) if kind == "id" else np.array([[1, -1], [0.5, 2]], "float32")
+    return (
+        model,
+        x,
+        np.array([[2], [1]]) if kind == "id" else np.array([[1, -1], [0.5, 2]], "float32"),
+    )
 
 
 @pytest.mark.parametrize("kind", ["id", "numbers", "sum"])
@@ -657,7 +693,9 @@ def test_functions_that_nobody_registered_are_copied_as_they_are():
         layers.Lambda(lambda x: x * GAIN + shift, output_shape=(None, 3)),
         lstm(activation=squash),
         layers.TimeDistributed(layers.Dense(4, activation=squash)),
-        layers.RNN([layers.GRUCell(3), layers.GRUCell(4, activation=squash)], return_sequences=True),
+        layers.RNN(
+            [layers.GRUCell(3), layers.GRUCell(4, activation=squash)], return_sequences=True
+        ),
         layers.Dense(2, activation=squashes()),
     )
     x = np.random.default_rng(0).standard_normal((2, 5, 3)).astype("float32")
@@ -675,7 +713,10 @@ def test_functions_that_nobody_registered_are_copied_as_they_are():
     ("layer", "remedy"),
     [
         (lambda: lstm(activation=lambda x: x), "Give it a function with a name"),
-        (lambda: layers.TimeDistributed(layers.Lambda(lambda x: x)), "Give it a function with a name"),
+        (
+            lambda: layers.TimeDistributed(layers.Lambda(lambda x: x)),
+            "Give it a function with a name",
+        ),
         (lambda: lstm(activation=squash, recurrent_activation=squashes()), "a name of its own"),
     ],
 )

@@ -1,7 +1,7 @@
 """Laws 1 to 4, 3 and 10 of the batches themselves, over drawn layouts.
 
-Every value tells where it comes from: `1000 * (document + 1) + time step`; so a failure reads itself. What the batches
-should be is read off the values, not computed by the code under test.
+Every value tells where it comes from: `1000 * (document + 1) + time step`; so a failure reads
+itself. What the batches should be is read off the values, not computed by the code under test.
 """
 
 import itertools
@@ -113,7 +113,9 @@ def test_every_step_once_in_order_in_one_row_with_its_own_targets(layout, epoch)
 @given(layouts(), st.integers(0, 3), st.randoms(use_true_random=False))
 def test_a_batch_depends_on_index_and_epoch_alone(layout, epoch, random):
     lengths, rows, window, _, arguments = layout
-    sequence = StatefulSequence(corpus(lengths), rows, window, workers=random.choice([1, 3]), **arguments)
+    sequence = StatefulSequence(
+        corpus(lengths), rows, window, workers=random.choice([1, 3]), **arguments
+    )
     again = StatefulSequence(corpus(lengths), rows, window, **arguments)
     sequence.epoch = again.epoch = epoch
     read = list(sequence)
@@ -123,7 +125,10 @@ def test_a_batch_depends_on_index_and_epoch_alone(layout, epoch, random):
     order = list(range(len(again)))
     random.shuffle(order)
     for i in order:
-        again[random.choice(order)], again.reset_mask(random.choice(order), epoch=random.choice([0, 5]))
+        (
+            again[random.choice(order)],
+            again.reset_mask(random.choice(order), epoch=random.choice([0, 5])),
+        )
         for a, b in zip(parts(again[i]), parts(read[i]), strict=True):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(again.reset_mask(i), parts(read[i])[1])
@@ -154,7 +159,14 @@ def test_shards_are_the_rows_of_one_layout(layout, count, epoch):
 
 
 @settings(max_examples=50)
-@given(LENGTHS, st.integers(1, 4), st.integers(1, 6), st.integers(1, 4), st.booleans(), st.integers(0, 2))
+@given(
+    LENGTHS,
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.booleans(),
+    st.integers(0, 2),
+)
 def test_shards_of_one_continuous_text(lengths, rows, window, count, shuffle, epoch):
     lengths = [*lengths, 2 * rows * count * window + 1]
     arguments = {
@@ -222,7 +234,9 @@ def test_labels_stand_where_label_at_says(layout, label_at, epoch):
     lengths, rows, window, _, arguments = layout
     arguments = {**arguments, "target_offset": None, "burn_in": 0}
     labels = np.arange(len(lengths)) + 5
-    sequence = StatefulSequence(corpus(lengths), rows, window, targets=labels, label_at=label_at, **arguments)
+    sequence = StatefulSequence(
+        corpus(lengths), rows, window, targets=labels, label_at=label_at, **arguments
+    )
     marked = []
     for row in steps_of(sequence, epoch):
         for t, (value, _, (label,), weight) in enumerate(row):
@@ -232,14 +246,18 @@ def test_labels_stand_where_label_at_says(layout, label_at, epoch):
             assert label == value // 1000 + 4
             following = row[t + 1] if t + 1 < len(row) else (0, True, None, 0)
             last = following[1] or not following[0]
-            wanted = {"every": True, "last": last, "window": last or (t + 1) % window == 0}[label_at]
+            wanted = {"every": True, "last": last, "window": last or (t + 1) % window == 0}[
+                label_at
+            ]
             assert (weight > 0) == wanted
             marked.append(weight)
     np.testing.assert_allclose(np.sum(marked), len(sequence) * rows * window, rtol=1e-4)
 
 
 def test_an_epoch_of_ignore_in_which_no_label_is_read():
-    """The rest of the text, which differs from epoch to epoch, is left out; here the ends of both documents once."""
+    """The rest of the text, which differs from epoch to epoch, is left out; here the ends of both
+    documents once.
+    """
     sequence = StatefulSequence(
         [np.arange(35), np.arange(13)],
         4,
@@ -293,7 +311,9 @@ def test_the_global_generator_is_drawn_from_for_a_shuffle_without_a_seed_alone()
 
 def test_epochs_differ_and_seeds_decide():
     def order(seed, epoch):
-        sequence = StatefulSequence(corpus([13, 20, 7, 31, 9, 22, 17]), 2, 5, shuffle=True, seed=seed)
+        sequence = StatefulSequence(
+            corpus([13, 20, 7, 31, 9, 22, 17]), 2, 5, shuffle=True, seed=seed
+        )
         sequence.epoch = epoch
         return [sequence[i][0].tolist() for i in range(len(sequence))]
 
@@ -322,7 +342,9 @@ def test_one_text_is_its_windows_side_by_side(data):
     answers = {"own": text, "ids": 3 * np.arange(steps), "numbers": np.arange(steps) / 4}[kind]
     corpus = {"a": text, "b": -np.arange(steps)} if several else text
     targets = {"own": "a" if several else None}.get(kind, answers)
-    if boundary == "ignore" and draw(st.booleans()):  # a single document, which is a part of a longer array
+    if boundary == "ignore" and draw(
+        st.booleans()
+    ):  # a single document, which is a part of a longer array
 
         def part(array):
             return [np.concatenate([array[::-1], array])[len(array) :]]

@@ -69,7 +69,8 @@ def test_a_memory_map_is_never_copied_whole(tmp_path, kind):
 def test_a_dict_of_arrays_and_a_list_of_dicts_are_the_same():
     rng = np.random.default_rng(0)
     docs = [
-        {"id": rng.integers(0, 9, n), "x": rng.random((n, 2)), "y": rng.random((n, 1))} for n in (20, 33, 12)
+        {"id": rng.integers(0, 9, n), "x": rng.random((n, 2)), "y": rng.random((n, 1))}
+        for n in (20, 33, 12)
     ]
     columns = {k: [d[k] for d in docs] for k in docs[0]}
     for i in range(len(make(docs, targets="y"))):
@@ -88,7 +89,9 @@ def test_several_outputs_horizons_and_weights():
     docs = [np.arange(n) for n in (20, 33)]
     other = [d[:, None] * 2.0 for d in docs]
     weights = [np.where(d % 3, 1.0, 0.0) for d in docs]
-    sequence = make(docs, targets={"next": docs, "twice": other}, target_offset=[0, 2], sample_weight=weights)
+    sequence = make(
+        docs, targets={"next": docs, "twice": other}, target_offset=[0, 2], sample_weight=weights
+    )
     x, y, w = sequence[0]
     assert y["next"].shape == (2, 4, 2)
     assert y["twice"].shape == (2, 4, 2, 1)
@@ -113,7 +116,9 @@ def test_missing_targets_have_weight_0():
     assert np.isfinite(targets).all()
     np.testing.assert_array_equal(w[0] > 0, [True, True, True, False])
     for wrong in (None, [np.ones(8)] * 2):
-        with pytest.raises(ValueError, match="document 0, time step 3. Give missing targets weight 0"):
+        with pytest.raises(
+            ValueError, match="document 0, time step 3. Give missing targets weight 0"
+        ):
             make(x, targets=y, sample_weight=wrong)
 
 
@@ -186,7 +191,9 @@ def build(tmp_path_factory):
     package.mkdir()
     (package / "builder.py").write_text(BUILDER)
     (package / "__init__.py").write_text("")
-    sys.path.insert(0, str(package.parent))  # TFDS looks for the files beside a builder's module by its name
+    sys.path.insert(
+        0, str(package.parent)
+    )  # TFDS looks for the files beside a builder's module by its name
     try:
         module = importlib.import_module("texts_built_here.builder")
     finally:
@@ -194,7 +201,9 @@ def build(tmp_path_factory):
 
     def made(file_format):
         builder = module.Builder(data_dir=package / file_format, file_format=file_format)
-        builder.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+        )
         return builder
 
     return made

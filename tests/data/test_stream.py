@@ -1,4 +1,6 @@
-"""`StatefulStream`: every step of every document once, in order, in one row, whatever the source and whoever peeks."""
+"""`StatefulStream`: every step of every document once, in order, in one row, whatever the source
+and whoever peeks.
+"""
 
 import itertools
 
@@ -24,7 +26,9 @@ def make(lengths, rows=2, window=4, **kwargs):
 
 
 def read(batches, boundary):
-    """What each row read since each of its resets: lists of inputs and targets where the weight is not 0."""
+    """What each row read since each of its resets: lists of inputs and targets where the weight is
+    not 0.
+    """
     rows: dict[int, list] = {}
     for (x, mask), y, w in batches:
         for r in range(len(x)):
@@ -52,7 +56,13 @@ def test_every_step_once_in_order_in_one_row(lengths, rows, window, boundary):
 
 
 @settings(max_examples=100)
-@given(LENGTHS, st.integers(1, 4), st.integers(1, 6), st.sampled_from(["align", "pack"]), st.integers(1, 7))
+@given(
+    LENGTHS,
+    st.integers(1, 4),
+    st.integers(1, 6),
+    st.sampled_from(["align", "pack"]),
+    st.integers(1, 7),
+)
 def test_epochs_of_some_steps_go_on_where_the_last_stopped(lengths, rows, window, boundary, steps):
     lengths = [*lengths, rows * window + 40]
     stream = make(lengths, rows, window, boundary=boundary, steps_per_epoch=steps)
@@ -194,7 +204,9 @@ def test_a_generator_is_read_once():
 def test_missing_targets_have_weight_0():
     y = np.array([[1.0], [np.nan], [3.0], [4.0]])
     doc = {"x": np.ones((4, 1)), "y": y, "w": np.array([1.0, 0, 1, 1])}
-    _, targets, weights = next(iter(StatefulStream([doc, doc], 1, 4, targets="y", sample_weight="w")))
+    _, targets, weights = next(
+        iter(StatefulStream([doc, doc], 1, 4, targets="y", sample_weight="w"))
+    )
     np.testing.assert_array_equal(targets[0, :, 0], [1, 0, 3, 4])
     np.testing.assert_array_equal(weights[0] > 0, [True, False, True, True])
     with pytest.raises(ValueError, match="document 0, time step 1"):

@@ -1,4 +1,6 @@
-"""Weights: missing targets, as the error says how to leave them out, and weights under a key of the corpus."""
+"""Weights: missing targets, as the error says how to leave them out, and weights under a key of the
+corpus.
+"""
 
 import re
 
@@ -27,7 +29,9 @@ def sequence(offset, **arguments):
 def stream(offset, weights=None, **arguments):
     """Weights and targets are keys of the documents."""
     columns = {"x": READINGS, "y": LOAD, **({} if weights is None else {"w": weights})}
-    documents = [dict(zip(columns, parts, strict=True)) for parts in zip(*columns.values(), strict=True)]
+    documents = [
+        dict(zip(columns, parts, strict=True)) for parts in zip(*columns.values(), strict=True)
+    ]
     arguments |= {} if weights is None else {"sample_weight": "w"}
     return ks.StatefulStream(documents, 2, WINDOW, targets="y", target_offset=offset, **arguments)
 
@@ -56,7 +60,9 @@ def test_the_remedy_for_missing_targets_trains_on_all_that_are_there(kind, offse
         assert np.isfinite(y).all()
         counted += int((weight > 0).sum())
     offsets = np.atleast_1d(offset)
-    known = [np.all([~np.isnan(t[o : len(t) - offsets.max() + o]) for o in offsets], 0) for t in LOAD]
+    known = [
+        np.all([~np.isnan(t[o : len(t) - offsets.max() + o]) for o in offsets], 0) for t in LOAD
+    ]
     assert counted == sum(int(k.sum()) for k in known)
 
 
@@ -79,7 +85,9 @@ def test_weights_under_a_key(boundary):
     by_key = ks.StatefulSequence(
         {"x": READINGS, "y": load, "w": weights}, 2, WINDOW, sample_weight="w", **arguments
     )
-    apart = ks.StatefulSequence({"x": READINGS, "y": load}, 2, WINDOW, sample_weight=weights, **arguments)
+    apart = ks.StatefulSequence(
+        {"x": READINGS, "y": load}, 2, WINDOW, sample_weight=weights, **arguments
+    )
     assert len(by_key) == len(apart)
     for i in range(len(apart)):
         assert list(by_key[i][0]) == ["x"]

@@ -1,4 +1,6 @@
-"""Law 5: validation leaves no trace, and its result depends on the weights alone. Law 10: losses mean what they say."""
+"""Law 5: validation leaves no trace, and its result depends on the weights alone. Law 10: losses
+mean what they say.
+"""
 
 import keras
 import numpy as np
@@ -39,7 +41,9 @@ def model_for(kind, resets=True, mask_zero=False):
         model = network(3, stateful=True, mask_zero=mask_zero)
     else:
         model = ks.to_stateful(network(mask_zero=mask_zero), sequence(resets=resets))
-    model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"])
+    model.compile(
+        keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"]
+    )
     return model
 
 
@@ -52,7 +56,9 @@ def run(kind, validation, epochs=3, **fit):
     if kind == "plain":
         callbacks.insert(0, ks.ResetStatesCallback(data))
     held_out = sequence(HELD_OUT, resets=resets) if validation else None
-    history = model.fit(data, epochs=epochs, verbose=0, validation_data=held_out, callbacks=callbacks, **fit)
+    history = model.fit(
+        data, epochs=epochs, verbose=0, validation_data=held_out, callbacks=callbacks, **fit
+    )
     return model, losses.losses, history.history
 
 
@@ -108,20 +114,26 @@ def test_validation_depends_on_the_weights_alone(kind):
 def test_the_callback_takes_the_sequence_that_fit_reads(kind):
     def losses(give):
         model, steps, data = model_for(kind, resets=False), StepLosses(), sequence(resets=False)
-        model.fit(data, epochs=2, verbose=0, callbacks=[ks.ResetStatesCallback(*[data] * give), steps])
+        model.fit(
+            data, epochs=2, verbose=0, callbacks=[ks.ResetStatesCallback(*[data] * give), steps]
+        )
         return steps.losses
 
     assert losses(give=False) == losses(give=True)
 
 
 def in_one_call(plain, document):
-    """Outputs of a stateless model for a document; what stands behind it changes nothing, and one shape is compiled."""
+    """Outputs of a stateless model for a document; what stands behind it changes nothing, and one
+    shape is compiled.
+    """
     padded = np.pad(document, (0, 40 - len(document)), mode="wrap")
     return plain.predict_on_batch(padded[None])[0][: len(document)]
 
 
 def loss_by_hand(model, docs):
-    """Mean over real time steps of the cross-entropy, each document in one long call of the plain model."""
+    """Mean over real time steps of the cross-entropy, each document in one long call of the plain
+    model.
+    """
     plain = ks.to_stateless(model)
     losses = []
     for d in docs:
@@ -160,13 +172,17 @@ def test_pack_resets_exactly_where_documents_start():
     np.testing.assert_allclose(history["loss"][0], losses.mean(), atol=1e-5)
 
 
-@pytest.mark.parametrize(("batch_size", "sequence_length"), [(None, 128), (2, 5), (1, 7), (5, 16), (3, 1)])
+@pytest.mark.parametrize(
+    ("batch_size", "sequence_length"), [(None, 128), (2, 5), (1, 7), (5, 16), (3, 1)]
+)
 def test_evaluate_documents_equals_each_document_in_one_call(batch_size, sequence_length):
     model = model_for("mask")
     model.predict_on_batch([np.ones((3, 8), "int32"), np.zeros(3, bool)])
     before = ks.get_states(model)
     docs = documents([12, 33, 2, 21, 5], seed=2)
-    scores = ks.evaluate_documents(model, docs, batch_size=batch_size, sequence_length=sequence_length)
+    scores = ks.evaluate_documents(
+        model, docs, batch_size=batch_size, sequence_length=sequence_length
+    )
     by_hand = loss_by_hand(model, docs)
     np.testing.assert_allclose(scores["loss"], [x.mean() for x in by_hand], atol=1e-5)
     plain = ks.to_stateless(model)
@@ -189,7 +205,9 @@ def test_evaluate_documents_of_a_masked_model():
     model.compile(loss="sparse_categorical_crossentropy")
     docs = documents([9, 14], seed=3)
     scores = ks.evaluate_documents(model, docs, sequence_length=4)
-    np.testing.assert_allclose(scores["loss"], [x.mean() for x in loss_by_hand(model, docs)], atol=1e-5)
+    np.testing.assert_allclose(
+        scores["loss"], [x.mean() for x in loss_by_hand(model, docs)], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("reduce", [None, "last", "mean"])
@@ -230,7 +248,9 @@ def test_validate_documents_writes_the_logs_that_early_stopping_follows(tmp_path
             keras.callbacks.ModelCheckpoint(
                 saved, monitor="val_loss", save_best_only=True, save_weights_only=True
             ),
-            keras.callbacks.EarlyStopping(monitor="val_loss", patience=5, restore_best_weights=True),
+            keras.callbacks.EarlyStopping(
+                monitor="val_loss", patience=5, restore_best_weights=True
+            ),
         ],
     ).history
     assert saved.exists()
@@ -258,7 +278,9 @@ def test_several_offsets_of_ids_weigh_each_step_once():
     model = keras.Model(inputs, keras.layers.Reshape((-1, 2, IDS))(x))
     data = ks.StatefulSequence(TRAIN, 3, 8, target_offset=[1, 3], resets=True)
     model = ks.to_stateful(model, data)
-    model.compile(keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    model.compile(
+        keras.optimizers.SGD(0.0), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
     loss = model.fit(data, verbose=0).history["loss"][0]
     steps = []
     for document, logits in zip(TRAIN, ks.predict_documents(model, TRAIN), strict=True):
@@ -277,7 +299,9 @@ class Above(keras.metrics.Metric):
     def __init__(self, limit=2, **kwargs):
         super().__init__(**kwargs)
         self.limit = limit
-        self.total, self.count = (self.add_variable((), "zeros", name=n) for n in ("total", "count"))
+        self.total, self.count = (
+            self.add_variable((), "zeros", name=n) for n in ("total", "count")
+        )
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         weights = keras.ops.convert_to_tensor(sample_weight)
@@ -317,7 +341,10 @@ def test_metrics_keep_their_arguments_for_documents(metric):
     ("metric", "says"),
     [
         (lambda: Above(4, name="above"), r"Received: limit=4, made anew with 2.*get_config"),
-        (lambda: keras.metrics.MeanMetricWrapper(lambda y, p: y, name="m"), r"weighted_metrics=\[function\]"),
+        (
+            lambda: keras.metrics.MeanMetricWrapper(lambda y, p: y, name="m"),
+            r"weighted_metrics=\[function\]",
+        ),
     ],
 )
 def test_metrics_that_lose_their_arguments_are_refused(metric, says):

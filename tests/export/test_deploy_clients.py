@@ -1,6 +1,7 @@
 """The clients that are not Python: their text is Python's, character for character.
 
-Skipped where Node.js, the packages of `examples/deploy` (`npm install` there) or Chromium are missing.
+Skipped where Node.js, the packages of `examples/deploy` (`npm install` there) or Chromium are
+missing.
 """
 
 import fcntl
@@ -136,7 +137,9 @@ class Browser:
         self.number, self.unread, self.session = 0, b"", {}
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = {
-            "sessionId": self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            "sessionId": self.call("Target.attachToTarget", targetId=target, flatten=True)[
+                "sessionId"
+            ]
         }
 
     def call(self, method, **parameters):
@@ -191,10 +194,14 @@ def page(exported, tmp_path_factory):
     for path in CLIENTS.iterdir():
         (site / path.name).symlink_to(path)
     (site / "exported").symlink_to(exported[0])
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site))
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=site)
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     browser = Browser(executable, tmp_path_factory.mktemp("profile"))
-    browser.call("Page.navigate", url=f"http://127.0.0.1:{server.server_port}/index.html?length=200")
+    browser.call(
+        "Page.navigate", url=f"http://127.0.0.1:{server.server_port}/index.html?length=200"
+    )
     browser.until("return document.getElementById('status')?.textContent === 'Ready.'")
     yield browser
     browser.close()

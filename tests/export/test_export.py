@@ -30,7 +30,9 @@ def gru():
 def lstm():
     ids = keras.Input((None,), dtype="int32", name="ids")
     h = layers.Embedding(VOCABULARY, 4)(ids)
-    h = layers.LSTM(6, return_sequences=True, dropout=0.3, recurrent_dropout=0.2, kernel_regularizer="l2")(h)
+    h = layers.LSTM(
+        6, return_sequences=True, dropout=0.3, recurrent_dropout=0.2, kernel_regularizer="l2"
+    )(h)
     h = layers.LSTM(5, return_sequences=True)(layers.Dropout(0.5)(h))
     return keras.Model(ids, layers.Dense(VOCABULARY)(layers.LayerNormalization()(h)))
 
@@ -80,7 +82,9 @@ def nested():
 def shared():
     left, right = keras.Input((None, 3), name="left"), keras.Input((None, 3), name="right")
     both = layers.GRU(4, return_sequences=True, name="both")
-    return keras.Model([left, right], layers.Dense(2)(layers.Concatenate()([both(left), both(right)])))
+    return keras.Model(
+        [left, right], layers.Dense(2)(layers.Concatenate()([both(left), both(right)]))
+    )
 
 
 def several():
@@ -97,7 +101,9 @@ def several():
 def masked_ids():
     ids = keras.Input((None,), dtype="int32", name="ids")
     h = layers.Embedding(VOCABULARY, 4, mask_zero=True)(ids)
-    return keras.Model(ids, layers.GRU(5, return_sequences=True)(layers.LSTM(4, return_sequences=True)(h)))
+    return keras.Model(
+        ids, layers.GRU(5, return_sequences=True)(layers.LSTM(4, return_sequences=True)(h))
+    )
 
 
 def masking():
@@ -106,12 +112,17 @@ def masking():
 
 def conv_lstm():
     return keras.Sequential(
-        [keras.Input((None, 6, 6, 1)), layers.ConvLSTM2D(2, 3, padding="same", return_sequences=True)]
+        [
+            keras.Input((None, 6, 6, 1)),
+            layers.ConvLSTM2D(2, 3, padding="same", return_sequences=True),
+        ]
     )
 
 
 def conv_lstm_1d():
-    return keras.Sequential([keras.Input((None, 6, 1)), layers.ConvLSTM1D(2, 3, return_sequences=True)])
+    return keras.Sequential(
+        [keras.Input((None, 6, 1)), layers.ConvLSTM1D(2, 3, return_sequences=True)]
+    )
 
 
 ZOO = [
@@ -134,24 +145,34 @@ EVERY_RUN = {
     "tf_saved_model": {gru},
 }
 COMBINATIONS = [
-    pytest.param(build, form, id=f"{build.__name__}-{form}", marks=() if build in now else pytest.mark.slow)
+    pytest.param(
+        build, form, id=f"{build.__name__}-{form}", marks=() if build in now else pytest.mark.slow
+    )
     for form, now in EVERY_RUN.items()
     for build in ZOO
 ]
 
 
 def _data(model, rows, steps, seed=0):
-    """Random input `(rows, steps, ...)` for each of the model's inputs, with zeros where masks would be."""
+    """Random input `(rows, steps, ...)` for each of the model's inputs, with zeros where masks
+    would be.
+    """
     rng = np.random.default_rng(seed)
     found = []
     for tensor in model.inputs:
-        shape = (rows, steps, *tensor.shape[2:]) if tensor.shape[1] is None else (rows, *tensor.shape[1:])
+        shape = (
+            (rows, steps, *tensor.shape[2:])
+            if tensor.shape[1] is None
+            else (rows, *tensor.shape[1:])
+        )
         if tensor.dtype == "int32":
             found.append(rng.integers(0, VOCABULARY, shape).astype("int32"))
         else:
             x = rng.standard_normal(shape).astype("float32")
             found.append(
-                np.where(rng.random((*shape[:2], *[1] * (len(shape) - 2))) < 0.2, 0, x).astype("float32")
+                np.where(rng.random((*shape[:2], *[1] * (len(shape) - 2))) < 0.2, 0, x).astype(
+                    "float32"
+                )
             )
     return found
 
@@ -180,7 +201,10 @@ def test_a_thousand_chained_steps_are_one_pass_of_the_model(build, form, tmp_pat
     ks.export_step_model(model, tmp_path / "out", form)
     session = ks.load_session(tmp_path / "out")
     x = _data(model, 1, STEPS)
-    wanted = [np.asarray(o) for o in keras.tree.flatten(model.predict(x if len(x) > 1 else x[0], verbose=0))]
+    wanted = [
+        np.asarray(o)
+        for o in keras.tree.flatten(model.predict(x if len(x) > 1 else x[0], verbose=0))
+    ]
     outputs = []
     for t in range(STEPS):
         result = session.step(_at(x, t))
@@ -205,7 +229,9 @@ def _dirty(model):
     """A carrying twin of `model` in the middle of a stream, and the same without a past."""
     clean, dirty = ks.to_stateful(model, 4), ks.to_stateful(model, 4)  # copies of the same weights
     dirty.predict(_data(model, 4, 9)[0], verbose=0)
-    ks.set_states(dirty, {k: [np.full_like(a, 7) for a in v] for k, v in ks.get_states(dirty).items()})
+    ks.set_states(
+        dirty, {k: [np.full_like(a, 7) for a in v] for k, v in ks.get_states(dirty).items()}
+    )
     return clean, dirty
 
 
@@ -214,7 +240,10 @@ def test_a_live_state_is_never_exported(tmp_path):
     before = ks.get_states(dirty)
     ks.export_step_model(clean, tmp_path / "clean")
     ks.export_step_model(dirty, tmp_path / "dirty")
-    read = [json.loads((tmp_path / d / "manifest.json").read_text())["states"] for d in ("clean", "dirty")]
+    read = [
+        json.loads((tmp_path / d / "manifest.json").read_text())["states"]
+        for d in ("clean", "dirty")
+    ]
     assert read[0] == read[1]
     assert read[0][1]["initial"] == {"fill": 0.25}
     np.testing.assert_allclose(read[0][0]["initial"]["values"], np.arange(4, dtype="float32") / 7)
@@ -239,7 +268,9 @@ def test_a_step_model_can_be_given(tmp_path):
 
 def _two_layers():
     cells = [layers.GRUCell(3), layers.LSTMCell(2)]
-    return _sequential(layers.LSTM(4, return_sequences=True), layers.RNN(cells, return_sequences=True))
+    return _sequential(
+        layers.LSTM(4, return_sequences=True), layers.RNN(cells, return_sequences=True)
+    )
 
 
 def test_mixed_precision_is_exported_in_float32(tmp_path):
@@ -257,7 +288,9 @@ def test_mixed_precision_is_exported_in_float32(tmp_path):
 
 def test_the_manifest_says_what_a_client_needs(tmp_path):
     ks.export_step_model(
-        lstm(), tmp_path / "out", metadata={"vocabulary": list("abcdefghijk"), "pi": 3.25, "none": None}
+        lstm(),
+        tmp_path / "out",
+        metadata={"vocabulary": list("abcdefghijk"), "pi": 3.25, "none": None},
     )
     told = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert told["format_version"] == 1
@@ -298,7 +331,10 @@ def test_int8_says_how_far_it_moved(form, tmp_path):
         [record["max_deviation"], record["mean_deviation"]], [moved.max(), moved.mean()], rtol=1e-6
     )
     assert 0 < record["max_deviation"] < 0.1 * record["largest_output"]
-    assert (small.manifest.quantization["rows"], small.manifest.quantization["time_steps"]) == (2, 30)
+    assert (small.manifest.quantization["rows"], small.manifest.quantization["time_steps"]) == (
+        2,
+        30,
+    )
 
 
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
@@ -331,7 +367,8 @@ def test_a_layer_that_is_random_at_inference_is_found_out(tmp_path):
 def test_a_missing_extra_is_named_with_its_command(form, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_stateful.export.writers.find_spec", lambda name: None)
     with pytest.raises(
-        ImportError, match=r'The format ".*" cannot be written here: .*pip install "keras-stateful\['
+        ImportError,
+        match=r'The format ".*" cannot be written here: .*pip install "keras-stateful\[',
     ):
         ks.export_step_model(gru(), tmp_path / "out", form)
 
@@ -401,7 +438,9 @@ def test_a_layer_named_as_the_second_call_of_another():
     assert sorted(step.state_paths) == ["rnn", "rnn#1", "rnn_call1"]
 
 
-@pytest.mark.parametrize("form", ["onnx", "tf_saved_model", pytest.param("litert", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "form", ["onnx", "tf_saved_model", pytest.param("litert", marks=pytest.mark.slow)]
+)
 def test_outputs_that_differ_for_rare_inputs_only_keep_their_names(form, tmp_path):
     x = keras.Input((None, 3))
     rare = [layers.ReLU(threshold=10.0 * i, name=f"above_{i}0")(x) for i in range(3, 9)]
@@ -451,7 +490,9 @@ class Block(layers.Layer):
 
 
 def test_a_users_layer_keeps_its_dropout(tmp_path):
-    model = _sequential(layers.LSTM(4, dropout=0.5, recurrent_dropout=0.5, return_sequences=True), Block(3))
+    model = _sequential(
+        layers.LSTM(4, dropout=0.5, recurrent_dropout=0.5, return_sequences=True), Block(3)
+    )
     ks.export_step_model(model, tmp_path / "out")
     x = _data(model, 1, 5)[0]
     _close(ks.load_session(tmp_path / "out").read(x), model.predict(x, verbose=0))
@@ -478,10 +519,14 @@ def test_a_sub_model_that_is_called_several_times_is_exported(tmp_path):
 
 def test_ids_of_64_bits_are_exported(tmp_path):
     ids = keras.Input((None,), dtype="int64", name="ids")
-    model = keras.Model(ids, layers.GRU(4, return_sequences=True)(layers.Embedding(VOCABULARY, 4)(ids)))
+    model = keras.Model(
+        ids, layers.GRU(4, return_sequences=True)(layers.Embedding(VOCABULARY, 4)(ids))
+    )
     ks.export_step_model(model, tmp_path / "out")
     session = ks.load_session(tmp_path / "out")
-    assert session.manifest.inputs[0].dtype == ("int32" if keras.backend.backend() == "jax" else "int64")
+    assert session.manifest.inputs[0].dtype == (
+        "int32" if keras.backend.backend() == "jax" else "int64"
+    )
     x = np.arange(9)[None]
     _close(session.read(x), model.predict(x, verbose=0))
 

@@ -1,4 +1,6 @@
-"""A whole number is one, whoever made it: NumPy's are taken wherever Python's are, and a bool nowhere."""
+"""A whole number is one, whoever made it: NumPy's are taken wherever Python's are, and a bool
+nowhere.
+"""
 
 import keras
 import numpy as np
@@ -36,13 +38,17 @@ def exported(model, tmp_path_factory):
 
 
 def sample(model, every):
-    return ks.SampleText("a", 2, encode=lambda s: np.array([1]), decode=str, every=every, write=None)
+    return ks.SampleText(
+        "a", 2, encode=lambda s: np.array([1]), decode=str, every=every, write=None
+    )
 
 
 # What takes a number, and what it does with 2.
 TAKES = {
     "StatefulSequence(batch_size)": lambda n, m, d: ks.StatefulSequence(DOCUMENTS, n, 8).batch_size,
-    "StatefulSequence(sequence_length)": lambda n, m, d: ks.StatefulSequence(DOCUMENTS, 2, n)[0][0].shape[1],
+    "StatefulSequence(sequence_length)": lambda n, m, d: ks.StatefulSequence(DOCUMENTS, 2, n)[0][
+        0
+    ].shape[1],
     "StatefulStream(batch_size)": lambda n, m, d: ks.StatefulStream(DOCUMENTS, n, 8).batch_size,
     "to_stateful(batch_size)": lambda n, m, d: ks.to_stateful(m, n).batch_size,
     "to_inference(batch_size)": lambda n, m, d: ks.to_inference(m, batch_size=n).batch_size,
@@ -63,7 +69,9 @@ TAKES = {
 }
 
 
-@pytest.mark.parametrize("number", [2, np.int64(2), np.uint8(2), np.array(2)], ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize(
+    "number", [2, np.int64(2), np.uint8(2), np.array(2)], ids=lambda n: type(n).__name__
+)
 @pytest.mark.parametrize("take", TAKES.values(), ids=TAKES)
 def test_a_whole_number_of_any_kind(take, number, model, exported):
     found = take(number, model, exported)
@@ -93,4 +101,8 @@ def test_a_model_made_for_a_numpy_number_is_saved(tmp_path):
 
 def test_an_export_of_a_numpy_number_of_rows(model, tmp_path):
     ks.export_step_model(model, tmp_path / "text", batch_size=np.int64(2))
-    assert ks.load_session(tmp_path / "text", batch_size=2).read([[1, 2], [3, 4]]).shape == (2, 2, IDS)
+    assert ks.load_session(tmp_path / "text", batch_size=2).read([[1, 2], [3, 4]]).shape == (
+        2,
+        2,
+        IDS,
+    )

@@ -1,4 +1,6 @@
-"""The programs of `docs/keras-defects.md`, which assert what plain Keras does, on the backend at hand."""
+"""The programs of `docs/keras-defects.md`, which assert what plain Keras does, on the backend at
+hand.
+"""
 
 import os
 import re
@@ -12,7 +14,8 @@ import pytest
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "keras-defects.md"
 SECTIONS = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
 PROGRAMS = {
-    s.split("\n", 1)[0]: re.findall(r"^```python\n(.*?)^```", s, re.DOTALL | re.MULTILINE) for s in SECTIONS
+    s.split("\n", 1)[0]: re.findall(r"^```python\n(.*?)^```", s, re.DOTALL | re.MULTILINE)
+    for s in SECTIONS
 }
 
 

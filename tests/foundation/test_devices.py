@@ -1,6 +1,7 @@
 """Several devices, and several processes: the results are those of one.
 
-Devices are made when a backend starts, so each test is a process of its own. `devices/` holds what runs in them.
+Devices are made when a backend starts, so each test is a process of its own. `devices/` holds what
+runs in them.
 """
 
 import importlib
@@ -62,13 +63,23 @@ def free_port() -> str:
     ],
 )
 def test_devices(backend, file, flags):
-    command = ("-m", "pytest", "-q", "--color=no", "-p", "no:cacheprovider", HERE / "devices" / file)
+    command = (
+        "-m",
+        "pytest",
+        "-q",
+        "--color=no",
+        "-p",
+        "no:cacheprovider",
+        HERE / "devices" / file,
+    )
     (report,) = outputs(start(*command, KERAS_BACKEND=backend, XLA_FLAGS=flags))
     assert re.search(r"^\d+ passed", report, re.MULTILINE)
 
 
 def losses(report: str) -> list[float]:
-    found = [float(number) for number in re.findall(r"^epoch \d+: loss (\S+)", report, re.MULTILINE)]
+    found = [
+        float(number) for number in re.findall(r"^epoch \d+: loss (\S+)", report, re.MULTILINE)
+    ]
     assert found
     return found
 
@@ -96,7 +107,10 @@ def test_states_that_lie_in_another_jax_process(tmp_path, monkeypatch):
     (tmp_path / "one.json").write_text(json.dumps({"history": history, "states": states}))
     command = (HERE / "devices" / "jax_process.py", f"127.0.0.1:{free_port()}")
     outputs(
-        *(start(*command, p, tmp_path / "one.json", XLA_FLAGS=FAST, KERAS_BACKEND="jax") for p in range(2))
+        *(
+            start(*command, p, tmp_path / "one.json", XLA_FLAGS=FAST, KERAS_BACKEND="jax")
+            for p in range(2)
+        )
     )
 
 

@@ -1,7 +1,8 @@
-"""What plain Keras does with stateful layers. Each test fails when Keras changes, and a repair can go.
+"""What plain Keras does with stateful layers. Each test fails when Keras changes, and a repair can
+go.
 
-The README's table and `docs/keras-defects.md` name these tests; what this package makes of each is tested
-beside it, or in the test named in the docstring.
+The README's table and `docs/keras-defects.md` name these tests; what this package makes of each is
+tested beside it, or in the test named in the docstring.
 """
 
 import keras
@@ -112,7 +113,9 @@ class Recorded(keras.utils.PyDataset):
 def order_received(data, callbacks=(), **kwargs):
     """The index of each batch that a training step really got, from the loss of an identity."""
     x = keras.Input((TIME, 3), batch_size=ROWS)
-    model = keras.Model(x, keras.layers.Dense(2, kernel_initializer=keras.initializers.Constant(1 / 3))(x))
+    model = keras.Model(
+        x, keras.layers.Dense(2, kernel_initializer=keras.initializers.Constant(1 / 3))(x)
+    )
     model.compile(keras.optimizers.SGD(0.0), "mae")
     order, total = [], [0.0]
 
@@ -177,7 +180,9 @@ def test_batches_are_asked_for_before_the_epoch_begins():
 
 
 def test_what_changes_the_state_of_a_plain_model():
-    """Ours: `evaluate` leaves no trace, `predict` and calls go on from where they were, on every backend."""
+    """Ours: `evaluate` leaves no trace, `predict` and calls go on from where they were, on every
+    backend.
+    """
     x, y = batches()
     changed = {}
     for name, use in {
@@ -231,7 +236,9 @@ def test_plain_weight_files_hold_no_states(tmp_path):
 
 
 def test_a_stateful_bidirectional_is_refused():
-    wrapped = keras.layers.Bidirectional(keras.layers.SimpleRNN(4, stateful=True, return_sequences=True))
+    wrapped = keras.layers.Bidirectional(
+        keras.layers.SimpleRNN(4, stateful=True, return_sequences=True)
+    )
     model = compiled(
         keras.Sequential([keras.Input((TIME, 3), batch_size=ROWS), wrapped, keras.layers.Dense(2)])
     )
@@ -243,7 +250,9 @@ def test_time_distributed_takes_rows_for_steps_where_the_length_is_unknown():
     """Any length is right after a conversion: `test_windows_of_changing_length`."""
     if BACKEND != "tensorflow":
         pytest.skip("TensorFlow only")
-    model = keras.Sequential([keras.Input((None, 3)), keras.layers.TimeDistributed(keras.layers.Dense(2))])
+    model = keras.Sequential(
+        [keras.Input((None, 3)), keras.layers.TimeDistributed(keras.layers.Dense(2))]
+    )
     assert model.predict_on_batch(np.ones((ROWS, 5, 3), "float32")).shape == (ROWS, 5, 2)
     assert model.predict_on_batch(np.ones((ROWS, 7, 3), "float32")).shape == (ROWS, ROWS, 2)
 
@@ -273,5 +282,7 @@ def test_a_converted_model_keeps_its_weights_where_the_batch_is_wrong(failing):
     model.compile(loss="mse")
     x = np.ones((ROWS + 1, TIME, 3), "float32")
     with pytest.raises(ValueError, match="rows"):
-        model.predict(x, verbose=0) if failing == "predict" else model.evaluate(x, x[..., :2], verbose=0)
+        model.predict(x, verbose=0) if failing == "predict" else model.evaluate(
+            x, x[..., :2], verbose=0
+        )
     assert model.get_weights()

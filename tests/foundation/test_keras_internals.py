@@ -1,6 +1,8 @@
-"""The private parts of Keras that `keras_internals.py` names: each test fails when one of them moves.
+"""The private parts of Keras that `keras_internals.py` names: each test fails when one of them
+moves.
 
-What the parts are for is tested elsewhere; here a failure says which of them a new Keras has changed.
+What the parts are for is tested elsewhere; here a failure says which of them a new Keras has
+changed.
 """
 
 import inspect
@@ -16,7 +18,9 @@ from keras_stateful.foundation import keras_internals
 
 
 def two_levels():
-    inner = keras.Sequential([keras.Input((None, 3)), keras.layers.Dense(2, name="a")], name="inner")
+    inner = keras.Sequential(
+        [keras.Input((None, 3)), keras.layers.Dense(2, name="a")], name="inner"
+    )
     x = keras.Input((None, 3))
     return keras.Model(x, keras.layers.Dense(1, name="b")(inner(x)))
 
@@ -131,13 +135,24 @@ def test_calls_of_the_trainer_are_seen_and_a_validation_told_from_an_evaluation(
     model.fit(x, y, validation_data=(other, y), verbose=0, callbacks=[Look()])
     model.evaluate(x, y, verbose=0, callbacks=[Look()])
     model.predict(x, verbose=0, callbacks=[Look()])
-    assert seen == [("fit", True), True, ("evaluate", False), False, ("evaluate", True), ("predict", True)]
+    assert seen == [
+        ("fit", True),
+        True,
+        ("evaluate", False),
+        False,
+        ("evaluate", True),
+        ("predict", True),
+    ]
     assert keras_internals.trainer_call() is None
 
 
-@pytest.mark.parametrize("kind", sorted(keras_internals.CALLBACK_MEMORY, key=str), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", sorted(keras_internals.CALLBACK_MEMORY, key=str), ids=lambda kind: kind.__name__
+)
 def test_callbacks_keep_what_they_remember_under_these_names(kind):
-    source = "".join(inspect.getsource(c) for c in kind.__mro__ if c.__module__.startswith("keras."))
+    source = "".join(
+        inspect.getsource(c) for c in kind.__mro__ if c.__module__.startswith("keras.")
+    )
     for name in keras_internals.CALLBACK_MEMORY[kind]:
         assert f"self.{name} = " in source
 
@@ -168,7 +183,9 @@ def test_rnn_loop_reads_several_inputs_side_by_side():
 
     inputs = (keras.ops.convert_to_tensor(x), keras.ops.convert_to_tensor(flags))
     start = [keras.ops.zeros((1, 1))]
-    last, outputs, states = keras_internals.rnn_loop(step, inputs, start, input_length=6, return_all_outputs=True)
+    last, outputs, states = keras_internals.rnn_loop(
+        step, inputs, start, input_length=6, return_all_outputs=True
+    )
     np.testing.assert_allclose(zoo.outputs(outputs)[0][0, :, 0], [0, 1, 3, 3, 7, 12])
     assert float(last[0, 0]) == float(states[0][0, 0]) == 12
 
@@ -192,7 +209,9 @@ def test_a_batch_to_build_from_is_not_read():
             raise AssertionError
 
     sequence = Unread(np.arange(200), 4, 8, resets=True)
-    (x, resets), y = keras_internals.batch_to_build_from(SimpleNamespace(data_adapter=sequence), replicas=2)
+    (x, resets), y = keras_internals.batch_to_build_from(
+        SimpleNamespace(data_adapter=sequence), replicas=2
+    )
     assert (x.shape, resets.shape, y.shape) == ((2, 8), (2,), (2, 8))
     assert (x.dtype, resets.dtype, y.dtype) == ("int32", "bool", "int32")
     assert keras_internals.batch_to_build_from(SimpleNamespace(data_adapter=[]), replicas=2) is None
@@ -231,7 +250,9 @@ def test_an_epoch_is_counted_from_a_later_step():
 def test_metrics_and_optimizer_have_variables_before_the_first_step():
     model = two_levels()
     model.compile("adam", "mse", weighted_metrics=["mae"])
-    keras_internals.build_for_training(model, (np.ones((2, 5, 3)), np.ones((2, 5, 1)), np.ones((2, 5))))
+    keras_internals.build_for_training(
+        model, (np.ones((2, 5, 3)), np.ones((2, 5, 1)), np.ones((2, 5)))
+    )
     assert len(model.metrics_variables) == 4  # total and count of loss and mae
     assert len(model.optimizer.variables) == 2 + 2 * len(model.trainable_variables)
 
@@ -274,7 +295,9 @@ def test_a_built_layer_takes_another_layer_or_variable_in_the_place_of_its_own()
 
 
 def test_a_sub_model_that_is_called_again_gets_tensors_of_its_own():
-    mlp = keras.Sequential([keras.Input((None, 3)), keras.layers.Dense(4), keras.layers.Dense(2)], name="mlp")
+    mlp = keras.Sequential(
+        [keras.Input((None, 3)), keras.layers.Dense(4), keras.layers.Dense(2)], name="mlp"
+    )
     a, b = keras.Input((None, 3)), keras.Input((None, 3))
     model = keras.Model([a, b], [mlp(a), mlp(b)])
     calls, outputs = keras_internals.graph(model)

@@ -1,4 +1,6 @@
-"""generate, stream and SampleText against the stateless model read from the start for every single id."""
+"""generate, stream and SampleText against the stateless model read from the start for every single
+id.
+"""
 
 import gc
 import weakref
@@ -20,7 +22,10 @@ def text_model(*stack, activation=None, mask_zero=False, dtype="int32", units=VO
         [
             keras.Input((None,), dtype=dtype),
             layers.Embedding(VOCABULARY, 6, mask_zero=mask_zero),
-            *(stack or [layers.LSTM(12, return_sequences=True), layers.GRU(8, return_sequences=True)]),
+            *(
+                stack
+                or [layers.LSTM(12, return_sequences=True), layers.GRU(8, return_sequences=True)]
+            ),
             layers.Dense(units, activation=activation),
         ]
     )
@@ -28,7 +33,9 @@ def text_model(*stack, activation=None, mask_zero=False, dtype="int32", units=VO
 
 
 def lively(model, scale=2.0):
-    """Weights with which the most likely id keeps changing, and rounding errors do not grow from step to step."""
+    """Weights with which the most likely id keeps changing, and rounding errors do not grow from
+    step to step.
+    """
     numbers = np.random.default_rng(1)
     for w in model.weights:
         kind = 0.3 if "recurrent" in w.path else 0.0 if "bias" in w.path else scale
@@ -47,7 +54,11 @@ def shared_embedding():
 def nested():
     x = keras.Input((None,), dtype="int32")
     body = keras.Sequential(
-        [keras.Input((None,)), layers.Embedding(VOCABULARY, 6), layers.GRU(8, return_sequences=True)],
+        [
+            keras.Input((None,)),
+            layers.Embedding(VOCABULARY, 6),
+            layers.GRU(8, return_sequences=True),
+        ],
         name="body",
     )
     return lively(keras.Model(x, layers.Activation("linear")(layers.Dense(VOCABULARY)(body(x)))))
@@ -59,7 +70,8 @@ MODELS = {
     "last_step_only": lambda: text_model(layers.LSTM(9)),
     "float_input": lambda: text_model(dtype="float32"),
     "stacked_cells": lambda: text_model(
-        layers.RNN([layers.LSTMCell(6), layers.GRUCell(5)], return_sequences=True), layers.Dropout(0.5)
+        layers.RNN([layers.LSTMCell(6), layers.GRUCell(5)], return_sequences=True),
+        layers.Dropout(0.5),
     ),
     "mask_zero": lambda: text_model(layers.LSTM(9, return_sequences=True), mask_zero=True),
     "shared_embedding": shared_embedding,
@@ -68,21 +80,29 @@ MODELS = {
 
 
 def one_pass(model, rows):
-    """Outputs `(rows, ...)` after each step of one sequence, read by the stateless model from its first step."""
+    """Outputs `(rows, ...)` after each step of one sequence, read by the stateless model from its
+    first step.
+    """
     if model.outputs[0].shape[1:2] == (None,):
-        return ops.convert_to_numpy(model(ops.convert_to_tensor(np.asarray(rows)[None]), training=False))[0]
+        return ops.convert_to_numpy(
+            model(ops.convert_to_tensor(np.asarray(rows)[None]), training=False)
+        )[0]
     prefixes = [ops.convert_to_tensor(np.asarray(rows[: n + 1])[None]) for n in range(len(rows))]
     return np.concatenate([ops.convert_to_numpy(model(p, training=False)) for p in prefixes])
 
 
 def assert_greedy(model, prompt, ids):
-    """Each id is the argmax of the pass over all that stands before it (the model is causal: one pass tells all)."""
+    """Each id is the argmax of the pass over all that stands before it (the model is causal: one
+    pass tells all).
+    """
     outputs = one_pass(model, [*prompt, *ids[:-1]])[len(prompt) - 1 :]
     assert list(ids) == outputs.argmax(-1).tolist()
 
 
 def assert_followed(model, prompt, outputs, next_input):
-    """Each output is that of the pass over the prompt and what `next_input` made of the outputs before it."""
+    """Each output is that of the pass over the prompt and what `next_input` made of the outputs
+    before it.
+    """
     fed = [np.asarray(next_input(y[None]))[0] for y in outputs[:-1]]
     np.testing.assert_allclose(
         outputs, one_pass(model, np.float32([*prompt, *fed]))[len(prompt) - 1 :], atol=1e-5
@@ -140,7 +160,9 @@ def test_same_prompt_in_several_rows_is_continued_differently(model):
 
 @pytest.mark.parametrize("name", ["logits", "softmax"])
 def test_drawn_ids_are_those_of_a_plain_loop(name):
-    """The plain loop: full-prefix passes, float64 filters by sorting, and `searchsorted` for the draw."""
+    """The plain loop: full-prefix passes, float64 filters by sorting, and `searchsorted` for the
+    draw.
+    """
     model = MODELS[name]()
     got = ks.generate(model, [1, 2], 25, temperature=0.8, top_k=7, top_p=0.85, seed=5).tolist()
     uniforms = 1 - np.random.Generator(np.random.PCG64([5, 0])).random(25, dtype="float32")
@@ -192,7 +214,9 @@ def test_stream_is_generate(model, prompt):
         assert {(i.shape, i.dtype) for i in streamed} == {((4,), np.dtype("int32"))}
     else:
         assert {type(i) for i in streamed} == {int}
-    np.testing.assert_array_equal(np.stack(streamed, axis=-1), ks.generate(model, prompt, 20, **options))
+    np.testing.assert_array_equal(
+        np.stack(streamed, axis=-1), ks.generate(model, prompt, 20, **options)
+    )
 
 
 @pytest.mark.parametrize("stop", [4, [4, 9], np.array([9])])
@@ -207,7 +231,9 @@ def test_stop_ends_each_row_at_its_first_stop_id(model, stop):
     assert ks.generate(model, PROMPTS, 60, temperature=1.5, seed=0, stop=stop) == wanted
     assert ks.generate(model, PROMPTS[0], 60, temperature=1.5, seed=0, stop=stop) == wanted[0]
     assert list(ks.stream(model, PROMPTS[0], 60, temperature=1.5, seed=0, stop=stop)) == wanted[0]
-    streamed = np.stack(list(ks.stream(model, PROMPTS, 60, temperature=1.5, seed=0, stop=stop)), axis=1)
+    streamed = np.stack(
+        list(ks.stream(model, PROMPTS, 60, temperature=1.5, seed=0, stop=stop)), axis=1
+    )
     assert streamed.shape == (4, max(len(w) for w in wanted))
     for row, w in zip(streamed.tolist(), wanted, strict=True):
         assert row == w + [-1] * (len(row) - len(w))
@@ -330,7 +356,10 @@ def test_mixed_precision_generates():
 )
 def test_signals_are_fed_back(next_input):
     model = signal_model()
-    read = [np.random.default_rng(r).normal(size=(n, 3)).astype("float32") for r, n in enumerate((5, 1, 80))]
+    read = [
+        np.random.default_rng(r).normal(size=(n, 3)).astype("float32")
+        for r, n in enumerate((5, 1, 80))
+    ]
 
     def in_numpy(y):
         return ops.convert_to_numpy(next_input(ops.convert_to_tensor(y)))
@@ -374,7 +403,9 @@ def test_next_input_may_change_the_shape_and_frames_are_signals():
     got = ks.generate(model, prompt, 5, next_input=both)
     assert got.shape == (5, 4, 1)
     assert_followed(model, prompt, got, lambda y: np.concatenate([y, y], axis=-1))
-    with pytest.raises(ValueError, match=r"`next_input` must turn an output.*\(1, 4, 1\).*\(1, 4, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"`next_input` must turn an output.*\(1, 4, 1\).*\(1, 4, 2\)"
+    ):
         ks.generate(model, prompt, 5, next_input=lambda y: y)
 
 
@@ -394,7 +425,9 @@ def test_a_session_says_what_the_model_says(model, session):
     options = {"temperature": 0.9, "top_k": 9, "top_p": 0.95, "seed": 3}
     wanted = ks.generate(model, PROMPTS, 20, **options)
     np.testing.assert_array_equal(ks.generate(session, PROMPTS, 20, **options), wanted)
-    np.testing.assert_array_equal(np.stack(list(ks.stream(session, PROMPTS, 20, **options)), axis=1), wanted)
+    np.testing.assert_array_equal(
+        np.stack(list(ks.stream(session, PROMPTS, 20, **options)), axis=1), wanted
+    )
     assert ks.generate(session, PROMPTS, 20, stop=4, **options) == ks.generate(
         model, PROMPTS, 20, stop=4, **options
     )
@@ -421,7 +454,9 @@ def test_a_session_knows_its_vocabulary(session):
 def training(dropout=0.3):
     ids = np.random.default_rng(0).integers(0, VOCABULARY, (8, 20))
     model = ks.to_stateful(
-        text_model(layers.LSTM(6, return_sequences=True), layers.Dropout(dropout)), batch_size=4, resets=None
+        text_model(layers.LSTM(6, return_sequences=True), layers.Dropout(dropout)),
+        batch_size=4,
+        resets=None,
     )
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model, (ids[:, :-1], ids[:, 1:])
@@ -440,9 +475,13 @@ def test_sample_text_changes_no_loss():
     for sampled in (False, True):
         keras.utils.set_random_seed(1)
         model, (x, y) = training()
-        more = [ks.SampleText("abc", 8, encode=encode, decode=decode, write=None)] if sampled else []
+        more = (
+            [ks.SampleText("abc", 8, encode=encode, decode=decode, write=None)] if sampled else []
+        )
         histories.append(
-            model.fit(x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=more).history
+            model.fit(
+                x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=more
+            ).history
         )
         states.append(ks.get_states(model))
     assert histories[0] == histories[1]
@@ -485,7 +524,9 @@ def test_sample_text_draws_anew_at_each_epoch_and_the_same_in_each_run():
 def test_sample_text_refuses_before_the_first_step(arguments, says):
     model, (x, y) = training()
     before = model.get_weights()
-    sample = ks.SampleText(**{"prompt": "abc", "length": 5, "encode": encode, "decode": decode, **arguments})
+    sample = ks.SampleText(
+        **{"prompt": "abc", "length": 5, "encode": encode, "decode": decode, **arguments}
+    )
     with pytest.raises(ValueError, match=says):
         model.fit(x, y, batch_size=4, shuffle=False, verbose=0, callbacks=[sample])
     for weight, old in zip(model.get_weights(), before, strict=True):
@@ -506,7 +547,9 @@ class Through(layers.Layer):
             return tf.ensure_shape(tf.numpy_function(lambda a: a * 2, [x], x.dtype), x.shape)
         import jax
 
-        return jax.pure_callback(lambda a: np.asarray(a) * 2, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
+        return jax.pure_callback(
+            lambda a: np.asarray(a) * 2, jax.ShapeDtypeStruct(x.shape, x.dtype), x
+        )
 
     def compute_output_spec(self, x):
         return keras.KerasTensor(x.shape, x.dtype)

@@ -1,4 +1,6 @@
-"""The samplers against references written another way: sorted lists in float64, counted frequencies."""
+"""The samplers against references written another way: sorted lists in float64, counted
+frequencies.
+"""
 
 import subprocess
 import sys
@@ -28,7 +30,9 @@ def reference(logits, temperature, top_k, top_p, assume=lambda _: None):
         for i in kept:
             if walked and sum(p[j] for j in walked) >= top_p * mass:
                 break
-            assume(abs(sum(p[j] for j in [*walked, i]) - top_p * mass) > 1e-5)  # float32 may round either way
+            assume(
+                abs(sum(p[j] for j in [*walked, i]) - top_p * mass) > 1e-5
+            )  # float32 may round either way
             walked.append(i)
         kept = walked
     filtered = np.zeros_like(p)
@@ -43,14 +47,16 @@ def reference(logits, temperature, top_k, top_p, assume=lambda _: None):
     top_p=st.none() | st.floats(0.01, 1),
     from_logits=st.booleans(),
 )
-def test_filters_keep_what_a_walk_down_the_sorted_ids_keeps(logits, temperature, top_k, top_p, from_logits):
+def test_filters_keep_what_a_walk_down_the_sorted_ids_keeps(
+    logits, temperature, top_k, top_p, from_logits
+):
     logits = np.array(logits) / 10
     top_k = None if top_k is None else min(top_k, len(logits))
     wanted = reference(logits, temperature, top_k, top_p, assume)
     scores = logits if from_logits else softmax(logits)
-    weights = filtered_weights(np.float32(scores)[None], temperature, top_k, top_p, from_logits=from_logits)[
-        0
-    ]
+    weights = filtered_weights(
+        np.float32(scores)[None], temperature, top_k, top_p, from_logits=from_logits
+    )[0]
     np.testing.assert_array_equal(weights > 0, wanted > 0)
     np.testing.assert_allclose(weights / weights.sum(), wanted, atol=2e-6)
 
@@ -58,7 +64,9 @@ def test_filters_keep_what_a_walk_down_the_sorted_ids_keeps(logits, temperature,
 def test_ids_as_likely_as_the_last_kept_stay():
     logits = np.float32([[2, 1, 1, 1, 0]])
     assert (filtered_weights(logits, 1.0, 2) > 0).tolist() == [[True, True, True, True, False]]
-    assert (filtered_weights(logits, 1.0, None, 1e-6) > 0).tolist() == [[True, False, False, False, False]]
+    assert (filtered_weights(logits, 1.0, None, 1e-6) > 0).tolist() == [
+        [True, False, False, False, False]
+    ]
 
 
 @given(logits=st.lists(st.floats(-8, 8), min_size=2, max_size=9))
@@ -94,7 +102,9 @@ def test_drawn_ids_follow_the_filtered_distribution():
     logits = np.random.default_rng(0).normal(size=20) * 2
     n = 20_000
     wanted = reference(logits, 0.7, 12, 0.9)
-    ids = next_ids(np.repeat(np.float32(logits)[None], n, 0), row_uniforms(3, 1, n)[0], 0.7, 12, 0.9)
+    ids = next_ids(
+        np.repeat(np.float32(logits)[None], n, 0), row_uniforms(3, 1, n)[0], 0.7, 12, 0.9
+    )
     counts = np.bincount(ids, minlength=20)
     likely = wanted > 0
     assert counts[~likely].sum() == 0
@@ -126,5 +136,7 @@ def test_unusable_scores_give_no_id(scores, from_logits, temperature):
 
 
 def test_generate_can_be_imported_without_keras():
-    code = "import sys; from keras_stateful import generate, stream; assert 'keras' not in sys.modules"
+    code = (
+        "import sys; from keras_stateful import generate, stream; assert 'keras' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,4 +1,6 @@
-"""States recorded step by step, ranked, and drawn: compared with one long call, NumPy, and what the sequence says."""
+"""States recorded step by step, ranked, and drawn: compared with one long call, NumPy, and what the
+sequence says.
+"""
 
 import base64
 import html
@@ -38,7 +40,9 @@ def ids():
     return np.random.default_rng(0).integers(0, IDS, 30)
 
 
-@pytest.mark.parametrize(("layer", "state", "units"), [(None, 0, 5), ("above", 1, 5), ("below", 0, 3)])
+@pytest.mark.parametrize(
+    ("layer", "state", "units"), [(None, 0, 5), ("above", 1, 5), ("below", 0, 3)]
+)
 def test_the_states_recorded_are_those_after_each_step(model, ids, layer, state, units):
     recorded = ks.record_states(model, ids, layer, state=state)
     assert recorded.shape == (30, units)
@@ -54,13 +58,17 @@ def test_recording_a_model_in_training_leaves_no_trace(model, ids):
     training = ks.to_stateful(model, 2)
     training.predict_on_batch(np.ones((2, 4), int))
     before = ks.get_states(training)
-    np.testing.assert_allclose(ks.record_states(training, ids), ks.record_states(model, ids), atol=1e-6)
+    np.testing.assert_allclose(
+        ks.record_states(training, ids), ks.record_states(model, ids), atol=1e-6
+    )
     for a, b in zip(before.values(), ks.get_states(training).values(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_recording_compiles_once(model):
-    """A twin whose cell is not built runs eagerly on JAX, and compiles at every call: minutes for these steps."""
+    """A twin whose cell is not built runs eagerly on JAX, and compiles at every call: minutes for
+    these steps.
+    """
     assert len(ks.record_states(model, np.zeros(1000, int))) == 1000
     twin = ks.to_inference(model, share_weights=True)
     assert all(layer.cell.built for layer in twin.layers if isinstance(layer, keras.layers.RNN))
@@ -147,21 +155,29 @@ def test_without_matplotlib_the_error_gives_the_command(draw, monkeypatch):
 
 
 BAD = {
-    "a layer that does not exist": (lambda m: ks.record_states(m, [1], "lstm"), ["layer", "lstm", "above"]),
-    "a state that does not exist": (lambda m: ks.record_states(m, [1], state=2), ["state=2", "above"]),
+    "a layer that does not "
+    "exist": (lambda m: ks.record_states(m, [1], "lstm"), ["layer", "lstm", "above"]),
+    "a state that does not "
+    "exist": (lambda m: ks.record_states(m, [1], state=2), ["state=2", "above"]),
     "text for ids": (lambda m: ks.record_states(m, "abc"), ["ids", "<U3", "Encode"]),
     "an id beyond the vocabulary": (lambda m: ks.record_states(m, [IDS]), [str(IDS)]),
     "no recurrent layer": (
         lambda m: ks.record_states(keras.Sequential([keras.Input((None, 2)), keras.layers.Dense(2)]), np.ones((3, 2))),
         ["no recurrent layer"],
     ),
-    "a unit that does not exist": (lambda m: ks.plot_activations("ab", np.ones((2, 3)), 3), ["unit", "0 to 2", "3"]),
-    "text of another length": (lambda m: ks.plot_activations("abc", np.ones((2, 3))), ["3 characters", "2 time steps"]),
-    "activations of one axis": (lambda m: ks.plot_activations("ab", np.ones(2)), ["activations", "(2,)"]),
-    "activations that are NaN": (lambda m: ks.plot_activations("ab", np.full((2, 1), np.nan)), ["finite", "nan"]),
-    "a page that is no page": (lambda m: ks.plot_activations("ab", np.ones((2, 1)), path="x.png"), ["path", ".html"]),
+    "a unit that does not "
+    "exist": (lambda m: ks.plot_activations("ab", np.ones((2, 3)), 3), ["unit", "0 to 2", "3"]),
+    "text of another "
+    "length": (lambda m: ks.plot_activations("abc", np.ones((2, 3))), ["3 characters", "2 time steps"]),
+    "activations of one "
+    "axis": (lambda m: ks.plot_activations("ab", np.ones(2)), ["activations", "(2,)"]),
+    "activations that are "
+    "NaN": (lambda m: ks.plot_activations("ab", np.full((2, 1), np.nan)), ["finite", "nan"]),
+    "a page that is no "
+    "page": (lambda m: ks.plot_activations("ab", np.ones((2, 1)), path="x.png"), ["path", ".html"]),
     "a constant feature": (lambda m: ks.rank_units(np.ones((2, 1)), [1, 1]), ["feature"]),
-    "a feature of another length": (lambda m: ks.rank_units(np.ones((2, 1)), [1, 0, 1]), ["feature", "(3,)"]),
+    "a feature of another "
+    "length": (lambda m: ks.rank_units(np.ones((2, 1)), [1, 0, 1]), ["feature", "(3,)"]),
     "a layout of something else": (lambda m: ks.plot_layout([1]), ["StatefulSequence", "list"]),
     "a batch that does not exist": (
         lambda m: ks.plot_layout(ks.StatefulSequence(np.arange(40), 2, 4), first=9), ["first=9"],

@@ -1,4 +1,6 @@
-"""What `StateMonitor` writes is what NumPy finds in the states; the training is what it is without it."""
+"""What `StateMonitor` writes is what NumPy finds in the states; the training is what it is without
+it.
+"""
 
 import csv
 import importlib.util
@@ -57,7 +59,9 @@ class Logs(keras.callbacks.Callback):
 
 
 def by_hand(old, new, squashed):
-    """The three measures of one layer, from its states at two looks and the values that can saturate."""
+    """The three measures of one layer, from its states at two looks and the values that can
+    saturate.
+    """
     norms, changes = [], []
     for row in range(ROWS):
         before = np.concatenate([s[row] for s in old])
@@ -65,7 +69,11 @@ def by_hand(old, new, squashed):
         size = [np.sqrt((v**2).sum()) for v in (before, after)]
         norms.append(size[1])
         changes.append(np.sqrt(((after - before) ** 2).sum()) / max(size))
-    return {"norm": np.mean(norms), "saturation": (np.abs(squashed) > 0.99).mean(), "drift": np.mean(changes)}
+    return {
+        "norm": np.mean(norms),
+        "saturation": (np.abs(squashed) > 0.99).mean(),
+        "drift": np.mean(changes),
+    }
 
 
 @pytest.mark.parametrize("converted", [True, False])
@@ -83,7 +91,10 @@ def test_values_are_those_of_the_states_in_the_middle_of_an_epoch(converted):
     for step in (2, 4, 6):
         old, new = states[step - 2], states[step]
         wanted = {
-            **{f"lstm/{k}": v for k, v in by_hand(old["lstm"], new["lstm"], np.tanh(new["lstm"][1])).items()},
+            **{
+                f"lstm/{k}": v
+                for k, v in by_hand(old["lstm"], new["lstm"], np.tanh(new["lstm"][1])).items()
+            },
             **{f"gru/{k}": v for k, v in by_hand(old["gru"], new["gru"], new["gru"][0]).items()},
         }
         assert seen.batches[step - 1] == pytest.approx(wanted, abs=1e-5)
@@ -146,10 +157,16 @@ def test_tensorboard_event_files_hold_the_numbers(update_freq, tmp_path):
     board = keras.callbacks.TensorBoard(tmp_path, update_freq=update_freq, write_graph=False)
     history = fit(network(*two_layers(), rate=0.1), ks.StateMonitor(every=2), board, seen, epochs=2)
     written = scalars(tmp_path / "train")
-    names = {f"{layer}/{measure}" for layer in ("lstm", "gru") for measure in ("norm", "saturation", "drift")}
+    names = {
+        f"{layer}/{measure}"
+        for layer in ("lstm", "gru")
+        for measure in ("norm", "saturation", "drift")
+    }
     for name in names:
         wanted = list(enumerate(history[name]))
-        assert written.pop(f"epoch_{name}") == [(step, pytest.approx(v, rel=1e-6)) for step, v in wanted]
+        assert written.pop(f"epoch_{name}") == [
+            (step, pytest.approx(v, rel=1e-6)) for step, v in wanted
+        ]
     if update_freq == "epoch":
         assert not any(name in tag for name in names for tag in written)
         return
@@ -182,7 +199,9 @@ def test_the_progress_bar_prints_the_numbers(capsys):
     if keras.version() < "3.15":  # whose bar shows the mean of what it was given so far
         norms = [float(np.mean(norms[: i + 1])) for i in range(len(norms))]
     for norm in norms:
-        assert any(value == pytest.approx(norm, abs=5e-5) for value in shown("lstm/norm", printed[:end]))
+        assert any(
+            value == pytest.approx(norm, abs=5e-5) for value in shown("lstm/norm", printed[:end])
+        )
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch takes one step at a time")
@@ -224,7 +243,9 @@ def test_states_that_are_no_numbers_are_told_once_with_their_rows():
     x, _ = data()
     x[ROWS + 2] = np.nan  # row 2 in batch 1
     seen = Logs()
-    with pytest.warns(UserWarning, match=r"`lstm` is not finite: .*rows 2 of 4 at epoch 1, batch 2") as told:
+    with pytest.warns(
+        UserWarning, match=r"`lstm` is not finite: .*rows 2 of 4 at epoch 1, batch 2"
+    ) as told:
         fit(network(*two_layers()), ks.StateMonitor(every=1, layers=["lstm"]), seen, x=x)
     assert len([w for w in told if "not finite" in str(w.message)]) == 1
     assert all(np.isnan(v) for v in seen.batches[1].values())
@@ -243,7 +264,9 @@ def test_a_state_that_never_arrives_is_told():
     model = network(*two_layers(), converted=False)
     x, y = data()
     with pytest.warns(UserWarning, match="`gru` is dead.*ResetStatesCallback"):
-        model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=0, callbacks=[ks.StateMonitor(every=2)])
+        model.fit(
+            x, y, batch_size=ROWS, shuffle=False, verbose=0, callbacks=[ks.StateMonitor(every=2)]
+        )
 
 
 # Bad input
@@ -311,7 +334,9 @@ def test_resumed_in_the_same_process_with_layers_that_have_no_names(tmp_path):
             history = model.fit(sequence, epochs=epochs, verbose=0, callbacks=callbacks).history
         except KeyboardInterrupt:
             return None
-        return [[history[f"{c.key}/{m}"][-1] for m in ("norm", "drift")] for c in monitor._layer_states]
+        return [
+            [history[f"{c.key}/{m}"][-1] for m in ("norm", "drift")] for c in monitor._layer_states
+        ]
 
     whole = run(tmp_path / "whole", 2)
     run(tmp_path / "broken", 2, stop_at=37)  # in the middle of the second epoch

@@ -51,10 +51,14 @@ def test_comparing_two_files_ratio_by_ratio(modules):
     )
     same = results(*before["rows"], row("new", 9.0))
     assert harness.compare(before, same) == []
-    after = results(row("read", 150, at_least=100), row("step", 1.3, at_most=1.1), row("build", 9.0, "s"))
+    after = results(
+        row("read", 150, at_least=100), row("step", 1.3, at_most=1.1), row("build", 9.0, "s")
+    )
     worse = harness.compare(before, after)
     assert [line.partition(":")[0] for line in worse] == ["read", "step", "gone"]
-    better = results(row("read", 400, at_least=100), row("step", 0.5, at_most=1.1), row("gone", 1.0))
+    better = results(
+        row("read", 400, at_least=100), row("step", 0.5, at_most=1.1), row("gone", 1.0)
+    )
     assert harness.compare(before, better) == []
     assert harness.compare(before, after, tolerance=0.4) == ["gone: no longer measured"]
 
@@ -72,7 +76,9 @@ def test_the_page_is_its_template_and_the_results(modules):
 def test_ways_are_timed_in_turn(modules):
     harness, _ = modules
     order = []
-    took = harness.interleaved({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2)
+    took = harness.interleaved(
+        {"a": lambda: order.append("a"), "b": lambda: order.append("b")}, rounds=2
+    )
     assert order == ["a", "b"] * 3
     assert set(took) == {"a", "b"}
 

@@ -57,8 +57,10 @@ CORPUS = {
     "an empty document": Bad(
         lambda: make([*docs(9), np.arange(0)]), ValueError, "empty documents", "index 1", "if len(d)"
     ),
-    "numbers in a list": Bad(lambda: make([1, 2, 3]), ValueError, "`corpus`", "corpus[0]", "np.asarray(corpus)"),
-    "rank 0": Bad(lambda: make(np.array(3)), ValueError, "`corpus`", "a scalar, 3", "`(timesteps, ...)`"),
+    "numbers in a "
+    "list": Bad(lambda: make([1, 2, 3]), ValueError, "`corpus`", "corpus[0]", "np.asarray(corpus)"),
+    "rank "
+    "0": Bad(lambda: make(np.array(3)), ValueError, "`corpus`", "a scalar, 3", "`(timesteps, ...)`"),
     "a text": Bad(lambda: make("hello"), TypeError, "`corpus`", "'hello'", "np.frombuffer"),
     "an encoder that gives words": Bad(
         lambda: make(["a b", "c d"], encode=str.split)[0], TypeError, "`encode`", "['a', 'b']", "`[index[t] for t in tokens]`"
@@ -73,14 +75,16 @@ CORPUS = {
         lambda: make([ones] * 2, targets=[[ones, np.ones((9, 1))]] * 2), ValueError, "`targets", "inhomogeneous", "give a dict"
     ),
     "texts": Bad(lambda: make(["hello", "you"]), TypeError, "`corpus[0]`", "'hello'", "`encode=`"),
-    "an array of strings": Bad(lambda: make(np.array(["a", "b"])), TypeError, "`corpus`", "<U1", "`encode=`"),
+    "an array of "
+    "strings": Bad(lambda: make(np.array(["a", "b"])), TypeError, "`corpus`", "<U1", "`encode=`"),
     "complex numbers": Bad(
         lambda: make(np.ones((9, 2), "complex64")), TypeError, "`corpus`", "complex64", "float32"
     ),
     "a generator": Bad(
         lambda: make(d for d in docs(9, 9)), TypeError, "`corpus`", "generator", "`StatefulStream`"
     ),
-    "ids stored as floats": Bad(lambda: make(np.arange(90) / 2), ValueError, "`corpus`", "float64", "`x[:, None]`"),
+    "ids stored as "
+    "floats": Bad(lambda: make(np.arange(90) / 2), ValueError, "`corpus`", "float64", "`x[:, None]`"),
     "masked values": Bad(
         lambda: make([ones, np.ma.masked_equal(ones, 1)]), ValueError, "`corpus[1]`", "18 masked values", "x.filled(value)"
     ),
@@ -119,9 +123,12 @@ CORPUS = {
 }  # fmt: skip
 
 LAYOUT = {
-    "batch_size 0": Bad(lambda: make(docs(9), 0), ValueError, "`batch_size`", "batch_size=0", "1 or more"),
-    "batch_size below 0": Bad(lambda: make(docs(9), -2), ValueError, "`batch_size`", "batch_size=-2", "1 or more"),
-    "batch_size of a float": Bad(lambda: make(docs(9), 2.0), TypeError, "`batch_size`", "batch_size=2.0", "an int"),
+    "batch_size "
+    "0": Bad(lambda: make(docs(9), 0), ValueError, "`batch_size`", "batch_size=0", "1 or more"),
+    "batch_size below "
+    "0": Bad(lambda: make(docs(9), -2), ValueError, "`batch_size`", "batch_size=-2", "1 or more"),
+    "batch_size of a "
+    "float": Bad(lambda: make(docs(9), 2.0), TypeError, "`batch_size`", "batch_size=2.0", "an int"),
     "sequence_length 0": Bad(
         lambda: make(docs(9), 2, 0), ValueError, "`sequence_length`", "sequence_length=0", "1 or more"
     ),
@@ -151,7 +158,8 @@ LAYOUT = {
         lambda: make(docs(99), max_document_length=8, burn_in=9),
         ValueError, "`burn_in`", "burn_in=9", "smaller `burn_in`",
     ),
-    "a burn-in below 0": Bad(lambda: make(docs(9), burn_in=-1), ValueError, "`burn_in`", "burn_in=-1", "0 or more"),
+    "a burn-in below "
+    "0": Bad(lambda: make(docs(9), burn_in=-1), ValueError, "`burn_in`", "burn_in=-1", "0 or more"),
     "a shard out of range": Bad(
         lambda: make(docs(9), shard=(2, 2)), ValueError, "`shard`", "shard=(2, 2)", "0 <= index < count"
     ),
@@ -173,8 +181,10 @@ LAYOUT = {
     "documents whose windows move": Bad(
         lambda: make(docs(9), shift_windows=True), ValueError, "`shift_windows=True`", '"align"', 'boundary="pack"'
     ),
-    "a seed below 0": Bad(lambda: make(docs(9), seed=-1), ValueError, "`seed`", "seed=-1", "0 or more"),
-    "a batch that is not there": Bad(lambda: make(docs(9))[99], IndexError, "index", "99", "has 2 batches"),
+    "a seed below "
+    "0": Bad(lambda: make(docs(9), seed=-1), ValueError, "`seed`", "seed=-1", "0 or more"),
+    "a batch that is not "
+    "there": Bad(lambda: make(docs(9))[99], IndexError, "index", "99", "has 2 batches"),
 }  # fmt: skip
 
 TARGETS = {
@@ -208,7 +218,8 @@ TARGETS = {
     "the only input as target": Bad(
         lambda: make(columns(a=90), targets="a"), ValueError, "`targets`", "targets='a'", "`target_offset=1`"
     ),
-    "no targets at all": Bad(lambda: make(docs(9), targets={}), ValueError, "`targets`", "{}", "Leave it out"),
+    "no targets at "
+    "all": Bad(lambda: make(docs(9), targets={}), ValueError, "`targets`", "{}", "Leave it out"),
     "an unknown label_at": Bad(
         lambda: make(docs(9), targets=[1], label_at="end"), ValueError, "`label_at`", "'end'", '"window" or "last"'
     ),
@@ -252,10 +263,13 @@ STREAM = {
         lambda: len(StatefulStream(docs(30, 40), 2, 4)), TypeError, "no length", "len(stream)", "steps_per_epoch=..."
     ),
     "an empty source": Bad(lambda: stream([]), ValueError, "`source`", "empty source", "path"),
-    "one array": Bad(lambda: stream(np.arange(9)), TypeError, "`source`", "ndarray", "`StatefulSequence`"),
+    "one "
+    "array": Bad(lambda: stream(np.arange(9)), TypeError, "`source`", "ndarray", "`StatefulSequence`"),
     "no source": Bad(lambda: stream(5), TypeError, "`source`", "int", "a function that gives one"),
-    "a path": Bad(lambda: stream("book.txt"), TypeError, "`source`", "str", "Pass a list or other iterable"),
-    "time steps one by one": Bad(lambda: stream([3, 4]), ValueError, "source[0]", "a single value", "itertools.batched"),
+    "a "
+    "path": Bad(lambda: stream("book.txt"), TypeError, "`source`", "str", "Pass a list or other iterable"),
+    "time steps one by "
+    "one": Bad(lambda: stream([3, 4]), ValueError, "source[0]", "a single value", "itertools.batched"),
     "texts": Bad(lambda: stream(["abc"]), TypeError, "`source[0]`", "'abc'", "`encode=`"),
     "a source that ends within the first window": Bad(
         lambda: stream(docs(3)), ValueError, "`source`", "2 time steps", "fewer rows"
@@ -302,8 +316,10 @@ STREAM = {
     "no steps in an epoch": Bad(
         lambda: stream(docs(30), steps_per_epoch=0), ValueError, "`steps_per_epoch`", "steps_per_epoch=0", "1 or more"
     ),
-    "batch_size 0": Bad(lambda: stream(docs(30), 0), ValueError, "`batch_size`", "batch_size=0", "1 or more"),
-    "ids stored as floats": Bad(lambda: stream([np.ones(9)], 1), ValueError, "ids", "float64", "`x[:, None]`"),
+    "batch_size "
+    "0": Bad(lambda: stream(docs(30), 0), ValueError, "`batch_size`", "batch_size=0", "1 or more"),
+    "ids stored as "
+    "floats": Bad(lambda: stream([np.ones(9)], 1), ValueError, "ids", "float64", "`x[:, None]`"),
     "ids beyond int32": Bad(
         lambda: stream([np.arange(9) + 2**40], 1), ValueError, "`source[0]`", "1099511627776", "Number the ids from 0"
     ),
@@ -315,7 +331,9 @@ STREAM = {
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("case", [pytest.param(c, id=n) for n, c in (CORPUS | LAYOUT | TARGETS).items()])
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=n) for n, c in (CORPUS | LAYOUT | TARGETS).items()]
+)
 def test_sequence(case):
     assert_refused(case)
 

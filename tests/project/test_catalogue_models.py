@@ -1,7 +1,7 @@
 """The catalogue of bad input: models that cannot be converted, on the backend at hand.
 
-The rest of it needs no backend: `once/test_catalogue_data.py` and `once/test_catalogue_use.py`. The arguments of `fit`
-stand with the law that they would break: `test_fit_arguments.py`.
+The rest of it needs no backend: `once/test_catalogue_data.py` and `once/test_catalogue_use.py`. The
+arguments of `fit` stand with the law that they would break: `test_fit_arguments.py`.
 """
 
 import keras
@@ -50,7 +50,9 @@ def siamese():
 
 
 def nested():
-    encoder = keras.Sequential([keras.Input((None, 3)), layers.Conv1D(3, 3, name="conv")], name="encoder")
+    encoder = keras.Sequential(
+        [keras.Input((None, 3)), layers.Conv1D(3, 3, name="conv")], name="encoder"
+    )
     return sequential(encoder, lstm())
 
 
@@ -87,7 +89,9 @@ def with_its_own_end():
 def encoder_and_decoder():
     x = keras.Input((None, 3))
     _, end = layers.GRU(4, return_state=True)(x)
-    return keras.Model(x, layers.GRU(4, return_sequences=True, name="decoder")(x, initial_state=end))
+    return keras.Model(
+        x, layers.GRU(4, return_sequences=True, name="decoder")(x, initial_state=end)
+    )
 
 
 class Sums(layers.Dense):
@@ -124,7 +128,8 @@ MODELS = {
         converting(lambda: sequential(lstm(), layers.Conv1D(3, 3, padding="same", name="conv"))),
         ValueError, "`conv`", "neighbouring time steps", ELSEWHERE,
     ),
-    "Conv1D in a sub-model": Bad(converting(nested), ValueError, "`encoder/conv`", "kernel_size=3", ELSEWHERE),
+    "Conv1D in a "
+    "sub-model": Bad(converting(nested), ValueError, "`encoder/conv`", "kernel_size=3", ELSEWHERE),
     "an average over time": Bad(
         converting(lambda: sequential(lstm(), layers.GlobalAveragePooling1D(name="mean"))),
         ValueError, "`mean`", "averages over the window", ELSEWHERE,
@@ -211,7 +216,8 @@ MODELS = {
     "an input named resets": Bad(
         converting(with_an_input_named_resets), ValueError, "input", "'resets'", "Rename"
     ),
-    "no model": Bad(converting(lambda: "model"), TypeError, "`model`", "'model' of type str", "Keras model"),
+    "no "
+    "model": Bad(converting(lambda: "model"), TypeError, "`model`", "'model' of type str", "Keras model"),
     "model and sequence exchanged": Bad(
         lambda: ks.to_stateful(ks.StatefulSequence([np.arange(30)] * 2, 2, 8), sequential(lstm())),
         TypeError, "`model`", "StatefulSequence", "to_stateful(model, sequence)",

@@ -1,4 +1,6 @@
-"""The catalogue of bad input: states, whole documents, generation, export, and sessions of exported models."""
+"""The catalogue of bad input: states, whole documents, generation, export, and sessions of exported
+models.
+"""
 
 import hashlib
 import json
@@ -61,15 +63,18 @@ STATES = {
     "a row below 0": Bad(
         lambda m: ks.reset_states(m, rows=[-1]), ValueError, "`rows`", "[-1]", "from 0 to 3"
     ),
-    "half a row": Bad(lambda m: ks.reset_states(m, rows=[0.5]), ValueError, "`rows`", "[0.5]", "from 0 to 3"),
+    "half a "
+    "row": Bad(lambda m: ks.reset_states(m, rows=[0.5]), ValueError, "`rows`", "[0.5]", "from 0 to 3"),
     "rows in a table": Bad(
         lambda m: ks.reset_states(m, rows=[[0, 1]]), ValueError, "`rows`", "[[0, 1]]", "a list of row indices"
     ),
     "a mask of another length": Bad(
         lambda m: ks.reset_states(m, rows=np.ones(3, bool)), ValueError, "`rows`", "(3,)", "shape (4,)"
     ),
-    "no states": Bad(lambda m: ks.set_states(m, {}), ValueError, "`states`", "[]", "['lower', 'upper']"),
-    "states in a list": Bad(lambda m: ks.set_states(m, [1]), TypeError, "`states`", "list", "`get_states`"),
+    "no "
+    "states": Bad(lambda m: ks.set_states(m, {}), ValueError, "`states`", "[]", "['lower', 'upper']"),
+    "states in a "
+    "list": Bad(lambda m: ks.set_states(m, [1]), TypeError, "`states`", "list", "`get_states`"),
     "states of another batch size": Bad(
         lambda m: ks.set_states(m, {"lower": [np.zeros((2, 6))] * 2, "upper": [np.zeros((4, 5))]}),
         ValueError, "`states['lower']`", "(2, 6)", "at the batch size they were read at",
@@ -103,7 +108,8 @@ DOCUMENTS = {
         lambda m: ks.evaluate_documents(m, (d for d in TEXTS)),
         TypeError, "`documents`", "generator", "`list(documents)`",
     ),
-    "a number": Bad(lambda m: ks.predict_documents(m, 5), TypeError, "`documents`", "int", "Pass a list"),
+    "a "
+    "number": Bad(lambda m: ks.predict_documents(m, 5), TypeError, "`documents`", "int", "Pass a list"),
     "documents that are not read whole": Bad(
         lambda m: ks.evaluate_documents(m, TEXTS, boundary="ignore"),
         TypeError, "keyword argument", "'boundary'", "evaluate_documents",
@@ -115,7 +121,8 @@ DOCUMENTS = {
     "one document as a dict": Bad(
         lambda m: ks.evaluate_documents(m, {"ids": np.arange(9)}), ValueError, "`documents`", "shape (9,)", "pass `[x]`"
     ),
-    "no document": Bad(lambda m: ks.evaluate_documents(m, []), ValueError, "no documents", "length 0", "path"),
+    "no "
+    "document": Bad(lambda m: ks.evaluate_documents(m, []), ValueError, "no documents", "length 0", "path"),
     "a document of one step": Bad(
         lambda m: ks.evaluate_documents(m, [np.arange(1)]),
         ValueError, "target", "document 0 of 1 time steps", "Leave such documents out",
@@ -152,21 +159,27 @@ def generating(**arguments):
 
 
 GENERATION = {
-    "an empty prompt": Bad(generating(prompt=[]), ValueError, "`prompt`", "shape (0,)", "at least one step"),
+    "an empty "
+    "prompt": Bad(generating(prompt=[]), ValueError, "`prompt`", "shape (0,)", "at least one step"),
     "an empty prompt among others": Bad(
         generating(prompt=[[1], []]), ValueError, "prompt", "row 1", "at least one step"
     ),
-    "a prompt of text": Bad(generating(prompt="abc"), TypeError, "`prompt`", "'abc'", "Encode it first"),
-    "prompts of text": Bad(generating(prompt=["abc", "d"]), TypeError, "`prompt`", "'abc'", "Encode it first"),
-    "half an id": Bad(generating(prompt=[0.5]), TypeError, "prompt", "float64", "`.astype('int32')`"),
+    "a prompt of "
+    "text": Bad(generating(prompt="abc"), TypeError, "`prompt`", "'abc'", "Encode it first"),
+    "prompts of "
+    "text": Bad(generating(prompt=["abc", "d"]), TypeError, "`prompt`", "'abc'", "Encode it first"),
+    "half an "
+    "id": Bad(generating(prompt=[0.5]), TypeError, "prompt", "float64", "`.astype('int32')`"),
     "an id above the vocabulary": Bad(
         generating(prompt=[1, VOCABULARY]), ValueError, "prompt", "id 11", "it reads 0 to 10"
     ),
-    "an id below 0": Bad(generating(prompt=[[1], [-1]]), ValueError, "row 1", "id -1", "it reads 0 to 10"),
+    "an id below "
+    "0": Bad(generating(prompt=[[1], [-1]]), ValueError, "row 1", "id -1", "it reads 0 to 10"),
     "a prompt with too many axes": Bad(
         generating(prompt=np.zeros((1, 1, 1), "int32")), ValueError, "`prompt`", "(1, 1, 1)", "(timesteps,)"
     ),
-    "a prompt without an axis": Bad(generating(prompt=3), ValueError, "`prompt`", "shape ()", "(timesteps,)"),
+    "a prompt without an "
+    "axis": Bad(generating(prompt=3), ValueError, "`prompt`", "shape ()", "(timesteps,)"),
     "no length": Bad(generating(length=0), ValueError, "`length`", "length=0", "1 or more"),
     "half a step": Bad(generating(length=2.5), TypeError, "`length`", "length=2.5", "an int"),
     "a temperature below 0": Bad(
@@ -209,7 +222,8 @@ GENERATION = {
         lambda m: ks.generate(network("relu"), [1], 3),
         ValueError, "from_logits=None", "activation=relu", "from_logits=False",
     ),
-    "no model": Bad(lambda m: ks.generate("model", [1], 3), TypeError, "model", "str", "Keras model"),
+    "no "
+    "model": Bad(lambda m: ks.generate("model", [1], 3), TypeError, "model", "str", "Keras model"),
 }  # fmt: skip
 
 SAMPLE = {"prompt": "a", "length": 5, "encode": list, "decode": str}
@@ -219,7 +233,11 @@ SAMPLING = {
         lambda m: ks.SampleText(**SAMPLE, every=0), ValueError, "`every`", "every=0", "1 or more"
     ),
     "a decoder that is no function": Bad(
-        lambda m: ks.SampleText(**{**SAMPLE, "decode": 3}), TypeError, "`decode`", "decode=3", "a function"
+        lambda m: ks.SampleText(**{**SAMPLE, "decode": 3}),
+        TypeError,
+        "`decode`",
+        "decode=3",
+        "a function",
     ),
 }
 
@@ -246,10 +264,14 @@ EXPORT = {
     "model and directory exchanged": Bad(
         lambda m, d: ks.export_step_model(d, m), TypeError, "`model`", "PosixPath", "export_step_model(model, directory)"
     ),
-    "an unknown format": Bad(exporting(format="tflite"), ValueError, "`format`", "'tflite'", "one of onnx, litert"),
-    "no rows": Bad(exporting(batch_size=0), ValueError, "`batch_size`", "batch_size=0", "1 or more"),
-    "half a row": Bad(exporting(batch_size=2.5), TypeError, "`batch_size`", "batch_size=2.5", "an int"),
-    "an unknown quantizer": Bad(exporting(quantize="int4"), ValueError, "`quantize`", "'int4'", '"int8"'),
+    "an unknown "
+    "format": Bad(exporting(format="tflite"), ValueError, "`format`", "'tflite'", "one of onnx, litert"),
+    "no "
+    "rows": Bad(exporting(batch_size=0), ValueError, "`batch_size`", "batch_size=0", "1 or more"),
+    "half a "
+    "row": Bad(exporting(batch_size=2.5), TypeError, "`batch_size`", "batch_size=2.5", "an int"),
+    "an unknown "
+    "quantizer": Bad(exporting(quantize="int4"), ValueError, "`quantize`", "'int4'", '"int8"'),
     "int8 without data": Bad(
         exporting(quantize="int8"), ValueError, "`representative_data`", "quantize='int8'", "go together"
     ),
@@ -306,7 +328,8 @@ SESSION = {
     ),
     "too few rows": Bad(lambda s: s.step([1]), ValueError, "Input", "shape (1,)", "`rows=`"),
     "no array": Bad(lambda s: s.read([[1, 2], [1]]), ValueError, "Input", "inhomogeneous", "array"),
-    "half an id": Bad(lambda s: s.step([0.5, 1.5]), TypeError, "Input", "float64", '`x.astype("int32")`'),
+    "half an "
+    "id": Bad(lambda s: s.step([0.5, 1.5]), TypeError, "Input", "float64", '`x.astype("int32")`'),
     "text": Bad(lambda s: s.step(["a", "b"]), TypeError, "is int32", "<U1", "Encode it first: pass ids"),
     "no row axis": Bad(lambda s: s.step(3), ValueError, "shape (rows,).", "shape ()", "`x[None]`"),
     "an id above the vocabulary": Bad(
@@ -316,12 +339,15 @@ SESSION = {
     "nothing to read": Bad(
         lambda s: s.read(np.zeros((2, 0), int)), ValueError, "`x`", "no time steps", "at least one time step"
     ),
-    "inputs by other names": Bad(lambda s: s.step({"x": [1, 1]}), ValueError, "`x`", "['x']", "one entry for each"),
-    "a row twice": Bad(lambda s: s.step([1, 1], rows=[0, 0]), ValueError, "`rows`", "[0, 0]", "each row once"),
+    "inputs by other "
+    "names": Bad(lambda s: s.step({"x": [1, 1]}), ValueError, "`x`", "['x']", "one entry for each"),
+    "a row "
+    "twice": Bad(lambda s: s.step([1, 1], rows=[0, 0]), ValueError, "`rows`", "[0, 0]", "each row once"),
     "a row beyond the last": Bad(
         lambda s: s.step([1], rows=[2]), ValueError, "`rows`", "[2]", "`load_session(directory, batch_size=...)`"
     ),
-    "no rows": Bad(lambda s: s.step([], rows=[]), ValueError, "`rows`", "rows=[]", "at least one row index"),
+    "no "
+    "rows": Bad(lambda s: s.step([], rows=[]), ValueError, "`rows`", "rows=[]", "at least one row index"),
     "a mask of another length": Bad(
         lambda s: s.reset([True, False, True]), ValueError, "`rows`", "(3,)", "one value for each row"
     ),
@@ -332,7 +358,8 @@ SESSION = {
         lambda s: s.set_states({"lower": [np.zeros((2, 6)), np.zeros((2, 5))], "upper": [np.zeros((2, 5))]}),
         ValueError, "`states['lower']`", "(2, 5)", "it must be (2, 6)",
     ),
-    "states in a list": Bad(lambda s: s.set_states([1]), TypeError, "`states`", "list", "`get_states`"),
+    "states in a "
+    "list": Bad(lambda s: s.set_states([1]), TypeError, "`states`", "list", "`get_states`"),
 }  # fmt: skip
 
 
@@ -366,7 +393,9 @@ def test_a_session_takes_no_reading_that_is_missing(tmp_path):
     session = ks.load_session(tmp_path / "readings", batch_size=2)
     before = session.get_states()
     missing = np.array([[1, 2, 3], [4, np.nan, 5]], "float32")
-    assert_refused(Bad(lambda: session.step(missing), ValueError, "is NaN", "1 such values", "`rows=`"))
+    assert_refused(
+        Bad(lambda: session.step(missing), ValueError, "is NaN", "1 such values", "`rows=`")
+    )
     np.testing.assert_array_equal(session.get_states()["gru"], before["gru"])
     session.step(missing[:1], rows=[0])
 
@@ -426,20 +455,30 @@ def outside_of(path):
 
 
 ARTIFACTS = {
-    "an artifact cut off": (truncated, "model.onnx", "the manifest says", "copy the whole directory again"),
+    "an artifact cut "
+    "off": (truncated, "model.onnx", "the manifest says", "copy the whole directory again"),
     "an artifact altered": (altered, "model.onnx", "SHA-256 differs", "export again"),
-    "the artifact of another model": (artifact_of_another, "model.onnx", "bytes", "copy the whole directory again"),
-    "the manifest of another model": (manifest_of_another, "model.onnx", "bytes", "copy the whole directory again"),
+    "the artifact of another "
+    "model": (artifact_of_another, "model.onnx", "bytes", "copy the whole directory again"),
+    "the manifest of another "
+    "model": (manifest_of_another, "model.onnx", "bytes", "copy the whole directory again"),
     "another model with its checksum": (
         another_with_checksums_made_to_fit, "another artifact", "'keras_tensor", "Copy the whole directory"
     ),
-    "no artifact": (lambda d, o: (d / "model.onnx").unlink(), "model.onnx", "No such file", "Copy the whole directory"),
-    "no manifest": (lambda d, o: (d / "manifest.json").unlink(), "`directory`", "manifest.json", "`export_step_model`"),
-    "a manifest of a newer version": (of_a_newer_version, "newer", "format_version=2", "pip install -U keras-stateful"),
-    "no JSON": (lambda d, o: (d / "manifest.json").write_text("{"), "manifest.json", "not JSON", "export again"),
-    "some other JSON": (lambda d, o: (d / "manifest.json").write_text("{}"), "manifest.json", '"kind"', "keras_stateful"),
-    "an artifact above the directory": (outside_of("../secret.onnx"), "artifact", "../secret.onnx", "below the directory"),
-    "an artifact by its full path": (outside_of("/etc/passwd"), "artifact", "/etc/passwd", "below the directory"),
+    "no "
+    "artifact": (lambda d, o: (d / "model.onnx").unlink(), "model.onnx", "No such file", "Copy the whole directory"),
+    "no "
+    "manifest": (lambda d, o: (d / "manifest.json").unlink(), "`directory`", "manifest.json", "`export_step_model`"),
+    "a manifest of a newer "
+    "version": (of_a_newer_version, "newer", "format_version=2", "pip install -U keras-stateful"),
+    "no "
+    "JSON": (lambda d, o: (d / "manifest.json").write_text("{"), "manifest.json", "not JSON", "export again"),
+    "some other "
+    "JSON": (lambda d, o: (d / "manifest.json").write_text("{}"), "manifest.json", '"kind"', "keras_stateful"),
+    "an artifact above the "
+    "directory": (outside_of("../secret.onnx"), "artifact", "../secret.onnx", "below the directory"),
+    "an artifact by its full "
+    "path": (outside_of("/etc/passwd"), "artifact", "/etc/passwd", "below the directory"),
 }  # fmt: skip
 
 
@@ -455,5 +494,8 @@ def test_what_was_not_exported_is_not_run(name, exported, other, tmp_path, monke
     change, names, received, remedy = ARTIFACTS[name]
     copy = shutil.copytree(exported, tmp_path / "copy")
     change(copy, other)
-    monkeypatch.setattr("keras_stateful.session.runtimes.OnnxRuntime.run", lambda *a: pytest.fail("the artifact ran"))
+    monkeypatch.setattr(
+        "keras_stateful.session.runtimes.OnnxRuntime.run",
+        lambda *a: pytest.fail("the artifact ran"),
+    )
     assert_refused(Bad(lambda: ks.load_session(copy), ManifestError, names, received, remedy))

@@ -1,7 +1,7 @@
 """Every Python fence of the README, the docs and the docstrings runs.
 
-A page is one namespace in one process; its lines keep their numbers, so that a traceback points at the page. A
-fence opts out only by being no Python: text, bash or console.
+A page is one namespace in one process; its lines keep their numbers, so that a traceback points at
+the page. A fence opts out only by being no Python: text, bash or console.
 """
 
 import inspect
@@ -82,7 +82,9 @@ def test_page(page, tmp_path):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_to_files_exist(page):
-    prose = re.sub(r"^\s*```.*?^\s*```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(
+        r"^\s*```.*?^\s*```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
     targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", prose)
     missing = [t for t in targets if "://" not in t and not (page.parent / t).exists()]
     assert not missing
@@ -115,7 +117,9 @@ def test_every_public_name_is_on_the_api_page():
 
 def test_every_page_is_in_the_navigation():
     pages = set(re.findall(r"\S+\.md$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE))
-    assert pages == {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert pages == {
+        path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")
+    }
 
 
 def test_docstring_examples(tmp_path):
@@ -125,10 +129,14 @@ def test_docstring_examples(tmp_path):
         value = getattr(keras_stateful, name)
         members = {name: value}
         if inspect.isclass(value):
-            members |= {f"{name}.{key}": m for key, m in vars(value).items() if not key.startswith("_")}
+            members |= {
+                f"{name}.{key}": m for key, m in vars(value).items() if not key.startswith("_")
+            }
         for path, member in members.items():
             code = [
-                text for language, _, text in fences(inspect.getdoc(member) or "") if language == "python"
+                text
+                for language, _, text in fences(inspect.getdoc(member) or "")
+                if language == "python"
             ]
             if code:
                 examples[path] = "\n".join(code)

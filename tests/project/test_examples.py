@@ -45,17 +45,25 @@ def smoke(folder: Path, *arguments: str, script: str = "book.py") -> str:
 
 def test_book_smoke(tmp_path):
     output = smoke(tmp_path, "--prompt", "The statement ")
-    figures = [float(x) for x in re.findall(r"^  (?:state|Witten).* (\d+\.\d+)$", output, re.MULTILINE)]
+    figures = [
+        float(x) for x in re.findall(r"^  (?:state|Witten).* (\d+\.\d+)$", output, re.MULTILINE)
+    ]
     assert len(figures) == 3
     assert all(0 < bits < 10 for bits in figures)
     assert (tmp_path / "book.keras").stat().st_size > 0
-    assert len(output.partition("\nThe statement ")[2].rstrip("\n")) >= 60  # 80, less what print strips
+    assert (
+        len(output.partition("\nThe statement ")[2].rstrip("\n")) >= 60
+    )  # 80, less what print strips
 
 
 def test_book_on_a_single_file(tmp_path):
-    words = np.random.default_rng(0).choice(["carry ", "state ", "window ", "reset ", "row\n"], 8000)
+    words = np.random.default_rng(0).choice(
+        ["carry ", "state ", "window ", "reset ", "row\n"], 8000
+    )
     (tmp_path / "mine.txt").write_text("".join(words), encoding="utf-8")
-    assert "holding out 1 documents" in smoke(tmp_path, "--corpus", "mine.txt", "--output", "mine.keras")
+    assert "holding out 1 documents" in smoke(
+        tmp_path, "--corpus", "mine.txt", "--output", "mine.keras"
+    )
 
 
 def test_book_says_how_much_text_is_needed(book, monkeypatch, tmp_path):
@@ -77,7 +85,9 @@ def test_book_says_how_much_text_is_needed(book, monkeypatch, tmp_path):
 
 def test_book_says_when_nothing_is_left_to_evaluate(book, monkeypatch, tmp_path):
     (tmp_path / "copy.txt").write_text("abcdefghij" * 4000, encoding="utf-8")
-    assert "nothing is left to evaluate" in exit_message(book, monkeypatch, "--corpus", tmp_path / "copy.txt")
+    assert "nothing is left to evaluate" in exit_message(
+        book, monkeypatch, "--corpus", tmp_path / "copy.txt"
+    )
 
 
 def test_book_finds_passages_that_stand_in_training_too(book):
@@ -97,7 +107,12 @@ def test_claims_of_the_corpora_hold_at_toy_size(name, tmp_path):
 
 def test_words_without_stop_words_and_punctuation(tmp_path):
     output = smoke(
-        tmp_path, "--only", "embedding", "--drop-stop-words", "--drop-punctuation", script="words.py"
+        tmp_path,
+        "--only",
+        "embedding",
+        "--drop-stop-words",
+        "--drop-punctuation",
+        script="words.py",
     )
     written = output.rpartition("... ")[2].split()
     assert written
@@ -125,7 +140,8 @@ def test_a_missing_corpus_is_one_line_with_its_remedy(command, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("name", "missing"), [("words", "tokenizers"), ("words", "stop_words"), ("authors", "tokenizers")]
+    ("name", "missing"),
+    [("words", "tokenizers"), ("words", "stop_words"), ("authors", "tokenizers")],
 )
 def test_a_missing_tool_is_one_line_with_its_remedy(name, missing, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
@@ -152,7 +168,9 @@ def test_words_needs_two_documents(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     words = importlib.import_module("words")
     for files, cause in ((["a.txt"], "two files"), (["a.txt", "b.txt"], "No such file")):
-        monkeypatch.setattr(sys, "argv", ["words.py", "--corpus", *(str(tmp_path / f) for f in files)])
+        monkeypatch.setattr(
+            sys, "argv", ["words.py", "--corpus", *(str(tmp_path / f) for f in files)]
+        )
         with pytest.raises(SystemExit) as exit:
             words.main()
         assert cause in str(exit.value.code)
@@ -162,7 +180,9 @@ def test_authors_of_a_single_year_are_said_and_left_out(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     authors = importlib.import_module("authors")
     years = {"A": range(1800, 1808), "B": [1808], "C": [1809, 1809, 1810]}
-    addresses = [authors.Address(name, str(year), "") for name, given in years.items() for year in given]
+    addresses = [
+        authors.Address(name, str(year), "") for name, given in years.items() for year in given
+    ]
     training, held_out = authors.split(addresses, seed=0)
     assert capsys.readouterr().out.rstrip().endswith(": B")
     assert {a.president for a in training} == {a.president for a in held_out} == {"A", "C"}
@@ -193,7 +213,9 @@ def test_ngram_equals_the_formula_by_hand(monkeypatch):
 
     padded = [start, start, *document.tolist()]
     wanted = [by_hand(tuple(padded[t : t + 2]), c) for t, c in enumerate(document)]
-    np.testing.assert_allclose(WittenBell(training, 7, order=3).probabilities(document), wanted, rtol=1e-12)
+    np.testing.assert_allclose(
+        WittenBell(training, 7, order=3).probabilities(document), wanted, rtol=1e-12
+    )
 
 
 def test_ngram_probabilities_sum_to_one(monkeypatch):

@@ -18,7 +18,9 @@ NAMES = sorted(set(keras_stateful.__all__) - {"__version__"})
 def imports_for_type_checkers() -> dict[str, str]:
     """`{name: module}` of the `if TYPE_CHECKING:` block."""
     tree = ast.parse(Path(keras_stateful.__file__).read_text(encoding="utf-8"))
-    block = next(n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")
+    block = next(
+        n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"
+    )
     return {alias.name: statement.module for statement in block.body for alias in statement.names}
 
 
@@ -40,7 +42,9 @@ def test_all_names_everything_once():
 
 
 def test_type_checkers_see_the_same_names_in_the_same_modules():
-    assert imports_for_type_checkers() == {name: getattr(keras_stateful, name).__module__ for name in NAMES}
+    assert imports_for_type_checkers() == {
+        name: getattr(keras_stateful, name).__module__ for name in NAMES
+    }
 
 
 def test_no_name_is_hidden_by_a_module():
@@ -59,10 +63,16 @@ def test_docstring(name):
     assert text, f"{name} has no docstring"
     if inspect.isclass(value):
         inherited = {
-            getattr(base, "__doc__", None) for base in (keras.callbacks.Callback, keras.utils.PyDataset)
+            getattr(base, "__doc__", None)
+            for base in (keras.callbacks.Callback, keras.utils.PyDataset)
         }
-        assert value.__doc__ not in {None, *inherited}, f"{name} has only its base class's docstring"
-    if any(p.name not in ("self", "args", "kwargs") for p in inspect.signature(value).parameters.values()):
+        assert value.__doc__ not in {None, *inherited}, (
+            f"{name} has only its base class's docstring"
+        )
+    if any(
+        p.name not in ("self", "args", "kwargs")
+        for p in inspect.signature(value).parameters.values()
+    ):
         assert "Args:" in text, f"{name}: the docstring does not explain its arguments"
         assert "Example" in text, f"{name}: the docstring has no example"
 
@@ -72,7 +82,11 @@ def test_arguments_have_type_hints(name):
     value = getattr(keras_stateful, name)
     function = value.__init__ if inspect.isclass(value) else value
     signature = inspect.signature(function)
-    assert not [p.name for p in signature.parameters.values() if p.annotation is p.empty and p.name != "self"]
+    assert not [
+        p.name
+        for p in signature.parameters.values()
+        if p.annotation is p.empty and p.name != "self"
+    ]
     assert inspect.isclass(value) or signature.return_annotation is not signature.empty
 
 

@@ -14,14 +14,20 @@ pytestmark = pytest.mark.backend_free
 
 FOLDER = Path(keras_stateful.__file__).parent
 MODULES = {
-    ".".join(p.relative_to(FOLDER).with_suffix("").parts) for p in FOLDER.rglob("*.py") if p.name != "__init__.py"
+    ".".join(p.relative_to(FOLDER).with_suffix("").parts)
+    for p in FOLDER.rglob("*.py")
+    if p.name != "__init__.py"
 }
 
 
 def imported(module: str) -> set[str]:
     """The package's modules that one of them imports, anywhere in it."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse((FOLDER.joinpath(*module.split(".")).with_suffix(".py")).read_text(encoding="utf-8"))):
+    for node in ast.walk(
+        ast.parse(
+            (FOLDER.joinpath(*module.split(".")).with_suffix(".py")).read_text(encoding="utf-8")
+        )
+    ):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("keras_stateful."):
             place = node.module.removeprefix("keras_stateful.")
             found |= {place, *(f"{place}.{alias.name}" for alias in node.names)}
@@ -48,7 +54,9 @@ def test_data_are_read_without_the_model(module):
     "first", ["import keras", "from keras_stateful import load_session", "import keras_stateful"]
 )
 def test_a_saved_model_loads_whatever_is_imported_first(tmp_path, first):
-    """`load_session` needs no Keras: when it was imported first, Keras's classes are registered with the next name."""
+    """`load_session` needs no Keras: when it was imported first, Keras's classes are registered
+    with the next name.
+    """
     import keras
 
     model = keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(4)])

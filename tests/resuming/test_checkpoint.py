@@ -1,4 +1,6 @@
-"""Directories of checkpoints: what is written comes back; what is damaged or hostile gives an error and nothing else."""
+"""Directories of checkpoints: what is written comes back; what is damaged or hostile gives an error
+and nothing else.
+"""
 
 import contextlib
 import json
@@ -21,7 +23,8 @@ QUIET = settings(max_examples=150, suppress_health_check=[HealthCheck.function_s
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 KEYS = st.text() | st.integers() | st.tuples(st.text(), st.integers())
 ARRAYS = arrays.arrays(
-    st.sampled_from(["float32", "int64", "uint8", "bool"]), arrays.array_shapes(min_dims=0, max_side=3)
+    st.sampled_from(["float32", "int64", "uint8", "bool"]),
+    arrays.array_shapes(min_dims=0, max_side=3),
 )
 VALUES = st.recursive(
     LEAVES | ARRAYS | st.sets(st.integers()),
@@ -38,7 +41,9 @@ def rewrite(path, name, content):
     """A file changed by somebody who knows how to make up the sums."""
     (path / name).write_bytes(content)
     names = (checkpoint.WEIGHTS, checkpoint.ARRAYS, checkpoint.RUN)
-    (path / checkpoint.SUMS).write_text("".join(f"{checkpoint._digest(path / n)}  {n}\n" for n in names))
+    (path / checkpoint.SUMS).write_text(
+        "".join(f"{checkpoint._digest(path / n)}  {n}\n" for n in names)
+    )
 
 
 @QUIET

@@ -1,4 +1,6 @@
-"""A training process that is killed at random moments and started again ends with the losses of an unbroken one."""
+"""A training process that is killed at random moments and started again ends with the losses of an
+unbroken one.
+"""
 
 import json
 import os
@@ -28,7 +30,9 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def kill_and_finish(folder: Path, kills: int, seed: int) -> tuple[dict, list[int]]:
-    """The results of a training that was killed so often, and the steps that each process had begun."""
+    """The results of a training that was killed so often, and the steps that each process had
+    begun.
+    """
     rng, steps = random.Random(seed), []
     for _ in range(kills):
         process = start(folder)

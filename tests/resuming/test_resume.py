@@ -1,4 +1,6 @@
-"""A training that is stopped at any step and started again has the losses of one that was not, bit for bit."""
+"""A training that is stopped at any step and started again has the losses of one that was not, bit
+for bit.
+"""
 
 import shutil
 
@@ -139,11 +141,15 @@ def constant_rate(model):
 
 
 def many_callbacks(folder):
-    """Each callback that remembers something; the rate falls, the best weights change and training stops early."""
+    """Each callback that remembers something; the rate falls, the best weights change and training
+    stops early.
+    """
     held_out = documents()[:2]
     return [
         ks.ValidateDocuments(held_out, batch_size=ROWS, sequence_length=WINDOW),
-        keras.callbacks.EarlyStopping("val_loss", min_delta=10, patience=2, restore_best_weights=True),
+        keras.callbacks.EarlyStopping(
+            "val_loss", min_delta=10, patience=2, restore_best_weights=True
+        ),
         keras.callbacks.ReduceLROnPlateau("loss", factor=0.5, min_delta=10, patience=1),
         keras.callbacks.ModelCheckpoint(
             str(folder / "best.weights.h5"), "loss", save_best_only=True, save_weights_only=True
@@ -152,7 +158,9 @@ def many_callbacks(folder):
             str(folder / "{epoch}-{batch}.weights.h5"), save_freq=5, save_weights_only=True
         ),
         keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
-        ks.SampleText(held_out[0][:3], 4, encode=np.array, decode=lambda ids: ids.tolist(), write=None),
+        ks.SampleText(
+            held_out[0][:3], 4, encode=np.array, decode=lambda ids: ids.tolist(), write=None
+        ),
         ks.StateMonitor(4),
         keras.callbacks.CSVLogger(str(folder / "log.csv")),
     ]
@@ -228,7 +236,10 @@ def test_a_fresh_process_goes_on_where_an_error_struck(save_freq, tmp_path):
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras refuses steps_per_execution above 1 on torch")
 @pytest.mark.parametrize(
     ("kind", "at_once", "save_freq", "saved"),
-    [("align", 5, 4, (2, 4)), ("stream", 2, 3, (3, 9))],  # executions; steps, no multiple of `at_once`
+    [
+        ("align", 5, 4, (2, 4)),
+        ("stream", 2, 3, (3, 9)),
+    ],  # executions; steps, no multiple of `at_once`
 )
 def test_executions_of_several_steps(kind, at_once, save_freq, saved, tmp_path):
     made = make(kind, steps_per_execution=at_once)
@@ -357,14 +368,18 @@ def test_a_damaged_checkpoint_is_left_out(backup, tmp_path):
 
 
 def test_streams_that_cannot_be_repositioned(tmp_path, monkeypatch):
-    monkeypatch.setitem(DATA, "once", lambda: ks.StatefulStream(iter(documents()), ROWS, WINDOW, resets=True))
+    monkeypatch.setitem(
+        DATA, "once", lambda: ks.StatefulStream(iter(documents()), ROWS, WINDOW, resets=True)
+    )
     with pytest.raises(ValueError, match="source of the stream is read once"):
         train(make("once"), tmp_path)
     with pytest.raises(Killed):
         train(make("stream"), tmp_path, [killer(5)])
     first, *others = documents()
     changed = [first, *(d[::-1] for d in others)]
-    monkeypatch.setitem(DATA, "changed", lambda: ks.StatefulStream(changed, ROWS, WINDOW, resets=True))
+    monkeypatch.setitem(
+        DATA, "changed", lambda: ks.StatefulStream(changed, ROWS, WINDOW, resets=True)
+    )
     with pytest.raises(ValueError, match=r"gives other documents than when .* source\[1\]"):
         train(make("changed"), tmp_path)
 
@@ -380,7 +395,9 @@ def test_what_cannot_be_saved_is_refused_by_name(tmp_path):
         match=r"cannot save what `Counts` remembers.* with count\. Give it two methods: `get_state",
     ):
         train(made, tmp_path, [Counts()])
-    with pytest.raises(ValueError, match="cannot save what `BackupAndRestore` remembers.*Leave it out"):
+    with pytest.raises(
+        ValueError, match="cannot save what `BackupAndRestore` remembers.*Leave it out"
+    ):
         train(made, tmp_path, [keras.callbacks.BackupAndRestore(tmp_path)])
     with pytest.raises(ValueError, match="`fit` reads other data"):
         model.fit(sequence(resets=True), verbose=0, callbacks=[ks.ResumeTraining(tmp_path, data)])
@@ -425,5 +442,7 @@ def test_several_processes_of_torch_are_refused(tmp_path, monkeypatch):
 def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
     (tmp_path / "backup").write_text("notes")
     sequence = ks.StatefulSequence([np.arange(40) % 5, np.arange(30) % 5], 2, 8, resets=True)
-    with pytest.raises(ValueError, match=r"`backup_dir` must be.*Received: .*backup.*a file.*Name another"):
+    with pytest.raises(
+        ValueError, match=r"`backup_dir` must be.*Received: .*backup.*a file.*Name another"
+    ):
         ks.ResumeTraining(tmp_path / "backup", sequence)

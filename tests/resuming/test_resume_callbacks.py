@@ -1,4 +1,6 @@
-"""Beside `ResumeTraining`, each callback of Keras and of this package is resumed right or refused at the start."""
+"""Beside `ResumeTraining`, each callback of Keras and of this package is resumed right or refused
+at the start.
+"""
 
 import contextlib
 import shutil
@@ -8,7 +10,18 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from test_resume import BACKEND, DATA, ROWS, WINDOW, Copies, assert_same, documents, make, mostly_slow, train
+from test_resume import (
+    BACKEND,
+    DATA,
+    ROWS,
+    WINDOW,
+    Copies,
+    assert_same,
+    documents,
+    make,
+    mostly_slow,
+    train,
+)
 
 import keras_stateful as ks
 from keras_stateful.resuming import checkpoint
@@ -123,7 +136,8 @@ RESUMED = {
     "LearningRateScheduler": lambda f: kc.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
     "ModelCheckpoint": lambda f: kc.ModelCheckpoint(str(f / "{epoch}-{batch}.weights.h5"), save_freq=5,
                                                     save_weights_only=True),
-    "ModelCheckpoint, best": lambda f: kc.ModelCheckpoint(str(f / "{epoch}.keras"), "loss", save_best_only=True),
+    "ModelCheckpoint, "
+    "best": lambda f: kc.ModelCheckpoint(str(f / "{epoch}.keras"), "loss", save_best_only=True),
     "ProgbarLogger": lambda f: kc.ProgbarLogger(),
     "ReduceLROnPlateau": lambda f: kc.ReduceLROnPlateau("loss", 0.5, patience=1, min_delta=9, cooldown=1),
     "RemoteMonitor": lambda f: kc.RemoteMonitor(str(f), send_as_json=True),
@@ -200,10 +214,14 @@ PASSING = ("append_header", "_epoch_start_time", "_batch_start_time")
 
 def left(folder, callbacks):
     """All that callbacks leave: what they know, and their files."""
-    known = [{k: v for k, v in vars(c).items() if is_data(v) and k not in PASSING} for c in callbacks]
+    known = [
+        {k: v for k, v in vars(c).items() if is_data(v) and k not in PASSING} for c in callbacks
+    ]
     files = {str(p.relative_to(folder)): p for p in folder.rglob("*") if p.is_file()}
     files = {name: p for name, p in files.items() if not name.startswith("backup")}
-    contents = {name: p.read_bytes() for name, p in files.items() if p.suffix not in (".h5", ".keras")}
+    contents = {
+        name: p.read_bytes() for name, p in files.items() if p.suffix not in (".h5", ".keras")
+    }
     return known, sorted(files), contents
 
 
@@ -245,7 +263,9 @@ def test_resumed_it_leaves_what_it_would_have_left(name, tmp_path, monkeypatch):
 
     import requests
 
-    monkeypatch.setattr(requests, "post", lambda path, json, **_: post(path.partition("/publish")[0], json))
+    monkeypatch.setattr(
+        requests, "post", lambda path, json, **_: post(path.partition("/publish")[0], json)
+    )
     made, work = training(name), tmp_path / "work"
     work.mkdir()
     steps = len(made[0])
@@ -262,7 +282,9 @@ def test_refused_before_the_first_step(name, tmp_path):
     make_it, remedy = REFUSED[name]
     made = make("align")
     before = made[1].get_weights()
-    with pytest.raises(ValueError, match=f"`ResumeTraining` cannot save what `{name}` remembers") as error:
+    with pytest.raises(
+        ValueError, match=f"`ResumeTraining` cannot save what `{name}` remembers"
+    ) as error:
         train(made, tmp_path / "backup", [make_it(tmp_path)])
     assert remedy in str(error.value)
     assert not (tmp_path / "backup").exists()
@@ -274,7 +296,9 @@ def test_what_shows_itself_late_is_refused_at_the_first_save(tmp_path):
         ValueError, match=r"what `RemembersLate` remembers\. Received: a callback with last\."
     ):
         train(make("align"), tmp_path, [RemembersLate()], save_freq=1, epochs=1)
-    with pytest.raises(TypeError, match=r"`SavesObjects.get_state` gives what .* Received: StatefulModel\."):
+    with pytest.raises(
+        TypeError, match=r"`SavesObjects.get_state` gives what .* Received: StatefulModel\."
+    ):
         train(make("align"), tmp_path, [SavesObjects()], save_freq=1, epochs=1)
     assert not list(tmp_path.glob("checkpoint-*"))
 
@@ -300,7 +324,9 @@ def test_killed_between_a_stop_in_mid_epoch_and_the_end_of_its_epoch(tmp_path):
     assert len(unbroken[0]) == len(made[0]) + 5
     CopiesAtEpochEnd.backup = tmp_path / "a-end"
     resumed = [*stopping, CopiesAtEpochEnd()]
-    assert_same(train(made, tmp_path / "a-end", resumed, 1, validation_data=DATA["align"]()), unbroken)
+    assert_same(
+        train(made, tmp_path / "a-end", resumed, 1, validation_data=DATA["align"]()), unbroken
+    )
 
 
 def test_averaged_weights_go_on_with_more_epochs_or_are_refused(tmp_path):
@@ -314,7 +340,9 @@ def test_averaged_weights_go_on_with_more_epochs_or_are_refused(tmp_path):
     short = once("short", 1)
     assert_same(once("short", 1), short)
     assert_same(once("short", 2), longer)
-    made = training("SwapEMAWeights")  # on JAX, averages that became the weights cannot be trained again
+    made = training(
+        "SwapEMAWeights"
+    )  # on JAX, averages that became the weights cannot be trained again
     ended = once("swapped", 1, swap_on_epoch=True)
     assert_same(once("swapped", 1, swap_on_epoch=True), ended)
     with pytest.raises(

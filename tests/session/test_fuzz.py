@@ -1,7 +1,8 @@
 """Files from strangers: an error or success, and no crash, no code run, no memory without bound.
 
-What this package reads from a file is `manifest.json` and the artifact beside it. (A vocabulary travels in the manifest's
-metadata; `.keras` files are Keras's to read; checkpoints are fuzzed where they are tested.)
+What this package reads from a file is `manifest.json` and the artifact beside it. (A vocabulary
+travels in the manifest's metadata; `.keras` files are Keras's to read; checkpoints are fuzzed where
+they are tested.)
 """
 
 import ast
@@ -40,7 +41,9 @@ def exported(tmp_path_factory):
         ]
     )
     directory = tmp_path_factory.mktemp("exports") / "text"
-    ks.export_step_model(model, directory, metadata={"characters": "abc", "nested": [{"a": [1, 2.5, None]}]})
+    ks.export_step_model(
+        model, directory, metadata={"characters": "abc", "nested": [{"a": [1, 2.5, None]}]}
+    )
     return directory
 
 
@@ -70,7 +73,9 @@ NUMBERS = (
 )
 JSON = st.recursive(
     st.none() | st.booleans() | NUMBERS | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 
@@ -80,7 +85,9 @@ def mutated(told, data):
     place, key = told, data.draw(st.sampled_from(sorted(told)))
     while isinstance(place[key], (dict, list)) and place[key] and data.draw(st.integers(0, 3)):
         place = place[key]
-        key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        key = data.draw(
+            st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place)))
+        )
     if data.draw(st.integers(0, 4)):
         place[key] = data.draw(JSON)
     else:
@@ -97,9 +104,15 @@ def test_a_value_changed(content, data):
 @settings(shared_directory, max_examples=100)
 @given(st.data())
 def test_a_value_changed_and_run(copy, content, data):
-    """Where the manifest is still one: the session opens and takes a step, or says what does not fit."""
+    """Where the manifest is still one: the session opens and takes a step, or says what does not
+    fit.
+    """
     (copy / "manifest.json").write_bytes(mutated(json.loads(content), data))
-    with contextlib.suppress(ValueError), ks.load_session(copy) as session, contextlib.suppress(Exception):
+    with (
+        contextlib.suppress(ValueError),
+        ks.load_session(copy) as session,
+        contextlib.suppress(Exception),
+    ):
         session.step([1])  # ONNX Runtime has errors of its own, for a dtype that it does not take
 
 
@@ -136,19 +149,26 @@ def with_state(content, **changes):
 HOSTILE = {
     "nested lists": lambda c: b"[" * 1_000_000,
     "nested objects": lambda c: b'{"a":' * 1_000_000,
-    "nested metadata": lambda c: c.replace(b'"metadata": {', b'"metadata": ' + b"[" * 100_000 + b"{", 1),
-    "many digits": lambda c: c.replace(b'"format_version": 1', b'"format_version": ' + b"9" * 1_000_000, 1),
-    "a version far ahead": lambda c: c.replace(b'"format_version": 1', b'"format_version": ' + b"9" * 4000, 1),
-    "a large exponent": lambda c: with_state(c, initial={"fill": 1}).replace(b'"fill": 1', b'"fill": 1e999999'),
+    "nested "
+    "metadata": lambda c: c.replace(b'"metadata": {', b'"metadata": ' + b"[" * 100_000 + b"{", 1),
+    "many "
+    "digits": lambda c: c.replace(b'"format_version": 1', b'"format_version": ' + b"9" * 1_000_000, 1),
+    "a version far "
+    "ahead": lambda c: c.replace(b'"format_version": 1', b'"format_version": ' + b"9" * 4000, 1),
+    "a large "
+    "exponent": lambda c: with_state(c, initial={"fill": 1}).replace(b'"fill": 1', b'"fill": 1e999999'),
     "a number beyond float32": lambda c: with_state(c, initial={"fill": 10**300}),
-    "a state of 2**62 numbers": lambda c: with_state(c, shape=[None, 2**31 - 1, 2**31 - 1], initial={"fill": 0}),
+    "a state of 2**62 "
+    "numbers": lambda c: with_state(c, shape=[None, 2**31 - 1, 2**31 - 1], initial={"fill": 0}),
     "a state of 2**27 numbers": lambda c: with_state(c, shape=[None, 2**27], initial={"fill": 0}),
     "a state of 500 axes": lambda c: with_state(c, shape=[None] + [1] * 500, initial={"fill": 0}),
-    "values in deep lists": lambda c: with_state(c, initial={"values": json.loads("[" * 500 + "]" * 500)}),
+    "values in deep "
+    "lists": lambda c: with_state(c, initial={"values": json.loads("[" * 500 + "]" * 500)}),
     "a hundred thousand states": lambda c: (
         lambda told: json.dumps(told | {"states": [{}] * 100_000}).encode()
     )(json.loads(c)),
-    "another state's bytes": lambda c: with_state(c, initial={"base64": base64.b64encode(b"x" * 4_000_000).decode()}),
+    "another state's "
+    "bytes": lambda c: with_state(c, initial={"base64": base64.b64encode(b"x" * 4_000_000).decode()}),
     "no base64": lambda c: with_state(c, initial={"base64": "é" * 1000}),
     "strings where names go": lambda c: with_state(c, name="n" * 2_000_000),
     "lone surrogates": lambda c: with_state(c, dtype="\ud800"),
@@ -183,7 +203,9 @@ def test_more_bytes_than_a_manifest_may_have_are_not_read(copy):
 
 
 @pytest.mark.parametrize("name", ["manifest.json", "model.onnx"])
-@pytest.mark.parametrize("kind", ["a directory", "a pipe", "a link to a device", "a link to itself"])
+@pytest.mark.parametrize(
+    "kind", ["a directory", "a pipe", "a link to a device", "a link to itself"]
+)
 def test_no_file_at_all(copy, name, kind):
     path = copy / name
     path.unlink()
@@ -195,7 +217,9 @@ def test_no_file_at_all(copy, name, kind):
     }[kind]()
     if name == "model.onnx":  # a size that a pipe or a device would pass for
         told = json.loads((copy / "manifest.json").read_text())
-        told["artifact"]["files"][0]["size"] = path.stat().st_size if kind != "a link to itself" else 0
+        told["artifact"]["files"][0]["size"] = (
+            path.stat().st_size if kind != "a link to itself" else 0
+        )
         (copy / "manifest.json").write_text(json.dumps(told))
     with pytest.raises(ManifestError, match=name):
         ks.load_session(copy)
@@ -211,7 +235,9 @@ def test_no_changed_artifact_reaches_its_runtime(copy, exported, data):
         del content[data.draw(st.integers(0, len(content) - 1)) :]
     (copy / "model.onnx").write_bytes(content)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("keras_stateful.session.session.open_runtime", lambda *a: pytest.fail("it was opened"))
+        patch.setattr(
+            "keras_stateful.session.session.open_runtime", lambda *a: pytest.fail("it was opened")
+        )
         with pytest.raises(ManifestError, match=r"model\.onnx"):
             ks.load_session(copy)
 
@@ -221,7 +247,11 @@ def test_nothing_in_the_package_runs_code_from_a_file():
     found = []
     for path in Path(ks.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [a.name for a in node.names] if isinstance(node, (ast.Import, ast.ImportFrom)) else []
+            names = (
+                [a.name for a in node.names]
+                if isinstance(node, (ast.Import, ast.ImportFrom))
+                else []
+            )
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 names.append(f"{node.func.id}()")
@@ -231,7 +261,9 @@ def test_nothing_in_the_package_runs_code_from_a_file():
                     if not (isinstance(node.value, ast.Constant) and node.value.value is False)
                     else []
                 )
-            if {"pickle", "marshal", "shelve", "dill", "cloudpickle", "eval()", "exec()"} & set(names):
+            if {"pickle", "marshal", "shelve", "dill", "cloudpickle", "eval()", "exec()"} & set(
+                names
+            ):
                 found.append(
                     f"{path.name}:{node.value.lineno if isinstance(node, ast.keyword) else node.lineno}"
                 )
@@ -240,6 +272,8 @@ def test_nothing_in_the_package_runs_code_from_a_file():
 
 def test_arrays_with_objects_inside_are_not_states():
     """What `get_states` gave may come back from a database, or from a stranger."""
-    model = ks.to_stateful(keras.Sequential([keras.Input((None, 3)), keras.layers.GRU(4, name="gru")]), 2)
+    model = ks.to_stateful(
+        keras.Sequential([keras.Input((None, 3)), keras.layers.GRU(4, name="gru")]), 2
+    )
     with pytest.raises((ValueError, TypeError)):
         ks.set_states(model, {"gru": [np.full((2, 4), object())]})

@@ -169,6 +169,9 @@ assert len(generate(session, [1, 2], 5, temperature=0)) == 5
 assert not {{"keras", "tensorflow", "jax", "torch"}} & set(sys.modules)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": "."}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "."},
     )
     assert done.returncode == 0, done.stderr

@@ -24,7 +24,10 @@ if __name__ == "__main__":
     data, model, _ = resume.make("align")
     losses = Slow()
     history = model.fit(
-        data, epochs=resume.EPOCHS, verbose=0, callbacks=[losses, resume.ks.ResumeTraining(backup, data, 1)]
+        data,
+        epochs=resume.EPOCHS,
+        verbose=0,
+        callbacks=[losses, resume.ks.ResumeTraining(backup, data, 1)],
     )
     result = {"losses": losses.seen, "history": history.history}
     with open(out, "w") as file:

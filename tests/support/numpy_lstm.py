@@ -1,4 +1,6 @@
-"""An LSTM with a linear head in plain NumPy, forward and backward: the reference that shares no code with Keras."""
+"""An LSTM with a linear head in plain NumPy, forward and backward: the reference that shares no
+code with Keras.
+"""
 
 import numpy as np
 
@@ -8,7 +10,8 @@ def sigmoid(x):
 
 
 class NumpyLSTM:
-    """LSTM and Dense trained with SGD on a weighted squared error, truncated at windows, state carried.
+    """LSTM and Dense trained with SGD on a weighted squared error, truncated at windows, state
+    carried.
 
     Weights are Keras's: kernel, recurrent kernel, bias (gates i, f, c, o), head kernel, head bias.
     """
@@ -21,7 +24,8 @@ class NumpyLSTM:
     def window(self, x, y, weight, reset, rate):
         """Trains on one window; gives the loss before the update.
 
-        x (rows, time, features), y (rows, time, outputs), weight (rows, time), reset bool (rows, time).
+        x (rows, time, features), y (rows, time, outputs), weight (rows, time), reset bool (rows,
+        time).
         """
         kernel, recurrent, bias, head, head_bias = self.w
         rows, time = x.shape[:2]
@@ -48,7 +52,12 @@ class NumpyLSTM:
             tanh_c = np.tanh(ct)
             dc = dc + dh * o * (1 - tanh_c**2)
             gates = np.concatenate(
-                [dc * g * i * (1 - i), dc * c0 * f * (1 - f), dc * i * (1 - g**2), dh * tanh_c * o * (1 - o)],
+                [
+                    dc * g * i * (1 - i),
+                    dc * c0 * f * (1 - f),
+                    dc * i * (1 - g**2),
+                    dh * tanh_c * o * (1 - o),
+                ],
                 axis=1,
             )
             grads[0] += xt.T @ gates

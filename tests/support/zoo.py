@@ -66,9 +66,12 @@ def _heads():
     """A head over every step, and one inside a sub-model."""
     x = keras.Input((None, FEATURES))
     h = layers.LSTM(4, return_sequences=True)(x)
-    inner = keras.Sequential([keras.Input((None, 4)), layers.TimeDistributed(layers.Dense(2))], name="inner")
+    inner = keras.Sequential(
+        [keras.Input((None, 4)), layers.TimeDistributed(layers.Dense(2))], name="inner"
+    )
     return keras.Model(
-        x, layers.Concatenate()([inner(h), layers.TimeDistributed(layers.Dense(2), name="outer")(h)])
+        x,
+        layers.Concatenate()([inner(h), layers.TimeDistributed(layers.Dense(2), name="outer")(h)]),
     )
 
 
@@ -100,7 +103,9 @@ MODELS: dict[str, Callable[[], keras.Model]] = {
     "stacked_cells": lambda: _sequential(
         layers.RNN([layers.LSTMCell(4), layers.GRUCell(3)], return_sequences=True), layers.Dense(2)
     ),
-    "custom_cell": lambda: _sequential(layers.RNN(MinimalCell(4), return_sequences=True), layers.Dense(2)),
+    "custom_cell": lambda: _sequential(
+        layers.RNN(MinimalCell(4), return_sequences=True), layers.Dense(2)
+    ),
     "conv_lstm": lambda: _sequential(
         layers.ConvLSTM1D(3, 3, padding="same", return_sequences=True), shape=(None, 5, 2)
     ),
@@ -154,11 +159,15 @@ def data(model: keras.Model, rows: int, steps: int, seed: int = 0) -> list[np.nd
     ]
 
 
-def window(model: keras.Model, arrays: list[np.ndarray], steps: slice, resets: np.ndarray | None = None):
+def window(
+    model: keras.Model, arrays: list[np.ndarray], steps: slice, resets: np.ndarray | None = None
+):
     """The part of the arrays that a model is called with for one window, in its input structure."""
     part = [a[:, steps] for a in arrays] + ([] if resets is None else [resets])
     if not isinstance(model, keras.Sequential) and isinstance(model.input, dict):
-        names = [t.name for t in model.inputs if t.name != "resets"] + ([] if resets is None else ["resets"])
+        names = [t.name for t in model.inputs if t.name != "resets"] + (
+            [] if resets is None else ["resets"]
+        )
         return dict(zip(names, part, strict=True))
     return part if len(part) > 1 else part[0]
 

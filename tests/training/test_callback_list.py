@@ -1,4 +1,6 @@
-"""Every callback of a `fit` hears what it hears under Keras's own list of callbacks, whether it has hooks for batches or not."""
+"""Every callback of a `fit` hears what it hears under Keras's own list of callbacks, whether it has
+hooks for batches or not.
+"""
 
 import keras
 import numpy as np
@@ -14,7 +16,9 @@ ENDS = ["on_train_batch_end", "on_batch_end", "on_test_batch_end"]
 
 
 def heard_by(hooks):
-    """A callback with these hooks, and the list of what it hears: hook, number, logs, and whether it knows its model."""
+    """A callback with these hooks, and the list of what it hears: hook, number, logs, and whether
+    it knows its model.
+    """
     heard = []
 
     def hook(name):
@@ -22,7 +26,9 @@ def heard_by(hooks):
             number = given[0] if given and not isinstance(given[0], dict) else None
             logs = {
                 k: float(v)
-                for k, v in (given[-1] if given and isinstance(given[-1], dict) else logs or {}).items()
+                for k, v in (
+                    given[-1] if given and isinstance(given[-1], dict) else logs or {}
+                ).items()
             }
             heard.append((name, number, logs, self.model is not None, self.params))
 
@@ -42,21 +48,31 @@ def sequence_and_model():
 
 
 def run(hooks, keras_list, monkeypatch, **arguments):
-    """What a callback hears, how often Keras's list tells of the end of a batch, and what `fit` gives back."""
+    """What a callback hears, how often Keras's list tells of the end of a batch, and what `fit`
+    gives back.
+    """
     told = []
     on_train_batch_end = keras.callbacks.CallbackList.on_train_batch_end
     with monkeypatch.context() as patch:
         patch.setattr(keras.callbacks.CallbackList, "on_train_batch_end",
                       lambda self, *given: (told.append(given[0]), on_train_batch_end(self, *given))[1])  # fmt: skip
         if keras_list:
-            patch.setattr("keras_stateful.conversion.model.lightest", lambda callbacks, *_: callbacks)
+            patch.setattr(
+                "keras_stateful.conversion.model.lightest", lambda callbacks, *_: callbacks
+            )
         sequence, model = sequence_and_model()
         callback, heard = heard_by(hooks)
-        history = model.fit(sequence, validation_data=sequence, epochs=2, callbacks=[callback], **arguments)
+        history = model.fit(
+            sequence, validation_data=sequence, epochs=2, callbacks=[callback], **arguments
+        )
     return heard, told, history
 
 
-CASES = {**{hook: [hook] for hook in ENDS}, "all but ends": sorted(set(HOOKS) - {*ENDS}), "all": HOOKS}
+CASES = {
+    **{hook: [hook] for hook in ENDS},
+    "all but ends": sorted(set(HOOKS) - {*ENDS}),
+    "all": HOOKS,
+}
 
 
 @pytest.mark.parametrize("hooks", CASES.values(), ids=CASES)
@@ -74,7 +90,9 @@ def test_callbacks_hear_what_keras_tells_them(hooks, monkeypatch):
 def test_a_lambda_is_heard():
     sequence, model = sequence_and_model()
     numbers = []
-    count = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: numbers.append(batch))
+    count = keras.callbacks.LambdaCallback(
+        on_train_batch_end=lambda batch, logs: numbers.append(batch)
+    )
     model.fit(sequence, verbose=0, callbacks=[count])
     assert numbers == list(range(len(sequence)))
 

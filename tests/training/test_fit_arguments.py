@@ -44,9 +44,12 @@ CASES = {
     "shuffled dataset": (dict(x=Plain()), "shuffle=False"),
     "dataset with workers": (dict(x=Plain(workers=2), shuffle=False), "workers=1"),
     "batch size": (dict(x=arrays()[0], y=arrays()[1], shuffle=False, batch_size=4), "batch_size=4"),
-    "last partial batch": (dict(x=arrays(10)[0], y=arrays(10)[1], shuffle=False, batch_size=3), "10 rows"),
-    "validation split": (dict(x=sequence(resets=False), validation_split=0.5), "validation_split=0.5"),
-    "class weight": (dict(x=sequence(resets=False), class_weight={1: 2.0}), "(?s)class_weight.*sample_weight="),
+    "last partial "
+    "batch": (dict(x=arrays(10)[0], y=arrays(10)[1], shuffle=False, batch_size=3), "10 rows"),
+    "validation "
+    "split": (dict(x=sequence(resets=False), validation_split=0.5), "validation_split=0.5"),
+    "class "
+    "weight": (dict(x=sequence(resets=False), class_weight={1: 2.0}), "(?s)class_weight.*sample_weight="),
     "targets beside a sequence": (dict(x=sequence(resets=False), y=arrays()[1]), "targets="),
     "sequence of another batch size": (
         dict(x=ks.StatefulSequence(TRAIN, 2, 8)), r"batch_size=2, model 3",
@@ -65,7 +68,8 @@ CASES = {
     "steps of fit beside a stream": (
         dict(x=ks.StatefulStream(TRAIN, 3, 8), epochs=4, steps_per_epoch=2), r"StatefulStream\(..., steps_per_epoch=2",
     ),
-    "epochs of an iterator": (dict(x=ks.StatefulStream(iter(TRAIN), 3, 8), epochs=2), "(?s)an iterator, epochs=2.*lambda"),
+    "epochs of an "
+    "iterator": (dict(x=ks.StatefulStream(iter(TRAIN), 3, 8), epochs=2), "(?s)an iterator, epochs=2.*lambda"),
     "validations of an iterator": (
         dict(x=sequence(resets=False), validation_data=ks.StatefulStream(iter(HELD_OUT), 3, 8), epochs=2),
         "(?s)an iterator, epochs=2.*lambda",
@@ -74,7 +78,8 @@ CASES = {
         dict(x=sequence(resets=False), validation_data=ks.StatefulStream(HELD_OUT, 3, 8), validation_steps=1),
         "validation_steps=1",
     ),
-    "batch size beside a sequence": (dict(x=sequence(resets=False), batch_size=32), "batch_size=32 beside a sequence of 3"),
+    "batch size beside a "
+    "sequence": (dict(x=sequence(resets=False), batch_size=32), "batch_size=32 beside a sequence of 3"),
     "batch size beside a validation sequence": (
         dict(x=sequence(resets=False), validation_data=sequence(HELD_OUT, resets=False), validation_batch_size=32),
         "validation_batch_size=32 beside",
@@ -99,19 +104,27 @@ def test_what_would_train_on_the_wrong_thing_is_refused(case, kind):
 def refused(model, message, **arguments):
     model.compile("sgd", "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match=message):
-        model.fit(**{**arguments, "callbacks": [NoStep(), *arguments.get("callbacks", [])]}, verbose=0)
+        model.fit(
+            **{**arguments, "callbacks": [NoStep(), *arguments.get("callbacks", [])]}, verbose=0
+        )
 
 
 def test_model_and_sequence_must_agree_about_resets():
     refused(ks.to_stateful(network(), 3, resets="window"), "resets=True", x=sequence(resets=False))
-    refused(ks.to_stateful(network(), 3), r"to_stateful\(model, sequence\)", x=sequence(resets=True))
+    refused(
+        ks.to_stateful(network(), 3), r"to_stateful\(model, sequence\)", x=sequence(resets=True)
+    )
     refused(ks.to_stateful(network(), 3, resets="window"), '"align"', x=sequence(boundary="pack"))
     with pytest.raises(ValueError, match="contradicts"):
         ks.to_stateful(network(), sequence(), resets="step")
 
 
 def test_one_output_a_window_under_targets_for_every_step():
-    refused(ks.to_stateful(many_to_one(), 3), "return_sequences=True", x=ks.StatefulSequence(TRAIN, 3, 8))
+    refused(
+        ks.to_stateful(many_to_one(), 3),
+        "return_sequences=True",
+        x=ks.StatefulSequence(TRAIN, 3, 8),
+    )
 
 
 @pytest.mark.parametrize("kind", ["callback", "plain"])
@@ -126,12 +139,18 @@ def test_two_reset_callbacks_and_another_validation_sequence(kind):
     )
     held_out = sequence(resets=False)
     refused(
-        model_for(kind, resets=False), "Leave it out", x=data, callbacks=[wrong], validation_data=held_out
+        model_for(kind, resets=False),
+        "Leave it out",
+        x=data,
+        callbacks=[wrong],
+        validation_data=held_out,
     )
 
 
 def test_the_batch_size_of_the_sequence_may_be_given():
-    history = model_for("mask").fit(sequence(), batch_size=3, validation_data=sequence(HELD_OUT), verbose=0)
+    history = model_for("mask").fit(
+        sequence(), batch_size=3, validation_data=sequence(HELD_OUT), verbose=0
+    )
     assert np.isfinite(history.history["val_loss"][0])
 
 
@@ -141,7 +160,9 @@ def test_what_an_iterator_and_a_stream_can_give():
                          (2, ks.StatefulStream(iter(TRAIN), 3, 8, resets=True, steps_per_epoch=2)),
                          (4, ks.StatefulStream(TRAIN, 3, 8, resets=True, steps_per_epoch=5))):  # fmt: skip
         steps = itertools.count()
-        callback = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs, s=steps: next(s))
+        callback = keras.callbacks.LambdaCallback(
+            on_train_batch_end=lambda batch, logs, s=steps: next(s)
+        )
         history = model_for("mask").fit(data, epochs=epochs, verbose=0, callbacks=[callback])
         assert len(history.history["loss"]) == epochs
         assert next(steps) == epochs * (data.steps_per_epoch or whole)
@@ -163,15 +184,21 @@ def test_inputs_of_other_names(given, taken):
     )
     model = ks.to_stateful(two_inputs(taken), data)
     told = [str(sorted([*keys, "resets"])) for keys in (given, taken)]
-    refused(model, f"different inputs(.|\n)*{re.escape(told[0])}(.|\n)*{re.escape(told[1])}", x=data)
+    refused(
+        model, f"different inputs(.|\n)*{re.escape(told[0])}(.|\n)*{re.escape(told[1])}", x=data
+    )
 
 
 def test_a_stateful_bidirectional():
-    both = keras.layers.Bidirectional(keras.layers.LSTM(5, return_sequences=True, stateful=True), name="both")
+    both = keras.layers.Bidirectional(
+        keras.layers.LSTM(5, return_sequences=True, stateful=True), name="both"
+    )
     model = keras.Sequential([keras.Input((8,), batch_size=3, dtype="int32"), keras.layers.Embedding(IDS, 4), both,
                               keras.layers.Dense(IDS, activation="softmax")])  # fmt: skip
     data = sequence(resets=False)
-    refused(model, "(?s)from its end.*forward layer", x=data, callbacks=[ks.ResetStatesCallback(data)])
+    refused(
+        model, "(?s)from its end.*forward layer", x=data, callbacks=[ks.ResetStatesCallback(data)]
+    )
 
 
 @pytest.mark.parametrize(("rows", "count"), [(3, 1), (1, 2), (3, 6)])
@@ -181,7 +208,9 @@ def test_predict_of_other_rows(rows, count):
     wanted = np.concatenate(
         [ks.to_inference(model, 1).predict(x[i : i + 1], verbose=0) for i in range(count)]
     )
-    with pytest.raises(ValueError, match=f"(?s){rows} rows. Received: {count} rows.*to_inference") as caught:
+    with pytest.raises(
+        ValueError, match=f"(?s){rows} rows. Received: {count} rows.*to_inference"
+    ) as caught:
         model.predict(x[:count], verbose=0)
     remedy = re.search(r"`(to_inference\(.*?\))\.predict", str(caught.value))[1]
     there = eval(remedy, {"to_inference": ks.to_inference, "model": model})
@@ -195,7 +224,11 @@ def test_a_list_of_callbacks_made_by_the_user_gets_the_resets_too():
         keras.utils.set_random_seed(1)
         model = ks.to_stateful(network(), 3)
         model.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
-        callbacks = keras.callbacks.CallbackList([], add_history=True, model=model, epochs=1) if ready else []
+        callbacks = (
+            keras.callbacks.CallbackList([], add_history=True, model=model, epochs=1)
+            if ready
+            else []
+        )
         for _ in range(2):  # the second time with the same list
             losses += model.fit(data, verbose=0, callbacks=callbacks).history["loss"][-1:]
     np.testing.assert_allclose(losses[2:], losses[:2], rtol=1e-6)
@@ -223,7 +256,11 @@ def test_validation_arrays_in_batches_of_the_models_rows():
     found = [
         carried.fit(data, validation_data=(x, y), verbose=0),
         plain.fit(
-            data, validation_data=(x, y), validation_batch_size=3, verbose=0, callbacks=[callback(data)]
+            data,
+            validation_data=(x, y),
+            validation_batch_size=3,
+            verbose=0,
+            callbacks=[callback(data)],
         ),
     ]
     np.testing.assert_allclose(*(h.history["val_loss"] for h in found), rtol=1e-6)
@@ -243,7 +280,9 @@ def test_predict_of_windows_that_follow_each_other():
     x = np.random.default_rng(0).integers(1, IDS, (6, 5))
     wanted = [model.predict_on_batch(x[i : i + 2]) for i in (0, 2, 4)]
     ks.reset_states(model)
-    np.testing.assert_allclose(model.predict(x, batch_size=2, verbose=0), np.concatenate(wanted), atol=1e-6)
+    np.testing.assert_allclose(
+        model.predict(x, batch_size=2, verbose=0), np.concatenate(wanted), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("method", ["predict", "predict_on_batch"])
@@ -269,8 +308,19 @@ def test_validate_documents_comes_first_and_alone(kind, tmp_path):
             x=data,
             callbacks=[*resets, early, validate],
         )
-    refused(model, "both write `val_loss`", x=data, callbacks=[*resets, validate], validation_data=held_out)
-    late = [*resets, keras.callbacks.EarlyStopping("loss"), validate, keras.callbacks.EarlyStopping()]
+    refused(
+        model,
+        "both write `val_loss`",
+        x=data,
+        callbacks=[*resets, validate],
+        validation_data=held_out,
+    )
+    late = [
+        *resets,
+        keras.callbacks.EarlyStopping("loss"),
+        validate,
+        keras.callbacks.EarlyStopping(),
+    ]
     assert "val_loss" in model.fit(data, verbose=0, callbacks=late).history
 
 
@@ -353,7 +403,9 @@ def test_windows_without_the_resets_input():
         lambda: model.test_on_batch(x, y),
         lambda: model.predict_on_batch(x),
     ):
-        with pytest.raises(ValueError, match="(?s)2 inputs, the last of them the resets.*to_inference"):
+        with pytest.raises(
+            ValueError, match="(?s)2 inputs, the last of them the resets.*to_inference"
+        ):
             call()
     for a, b in zip(model.get_weights(), before, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -425,7 +477,10 @@ def test_rows_are_reset_where_documents_start(shuffle):
     for kind, resets in (("mask", True), ("callback", False), ("plain", False)):
         model, data = model_for(kind, resets), sequence(resets=resets, shuffle=shuffle, seed=1)
         model.fit(
-            data, epochs=3, verbose=0, callbacks=[ks.ResetStatesCallback(data)] if kind == "plain" else []
+            data,
+            epochs=3,
+            verbose=0,
+            callbacks=[ks.ResetStatesCallback(data)] if kind == "plain" else [],
         )
         weights.append(model.get_weights())
     for a, b, c in zip(*weights, strict=True):
@@ -440,7 +495,9 @@ def test_the_callback_syncs_jax_at_resets_only(monkeypatch):
     model = model_for("callback", resets=False)
     synced = []
     original = type(model).jax_state_sync
-    monkeypatch.setattr(type(model), "jax_state_sync", lambda self: (synced.append(1), original(self)))
+    monkeypatch.setattr(
+        type(model), "jax_state_sync", lambda self: (synced.append(1), original(self))
+    )
     model.fit(data, verbose=0)
     assert len(data) > 20 > 6 > len(synced)
 

@@ -49,12 +49,18 @@ def test_features_for_an_embedding():
     labels = {"targets": IDS}
     words = r"`x.argmax\(-1\)`"
     refused(
-        ids_model(), ks.StatefulSequence(one_hot, 2, 8, **labels), words, "sparse_categorical_crossentropy"
+        ids_model(),
+        ks.StatefulSequence(one_hot, 2, 8, **labels),
+        words,
+        "sparse_categorical_crossentropy",
     )
     features = np.zeros((200, 3), "float32")
     words = "an integer array"
     refused(
-        ids_model(), ks.StatefulSequence(features, 2, 8, **labels), words, "sparse_categorical_crossentropy"
+        ids_model(),
+        ks.StatefulSequence(features, 2, 8, **labels),
+        words,
+        "sparse_categorical_crossentropy",
     )
 
 
@@ -68,7 +74,10 @@ def test_other_features():
 
 
 def test_of_several_inputs_each_is_looked_at():
-    words, sizes = keras.Input((None,), dtype="int32", name="words"), keras.Input((None, 2), name="sizes")
+    words, sizes = (
+        keras.Input((None,), dtype="int32", name="words"),
+        keras.Input((None, 2), name="sizes"),
+    )
     x = layers.Concatenate()([layers.Embedding(7, 3)(words), sizes])
     base = keras.Model(
         {"words": words, "sizes": sizes}, layers.Dense(1)(layers.GRU(4, return_sequences=True)(x))

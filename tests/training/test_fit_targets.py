@@ -1,4 +1,6 @@
-"""Targets that do not fit the outputs are refused before the first step: Keras broadcasts shapes, JAX takes any id."""
+"""Targets that do not fit the outputs are refused before the first step: Keras broadcasts shapes,
+JAX takes any id.
+"""
 
 import keras
 import numpy as np
@@ -16,7 +18,10 @@ LOAD = [r[:, :1] for r in READINGS]
 
 def model_of(sequence, units=CLASSES, loss=SPARSE, ids=True, plain=False):
     entry = (
-        [keras.Input((None,), batch_size=2 if plain else None, dtype="int32"), keras.layers.Embedding(9, 3)]
+        [
+            keras.Input((None,), batch_size=2 if plain else None, dtype="int32"),
+            keras.layers.Embedding(9, 3),
+        ]
         if ids
         else [keras.Input((None, 2), batch_size=2 if plain else None)]
     )
@@ -60,7 +65,9 @@ class Source(list):
 def test_a_target_that_is_no_class(made, wrong):
     sequence = MADE[made](with_target(wrong), resets=True)
     told = f"(?s)no class for. Received: id {wrong}.*0 to {CLASSES - 1}"
-    with pytest.raises(Exception, match=told):  # TensorFlow wraps what a stream raises as it is read
+    with pytest.raises(
+        Exception, match=told
+    ):  # TensorFlow wraps what a stream raises as it is read
         model_of(sequence).fit(sequence, verbose=0)
     if made != "a stream":
         with pytest.raises(ValueError, match=told):
@@ -89,7 +96,10 @@ def test_ids_that_are_no_class_and_no_target_either(kind, made):
     loss, arguments, documents = SPARSE, {}, with_target(8, step=0)
     if kind == "without weight":
         documents = IDS
-        arguments = {"targets": with_target(-1), "sample_weight": [np.ones(60), np.arange(60) != 59]}
+        arguments = {
+            "targets": with_target(-1),
+            "sample_weight": [np.ones(60), np.arange(60) != 59],
+        }
     elif kind == "ignored":
         documents, arguments = IDS, {"targets": with_target(-1)}
         loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True, ignore_class=-1)
@@ -106,11 +116,13 @@ def test_ids_that_are_no_class_and_no_target_either(kind, made):
 
 SHAPES = {
     "three outputs for one column": (3, "mse", {"targets": LOAD}, r"a `Dense\(1\)`"),
-    "one output for a horizon": (1, "mse", {"targets": LOAD, "target_offset": [1, 4]}, r"a `Dense\(2\)`"),
+    "one output for a "
+    "horizon": (1, "mse", {"targets": LOAD, "target_offset": [1, 4]}, r"a `Dense\(2\)`"),
     "one output for two columns": (1, "mae", {"targets": READINGS}, r"a `Dense\(2\)`"),
     "a loss object": (3, keras.losses.Huber(), {"targets": LOAD}, r"a `Dense\(1\)`"),
     "a loss in a dict": (3, {"out": "mse"}, {"targets": LOAD}, r"a `Dense\(1\)`"),
-    "ids for categorical": (CLASSES, "categorical_crossentropy", {"targets": IDS}, "SparseCategorical"),
+    "ids for "
+    "categorical": (CLASSES, "categorical_crossentropy", {"targets": IDS}, "SparseCategorical"),
 }  # fmt: skip
 
 
@@ -124,8 +136,10 @@ def test_targets_of_another_shape_than_the_output(case, plain):
 
 
 WEIGHTED = {
-    "binary ids": (1, "binary_crossentropy", {"targets": [i[:55] % 2 for i in IDS]}, r"t.astype\('float32'\)"),
-    "a label for each document": (1, "binary_crossentropy", {"targets": [0, 1]}, r"t.astype\('float32'\)"),
+    "binary "
+    "ids": (1, "binary_crossentropy", {"targets": [i[:55] % 2 for i in IDS]}, r"t.astype\('float32'\)"),
+    "a label for each "
+    "document": (1, "binary_crossentropy", {"targets": [0, 1]}, r"t.astype\('float32'\)"),
     "ignored ids": (
         CLASSES, keras.losses.SparseCategoricalCrossentropy(ignore_class=-1), {"targets": [i[:55] for i in IDS]},
         "t != -1",
@@ -135,7 +149,9 @@ WEIGHTED = {
 
 @pytest.mark.parametrize("case", WEIGHTED)
 def test_losses_that_weights_would_make_wrong(case):
-    """Keras takes the mean over time before it weighs, or divides by the share of steps that count once more."""
+    """Keras takes the mean over time before it weighs, or divides by the share of steps that count
+    once more.
+    """
     units, loss, arguments, told = WEIGHTED[case]
     documents = [r[:55] for r in READINGS]
     sequence = ks.StatefulSequence(documents, 2, 10, resets=True, **arguments)
@@ -152,8 +168,16 @@ OUTPUTS = {
         {"a": LOAD, "b": LOAD},
         r'keras.Model\(inputs, {"a": ..., "b": ...}\)',
     ),
-    "one target for a list": (lambda a, b: [a, b], LOAD, r'keras.Model\(inputs, {"a": ..., "b": ...}\)'),
-    "one target for a dict": (lambda a, b: {"a": a, "b": b}, LOAD, r'`targets={"a": ..., "b": ...}`'),
+    "one target for a list": (
+        lambda a, b: [a, b],
+        LOAD,
+        r'keras.Model\(inputs, {"a": ..., "b": ...}\)',
+    ),
+    "one target for a dict": (
+        lambda a, b: {"a": a, "b": b},
+        LOAD,
+        r'`targets={"a": ..., "b": ...}`',
+    ),
     "a key that no output has": (
         lambda a, b: {"a": a, "b": b},
         {"a": LOAD, "c": LOAD},
@@ -178,12 +202,20 @@ def test_targets_of_other_outputs(case):
 FITTING = {
     "one column": (1, "mse", {"targets": LOAD}),
     "a scalar target": (1, "mse", {"targets": [r[:, 0] for r in READINGS]}),
-    "binary ids": (1, keras.losses.BinaryCrossentropy(from_logits=True), {"targets": [i % 2 for i in IDS]}),
+    "binary ids": (
+        1,
+        keras.losses.BinaryCrossentropy(from_logits=True),
+        {"targets": [i % 2 for i in IDS]},
+    ),
     "a horizon of one column": (2, "mse", {"targets": LOAD, "target_offset": [1, 4]}),
     "two columns": (2, "mse", {"targets": READINGS}),
     "ids": (CLASSES, SPARSE, {"targets": IDS}),
     "ids of one column": (CLASSES, SPARSE, {"targets": [i[:, None] for i in IDS]}),
-    "one's own loss": (3, lambda y, p: keras.ops.mean(keras.ops.square(p - y), -1), {"targets": LOAD}),
+    "one's own loss": (
+        3,
+        lambda y, p: keras.ops.mean(keras.ops.square(p - y), -1),
+        {"targets": LOAD},
+    ),
 }
 
 

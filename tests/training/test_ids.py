@@ -1,4 +1,6 @@
-"""Ids that no `Embedding` of the model knows are refused before the first step: on JAX they would be NaN, and no error."""
+"""Ids that no `Embedding` of the model knows are refused before the first step: on JAX they would
+be NaN, and no error.
+"""
 
 import keras
 import numpy as np
@@ -54,7 +56,9 @@ def test_an_id_beyond_the_embedding_is_refused(method, make, wrong):
     model = compiled(sequence)
     before = [np.array(w) for w in model.get_weights()]
     told = f"does not know. Received: id {wrong}(.|\n)*knows 0 to {KNOWN - 1}"
-    with pytest.raises(Exception, match=told):  # TensorFlow wraps what a source raises as it is read
+    with pytest.raises(
+        Exception, match=told
+    ):  # TensorFlow wraps what a source raises as it is read
         getattr(model, method)(sequence, verbose=0)
     if make is not MADE["a stream"] and make is not MADE["a source"]:
         for now, was in zip(model.get_weights(), before, strict=True):
@@ -70,7 +74,8 @@ def test_ids_that_it_knows_are_read(make):
 def test_the_place_is_named():
     sequence = ks.StatefulSequence(with_id(8, document=1, step=7), 2, 10, resets=True)
     with pytest.raises(
-        ValueError, match=r"id 8; the first such in document 1 at time step 7(.|\n)*input_dim=9 or more"
+        ValueError,
+        match=r"id 8; the first such in document 1 at time step 7(.|\n)*input_dim=9 or more",
     ):
         compiled(sequence).fit(sequence, verbose=0)
 
@@ -78,7 +83,9 @@ def test_the_place_is_named():
 @pytest.mark.parametrize("boundary", ["align", "pack", "ignore"])
 def test_an_id_that_is_only_ever_a_target_needs_no_row(boundary):
     ends = (
-        [np.append(GOOD, KNOWN), np.append(GOOD, KNOWN)] if boundary != "ignore" else np.append(GOOD, KNOWN)
+        [np.append(GOOD, KNOWN), np.append(GOOD, KNOWN)]
+        if boundary != "ignore"
+        else np.append(GOOD, KNOWN)
     )
     sequence = ks.StatefulSequence(ends, 2, 10, boundary=boundary, resets=True)
     assert np.isfinite(compiled(sequence).fit(sequence, verbose=0).history["loss"][0])
@@ -116,7 +123,9 @@ def test_each_input_has_its_own_embedding():
             [keras.layers.Embedding(9, 3)(words), keras.layers.Embedding(2, 2)(tags)]
         )
         h = keras.layers.GRU(4, return_sequences=True)(h)
-        return keras.Model({"words": words, "tags": tags}, keras.layers.Dense(9, activation="softmax")(h))
+        return keras.Model(
+            {"words": words, "tags": tags}, keras.layers.Dense(9, activation="softmax")(h)
+        )
 
     def read(words, tags):
         sequence = ks.StatefulSequence(

@@ -1,4 +1,6 @@
-"""A task that only resets at exactly the right step make solvable: all inputs are alike, the target is the time step."""
+"""A task that only resets at exactly the right step make solvable: all inputs are alike, the target
+is the time step.
+"""
 
 import keras
 import numpy as np
@@ -12,7 +14,14 @@ def sequence(boundary):
     lengths = np.random.default_rng(0).integers(2, LONGEST + 1, 256)
     same, steps = [np.ones(n, "int32") for n in lengths], [np.arange(n) for n in lengths]
     return ks.StatefulSequence(
-        same, 8, 16, targets=steps, boundary=boundary, resets=True, shuffle=boundary == "pack", seed=1
+        same,
+        8,
+        16,
+        targets=steps,
+        boundary=boundary,
+        resets=True,
+        shuffle=boundary == "pack",
+        seed=1,
     )
 
 
@@ -30,7 +39,9 @@ def accuracy(boundary):
     resets = "step" if boundary == "pack" else "window"
     model = ks.to_stateful(network, 8, resets=resets)
     model.compile(
-        keras.optimizers.Adam(0.03), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"]
+        keras.optimizers.Adam(0.03),
+        "sparse_categorical_crossentropy",
+        weighted_metrics=["accuracy"],
     )
     model.fit(data, epochs=30, verbose=0)
     return model.evaluate(data, verbose=0, return_dict=True)["accuracy"]

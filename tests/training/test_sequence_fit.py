@@ -28,7 +28,9 @@ class Recorder(keras.layers.Layer):
         self.room = room
 
     def build(self, shape):
-        self.seen = self.add_weight((self.room, ROWS), "zeros", "int32", trainable=False, name="seen")
+        self.seen = self.add_weight(
+            (self.room, ROWS), "zeros", "int32", trainable=False, name="seen"
+        )
         self.count = self.add_weight((), "zeros", "int32", trainable=False, name="count")
         self.scale = self.add_weight((), "ones", name="scale")
 
@@ -69,7 +71,9 @@ def expected(sequence, epoch, batches=None):
 
 def make(kind=list, **arguments):
     texts = documents(21, 30, 9, 14)
-    return StatefulSequence(kind(texts), ROWS, WINDOW, targets=[d + 1.0 for d in texts], **arguments)
+    return StatefulSequence(
+        kind(texts), ROWS, WINDOW, targets=[d + 1.0 for d in texts], **arguments
+    )
 
 
 def epochs_of(sequence, count):
@@ -122,7 +126,9 @@ def test_validation_and_training_do_not_disturb_each_other():
     model, recorder = recording_model()
     model.fit(sequence, validation_data=held_out, epochs=2, verbose=0)
     seen = recorder.take()
-    assert seen == [rows for e in range(2) for rows in expected(sequence, e) + expected(held_out, 0)]
+    assert seen == [
+        rows for e in range(2) for rows in expected(sequence, e) + expected(held_out, 0)
+    ]
 
 
 def test_evaluate_and_predict_read_in_order():
@@ -147,7 +153,9 @@ def test_resets_arrive_with_their_batch():
     model.compile(keras.optimizers.SGD(0.0), "mse")
     recorder.take()
     model.fit(sequence, verbose=0)
-    assert recorder.take() == [sequence.reset_mask(i).astype(int).tolist() for i in range(len(sequence))]
+    assert recorder.take() == [
+        sequence.reset_mask(i).astype(int).tolist() for i in range(len(sequence))
+    ]
 
 
 @pytest.mark.skipif(

@@ -1,4 +1,6 @@
-"""`fit` on a `StatefulStream`: nothing lost to what Keras reads ahead, resets where documents start."""
+"""`fit` on a `StatefulStream`: nothing lost to what Keras reads ahead, resets where documents
+start.
+"""
 
 import keras
 import numpy as np
@@ -48,8 +50,12 @@ class StopAfter(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("last", [0, 2, 10])
 def test_a_fit_that_was_stopped_goes_on_where_it_was(last):
-    """What was trained on is not read again, what was only read ahead is: each step has the number of its document's."""
-    steps = [np.arange(n, dtype="float32")[:, None] for n in (23, 9, 15, 4, 30, 1, 8, 12, 17, 3, 3, 40)]
+    """What was trained on is not read again, what was only read ahead is: each step has the number
+    of its document's.
+    """
+    steps = [
+        np.arange(n, dtype="float32")[:, None] for n in (23, 9, 15, 4, 30, 1, 8, 12, 17, 3, 3, 40)
+    ]
     source = [{"x": s, "y": s + 1} for s in steps]
     stream = ks.StatefulStream(source, 3, 7, targets="y", resets=True, steps_per_epoch=12)
     x = keras.Input((None, 1), name="x")

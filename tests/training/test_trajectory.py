@@ -1,6 +1,7 @@
 """Law 2: training losses are those of an LSTM in plain NumPy that resets and steps by hand.
 
-The reference is the same on every backend, so equality with it to 5e-5 makes the backends agree to 1e-4.
+The reference is the same on every backend, so equality with it to 5e-5 makes the backends agree to
+1e-4.
 """
 
 import keras
@@ -108,7 +109,9 @@ def test_however_the_step_is_compiled(arguments):
     x, y, weight, resets = problem(6, "window", seed=2)
     model = ks.to_stateful(network(), ROWS, resets="window")
     wanted = by_hand(model, x, y, weight, resets, 0.3)
-    np.testing.assert_allclose(trained(model, [x, resets], y, weight, 0.3, **arguments), wanted, atol=2e-5)
+    np.testing.assert_allclose(
+        trained(model, [x, resets], y, weight, 0.3, **arguments), wanted, atol=2e-5
+    )
 
 
 @pytest.mark.skipif(
@@ -145,7 +148,10 @@ def test_fit_in_mixed_precision_follows_float32():
     wanted = by_hand(model, x, y, weight, resets, 0.3)
     without_state = by_hand(model, x, y, weight, np.ones_like(resets), 0.3)
     got = trained(model, [x, resets], y, weight, 0.3)
-    assert np.abs(np.subtract(got, wanted)).max() < 0.2 * np.abs(np.subtract(without_state, wanted)).max()
+    assert (
+        np.abs(np.subtract(got, wanted)).max()
+        < 0.2 * np.abs(np.subtract(without_state, wanted)).max()
+    )
 
 
 @pytest.mark.parametrize(

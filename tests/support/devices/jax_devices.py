@@ -37,7 +37,12 @@ def four_devices(data_parallel):
 
 
 def state_variables(model):
-    return [v for layer in model.layers if hasattr(layer, "state_variables") for v in layer.state_variables()]
+    return [
+        v
+        for layer in model.layers
+        if hasattr(layer, "state_variables")
+        for v in layer.state_variables()
+    ]
 
 
 def assert_states_lie_with_their_rows(model, distribution):
@@ -105,9 +110,9 @@ def test_plain_stateful_layers_with_the_callback(data_parallel):
         )
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
         data = sequence(resets=False)
-        losses = model.fit(data, epochs=2, verbose=0, callbacks=[ks.ResetStatesCallback(data)]).history[
-            "loss"
-        ]
+        losses = model.fit(
+            data, epochs=2, verbose=0, callbacks=[ks.ResetStatesCallback(data)]
+        ).history["loss"]
         return losses, model.get_layer("plain").states
 
     wanted, _ = run()
@@ -138,7 +143,9 @@ def test_a_layout_of_the_users_own_stays():
 
 
 @pytest.mark.parametrize("inside", [True, False])
-def test_documents_and_generation_are_those_of_one_device(one_device, four_devices, data_parallel, inside):
+def test_documents_and_generation_are_those_of_one_device(
+    one_device, four_devices, data_parallel, inside
+):
     def outcome(model):
         return {
             **ks.evaluate_documents(model, DOCUMENTS[:3]),
@@ -157,7 +164,9 @@ def test_validation_by_documents_that_do_not_divide(data_parallel):
     def run():
         data = sequence()
         model = compiled(data)
-        return model.fit(data, verbose=0, callbacks=[ks.ValidateDocuments(DOCUMENTS[:5])]).history["val_loss"]
+        return model.fit(data, verbose=0, callbacks=[ks.ValidateDocuments(DOCUMENTS[:5])]).history[
+            "val_loss"
+        ]
 
     wanted = run()
     with data_parallel.scope():
@@ -217,7 +226,9 @@ def test_processes_without_a_distribution_are_refused(monkeypatch):
 
 
 class Steps(keras.callbacks.Callback):
-    """The loss of every step, and where the states lie before the first; after `stop` steps an error."""
+    """The loss of every step, and where the states lie before the first; after `stop` steps an
+    error.
+    """
 
     def __init__(self, distribution=None, stop=None):
         super().__init__()

@@ -43,6 +43,8 @@ with ks.preserve_states(model):
 np.testing.assert_array_equal(ks.get_states(model)["first"][0], states["first"][0])
 
 data, folder = sequence(shard=(process, 2), seed=3), Path(f"{reference}.backup")
-with pytest.raises(ValueError, match="Received: 2 processes of jax.distributed"):  # in both: none waits
+with pytest.raises(
+    ValueError, match="Received: 2 processes of jax.distributed"
+):  # in both: none waits
     model.fit(data, verbose=0, callbacks=[ks.ResumeTraining(folder, data)])
 assert not folder.exists()

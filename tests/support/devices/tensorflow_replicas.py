@@ -41,7 +41,9 @@ def test_two_replicas_equal_one_device(one_device, two_replicas):
 def test_states_stay_with_their_replica(one_device, two_replicas):
     for layer in ("first", "second"):
         wanted = ks.get_states(one_device[0])[layer]
-        for variable, whole in zip(two_replicas[0].get_layer(layer).state_variables(), wanted, strict=True):
+        for variable, whole in zip(
+            two_replicas[0].get_layer(layer).state_variables(), wanted, strict=True
+        ):
             upper, lower = (v.numpy() for v in variable.value.values)
             np.testing.assert_allclose(upper, whole[: ROWS // 2], atol=1e-5)
             np.testing.assert_allclose(lower, whole[ROWS // 2 :], atol=1e-5)
@@ -104,7 +106,9 @@ def test_what_replicas_cannot_do_is_refused(strategy, two_replicas):
     data = sequence()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     with strategy.scope():
-        with pytest.raises(ValueError, match=r"batch_size=7 .* of 2 replicas. Take a multiple of 2"):
+        with pytest.raises(
+            ValueError, match=r"batch_size=7 .* of 2 replicas. Take a multiple of 2"
+        ):
             ks.to_stateful(network(), 7)
         model = ks.to_stateful(network(), data)
     outside = ks.to_stateful(network(), data)
@@ -129,7 +133,9 @@ def test_what_replicas_cannot_do_is_refused(strategy, two_replicas):
 def test_resuming_replicas_is_refused(two_replicas, tmp_path):
     data = sequence(shuffle=True, seed=3)
     resume = ks.ResumeTraining(tmp_path / "backup", data)
-    with pytest.raises(ValueError, match="Received: 2 replicas of MirroredStrategy. Train in one process"):
+    with pytest.raises(
+        ValueError, match="Received: 2 replicas of MirroredStrategy. Train in one process"
+    ):
         two_replicas[0].fit(data, verbose=0, callbacks=[resume])
     assert not (tmp_path / "backup").exists()
 
@@ -137,7 +143,10 @@ def test_resuming_replicas_is_refused(two_replicas, tmp_path):
 def test_plain_stateful_layers_are_refused(strategy):
     with strategy.scope():
         model = keras.Sequential(
-            [keras.Input((None, 2), batch_size=4), keras.layers.GRU(3, stateful=True, return_sequences=True)]
+            [
+                keras.Input((None, 2), batch_size=4),
+                keras.layers.GRU(3, stateful=True, return_sequences=True),
+            ]
         )
         model.compile("sgd", "mse")
     data = ks.StatefulSequence(np.ones((500, 2)), 8, 8, targets=np.ones((500, 3)))

@@ -46,7 +46,9 @@ def trained(dropout: float = 0.0, shard=(0, 1), **arguments) -> tuple:
 
 
 def assert_same(got: tuple, wanted: tuple) -> None:
-    """Losses, metrics and states; these change from row to row, so a row in the wrong place would show."""
+    """Losses, metrics and states; these change from row to row, so a row in the wrong place would
+    show.
+    """
     for name, values in wanted[1].items():
         np.testing.assert_allclose(got[1][name], values, rtol=1e-5, atol=1e-6, err_msg=name)
     a, b = ks.get_states(got[0]), ks.get_states(wanted[0])
