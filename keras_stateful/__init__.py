@@ -8,7 +8,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from keras_stateful.foundation.version import __version__
 
 _HOME = {
     "ResetStatesCallback": "training.resets",

@@ -20,13 +20,6 @@ def is_tf_dataset(value: Any) -> bool:
     return type(value).__module__.startswith("tensorflow") and hasattr(value, "as_numpy_iterator")
 
 
-def fits(shape: tuple, wanted: tuple) -> bool:
-    """Whether a shape is the one wanted, None in which is any size."""
-    return len(shape) == len(wanted) and all(
-        w in (None, s) for s, w in zip(shape, wanted, strict=True)
-    )
-
-
 def as_document(name: str, item: Any, encode: Callable | None) -> dict[str | None, np.ndarray]:
     """One document of a source as arrays by name; the name is None where it is a single array."""
     if encode is not None:

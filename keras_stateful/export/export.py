@@ -15,7 +15,6 @@ from typing import Any
 
 import keras
 
-import keras_stateful
 from keras_stateful.carry.rewrite import parts_of
 from keras_stateful.carry.vocabulary import input_vocabulary, reads_as_logits
 from keras_stateful.conversion.step_model import StepModel, initial_states, to_step_model
@@ -23,6 +22,7 @@ from keras_stateful.export import check, writers
 from keras_stateful.export.single_step import has_time, is_mixed, single_step
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.version import __version__
 from keras_stateful.session import manifest
 from keras_stateful.session.manifest import FORMATS, Manifest, State, Tensor
 from keras_stateful.session.runtimes import Runtime, open_runtime
@@ -244,7 +244,7 @@ def _describe(
         )
         for i, (name, path) in enumerate(zip(step.state_names, step.state_paths, strict=True))
     ]
-    versions = {"keras_stateful": keras_stateful.__version__, "keras": keras.__version__}
+    versions = {"keras_stateful": __version__, "keras": keras.__version__}
     versions |= {"trained_with": keras.backend.backend(), "exported_with": backend}
     return Manifest(
         artifact_format=artifact_format,

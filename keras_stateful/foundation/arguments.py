@@ -1,6 +1,7 @@
-"""Whole numbers as arguments: Python's and NumPy's alike, no bool. NumPy only."""
+"""Arguments that every room reads alike: whole numbers, words of a list, shapes. NumPy only."""
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,12 @@ import numpy as np
 def whole_number(
     name: str, value: Any, least: int, *, alternative: str = "", unit: str = ""
 ) -> int:
-    """A size, index or seed, as an `int`.
+    """Checks a size, index or seed and returns it as an `int`: Python's and NumPy's alike, no bool.
 
     Args:
-        name: how errors call it.
+        name: name of the argument, used in error messages.
         value: anything with `__index__`, but for a bool.
-        least: the smallest that is right.
+        least: the smallest value allowed.
         alternative: what else the argument may be, in words.
         unit: what is counted, in words.
 
@@ -25,8 +26,8 @@ def whole_number(
     number = _index(value)
     if number is None:
         raise TypeError(
-            f"`{name}` must be an int{' ' * bool(alternative)}{alternative}. Received: "
-            f"{name}={value!r}."
+            f"`{name}` must be an int{' ' * bool(alternative)}{alternative}. "
+            f"Received: {name}={value!r}."
         )
     if number < least:
         counted = f", in {unit}" if unit else ""
@@ -41,3 +42,29 @@ def _index(value: Any) -> int | None:
         return operator.index(value)
     except TypeError:
         return None
+
+
+def one_of(name: str, value: Any, choices: Sequence[str], remedy: str = "") -> str:
+    """Checks that an argument is one of a few words and returns it.
+
+    Args:
+        name: name of the argument, used in error messages.
+        value: what was given.
+        choices: the words allowed.
+        remedy: what to do instead, a sentence.
+
+    Raises:
+        ValueError: any other value.
+    """
+    if isinstance(value, str) and value in choices:
+        return value
+    *most, last = [f'"{choice}"' for choice in choices]
+    words = f"{', '.join(most)} or {last}" if most else last
+    raise ValueError(f"`{name}` must be {words}. Received: {name}={value!r}. {remedy}".rstrip())
+
+
+def fits(shape: tuple, pattern: tuple) -> bool:
+    """True if a shape has the sizes of a pattern, in which None stands for any size."""
+    return len(shape) == len(pattern) and all(
+        size in (None, actual) for actual, size in zip(shape, pattern, strict=True)
+    )

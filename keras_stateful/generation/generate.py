@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.arrays import fits
+from keras_stateful.foundation.arguments import fits
 from keras_stateful.generation.request import Request, read_request
 from keras_stateful.generation.sampling import next_ids
 

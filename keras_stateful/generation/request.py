@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.arrays import fits
-from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.arguments import fits, whole_number
 from keras_stateful.generation.sampling import row_uniforms
 
 

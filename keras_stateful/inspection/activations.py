@@ -11,8 +11,8 @@ from keras import ops
 from keras_stateful.carry.states import LayerState, find_states, sync
 from keras_stateful.carry.vocabulary import input_vocabulary
 from keras_stateful.conversion.convert import to_inference
-from keras_stateful.data.arrays import fits
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.arguments import fits
 
 
 def record_states(

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.arrays import fits
+from keras_stateful.foundation.arguments import fits
 from keras_stateful.session.manifest import State, Tensor
 
 

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_stateful.data.arrays import fits
 from keras_stateful.data.ids import Classes
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.arguments import fits
 
 _SPARSE = (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
 _ELEMENTWISE = (

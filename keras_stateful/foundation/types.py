@@ -1,0 +1,8 @@
+"""Names for what passes from room to room, where Python has no type of its own for it. No imports."""
+
+from typing import Any, TypeAlias
+
+# A tensor of the backend, or a `keras.KerasTensor` that stands for one in a graph.
+Tensor: TypeAlias = Any
+# Arrays or tensors in tuples, lists and dicts, as Keras takes inputs, targets and weights.
+Structure: TypeAlias = Any
