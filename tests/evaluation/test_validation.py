@@ -5,46 +5,20 @@ mean what they say.
 import keras
 import numpy as np
 import pytest
-from test_trajectory import StepLosses
+from small_trainings import (
+    HELD_OUT,
+    IDS,
+    TRAIN,
+    documents,
+    in_one_call,
+    loss_by_hand,
+    model_for,
+    network,
+    sequence,
+)
+from step_callbacks import StepLosses
 
 import keras_stateful as ks
-
-IDS = 7
-
-
-def documents(lengths, seed=0):
-    rng = np.random.default_rng(seed)
-    return [rng.integers(1, IDS, n) for n in lengths]
-
-
-TRAIN, HELD_OUT = documents([23, 40, 31, 9, 17, 28]), documents([12, 33, 21], seed=1)
-
-
-def network(rows=None, stateful=False, mask_zero=False):
-    return keras.Sequential(
-        [
-            keras.Input((None,), batch_size=rows, dtype="int32"),
-            keras.layers.Embedding(IDS, 4, mask_zero=mask_zero),
-            keras.layers.LSTM(5, return_sequences=True, stateful=stateful),
-            keras.layers.Dense(IDS, activation="softmax"),
-        ]
-    )
-
-
-def sequence(docs=TRAIN, resets=True, **kwargs):
-    return ks.StatefulSequence(docs, 3, 8, resets=resets, **kwargs)
-
-
-def model_for(kind, resets=True, mask_zero=False):
-    keras.utils.set_random_seed(3)
-    if kind == "plain":
-        model = network(3, stateful=True, mask_zero=mask_zero)
-    else:
-        model = ks.to_stateful(network(mask_zero=mask_zero), sequence(resets=resets))
-    model.compile(
-        keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy", weighted_metrics=["accuracy"]
-    )
-    return model
 
 
 def run(kind, validation, epochs=3, **fit):
@@ -120,26 +94,6 @@ def test_the_callback_takes_the_sequence_that_fit_reads(kind):
         return steps.losses
 
     assert losses(give=False) == losses(give=True)
-
-
-def in_one_call(plain, document):
-    """Outputs of a stateless model for a document; what stands behind it changes nothing, and one
-    shape is compiled.
-    """
-    padded = np.pad(document, (0, 40 - len(document)), mode="wrap")
-    return plain.predict_on_batch(padded[None])[0][: len(document)]
-
-
-def loss_by_hand(model, docs):
-    """Mean over real time steps of the cross-entropy, each document in one long call of the plain
-    model.
-    """
-    plain = ks.to_stateless(model)
-    losses = []
-    for d in docs:
-        p = in_one_call(plain, d)
-        losses.append(-np.log(p[np.arange(len(d) - 1), d[1:]]))
-    return losses
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,7 +1,7 @@
 """The catalogue of bad input: models that cannot be converted, on the backend at hand.
 
-The rest of it needs no backend: `once/test_catalogue_data.py` and `once/test_catalogue_use.py`. The
-arguments of `fit` stand with the law that they would break: `test_fit_arguments.py`.
+The rest of it needs no backend: `test_catalogue_data.py` and `test_catalogue_use.py`. The arguments
+of `fit` stand with the law that they would break: `tests/training/test_fit_arguments.py`.
 """
 
 import keras

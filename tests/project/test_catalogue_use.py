@@ -1,6 +1,4 @@
-"""The catalogue of bad input: states, whole documents, generation, export, and sessions of exported
-models.
-"""
+"""The catalogue of bad input: states, whole documents, generation, export and sessions."""
 
 import hashlib
 import json

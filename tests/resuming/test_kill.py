@@ -13,7 +13,7 @@ from pathlib import Path
 
 import keras
 import pytest
-import test_resume as resume
+import resumed_trainings as resume
 
 
 def start(folder: Path) -> subprocess.Popen:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
-from test_resume import (
+from resumed_trainings import (
     BACKEND,
     DATA,
     ROWS,

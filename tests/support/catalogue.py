@@ -1,6 +1,4 @@
-"""What a refusal must say. The tables of bad input: `test_catalogue.py`,
-`once/test_catalogue_*.py`.
-"""
+"""What a refusal must say. The tables of bad input are `tests/project/test_catalogue_*.py`."""
 
 from collections.abc import Callable
 from typing import NamedTuple

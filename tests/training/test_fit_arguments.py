@@ -6,17 +6,11 @@ import re
 import keras
 import numpy as np
 import pytest
-from test_validation import HELD_OUT, IDS, TRAIN, documents, model_for, network, sequence
+from small_trainings import HELD_OUT, IDS, TRAIN, documents, model_for, network, sequence
+from step_callbacks import NoStep
 
 import keras_stateful as ks
 from keras_stateful.training import checks
-
-
-class NoStep(keras.callbacks.Callback):
-    """Fails where a step is trained: errors must come before."""
-
-    def on_train_batch_end(self, batch, logs=None):
-        pytest.fail("a step was trained before the error")
 
 
 def arrays(rows=9):

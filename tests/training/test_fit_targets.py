@@ -5,7 +5,7 @@ JAX takes any id.
 import keras
 import numpy as np
 import pytest
-from test_fit_arguments import NoStep
+from step_callbacks import NoStep
 
 import keras_stateful as ks
 

@@ -4,64 +4,12 @@ import keras
 import numpy as np
 import pytest
 from keras.src.trainers import data_adapters
+from recording_models import ROWS, WINDOW, Recorder, numbered_documents, recording_model
 from zoo import Source
 
 from keras_stateful.data.sequence import StatefulSequence
-from keras_stateful.training import checks
 
-ROWS, WINDOW = 2, 4
 pytestmark = pytest.mark.usefixtures("readers_without_state")
-
-
-@pytest.fixture
-def readers_without_state(monkeypatch):
-    """What records batches here carries no state, which `fit` refuses otherwise."""
-    monkeypatch.setattr(checks, "check_reader", lambda sequence, call: None)
-
-
-@keras.saving.register_keras_serializable(package="tests")
-class Recorder(keras.layers.Layer):
-    """Keeps the first id of each row, in the order in which the compiled steps saw them."""
-
-    def __init__(self, room=64, **kwargs):
-        super().__init__(**kwargs)
-        self.room = room
-
-    def build(self, shape):
-        self.seen = self.add_weight(
-            (self.room, ROWS), "zeros", "int32", trainable=False, name="seen"
-        )
-        self.count = self.add_weight((), "zeros", "int32", trainable=False, name="count")
-        self.scale = self.add_weight((), "ones", name="scale")
-
-    def call(self, x):
-        here = keras.ops.arange(self.room)[:, None] == keras.ops.convert_to_tensor(self.count)
-        seen = keras.ops.convert_to_tensor(self.seen)
-        self.seen.assign(keras.ops.where(here, keras.ops.cast(x[:, 0], "int32")[None], seen))
-        self.count.assign(
-            self.count + 1 + 0 * keras.ops.cast(x[0, 0], "int32")
-        )  # only where there is a batch
-        return keras.ops.cast(x, "float32")[..., None] * self.scale
-
-    def take(self):
-        """What was seen since the last time."""
-        count = int(keras.ops.convert_to_numpy(self.count))
-        seen = keras.ops.convert_to_numpy(self.seen)[:count]
-        self.count.assign(0)
-        return seen.tolist()
-
-
-def recording_model(**compile_arguments):
-    inputs = keras.Input((WINDOW,), batch_size=ROWS, dtype="int32", name="x")
-    recorder = Recorder()
-    model = keras.Model(inputs, recorder(inputs))
-    model.compile(keras.optimizers.SGD(0.0), "mse", **compile_arguments)
-    recorder.take()
-    return model, recorder
-
-
-def documents(*lengths):
-    return [np.arange(n) + 1000 * (d + 1) for d, n in enumerate(lengths)]
 
 
 def expected(sequence, epoch, batches=None):
@@ -70,7 +18,7 @@ def expected(sequence, epoch, batches=None):
 
 
 def make(kind=list, **arguments):
-    texts = documents(21, 30, 9, 14)
+    texts = numbered_documents(21, 30, 9, 14)
     return StatefulSequence(
         kind(texts), ROWS, WINDOW, targets=[d + 1.0 for d in texts], **arguments
     )

@@ -5,9 +5,8 @@ start.
 import keras
 import numpy as np
 import pytest
-from test_sequence_fit import ROWS, WINDOW, documents, readers_without_state, recording_model  # noqa: F401
-from test_validation import documents as texts
-from test_validation import loss_by_hand, network
+from recording_models import ROWS, WINDOW, numbered_documents, recording_model
+from small_trainings import documents, loss_by_hand, network
 
 import keras_stateful as ks
 
@@ -17,7 +16,7 @@ LENGTHS = (21, 30, 9, 14, 33)
 @pytest.mark.parametrize("steps", [None, 4])
 @pytest.mark.usefixtures("readers_without_state")
 def test_fit_loses_and_repeats_no_batch(steps):
-    docs = documents(*LENGTHS)
+    docs = numbered_documents(*LENGTHS)
     both = [{"x": d, "y": d + 1.0} for d in docs]
     data = ks.StatefulStream(lambda: iter(both), ROWS, WINDOW, targets="y", steps_per_epoch=steps)
     model, recorder = recording_model()
@@ -70,7 +69,7 @@ def test_a_fit_that_was_stopped_goes_on_where_it_was(last):
 @pytest.mark.parametrize("kind", ["window", "step", "callback"])
 def test_the_loss_of_each_later_pass_is_the_mean_over_real_steps(kind):
     keras.utils.set_random_seed(3)
-    docs = texts([23, 31, 9, 17, 28])
+    docs = documents([23, 31, 9, 17, 28])
     data = ks.StatefulStream(
         docs, 3, 8, boundary="pack" if kind == "step" else "align", resets=kind != "callback"
     )

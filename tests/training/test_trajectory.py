@@ -8,26 +8,11 @@ import keras
 import numpy as np
 import pytest
 from numpy_lstm import NumpyLSTM
+from step_callbacks import StepLosses
 
 import keras_stateful as ks
 
 ROWS, TIME, FEATURES, UNITS, OUTPUTS = 4, 6, 3, 5, 2
-
-
-class StepLosses(keras.callbacks.Callback):
-    """The loss of each step, from the running mean that Keras shows."""
-
-    def __init__(self):
-        super().__init__()
-        self.losses = []
-
-    def on_epoch_begin(self, epoch, logs=None):
-        self.total = 0.0
-
-    def on_train_batch_end(self, batch, logs=None):
-        total = float(logs["loss"]) * (batch + 1)
-        self.losses.append(total - self.total)
-        self.total = total
 
 
 def problem(steps, kind, seed=0):
