@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import ArrayLike
 
 from keras_stateful.carry.layers import Carry
 from keras_stateful.foundation import devices, keras_internals
+from keras_stateful.foundation.rows import row_indices
 
 
 class LayerState(NamedTuple):
@@ -147,7 +149,7 @@ def set_states(model: keras.Model, states: dict[str, list[Any]]) -> None:
             devices.write(variable, ops.cast(ops.convert_to_tensor(array), variable.dtype))
 
 
-def reset_states(model: keras.Model, rows: Any = None) -> None:
+def reset_states(model: keras.Model, rows: ArrayLike | None = None) -> None:
     """Sets the recurrent states to the initial state: all rows, or the given ones.
 
     The initial state is the cell's own `get_initial_state`, zeros for Keras's cells; where the
@@ -193,22 +195,9 @@ def write_initial(layer_states: list[LayerState], mask: np.ndarray | None) -> No
             variable.assign(value)
 
 
-def _row_mask(rows: Any, batch_size: int) -> np.ndarray:
-    rows = np.asarray(rows)
-    if rows.dtype == bool:
-        if rows.shape != (batch_size,):
-            raise ValueError(
-                f"`rows` as a mask must have shape ({batch_size},). Received: shape {rows.shape}."
-            )
-        return rows
-    numbers = rows.ndim == 1 and (not rows.size or rows.dtype.kind in "iu")
-    if not numbers or (rows.size and (rows.min() < 0 or rows.max() >= batch_size)):
-        raise ValueError(
-            f"`rows` must be a list of row indices from 0 to {batch_size - 1}, or a bool mask. "
-            f"Received: {rows.tolist()}."
-        )
+def _row_mask(rows: ArrayLike, batch_size: int) -> np.ndarray:
     mask = np.zeros(batch_size, bool)
-    mask[rows.astype(int)] = True
+    mask[row_indices(rows, batch_size)] = True
     return mask
 
 

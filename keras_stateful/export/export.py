@@ -24,6 +24,7 @@ from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.version import __version__
 from keras_stateful.session import manifest
+from keras_stateful.session.artifact import list_files
 from keras_stateful.session.manifest import FORMATS, Manifest, State, Tensor
 from keras_stateful.session.runtimes import Runtime, open_runtime
 
@@ -260,7 +261,7 @@ def _describe(
 
 def _finish(told: Manifest, directory: Path) -> Manifest:
     """Adds the files' checksums and writes the manifest."""
-    files = tuple(f for f in manifest.list_files(directory) if f.path != manifest.FILE_NAME)
+    files = tuple(f for f in list_files(directory) if f.path != manifest.FILE_NAME)
     told = replace(told, files=files)
     manifest.write_manifest(told, directory)
     return told

@@ -10,31 +10,6 @@ from keras_stateful.foundation.arguments import fits
 from keras_stateful.session.manifest import State, Tensor
 
 
-def row_indices(rows: Any, batch_size: int, *, repeats: bool = False) -> np.ndarray:
-    """`rows` of a session of so many rows as indices; `repeats`: whether they may."""
-    index = np.asarray(rows)
-    if index.dtype == bool and index.ndim == 1:
-        if index.shape != (batch_size,):
-            raise ValueError(
-                "`rows` as a mask must have one value for each row. Received: shape "
-                f"{index.shape}; the session has batch_size={batch_size}."
-            )
-        index = np.flatnonzero(index)
-    if index.ndim != 1 or index.dtype.kind not in "iu" or not len(index):
-        raise ValueError(
-            "`rows` must be None, a bool mask, or a list of at least one row index. Received: "
-            f"rows={rows!r}."
-        )
-    if index.min() < 0 or index.max() >= batch_size:
-        raise ValueError(
-            f"`rows` names a row that does not exist. Received: rows={rows!r}; the session has "
-            f"rows 0 to {batch_size - 1}. `load_session(directory, batch_size=...)` sets how many."
-        )
-    if not repeats and len(np.unique(index)) != len(index):
-        raise ValueError(f"`rows` must name each row once. Received: rows={rows!r}.")
-    return index.astype(np.intp)
-
-
 def by_input(x: Any, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, Any]]:
     """What the user gave as `x`, beside the input that it is for."""
     names = [t.name for t in inputs]

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.session.manifest import Manifest, ManifestError
+from keras_stateful.session.json_fields import ManifestError
+from keras_stateful.session.manifest import Manifest
 
 
 class Runtime:

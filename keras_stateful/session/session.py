@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.foundation.arguments import whole_number
-from keras_stateful.session.inputs import as_state, by_input, checked, row_indices
-from keras_stateful.session.manifest import Manifest, Tensor, read_artifact, read_manifest
+from keras_stateful.foundation.rows import row_indices
+from keras_stateful.session.artifact import read_artifact
+from keras_stateful.session.inputs import as_state, by_input, checked
+from keras_stateful.session.manifest import Manifest, Tensor, read_manifest
 from keras_stateful.session.runtimes import Runtime, check_names, open_runtime
 
 States = dict[str, list[np.ndarray]]
@@ -54,7 +56,7 @@ def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
     batch_size = whole_number("batch_size", batch_size, 1)
     directory = Path(directory)
     manifest = read_manifest(directory)
-    content = read_artifact(directory, manifest)
+    content = read_artifact(directory, manifest.files, manifest.entry)
     runtime = open_runtime(manifest.artifact_format, content, directory / manifest.entry)
     check_names(manifest, runtime)
     return Session(manifest, runtime, batch_size)
@@ -352,7 +354,10 @@ class Session:
     def _rows(self, rows: Any, *, repeats: bool = False) -> np.ndarray | None:
         """Row indices, or None for all."""
         self._open()
-        return None if rows is None else row_indices(rows, self.batch_size, repeats=repeats)
+        if rows is None:
+            return None
+        remedy = "`load_session(directory, batch_size=...)` sets how many a session has."
+        return row_indices(rows, self.batch_size, repeats=repeats, least=1, remedy=remedy)
 
 
 def _spread(array: np.ndarray, index: np.ndarray, rows: int) -> np.ndarray:

@@ -1,0 +1,119 @@
+"""The files of an exported directory: size and SHA-256, read only where both agree."""
+
+import hashlib
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from keras_stateful.session.json_fields import ManifestError, in_json, text, whole
+
+_HEXADECIMAL = frozenset("0123456789abcdef")
+
+
+def path_below(key: str, value: Any) -> str:
+    """Reads a path that cannot lead out of the directory, on any system."""
+    path = text(key, value)
+    parts = path.split("/")
+    if "\\" in path or "\0" in path or ":" in path or any(p in ("", ".", "..") for p in parts):
+        raise ManifestError(
+            f"A file of the artifact must lie below the directory. Received: {path[:80]!r}."
+        )
+    return path
+
+
+def _sha256(key: str, value: Any) -> str:
+    digest = text(key, value)
+    if len(digest) != 64 or set(digest) - _HEXADECIMAL:
+        raise ManifestError(f"`{key}` must be 64 hexadecimal digits. Received: {digest[:80]!r}.")
+    return digest
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of the artifact.
+
+    Attributes:
+        path: below the directory, with `/`.
+        size: bytes.
+        sha256: in hexadecimal.
+    """
+
+    path: str = field(metadata=in_json(path_below))
+    size: int = field(metadata=in_json(whole(0, 2**63)))
+    sha256: str = field(metadata=in_json(_sha256))
+
+
+def list_files(directory: Path) -> tuple[File, ...]:
+    """All files below a directory, with size and SHA-256."""
+    files = []
+    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
+        data = path.read_bytes()
+        relative = PurePosixPath(path.relative_to(directory)).as_posix()
+        files.append(File(relative, len(data), hashlib.sha256(data).hexdigest()))
+    return tuple(files)
+
+
+def read_artifact(directory: Path, files: tuple[File, ...], entry: str) -> bytes:
+    """Checks size and SHA-256 of every file of an artifact.
+
+    Args:
+        directory: where they lie.
+        files: what the manifest says of them.
+        entry: path of the file that the runtime opens, or of a directory.
+
+    Returns:
+        The bytes of the entry, those that were checked; for a directory none.
+
+    Raises:
+        ValueError: a file that is missing, truncated or altered.
+    """
+    content = b""
+    for file in files:
+        path = Path(directory, *file.path.split("/"))
+        data = _checked_bytes(path, file)
+        if file.path == entry:
+            content = data
+    return content
+
+
+def _checked_bytes(path: Path, file: File) -> bytes:
+    def check_size(path: Path, size: int) -> None:
+        if size != file.size:
+            raise ManifestError(
+                f"{path} is not the file that was exported. Received: {size} bytes; the manifest "
+                f"says {file.size}. It was truncated or replaced: copy the whole directory again."
+            )
+
+    try:
+        data = bytes_of(path, check_size)
+    except OSError as error:
+        raise ManifestError(
+            f"{path} is listed in the manifest and cannot be read ({error.strerror or error}). "
+            "Copy the whole directory, not the manifest alone."
+        ) from error
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        raise ManifestError(
+            f"{path} is not the file that was exported: its SHA-256 differs from the manifest's. "
+            "It was altered, or belongs to another model: copy the whole directory again, or "
+            "export again."
+        )
+    return data
+
+
+def bytes_of(path: Path, check_size: Callable[[Path, int], None]) -> bytes:
+    """Reads a regular file: a pipe or a device might never end.
+
+    Args:
+        path: the file.
+        check_size: called with the path and its size in bytes before a byte is read.
+
+    Raises:
+        OSError: no file, no regular one, or one that cannot be read.
+    """
+    info = path.stat()
+    if not stat.S_ISREG(info.st_mode):
+        raise OSError(f"not a regular file: {stat.filemode(info.st_mode)}")
+    check_size(path, info.st_size)
+    return path.read_bytes()

@@ -1,0 +1,183 @@
+"""JSON objects as dataclasses: each field says how its value is read, checked and written.
+
+    @dataclass(frozen=True)
+    class File:                                                 {
+        path: str = field(metadata=in_json(path_below))  ◀──▶     "path": "model.onnx",
+        size: int = field(metadata=in_json(size))        ◀──▶     "size": 8192
+                                                                }
+
+`decode` goes from right to left and trusts nothing: what it gives has passed every field's reader,
+and whatever else a file may hold is a `ManifestError`. `encode` goes from left to right.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from keras_stateful.foundation.arguments import one_of
+
+LONGEST_TEXT = 1024  # characters
+_READING = "json"  # the key of a `_Reading` in the metadata of a dataclass field
+
+Record = TypeVar("Record")
+# Reads the value of a JSON key: `read(key, value, *fields that were read before)`.
+Reader = Callable[..., Any]
+
+
+class ManifestError(ValueError):
+    """A directory that is not, or no longer, what `export_step_model` wrote."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reading:
+    """How a field of a dataclass stands in JSON; see `in_json`."""
+
+    read: Reader
+    write: Callable[[Any], Any]
+    key: str | None
+    inside: str | None
+    after: tuple[str, ...]
+    omit_none: bool
+
+
+def in_json(
+    read: Reader,
+    *,
+    write: Callable[[Any], Any] = lambda value: value,
+    key: str | None = None,
+    inside: str | None = None,
+    after: tuple[str, ...] = (),
+    omit_none: bool = False,
+) -> dict[str, Any]:
+    """Metadata of a dataclass field that stands in JSON.
+
+    A field with a default takes null, too, and may be missing: both give the default.
+
+    Args:
+        read: from the JSON value to the field's, or a `ManifestError`.
+        write: from the field's value to one that `json.dump` takes.
+        key: its key in JSON; None for the name of the field.
+        inside: the key of an object around it, which fields may share.
+        after: earlier fields whose values `read` needs, too.
+        omit_none: None is written as nothing, rather than as null.
+    """
+    return {_READING: _Reading(read, write, key, inside, after, omit_none)}
+
+
+def decode(cls: type[Record], source: dict[str, Any]) -> Record:
+    """Reads a JSON object as a dataclass whose fields are `in_json`.
+
+    Raises:
+        ManifestError: a key that is missing, or a value that its field does not take.
+    """
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        reading: _Reading = field.metadata[_READING]
+        key = reading.key or field.name
+        holder = source
+        if reading.inside is not None:
+            holder = record(reading.inside, source.get(reading.inside))
+        value = holder.get(key)
+        if value is None and field.default is not dataclasses.MISSING:
+            values[field.name] = field.default
+        else:
+            before = (values[name] for name in reading.after)
+            values[field.name] = reading.read(key, value, *before)
+    return cls(**values)
+
+
+def encode(instance: Any) -> dict[str, Any]:
+    """What `decode` reads and `json.dump` takes, keys in the order of the fields."""
+    source: dict[str, Any] = {}
+    for field in dataclasses.fields(instance):
+        reading: _Reading = field.metadata[_READING]
+        value = getattr(instance, field.name)
+        if value is None and reading.omit_none:
+            continue
+        holder = source if reading.inside is None else source.setdefault(reading.inside, {})
+        holder[reading.key or field.name] = None if value is None else reading.write(value)
+    return source
+
+
+def anything(key: str, value: Any) -> Any:
+    """Reads whatever JSON holds."""
+    return value
+
+
+def record(key: str, value: Any) -> dict[str, Any]:
+    """Reads an object."""
+    return _of_type(key, value, dict)
+
+
+def text(key: str, value: Any) -> str:
+    """Reads a string of a length that a name or a path may have."""
+    value = _of_type(key, value, str)
+    if len(value) > LONGEST_TEXT:
+        raise ManifestError(f"`{key}` is too long. Received: {len(value)} characters.")
+    return value
+
+
+def flag(key: str, value: Any) -> bool:
+    """Reads true or false."""
+    return _of_type(key, value, bool)
+
+
+def any_whole(key: str, value: Any) -> int:
+    """Reads a whole number."""
+    return _of_type(key, value, int)
+
+
+def whole(least: int, below: int) -> Reader:
+    """A reader of whole numbers from `least` on, below `below`."""
+
+    def read(key: str, value: Any) -> int:
+        number = any_whole(key, value)
+        if not least <= number < below:
+            raise ManifestError(
+                f"`{key}` must be from {least} to {below - 1}. Received: {_shortened(number)}."
+            )
+        return number
+
+    return read
+
+
+def word(choices: tuple[str, ...]) -> Reader:
+    """A reader of one of a few words."""
+
+    def read(key: str, value: Any) -> str:
+        value = text(key, value)
+        try:
+            return one_of(key, value, choices)
+        except ValueError as error:
+            raise ManifestError(str(error)) from None
+
+    return read
+
+
+def list_in_json(cls: type[Record], most: int, *, inside: str | None = None) -> dict[str, Any]:
+    """Metadata of a field of dataclasses: in JSON a list of at most `most` objects."""
+
+    def read(key: str, value: Any) -> tuple[Record, ...]:
+        entries = _of_type(key, value, list)
+        if len(entries) > most:
+            raise ManifestError(
+                f"`{key}` has too many entries. Received: {len(entries)}; at most {most}."
+            )
+        if not all(isinstance(entry, dict) for entry in entries):
+            raise ManifestError(f"`{key}` must hold objects.")
+        return tuple(decode(cls, entry) for entry in entries)
+
+    return in_json(read, write=lambda instances: [encode(i) for i in instances], inside=inside)
+
+
+def _of_type(key: str, value: Any, kind: type) -> Any:
+    # To Python, true and false are whole numbers; to JSON they are not.
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ManifestError(
+            f"`{key}` is missing or of a wrong type. Received: {_shortened(value)}."
+        )
+    return value
+
+
+def _shortened(value: Any) -> str:
+    return repr(value)[:60]
