@@ -174,25 +174,3 @@ def _known_targets(offsets: tuple[int, ...]) -> str:
         "so with `known = ~np.isnan(targets)` (one bool per time step) "
         f"`sample_weight=np.append({' & '.join(parts)}, np.zeros({reach}))` for each document"
     )
-
-
-def refuse_id(
-    name: str, values: np.ndarray, size: int, place: tuple[int, int] | None = None
-) -> None:
-    """Raises for an array with an id that the model's `Embedding` does not know; the place is
-    document and time step.
-    """
-    low, high = int(values.min()), int(values.max())
-    wrong = low if low < 0 else high
-    where = (
-        "" if place is None else f"; the first such in document {place[0]} at time step {place[1]}"
-    )
-    remedy = (
-        "Number the ids from 0."
-        if low < 0
-        else f"Give the Embedding input_dim={high + 1} or more, or encode with the vocabulary that the model was built for."
-    )
-    raise ValueError(
-        f"`{name}` holds an id that the model's Embedding does not know. Received: id "
-        f"{wrong}{where}; the Embedding knows 0 to {size - 1}. {remedy}"
-    )

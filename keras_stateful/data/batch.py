@@ -1,7 +1,7 @@
 """How a batch is put together: arrays by name, the reset mask, targets and weights; its signature
 and its checksum. NumPy only.
 
-A signature is a batch of `(shape, dtype)` pairs in place of arrays.
+A signature is a batch with a `Spec` in place of each array.
 """
 
 import itertools
@@ -10,9 +10,12 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from keras_stateful.foundation.types import Structure
 
 
 def assemble(inputs: dict, mask: Any, targets: dict, weights: dict | None) -> tuple:
@@ -49,40 +52,22 @@ def no_resets(rows: int, window: int, boundary: str) -> np.ndarray:
 # Signatures
 
 
-def output_specs(shape: tuple, output: Any, offsets: int | None) -> tuple[tuple, tuple]:
-    """Shape and dtype of an output's targets, and of its weights.
+@dataclass(frozen=True)
+class Spec:
+    """Shape and dtype of one array of a batch; a leaf for `keras.tree`."""
 
-    Args:
-        shape: `(batch, time)`.
-        output: a `targets.Target` or `source.Output`, with `shape` of the values at one time step,
-            `dtype` and `lifted`.
-        offsets: how many there is an axis for; None for no such axis. A loss
-            `(batch, time, offsets)` broadcasts weights.
-    """
-    axis, weights_axis = ((), ()) if offsets is None else ((offsets,), (1,))
-    targets = (*shape, *axis, *output.shape, *(1,) * output.lifted)
-    return (targets, output.dtype), ((*shape, *weights_axis), np.dtype("float32"))
+    shape: tuple[int, ...]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of such an array."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
-def map_specs(make: Callable, signature: Any) -> Any:
-    """A batch of `make(shape, dtype)` with this signature."""
-    if isinstance(signature, dict):
-        return {k: map_specs(make, v) for k, v in signature.items()}
-    if len(signature) == 2 and isinstance(signature[1], np.dtype):
-        return make(*signature)
-    return tuple(map_specs(make, v) for v in signature)
-
-
-def spec_bytes(signature: Any) -> int:
+def spec_bytes(signature: Structure) -> int:
     """Bytes of a batch with this signature."""
-    sizes: list[int] = []
-    map_specs(lambda shape, dtype: sizes.append(math.prod(shape) * dtype.itemsize), signature)
-    return sum(sizes)
-
-
-def zeros(signature: Any) -> Any:
-    """A batch of zeros with this signature."""
-    return map_specs(np.zeros, signature)
+    return sum(spec.nbytes for spec in _leaves(signature))
 
 
 # Whole passes

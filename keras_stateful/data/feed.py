@@ -13,9 +13,8 @@ from typing import Any
 import keras
 from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
-from keras_stateful.data.batch import map_specs, spec_bytes
+from keras_stateful.data.batch import spec_bytes
 from keras_stateful.foundation import keras_internals
-from keras_stateful.training import checks
 
 _PREFETCH = 2
 _SMALL = (
@@ -43,7 +42,7 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         return False
 
     def signature(self) -> tuple:
-        """A batch of `(shape, dtype)` pairs in place of arrays."""
+        """A batch with a `Spec` in place of each array."""
         raise NotImplementedError
 
     def __iter__(self) -> Iterator[tuple]:
@@ -91,7 +90,11 @@ class Batches(keras.utils.PyDataset, DataAdapter):
     def _check_reader(self) -> keras_internals.TrainerCall | None:
         call = keras_internals.trainer_call()
         if call is not None:
-            checks.check_reader(self, call)
+            # The one exception to the order of imports: data are read before anything is trained
+            # on, and only here does a training meet what it reads.
+            from keras_stateful.training.checks import check_reader
+
+            check_reader(self, call)
         return call
 
     def get_numpy_iterator(self) -> Iterator[tuple]:
@@ -130,8 +133,10 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         # Where the end comes unforeseen, Keras's step runs once more, without a batch: had the rows
         # a static number, it would count them in the mean of the loss (Keras 3.14 to 3.15).
         endless = self.num_batches is None
-        signature = map_specs(
-            lambda shape, dtype: tf.TensorSpec((None, *shape[1:]) if endless else shape, dtype),
+        signature = keras.tree.map_structure(
+            lambda spec: tf.TensorSpec(
+                (None, *spec.shape[1:]) if endless else spec.shape, spec.dtype
+            ),
             self.signature(),
         )
         dataset = tf.data.Dataset.from_generator(self.read_pass, output_signature=signature)

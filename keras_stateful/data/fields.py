@@ -19,9 +19,9 @@ from keras_stateful.data.arrays import (
     finite,
     fits_int32,
     out_dtype,
-    refuse_id,
     refuse_not_finite,
 )
+from keras_stateful.data.ids import IdRange, Vocabulary
 from keras_stateful.data.layout import Spans
 
 # Features in memory up to this size are searched for NaN at once, others as they are read.
@@ -94,39 +94,30 @@ class Field:
         """
         return None
 
-    def ids_within(self, size: int) -> bool | None:
-        """Whether all ids are from 0 to `size - 1`; None where a search would take long."""
+    def ids_within(self, allowed: IdRange) -> bool | None:
+        """True if all ids are allowed; None where a search would take long."""
         if self._id_range is None:
             self._id_range = self._search_ids()
-        return (
-            None if self._id_range is None else self._id_range[0] >= 0 and self._id_range[1] < size
-        )
+        return None if self._id_range is None else allowed.holds(*self._id_range)
 
-    def check_ids(self, size: int, lengths: np.ndarray) -> bool:
-        """Looks for ids that an Embedding of `size` does not know, in the first `lengths` steps of
-        each document.
+    def check_ids(self, vocabulary: Vocabulary, lengths: np.ndarray) -> bool:
+        """Refuses ids that a model does not know, in the first `lengths` steps of each document.
 
         Returns:
-            Whether there was a search; False where it would take long.
+            True if the documents were searched; False where that would take long.
         """
-        within = self.ids_within(size)
+        within = self.ids_within(vocabulary)
         if within is None:
             return False
-        if within or size in self._sizes:
+        if within or vocabulary.size in self._sizes:
             return True
         for document, steps in enumerate(lengths.tolist()):
-            values = self.read(document, 0, steps)
-            if steps and (values.min() < 0 or values.max() >= size):
-                bad = ((values < 0) | (values >= size)).reshape(steps, -1).any(1)
-                refuse_id(self.name, values, size, (document, int(bad.argmax())))
-        self._sizes.add(size)
+            ids = self.read(document, 0, steps)
+            if not vocabulary.holds_all(ids):
+                step = int(vocabulary.wrong_steps(ids[None])[0].argmax())
+                vocabulary.refuse(self.name, ids, (document, step))
+        self._sizes.add(vocabulary.size)
         return True
-
-    def check_batch(self, size: int, found: np.ndarray, spans: Spans) -> None:
-        """The same for what was read of some spans, `(rows, window, ...)`."""
-        if found.min() < 0 or found.max() >= size:
-            bad = np.any(((found < 0) | (found >= size)).reshape(*found.shape[:2], -1), axis=-1)
-            refuse_id(self.name, found, size, place(spans, np.asarray(bad)))
 
     @property
     def immediate(self) -> bool:

@@ -13,7 +13,7 @@ from keras_stateful.data.batch import checksum, in_order, spec_bytes
 from keras_stateful.data.corpus import open_corpus
 from keras_stateful.data.feed import Batches
 from keras_stateful.data.fields import Lazy
-from keras_stateful.data.ids import Classes, with_id_targets
+from keras_stateful.data.ids import Classes, of_id_targets
 from keras_stateful.data.plan import Plan, Settings, piece_limit, remedies
 from keras_stateful.data.targets import Weights, open_targets
 from keras_stateful.data.windows import Windows, choose_inputs
@@ -279,7 +279,7 @@ class StatefulSequence(Batches):
         Args:
             known: the classes of each output, by its name; the name is None for a single one.
         """
-        self._windows.check_classes(with_id_targets(known, self.signature()[1]))
+        self._windows.check_classes(of_id_targets(known, self.signature()[1]))
 
     # How it is read
 
@@ -312,7 +312,7 @@ class StatefulSequence(Batches):
         return self._windows.immediate
 
     def signature(self) -> tuple:
-        """A batch of `(shape, dtype)` pairs in place of arrays."""
+        """A batch with a `Spec` in place of each array."""
         return self._windows.signature()
 
     def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.data.feed import Batches
-from keras_stateful.data.ids import Classes, with_id_targets
+from keras_stateful.data.ids import Classes, of_id_targets
 from keras_stateful.data.source import Source
 from keras_stateful.data.stream_windows import StreamWindows
 from keras_stateful.data.targets import check_label_at
@@ -236,7 +236,7 @@ class StatefulStream(Batches):
         Args:
             known: the classes of each output, by its name; the name is None for a single one.
         """
-        self._windows.classes = with_id_targets(known, self.signature()[1])
+        self._windows.classes = of_id_targets(known, self.signature()[1])
 
     def trained(self, batches: int) -> None:
         """Takes note that so many batches of the present pass were trained on; the next pass goes
@@ -272,7 +272,7 @@ class StatefulStream(Batches):
             yield item[0]
 
     def signature(self) -> tuple:
-        """A batch of `(shape, dtype)` pairs in place of arrays."""
+        """A batch with a `Spec` in place of each array."""
         return self._windows.signature()
 
     # Passes

@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.arrays import out_dtype, refuse_id
-from keras_stateful.data.batch import assemble, no_resets, output_specs
-from keras_stateful.data.ids import Classes
+from keras_stateful.data.arrays import out_dtype
+from keras_stateful.data.batch import Spec, assemble, no_resets
+from keras_stateful.data.ids import Classes, Vocabulary
 from keras_stateful.data.source import Document, Output, Source
 
 Filled = list[
@@ -54,20 +54,26 @@ class StreamWindows:
         self.classes: dict[Any, Classes] = {}  # of its outputs
 
     def signature(self) -> tuple:
-        """A batch of `(shape, dtype)` pairs in place of arrays."""
+        """A batch with a `Spec` in place of each array."""
         inputs, targets, weights = self._specs()
-        mask = (self.no_resets().shape, np.dtype(bool)) if self._resets else None
+        mask = Spec(self.no_resets().shape, np.dtype(bool)) if self._resets else None
         return assemble(inputs, mask, targets, weights)
 
     def _specs(self) -> tuple[dict, dict, dict]:
         """Shape and dtype of each input, target and weight."""
         source, shape = self._source, (len(self._rows), self._window)
         inputs = {
-            k: ((*shape, *source.like[k][0]), out_dtype("source", source.like[k][1]))
+            k: Spec((*shape, *source.like[k][0]), out_dtype("source", source.like[k][1]))
             for k in source.inputs
         }
-        offsets = len(source.offsets) if source.horizon else None
-        both = {k: output_specs(shape, o, offsets) for k, o in source.outputs.items()}
+        axis, weights_axis = ((len(source.offsets),), (1,)) if source.horizon else ((), ())
+        both = {
+            k: (
+                Spec((*shape, *axis, *o.shape, *(1,) * o.lifted), o.dtype),
+                Spec((*shape, *weights_axis), np.dtype("float32")),
+            )
+            for k, o in source.outputs.items()
+        }
         return inputs, {k: y for k, (y, _) in both.items()}, {k: w for k, (_, w) in both.items()}
 
     def no_resets(self) -> np.ndarray:
@@ -81,11 +87,11 @@ class StreamWindows:
         x, y, weights = batch
         for key, size in self.known.items():
             ids = x[key] if key is not None else x[0] if self._resets else x
-            if ids.min() < 0 or ids.max() >= size:
-                refuse_id("source" if key is None else f"source[...][{key!r}]", ids, size)
+            if not Vocabulary(size).holds_all(ids):
+                Vocabulary(size).refuse("source" if key is None else f"source[...][{key!r}]", ids)
         for key, classes in self.classes.items():
             targets, counted = (y, weights) if key is None else (y[key], weights[key])
-            bad = classes.beyond(targets, counted)
+            bad = classes.wrong_steps(targets, counted)
             if bad.any():
                 classes.refuse("targets" if key is None else f"targets[{key!r}]", targets[bad])
 
@@ -143,8 +149,8 @@ class StreamWindows:
         count.
         """
         source, (input_specs, target_specs, _) = self._source, self._specs()
-        inputs = {k: np.zeros(*spec) for k, spec in input_specs.items()}
-        targets = {k: np.zeros(*spec) for k, spec in target_specs.items()}
+        inputs = {k: np.zeros(s.shape, s.dtype) for k, s in input_specs.items()}
+        targets = {k: np.zeros(s.shape, s.dtype) for k, s in target_specs.items()}
         mask, weights = self.no_resets(), np.zeros((len(self._rows), self._window), "float32")
         for row, spans in enumerate(filled):
             for column, document, start, steps in spans:

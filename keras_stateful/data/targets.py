@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.data.arrays import is_array, out_dtype, refuse_not_finite
+from keras_stateful.data.batch import Spec
 from keras_stateful.data.corpus import Corpus, open_field
 from keras_stateful.data.fields import Field, check_laid_out
+from keras_stateful.data.ids import IdRange
 from keras_stateful.data.layout import Spans
 
 
@@ -56,11 +58,18 @@ class Target:
     def dtype(self) -> np.dtype:
         return self.labels.dtype if self.field is None else self.field.out_dtype
 
-    def ids_within(self, count: int) -> bool | None:
-        """Whether all ids are from 0 to `count - 1`; None where a search would take long."""
+    def ids_within(self, allowed: IdRange) -> bool | None:
+        """True if all ids are allowed; None where a search would take long."""
         if self.field is not None:
-            return self.field.ids_within(count)
-        return bool(self.labels.min() >= 0 and self.labels.max() < count)
+            return self.field.ids_within(allowed)
+        return allowed.holds_all(self.labels)
+
+    def specs(self, rows: int, window: int) -> tuple[Spec, Spec]:
+        """What a batch has as this target, and as its weights."""
+        # A loss `(batch, time, offsets)` broadcasts weights that have an axis of 1 there.
+        axis, weights_axis = ((len(self.offsets),), (1,)) if self.horizon else ((), ())
+        targets = (rows, window, *axis, *self.shape, *(1,) * self.lifted)
+        return Spec(targets, self.dtype), Spec((rows, window, *weights_axis), np.dtype("float32"))
 
     def weights(self, spans: Spans, rows: int, window: int, scale: float) -> np.ndarray:
         """`scale` at the steps that count, 0 elsewhere: float32 `(rows, window)`."""

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.batch import assemble, no_resets, output_specs, rows_of
+from keras_stateful.data.batch import Spec, assemble, no_resets, rows_of
 from keras_stateful.data.corpus import Corpus
 from keras_stateful.data.fields import place
-from keras_stateful.data.ids import Classes
+from keras_stateful.data.ids import Classes, Vocabulary
 from keras_stateful.data.layout import Dealt, Spans, Streams
 from keras_stateful.data.plan import Plan
 from keras_stateful.data.targets import Target, Weights
@@ -86,7 +86,9 @@ class Windows:
         self._corpus, self._inputs, self._targets, self._weights = corpus, inputs, targets, weights
         self._plan, self._boundary, self._resets, self._rows = plan, boundary, resets, rows
         self._masks: tuple[Any, Any] = (None, None)  # reset masks of some batches: which, and they
-        self._vocabulary: dict[Any, int] = {}  # of fields whose ids are checked as they are read
+        self._vocabulary: dict[
+            Any, Vocabulary
+        ] = {}  # of fields whose ids are checked as they are read
         self._classes: dict[Any, Classes] = {}  # of outputs whose targets are
         self._found_known: dict[Any, Classes] = {}  # to which the targets of a whole epoch kept
         every = {t.label_at for t in targets.values()} == {"every"}
@@ -100,15 +102,14 @@ class Windows:
         return all(f.immediate for f in fields if f is not None)
 
     def signature(self) -> tuple:
-        """A batch of `(shape, dtype)` pairs in place of arrays."""
+        """A batch with a `Spec` in place of each array."""
         shape, fields = (len(self._rows), self._plan.settings.window), self._corpus.fields
-        inputs = {k: ((*shape, *fields[k].shape), fields[k].out_dtype) for k in self._inputs}
-        mask = (no_resets(*shape, self._boundary).shape, np.dtype(bool)) if self._resets else None
+        inputs = {k: Spec((*shape, *fields[k].shape), fields[k].out_dtype) for k in self._inputs}
+        flags = no_resets(*shape, self._boundary)
+        mask = Spec(flags.shape, flags.dtype) if self._resets else None
         y, weights = {}, {}
         for key, target in self._targets.items():
-            y[key], weights[key] = output_specs(
-                shape, target, len(target.offsets) if target.horizon else None
-            )
+            y[key], weights[key] = target.specs(*shape)
         return assemble(inputs, mask, y, weights if self._weighted else None)
 
     def check_ids(self, known: dict[Any, int], lengths: np.ndarray) -> None:
@@ -122,8 +123,9 @@ class Windows:
         fields = {
             k: self._corpus.fields[k] for k in known if self._corpus.fields[k].out_dtype == np.int32
         }
+        vocabulary = {k: Vocabulary(known[k]) for k in fields}
         self._vocabulary = {
-            k: known[k] for k, f in fields.items() if not f.check_ids(known[k], lengths)
+            k: vocabulary[k] for k, f in fields.items() if not f.check_ids(vocabulary[k], lengths)
         }
 
     def check_classes(self, known: dict[Any, Classes]) -> None:
@@ -133,7 +135,7 @@ class Windows:
         Args:
             known: the classes of each output.
         """
-        within = {k: self._targets[k].ids_within(c.size) for k, c in known.items()}
+        within = {k: self._targets[k].ids_within(c) for k, c in known.items()}
         self._classes = {k: known[k] for k, inside in within.items() if not inside}
         if False in within.values() and self._classes != self._found_known:
             for i in range(self._plan.num_batches):
@@ -216,8 +218,11 @@ class Windows:
         count, rows = end - begin, (end - begin) * (high - low)
         spans = layout.spans(begin, end, low, high)
         inputs = {k: self._corpus.fields[k].batch(spans, rows, window) for k in self._inputs}
-        for key, size in self._vocabulary.items():
-            self._corpus.fields[key].check_batch(size, inputs[key], spans)
+        for key, vocabulary in self._vocabulary.items():
+            if not vocabulary.holds_all(inputs[key]):
+                bad = vocabulary.wrong_steps(inputs[key])
+                name = self._corpus.fields[key].name
+                vocabulary.refuse(name, inputs[key], place(spans, bad))
         mask = self.mask(spans, count) if self._resets else None
         y, weights = {}, {}
         for key, target in self._targets.items():
@@ -229,7 +234,7 @@ class Windows:
                      layout.spans(begin, end, low, high, shift) for shift in target.offsets]  # fmt: skip
             y[key] = target.batch(later, rows, window, weights.get(key))
             if key in self._classes:
-                bad = self._classes[key].beyond(y[key], weights.get(key))
+                bad = self._classes[key].wrong_steps(y[key], weights.get(key))
                 if bad.any():
                     self._classes[key].refuse(target.name, y[key][bad], place(spans, bad))
             if target.horizon and self._weighted:  # a loss `(batch, time, offsets)` broadcasts them

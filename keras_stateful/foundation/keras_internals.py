@@ -35,13 +35,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import keras
-import numpy as np
 from keras.src import backend as _keras_backend
 from keras.src.backend.common import global_state as _keras_state
 from keras.src.backend.common import masking as _keras_masking
 from keras.src.random import seed_generator as _keras_seeds
-
-from keras_stateful.data.batch import map_specs
 
 rnn_loop = _keras_backend.rnn
 
@@ -268,10 +265,11 @@ def batch_to_build_from(epoch_iterator: Any, replicas: int) -> Any:
     if signature is None:
         return None
 
-    def symbolic(shape: tuple, dtype: np.dtype) -> keras.KerasTensor:
-        return keras.KerasTensor((shape[0] // replicas, *shape[1:]), dtype=dtype.name)
+    def symbolic(spec: Any) -> keras.KerasTensor:
+        rows, *rest = spec.shape
+        return keras.KerasTensor((rows // replicas, *rest), dtype=spec.dtype.name)
 
-    return map_specs(symbolic, signature())
+    return keras.tree.map_structure(symbolic, signature())
 
 
 def lay_out(variable: keras.Variable, sharding: Any) -> None:

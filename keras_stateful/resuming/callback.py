@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_stateful.carry.states import sync
-from keras_stateful.data.batch import zeros
 from keras_stateful.foundation import keras_internals, kinds
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.resuming import callback_states, checkpoint, training_state
@@ -218,7 +218,10 @@ class ResumeTraining(ModelCallback):
         self._since_saving, self._due = 0, False
 
     def _restore_model(self, found: checkpoint.Checkpoint) -> None:
-        keras_internals.build_for_training(self._network, zeros(self.sequence.signature()))
+        batch = keras.tree.map_structure(
+            lambda spec: np.zeros(spec.shape, spec.dtype), self.sequence.signature()
+        )
+        keras_internals.build_for_training(self._network, batch)
         self._network.load_weights(found.weights)
         training_state.set_variables(self._network, found.run["variables"])
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_stateful.carry.vocabulary import entries, ids_known
-from keras_stateful.data.arrays import refuse_id
+from keras_stateful.data.ids import Vocabulary
 from keras_stateful.foundation import keras_internals
 from keras_stateful.training.check_targets import fits_at_a_step
 
@@ -74,10 +74,10 @@ def _paired(model: keras.Model, x: Any) -> Iterator[tuple]:
     if isinstance(x, dict):
         given = {k: spec for k, spec in x.items() if k != "resets"}
     else:
-        given = {None: x[0] if isinstance(x[0][0], tuple) else x}  # a pair has the mask behind it
+        given = {None: x[0] if isinstance(x, tuple) else x}  # a pair has the mask behind it
     for key, tensor in entries(model, list(given)).items():
         if len(tensor.shape) > 1:
-            yield (key, tensor, *given[key])
+            yield key, tensor, given[key].shape, given[key].dtype
 
 
 def _check_names(model: keras.Model, name: str, x: dict) -> None:
@@ -121,5 +121,5 @@ def check_ids_of_arrays(model: keras.Model, x: Any) -> None:
         known = getattr(model, "_ids_known", None)
         if known is None:
             known = model._ids_known = ids_known(model, [None]).get(None, 0)
-        if known and (x.min() < 0 or x.max() >= known):
-            refuse_id("x", x, known)
+        if known and not Vocabulary(known).holds_all(x):
+            Vocabulary(known).refuse("x", x)

@@ -75,7 +75,8 @@ def check_targets(model: keras.Model, name: str, sequence: Any, *, weighted: boo
     _check_keys(model, name, specs)
     classes = {}
     for output in _outputs(model, specs):
-        shape, dtype = specs[output.key] if output.key is not None else specs
+        spec = specs[output.key] if output.key is not None else specs
+        shape, dtype = spec.shape, spec.dtype
         if _one_of(output.loss, _ELEMENTWISE):
             _check_shape(name, shape, dtype, output, weighted)
         elif _one_of(output.loss, _SPARSE) and output.shape[-1] is not None:
