@@ -1,5 +1,10 @@
-"""A trained network in an application: states in, states out, one step at a time. NumPy only, no
-Keras.
+"""A trained network in an application: states in, states out, one step at a time.
 
-It may import `foundation.arguments`, and the runtime of the artifact.
+    export_step_model ─▶ directory: manifest.json  ─▶ manifest ──┐
+                                    model.onnx     ─▶ artifact ─▶ runtimes ─▶ session ◀─▶ your code
+                                                                               └─ holds the states
+
+NumPy only: an application installs this package, NumPy and the runtime of one format. It may
+import `foundation.arguments`, `foundation.rows` and `foundation.types`, and no module that imports
+Keras.
 """

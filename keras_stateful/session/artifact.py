@@ -41,7 +41,7 @@ class File:
     """
 
     path: str = field(metadata=in_json(path_below))
-    size: int = field(metadata=in_json(whole(0, 2**63)))
+    size: int = field(metadata=in_json(whole(0)))
     sha256: str = field(metadata=in_json(_sha256))
 
 

@@ -1,17 +1,31 @@
-"""What a `Session` is fed, checked: rows, inputs and states, as NumPy arrays of the artifact's
-dtypes. NumPy only.
+"""What a `Session` is fed, checked: inputs and states as arrays of the artifact's dtypes.
+
+NumPy only.
 """
 
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_stateful.foundation.arguments import fits
+from keras_stateful.foundation.types import Structure
 from keras_stateful.session.manifest import State, Tensor
 
+_NUMBERS = "biuf"  # NumPy's kinds: bool, int, unsigned int, float
 
-def by_input(x: Any, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, Any]]:
-    """What the user gave as `x`, beside the input that it is for."""
+
+def by_input(x: Structure, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, ArrayLike]]:
+    """Pairs each input of the model with what was given for it.
+
+    Args:
+        x: one array for a model of one input, else a tuple or list of them in the model's order, or
+            a dict by input name.
+        inputs: the model's inputs.
+
+    Raises:
+        ValueError: other names, or another number of arrays.
+    """
     names = [t.name for t in inputs]
     if isinstance(x, dict):
         if set(x) != set(names):
@@ -23,87 +37,137 @@ def by_input(x: Any, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, Any]]:
     if len(inputs) == 1:
         return [(inputs[0], x)]
     if not isinstance(x, (tuple, list)) or len(x) != len(inputs):
-        given = (
-            f"{type(x).__name__} of {len(x)}" if isinstance(x, (tuple, list)) else type(x).__name__
-        )
+        size = f" of {len(x)}" if isinstance(x, (tuple, list)) else ""
         raise ValueError(
-            f"`x` must be a tuple or a dict for a model of several inputs. Received: {given}; the "
-            f"inputs are {names}."
+            "`x` must be a tuple or a dict for a model of several inputs. Received: "
+            f"{type(x).__name__}{size}; the inputs are {names}."
         )
     return list(zip(inputs, x, strict=True))
 
 
-def checked(
-    tensor: Tensor, array: Any, leading: tuple[int | None, ...], batch_size: int
+def read_step(x: Structure, inputs: tuple[Tensor, ...], rows: int, batch_size: int) -> list:
+    """Checks what `Session.step` was given.
+
+    Args:
+        x: as in `Session.step`.
+        inputs: the model's inputs.
+        rows: how many rows advance.
+        batch_size: rows of the session, for error messages.
+
+    Returns:
+        One array for each input, `(rows, ...)` or, where it has a time axis, `(rows, 1, ...)`.
+
+    Raises:
+        ValueError: other inputs, a wrong shape, an id outside the vocabulary, missing values.
+        TypeError: a dtype that would lose what it says.
+    """
+    arrays = [(t, _checked(t, a, (rows,), batch_size)) for t, a in by_input(x, inputs)]
+    return [array[:, None] if tensor.time else array for tensor, array in arrays]
+
+
+def read_steps(
+    x: Structure, inputs: tuple[Tensor, ...], rows: int, batch_size: int
+) -> tuple[list[np.ndarray], int]:
+    """Checks what `Session.read` was given.
+
+    Args:
+        x: as in `Session.read`.
+        inputs: the model's inputs.
+        rows: how many rows advance.
+        batch_size: rows of the session, for error messages.
+
+    Returns:
+        One array for each input, `(rows, time, ...)` or, where it has no time axis, `(rows, ...)`;
+        and the number of time steps.
+
+    Raises:
+        ValueError: as `read_step`; no time steps; inputs of different lengths.
+        TypeError: as `read_step`.
+    """
+    arrays, length = [], None
+    for tensor, given in by_input(x, inputs):
+        axes = (rows, None) if tensor.time else (rows,)
+        array = _checked(tensor, given, axes, batch_size)
+        if tensor.time and length not in (None, array.shape[1]):
+            raise ValueError(
+                "All inputs of one `read` must have the same number of time steps. "
+                f"Received: {array.shape[1]} for {tensor.name!r}, {length} for another."
+            )
+        length = array.shape[1] if tensor.time else length
+        arrays.append(array)
+    if not length:
+        raise ValueError(
+            "`x` must have at least one time step, axis 1 of `(rows, time, ...)`. "
+            "Received: no time steps."
+        )
+    return arrays, length
+
+
+def _checked(
+    tensor: Tensor, given: ArrayLike, axes: tuple[int | None, ...], batch_size: int
 ) -> np.ndarray:
-    """One input in the artifact's dtype and, for one step, with a time axis of length 1.
+    """One input in the artifact's dtype.
 
     Args:
         tensor: the input.
-        array: what the user gave for it.
-        leading: sizes of its rows and, for `read`, of its time axis; None where any goes.
+        given: what the user gave for it.
+        axes: sizes of its rows and, for `read`, of its time axis; None where any goes.
         batch_size: the session's.
     """
     try:
-        array = np.asarray(array)
+        array = np.asarray(given)
     except ValueError as error:
         raise ValueError(f"Input {tensor.name!r} is not an array: {error}.") from None
-    wanted = leading + tensor.step_shape
-    if not fits(array.shape, wanted):
-        raise ValueError(_wrong_shape(tensor, array, wanted, leading, batch_size))
+    if not fits(array.shape, axes + tensor.step_shape):
+        raise ValueError(_wrong_shape(tensor, array, axes, batch_size))
     if array.dtype != tensor.dtype:
         _check_kind(tensor, array)
-    _check_range(tensor, array)
-    array = array.astype(tensor.dtype, copy=False)
-    return array[:, None] if tensor.time and len(leading) == 1 else array
+    if array.size:
+        _check_range(tensor, array)
+    return array.astype(tensor.dtype, copy=False)
 
 
 def _wrong_shape(
-    tensor: Tensor,
-    array: np.ndarray,
-    wanted: tuple[int | None, ...],
-    leading: tuple[int | None, ...],
-    batch_size: int,
+    tensor: Tensor, array: np.ndarray, axes: tuple[int | None, ...], batch_size: int
 ) -> str:
-    axes = ["rows", "time"][: len(leading)]
-    words = ", ".join([*axes, *("any" if d is None else str(d) for d in tensor.step_shape)])
-    words = f"({words},)" if len(wanted) == 1 else f"({words})"
-    message = f"Input {tensor.name!r} must have shape {words}. Received: shape {array.shape}"
-    if array.ndim == len(wanted) and array.shape[0] != wanted[0]:
+    """The message for a wrong shape: what it should be, and the likely cause."""
+    names = ["rows", "time"][: len(axes)]
+    sizes = [*names, *("any" if d is None else str(d) for d in tensor.step_shape)]
+    shape = f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
+    message = f"Input {tensor.name!r} must have shape {shape}. Received: shape {array.shape}"
+    if array.ndim == len(sizes) and array.shape[0] != axes[0]:
         return (
-            f"{message}, {array.shape[0]} rows for {wanted[0]}. The session has "
+            f"{message}, {array.shape[0]} rows for {axes[0]}. The session has "
             f"batch_size={batch_size}; `rows=` advances some of them, `load_session(directory, "
             "batch_size=...)` sets how many there are."
         )
-    if len(leading) == 1 and array.ndim == len(wanted) + 1:
+    if len(axes) == 1 and array.ndim == len(sizes) + 1:
         return f"{message}. `step` takes one time step without a time axis; `read` takes many."
-    if array.ndim == len(wanted) - 1:
+    if array.ndim == len(sizes) - 1:
         missing = (
-            "time axis; `step` takes one step" if len(leading) == 2 else "row axis: write `x[None]`"
+            "time axis; `step` takes one step" if len(axes) == 2 else "row axis: write `x[None]`"
         )
         return f"{message}. It may lack the {missing}."
     return f"{message}."
 
 
 def _check_kind(tensor: Tensor, array: np.ndarray) -> None:
-    from_kind, to_kind = array.dtype.kind, np.dtype(tensor.dtype).kind
-    if (
-        from_kind not in "biuf"
-        or (to_kind in "iu" and from_kind == "f")
-        or (to_kind == "b" and from_kind != "b")
-    ):
+    """Refuses dtypes that would lose what they say: text, floats for ids, numbers for flags."""
+    given, expected = array.dtype.kind, np.dtype(tensor.dtype).kind
+    if given not in _NUMBERS:
+        what = "ids" if expected in "iu" else "numbers"
+        remedy = f"Encode it first: pass {what}, as the model was trained on."
+    elif (expected in "iu" and given == "f") or (expected == "b" and given != "b"):
         remedy = f'Convert it first, e.g. `x.astype("{tensor.dtype}")`, if that loses nothing.'
-        if from_kind not in "biuf":
-            remedy = f"Encode it first: pass {'ids' if to_kind in 'iu' else 'numbers'}, as the model was trained on."
-        raise TypeError(
-            f"Input {tensor.name!r} is {tensor.dtype}. Received: dtype {array.dtype}. {remedy}"
-        )
+    else:
+        return
+    raise TypeError(
+        f"Input {tensor.name!r} is {tensor.dtype}. Received: dtype {array.dtype}. {remedy}"
+    )
 
 
 def _check_range(tensor: Tensor, array: np.ndarray) -> None:
-    """Ids must be in the vocabulary, other integers in the range of the input's dtype."""
-    if not array.size:
-        return
+    """Checks that numbers are finite, ids in the vocabulary, integers in the input's range."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(
             f"Input {tensor.name!r} is NaN or infinite, which its row would carry in its state "
@@ -126,16 +190,51 @@ def _check_range(tensor: Tensor, array: np.ndarray) -> None:
             )
 
 
-def as_state(state: State, array: Any, rows: int) -> np.ndarray:
-    """What the user gave for a state, `(rows, ...)`, a copy."""
-    array = np.asarray(array)
-    wanted = (rows, *state.shape[1:])
-    if array.shape != wanted:
+def read_states(states: Any, expected: tuple[State, ...], rows: int) -> list[np.ndarray]:
+    """Checks what `Session.set_states` was given.
+
+    Args:
+        states: as in `Session.set_states`.
+        expected: the states of the model.
+        rows: how many rows are written.
+
+    Returns:
+        Copies `(rows, ...)` in the order of `expected`.
+
+    Raises:
+        ValueError: other layers, shapes or numbers of rows.
+        TypeError: not a dict of lists of numbers.
+    """
+    if not isinstance(states, dict):
+        raise TypeError(
+            f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}."
+        )
+    layers = list(dict.fromkeys(state.layer for state in expected))
+    if set(states) != set(layers):
+        raise ValueError(
+            "`states` must have an entry for each recurrent layer. Received: "
+            f"{sorted(map(str, states))}; the session has {layers}. States of another model cannot "
+            "be used here."
+        )
+    arrays: dict[str, np.ndarray] = {}
+    for layer in layers:
+        of_layer = [state for state in expected if state.layer == layer]
+        if not isinstance(states[layer], (list, tuple)) or len(states[layer]) != len(of_layer):
+            raise ValueError(f"`states[{layer!r}]` must be a list of {len(of_layer)} arrays.")
+        for state, array in zip(of_layer, states[layer], strict=True):
+            arrays[state.name] = _state_array(state, array, rows)
+    return [arrays[state.name] for state in expected]
+
+
+def _state_array(state: State, given: ArrayLike, rows: int) -> np.ndarray:
+    array = np.asarray(given)
+    shape = (rows, *state.shape[1:])
+    if array.shape != shape:
         raise ValueError(
             f"`states[{state.layer!r}]` has an array of another shape than the session's state. "
-            f"Received: {array.shape}; it must be {wanted}. `rows=` says which rows to write."
+            f"Received: {array.shape}; it must be {shape}. `rows=` says which rows to write."
         )
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in _NUMBERS:
         raise TypeError(
             f"`states[{state.layer!r}]` must hold numbers. Received: dtype {array.dtype}."
         )

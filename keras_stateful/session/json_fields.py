@@ -3,7 +3,7 @@
     @dataclass(frozen=True)
     class File:                                                 {
         path: str = field(metadata=in_json(path_below))  ◀──▶     "path": "model.onnx",
-        size: int = field(metadata=in_json(size))        ◀──▶     "size": 8192
+        size: int = field(metadata=in_json(whole(0)))    ◀──▶     "size": 8192
                                                                 }
 
 `decode` goes from right to left and trusts nothing: what it gives has passed every field's reader,
@@ -127,15 +127,14 @@ def any_whole(key: str, value: Any) -> int:
     return _of_type(key, value, int)
 
 
-def whole(least: int, below: int) -> Reader:
+def whole(least: int, below: int | None = None) -> Reader:
     """A reader of whole numbers from `least` on, below `below`."""
 
     def read(key: str, value: Any) -> int:
         number = any_whole(key, value)
-        if not least <= number < below:
-            raise ManifestError(
-                f"`{key}` must be from {least} to {below - 1}. Received: {_shortened(number)}."
-            )
+        if number < least or (below is not None and number >= below):
+            bounds = f"{least} or more" if below is None else f"from {least} to {below - 1}"
+            raise ManifestError(f"`{key}` must be {bounds}. Received: {_shortened(number)}.")
         return number
 
     return read

@@ -1,13 +1,12 @@
 """The three runtimes behind a `Session`, each imported when an artifact of its format is loaded.
 
-A runtime turns `{input name: array}` into `{output name: array}`; it holds the weights and no
-state.
+A runtime turns `{input name: array}` into arrays by output name. It holds the weights and no state.
 """
 
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -15,36 +14,46 @@ from keras_stateful.session.json_fields import ManifestError
 from keras_stateful.session.manifest import Manifest
 
 
-class Runtime:
+class Runtime(Protocol):
     """Runs one artifact. Threads may share it once it is made by `for_session`."""
 
     def input_names(self) -> list[str]:
-        raise NotImplementedError
+        """The artifact's names of all inputs, states among them."""
+        ...
 
     def output_names(self) -> list[str]:
-        raise NotImplementedError
+        """The artifact's names of all outputs, new states among them."""
+        ...
 
-    def run(self, feeds: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
-        """Runs `feeds` once; gives the outputs named in `wanted`, arrays that nobody else writes
-        to.
+    def run(self, feeds: dict[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
+        """Runs once.
+
+        Args:
+            feeds: `{input name: array}`.
+            names: which outputs to give.
+
+        Returns:
+            The outputs in the order of `names`, arrays that nobody else writes to.
         """
-        raise NotImplementedError
+        ...
 
     def for_session(self) -> "Runtime":
-        """A runtime with the same weights that one more session may use at the same time as this
-        one.
-        """
-        return self
+        """A runtime of the same weights that one more session may use at the same time."""
+        ...
 
 
-class OnnxRuntime(Runtime):
-    """ONNX Runtime, from the bytes of the artifact."""
+class OnnxRuntime:
+    """ONNX Runtime, from the bytes of the artifact; sessions share it, as its runs may overlap."""
 
     def __init__(self, content: bytes):
-        ort = _need("onnxruntime", "onnx", "onnxruntime")
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        # From bytes, not from the path: they are those whose SHA-256 was checked.
+        onnxruntime = _import("onnxruntime", "onnx", "onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors; it warns of what exporters leave unused
+        # The one provider that is in every build: an artifact gives the same numbers anywhere.
+        self._session = onnxruntime.InferenceSession(
+            content, options, providers=["CPUExecutionProvider"]
+        )
 
     def input_names(self) -> list[str]:
         return [i.name for i in self._session.get_inputs()]
@@ -52,14 +61,15 @@ class OnnxRuntime(Runtime):
     def output_names(self) -> list[str]:
         return [o.name for o in self._session.get_outputs()]
 
-    def run(self, feeds: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
-        return self._session.run(wanted, feeds)
+    def run(self, feeds: dict[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
+        return self._session.run(names, feeds)
+
+    def for_session(self) -> "OnnxRuntime":
+        return self
 
 
-class LiteRT(Runtime):
-    """LiteRT, from the bytes of the artifact; an interpreter for each session, since it holds
-    buffers.
-    """
+class LiteRT:
+    """LiteRT, from the bytes of the artifact; an interpreter for each session: it holds buffers."""
 
     def __init__(self, content: bytes):
         self._content = content
@@ -67,6 +77,7 @@ class LiteRT(Runtime):
             warnings.simplefilter(
                 "ignore"
             )  # TensorFlow's copy of the interpreter announces its end
+            # One thread: a step is too short to be shared among several.
             self._interpreter = _litert_interpreter()(model_content=content, num_threads=1)
         self._interpreter.allocate_tensors()
         signatures = self._interpreter.get_signature_list()
@@ -74,9 +85,9 @@ class LiteRT(Runtime):
             raise ManifestError(
                 f"The artifact must have one signature. Received: {sorted(signatures)}."
             )
-        ((key, told),) = signatures.items()
+        ((key, names),) = signatures.items()
         self._runner = self._interpreter.get_signature_runner(key)
-        self._inputs, self._outputs = list(told["inputs"]), list(told["outputs"])
+        self._inputs, self._outputs = list(names["inputs"]), list(names["outputs"])
 
     def input_names(self) -> list[str]:
         return self._inputs
@@ -84,21 +95,22 @@ class LiteRT(Runtime):
     def output_names(self) -> list[str]:
         return self._outputs
 
-    def run(self, feeds: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
+    def run(self, feeds: dict[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
         results = self._runner(**feeds)
-        return [np.array(results[name]) for name in wanted]
+        # Copies: the interpreter writes its next results into the same memory.
+        return [np.array(results[name]) for name in names]
 
     def for_session(self) -> "LiteRT":
         return LiteRT(self._content)
 
 
-class SavedModel(Runtime):
-    """TensorFlow's SavedModel."""
+class SavedModel:
+    """TensorFlow's SavedModel; sessions share it."""
 
     def __init__(self, path: Path):
-        tf = _need("tensorflow", "tf_saved_model", "tensorflow")
-        self._tf = tf
-        self._model = tf.saved_model.load(str(path))
+        self._tensorflow = _import("tensorflow", "tf_saved_model", "tensorflow")
+        # The model is kept: it owns the variables that its signature reads.
+        self._model = self._tensorflow.saved_model.load(str(path))
         self._function = self._model.signatures["serving_default"]
         self._inputs = list(self._function.structured_input_signature[1])
         self._outputs = list(self._function.structured_outputs)
@@ -109,9 +121,12 @@ class SavedModel(Runtime):
     def output_names(self) -> list[str]:
         return self._outputs
 
-    def run(self, feeds: dict[str, np.ndarray], wanted: list[str]) -> list[np.ndarray]:
-        results = self._function(**{k: self._tf.constant(v) for k, v in feeds.items()})
-        return [np.array(results[name]) for name in wanted]
+    def run(self, feeds: dict[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
+        results = self._function(**{k: self._tensorflow.constant(v) for k, v in feeds.items()})
+        return [np.array(results[name]) for name in names]
+
+    def for_session(self) -> "SavedModel":
+        return self
 
 
 def open_runtime(artifact_format: str, content: bytes, path: Path) -> Runtime:
@@ -143,20 +158,20 @@ def open_runtime(artifact_format: str, content: bytes, path: Path) -> Runtime:
 
 def check_names(manifest: Manifest, runtime: Runtime) -> None:
     """Refuses an artifact that has not the tensors that its manifest names."""
-    wanted_in = {t.tensor for t in manifest.inputs} | {s.input for s in manifest.states}
-    wanted_out = {t.tensor for t in manifest.outputs} | {s.output for s in manifest.states}
-    has_in, has_out = set(runtime.input_names()), set(runtime.output_names())
+    inputs = {t.tensor for t in manifest.inputs} | {s.input for s in manifest.states}
+    outputs = {t.tensor for t in manifest.outputs} | {s.output for s in manifest.states}
+    has_inputs, has_outputs = set(runtime.input_names()), set(runtime.output_names())
     # An input that no output depends on is dropped by some exporters; `export_step_model` then
-    # refuses the model.
-    if wanted_in != has_in or not wanted_out <= has_out:
+    # refuses the model. Outputs that nobody asks for do no harm.
+    if inputs != has_inputs or not outputs <= has_outputs:
         raise ManifestError(
             "The manifest belongs to another artifact. Received: a manifest with inputs "
-            f"{sorted(wanted_in)} and outputs {sorted(wanted_out)}; the artifact has "
-            f"{sorted(has_in)} and {sorted(has_out)}. Copy the whole directory again."
+            f"{sorted(inputs)} and outputs {sorted(outputs)}; the artifact has "
+            f"{sorted(has_inputs)} and {sorted(has_outputs)}. Copy the whole directory again."
         )
 
 
-def _need(module: str, artifact_format: str, package: str) -> Any:
+def _import(module: str, artifact_format: str, package: str) -> Any:
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
@@ -167,6 +182,7 @@ def _need(module: str, artifact_format: str, package: str) -> Any:
 
 
 def _litert_interpreter() -> Any:
+    """The interpreter's class: of the small package where there is one, else TensorFlow's copy."""
     try:
         from ai_edge_litert.interpreter import Interpreter
 

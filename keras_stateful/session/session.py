@@ -1,7 +1,7 @@
-"""Runs an exported step model with NumPy in and out: no Keras, TensorFlow, JAX or torch is imported
-here.
+"""Runs an exported step model with NumPy in and out; no framework is imported.
 
-directory ─▶ manifest checked ─▶ files' SHA-256 checked ─▶ runtime opened ─▶ Session (holds the states)
+directory ─▶ manifest checked ─▶ files' SHA-256 checked ─▶ runtime opened ─▶ Session
+                                                                               └─ holds the states
 """
 
 import threading
@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.rows import row_indices
+from keras_stateful.foundation.types import Structure
 from keras_stateful.session.artifact import read_artifact
-from keras_stateful.session.inputs import as_state, by_input, checked
-from keras_stateful.session.manifest import Manifest, Tensor, read_manifest
+from keras_stateful.session.inputs import read_states, read_step, read_steps
+from keras_stateful.session.manifest import Manifest, read_manifest
 from keras_stateful.session.runtimes import Runtime, check_names, open_runtime
 
 States = dict[str, list[np.ndarray]]
@@ -100,9 +102,9 @@ class Session:
         self.batch_size = batch_size
         self._runtime: Runtime | None = runtime
         self._lock = threading.RLock()
-        self._wanted = [t.tensor for t in manifest.outputs] + [s.output for s in manifest.states]
-        self._state_names = [s.input for s in manifest.states]
-        self._block = manifest.batch_size  # rows of every run, where the artifact fixes them
+        self._input_names = [t.tensor for t in manifest.inputs] + [s.input for s in manifest.states]
+        self._output_names = [t.tensor for t in manifest.outputs]
+        self._output_names += [s.output for s in manifest.states]
         self._states: list[np.ndarray] = self._initial(batch_size)
 
     @property
@@ -110,7 +112,7 @@ class Session:
         """What `export_step_model(metadata=...)` was given."""
         return self.manifest.metadata
 
-    def step(self, x: Any, rows: Any = None) -> Any:
+    def step(self, x: Structure, rows: ArrayLike | None = None) -> Structure:
         """Advances by one time step.
 
         Args:
@@ -130,16 +132,11 @@ class Session:
         """
         with self._lock:
             index = self._rows(rows)
-            count = self.batch_size if index is None else len(index)
-            feeds = [
-                checked(t, a, (count,), self.batch_size)
-                for t, a in by_input(x, self.manifest.inputs)
-            ]
-            return self._unpack(
-                [o[:, 0] if t.time else o for t, o in self._outputs(self._advance(feeds, index))]
-            )
+            feeds = read_step(x, self.manifest.inputs, self._count(index), self.batch_size)
+            outputs = zip(self.manifest.outputs, self._advance(feeds, index), strict=True)
+            return _one_or_all([o[:, 0] if tensor.time else o for tensor, o in outputs])
 
-    def read(self, x: Any, rows: Any = None) -> Any:
+    def read(self, x: Structure, rows: ArrayLike | None = None) -> Structure:
         """Advances by many time steps: a prompt, or a packet of a signal.
 
         Args:
@@ -157,45 +154,19 @@ class Session:
         """
         with self._lock:
             index = self._rows(rows)
-            count = self.batch_size if index is None else len(index)
-            feeds, length = [], None
-            for tensor, array in by_input(x, self.manifest.inputs):
-                feed = checked(
-                    tensor, array, (count, None) if tensor.time else (count,), self.batch_size
-                )
-                if tensor.time and length not in (None, feed.shape[1]):
-                    raise ValueError(
-                        "All inputs of one `read` must have the same number of time steps. "
-                        f"Received: {feed.shape[1]} for {tensor.name!r}, {length} for another."
-                    )
-                length = feed.shape[1] if tensor.time else length
-                feeds.append(feed)
-            if not length:
-                raise ValueError(
-                    "`x` must have at least one time step, axis 1 of `(rows, time, ...)`. "
-                    "Received: no time steps."
-                )
-            collected: list[list[np.ndarray]] = [[] for _ in self.manifest.outputs]
+            feeds, length = read_steps(x, self.manifest.inputs, self._count(index), self.batch_size)
             before = self._states
             try:
-                for t in range(length):
-                    now = [
-                        f[:, t : t + 1] if i.time else f
-                        for i, f in zip(self.manifest.inputs, feeds, strict=True)
-                    ]
-                    for kept, (tensor, array) in zip(
-                        collected, self._outputs(self._advance(now, index)), strict=True
-                    ):
-                        if not tensor.time:
-                            kept.clear()
-                        kept.append(array)
-            except BaseException:
+                collected = self._chain(feeds, length, index)
+            except BaseException:  # a call that fails, or is interrupted, leaves no half of it
                 self._states = before
                 raise
-            return self._unpack([np.concatenate(kept, axis=1) if kept[0].ndim > 1 and t.time else kept[-1]
-                                 for t, kept in zip(self.manifest.outputs, collected, strict=True)])  # fmt: skip
+            outputs = zip(self.manifest.outputs, collected, strict=True)
+            return _one_or_all(
+                [np.concatenate(o, axis=1) if tensor.time else o[-1] for tensor, o in outputs]
+            )
 
-    def reset(self, rows: Any = None) -> None:
+    def reset(self, rows: ArrayLike | None = None) -> None:
         """Sets rows to the initial state. No other row's states change.
 
         Args:
@@ -206,10 +177,10 @@ class Session:
         """
         with self._lock:
             index = self._rows(rows)
-            fresh = self._initial(self.batch_size if index is None else len(index))
+            fresh = self._initial(self._count(index))
             self._states = fresh if index is None else self._merged(fresh, index)
 
-    def get_states(self, rows: Any = None) -> States:
+    def get_states(self, rows: ArrayLike | None = None) -> States:
         """The states as `keras_stateful.get_states` gives them, to park a conversation.
 
         Args:
@@ -220,14 +191,13 @@ class Session:
         """
         with self._lock:
             index = self._rows(rows)
-            found: States = {}
+            states: States = {}
             for state, array in zip(self.manifest.states, self._states, strict=True):
-                found.setdefault(state.layer, []).append(
-                    array.copy() if index is None else array[index]
-                )
-            return found
+                rows_of = array.copy() if index is None else array[index]
+                states.setdefault(state.layer, []).append(rows_of)
+            return states
 
-    def set_states(self, states: States, rows: Any = None) -> None:
+    def set_states(self, states: States, rows: ArrayLike | None = None) -> None:
         """Brings back what `get_states` gave, also from another session of the same model.
 
         Args:
@@ -240,33 +210,10 @@ class Session:
         """
         with self._lock:
             index = self._rows(rows)
-            count = self.batch_size if index is None else len(index)
-            if not isinstance(states, dict):
-                raise TypeError(
-                    "`states` must be a dict as `get_states` gives. Received: "
-                    f"{type(states).__name__}."
-                )
-            layers = list(dict.fromkeys(s.layer for s in self.manifest.states))
-            if set(states) != set(layers):
-                raise ValueError(
-                    "`states` must have an entry for each recurrent layer. Received: "
-                    f"{sorted(map(str, states))}; the session has {layers}. States of another "
-                    "model cannot be used here."
-                )
-            new: list[np.ndarray] = []
-            for layer in layers:
-                wanted = [s for s in self.manifest.states if s.layer == layer]
-                if not isinstance(states[layer], (list, tuple)) or len(states[layer]) != len(
-                    wanted
-                ):
-                    raise ValueError(f"`states[{layer!r}]` must be a list of {len(wanted)} arrays.")
-                new += [as_state(s, a, count) for s, a in zip(wanted, states[layer], strict=True)]
-            by_layer = [s for layer in layers for s in self.manifest.states if s.layer == layer]
-            in_order = {s.name: a for s, a in zip(by_layer, new, strict=True)}
-            given = [in_order[s.name] for s in self.manifest.states]
-            self._states = given if index is None else self._merged(given, index)
+            new = read_states(states, self.manifest.states, self._count(index))
+            self._states = new if index is None else self._merged(new, index)
 
-    def fork(self, rows: Any = None) -> "Session":
+    def fork(self, rows: ArrayLike | None = None) -> "Session":
         """A second session from the same point, weights shared.
 
         Args:
@@ -278,11 +225,7 @@ class Session:
         """
         with self._lock:
             index = self._rows(rows, repeats=True)
-            fork = Session(
-                self.manifest,
-                self._open().for_session(),
-                self.batch_size if index is None else len(index),
-            )
+            fork = Session(self.manifest, self._open().for_session(), self._count(index))
             fork._states = [s.copy() if index is None else s[index] for s in self._states]
             return fork
 
@@ -312,46 +255,59 @@ class Session:
         return [np.repeat(s.initial[None], rows, axis=0) for s in self.manifest.states]
 
     def _merged(self, new: list[np.ndarray], index: np.ndarray) -> list[np.ndarray]:
+        """The states with some rows replaced; arrays that were handed out stay as they are."""
         merged = [s.copy() for s in self._states]
         for whole, part in zip(merged, new, strict=True):
             whole[index] = part
         return merged
 
+    def _chain(
+        self, feeds: list[np.ndarray], length: int, index: np.ndarray | None
+    ) -> list[list[np.ndarray]]:
+        """Advances step by step; of outputs without a time axis, keeps the last step's."""
+        collected: list[list[np.ndarray]] = [[] for _ in self.manifest.outputs]
+        for t in range(length):
+            inputs = zip(self.manifest.inputs, feeds, strict=True)
+            step = [feed[:, t : t + 1] if tensor.time else feed for tensor, feed in inputs]
+            results = zip(self.manifest.outputs, self._advance(step, index), strict=True)
+            for kept, (tensor, array) in zip(collected, results, strict=True):
+                if not tensor.time:
+                    kept.clear()
+                kept.append(array)
+        return collected
+
     def _advance(self, feeds: list[np.ndarray], index: np.ndarray | None) -> list[np.ndarray]:
         """Runs one step and keeps the new states; gives the outputs of the rows asked for.
 
-        Always runs all rows: a matrix product of another number of rows rounds differently.
+        Always runs all rows, since a matrix product of another number of rows rounds differently:
+        a row's numbers must not depend on who else advances.
         """
         if index is not None:
             feeds = [_spread(f, index, self.batch_size) for f in feeds]
-        results = self._run(feeds)
+        results = self._run([*feeds, *self._states])
         count = len(self.manifest.outputs)
         outputs, states = results[:count], results[count:]
         if index is None:
             self._states = states
             return outputs
+        # The other rows read zeros, and their new states are thrown away.
         self._states = self._merged([s[index] for s in states], index)
         return [o[index] for o in outputs]
 
-    def _run(self, feeds: list[np.ndarray]) -> list[np.ndarray]:
-        named = {t.tensor: f for t, f in zip(self.manifest.inputs, feeds, strict=True)}
-        named.update(zip(self._state_names, self._states, strict=True))
-        runtime, block = self._open(), self._block
+    def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """Outputs and new states of all rows, from inputs and states."""
+        feeds = dict(zip(self._input_names, arrays, strict=True))
+        runtime, block = self._open(), self.manifest.batch_size
         if block is None or block == self.batch_size:
-            return runtime.run(named, self._wanted)
+            return runtime.run(feeds, self._output_names)
+        # The artifact takes so many rows and no others: block after block, the last one padded.
         parts = []
         for start in range(0, self.batch_size, block):
-            part = {k: _padded(v[start : start + block], block) for k, v in named.items()}
-            parts.append(runtime.run(part, self._wanted))
-        return [np.concatenate(arrays)[: self.batch_size] for arrays in zip(*parts, strict=True)]
+            part = {k: _padded(v[start : start + block], block) for k, v in feeds.items()}
+            parts.append(runtime.run(part, self._output_names))
+        return [np.concatenate(blocks)[: self.batch_size] for blocks in zip(*parts, strict=True)]
 
-    def _outputs(self, arrays: list[np.ndarray]) -> list[tuple[Tensor, np.ndarray]]:
-        return list(zip(self.manifest.outputs, arrays, strict=True))
-
-    def _unpack(self, outputs: list[np.ndarray]) -> Any:
-        return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-    def _rows(self, rows: Any, *, repeats: bool = False) -> np.ndarray | None:
+    def _rows(self, rows: ArrayLike | None, *, repeats: bool = False) -> np.ndarray | None:
         """Row indices, or None for all."""
         self._open()
         if rows is None:
@@ -359,14 +315,23 @@ class Session:
         remedy = "`load_session(directory, batch_size=...)` sets how many a session has."
         return row_indices(rows, self.batch_size, repeats=repeats, least=1, remedy=remedy)
 
+    def _count(self, index: np.ndarray | None) -> int:
+        return self.batch_size if index is None else len(index)
+
+
+def _one_or_all(outputs: list[np.ndarray]) -> Structure:
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
 
 def _spread(array: np.ndarray, index: np.ndarray, rows: int) -> np.ndarray:
+    """Some rows at their places among all, zeros elsewhere."""
     whole = np.zeros((rows, *array.shape[1:]), array.dtype)
     whole[index] = array
     return whole
 
 
 def _padded(array: np.ndarray, rows: int) -> np.ndarray:
+    """Zero rows behind the array, up to so many."""
     if len(array) == rows:
         return array
     return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
