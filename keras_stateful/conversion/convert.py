@@ -16,8 +16,9 @@ from keras_stateful.carry.rewrite import Level, Rewriter, Unconvertible
 from keras_stateful.carry.states import sync
 from keras_stateful.carry.time_axis import find_time_axis, is_recurrent
 from keras_stateful.conversion.model import StatefulModel
-from keras_stateful.foundation import devices, keras_internals, kinds
+from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.protocols import is_converted, is_sequence, resets_given
 
 if TYPE_CHECKING:
     from keras_stateful.data.sequence import StatefulSequence
@@ -284,7 +285,7 @@ def recurrent_paths(model: keras.Model) -> list[str]:
 
 def readable(model: Any, function: str) -> keras.Model:
     if not isinstance(model, keras.Model):
-        order = " The order is `to_stateful(model, sequence)`." if kinds.is_sequence(model) else ""
+        order = " The order is `to_stateful(model, sequence)`." if is_sequence(model) else ""
         raise TypeError(
             f"`model` must be a Keras model. Received: {model!r} of type "
             f"{type(model).__name__}.{order}"
@@ -338,7 +339,7 @@ def _check_all_carry(model: keras.Model, carrying: list[str]) -> None:
     axis, are not.
     """
     others = [path for path in find_time_axis(model, carrying).recurrent if path not in carrying]
-    if others and not kinds.is_converted(model):
+    if others and not is_converted(model):
         raise Unconvertible(
             "Some recurrent layers are `stateful=True` and others are not, which would start anew "
             f"in each window. Received: stateful {carrying}, not stateful {others}. Say which are "
@@ -396,8 +397,8 @@ def _paths(model: keras.Model, layers: list) -> list[str]:
 def _batch_and_resets(batch_size: Any, resets: str | None) -> tuple[int, str | None]:
     if resets not in (None, "window", "step"):
         raise ValueError(f'`resets` must be None, "window" or "step". Received: resets={resets!r}.')
-    if kinds.is_sequence(batch_size):
-        sequence, told = batch_size, kinds.resets_wanted(batch_size)
+    if is_sequence(batch_size):
+        sequence, told = batch_size, resets_given(batch_size)
         if resets not in (None, told):
             raise ValueError(
                 f"`resets` contradicts the sequence. Received: resets={resets!r}, a sequence with "

@@ -7,10 +7,11 @@ from typing import Any
 import keras
 
 from keras_stateful.carry.states import find_states, preserve_states, reset_states
-from keras_stateful.foundation import devices, keras_internals, kinds
-from keras_stateful.training import checks
-from keras_stateful.training.callback_list import lightest
-from keras_stateful.training.check_inputs import check_ids_of_arrays
+from keras_stateful.foundation import devices, keras_internals
+from keras_stateful.foundation.protocols import is_sequence, sequence_or_none
+from keras_stateful.training import check_arrays, checks
+from keras_stateful.training.callbacks import lightest
+from keras_stateful.training.check_arrays import check_ids_of_arrays, is_arrays
 from keras_stateful.training.masked_loss import masks_into_weights
 from keras_stateful.training.resets import ResetStatesCallback
 
@@ -28,7 +29,7 @@ class StatefulModel(keras.Model):
     go on from the state that the last call left. `export` is refused.
     """
 
-    _keras_stateful_model = True  # see `kinds`
+    _keras_stateful_model = True  # see `foundation.protocols`
 
     @property
     def batch_size(self) -> int:
@@ -46,22 +47,22 @@ class StatefulModel(keras.Model):
         arguments = _named(super().fit, args, kwargs)
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         validation = arguments.get("validation_data")
-        if isinstance(validation, tuple) and kinds.is_arrays(validation[0]):
+        if isinstance(validation, tuple) and is_arrays(validation[0]):
             arguments["validation_batch_size"] = (
                 arguments.get("validation_batch_size") or self.batch_size
             )
         given, ready = _callbacks(arguments)
         own = next((c for c in given if isinstance(c, ResetStatesCallback)), None)
-        checks.check_fit(self, arguments, own)
+        checks.check_fit(self, arguments, None if own is None else own.sequence)
         if ready is None:
             if own is None:
                 read = (arguments.get("x"), validation)
-                given = [ResetStatesCallback(*map(kinds.sequence_or_none, read)), *given]
+                given = [ResetStatesCallback(*map(sequence_or_none, read)), *given]
             arguments["callbacks"] = lightest(given, self, arguments)
         elif own is None:
             _insert_resets(ready, self)
         with warnings.catch_warnings():
-            if kinds.is_sequence(arguments.get("x")) and arguments["x"].num_batches is None:
+            if is_sequence(arguments.get("x")) and arguments["x"].num_batches is None:
                 warnings.filterwarnings(
                     "ignore", "Your input ran out of data"
                 )  # a stream: so its epochs end
@@ -72,9 +73,9 @@ class StatefulModel(keras.Model):
         arguments = _named(super().evaluate, args, kwargs)
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         checks.check_evaluate(self, arguments)
-        if kinds.is_sequence(arguments.get("x")) and self.resets is None:
+        if is_sequence(arguments.get("x")) and self.resets is None:
             given, ready = _callbacks(arguments)
-            if not any(map(kinds.is_reset_callback, given)):
+            if not any(isinstance(c, ResetStatesCallback) for c in given):
                 if ready is None:
                     arguments["callbacks"] = [ResetStatesCallback(), *given]
                 else:
@@ -99,7 +100,7 @@ class StatefulModel(keras.Model):
         """
         arguments = _named(super().predict, args, kwargs)
         devices.check_predict(self, find_states(self)[0].variables[0])
-        checks.check_rows_of_predict(self, arguments.get("x"), arguments.get("batch_size"))
+        check_arrays.check_rows_of_predict(self, arguments.get("x"), arguments.get("batch_size"))
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         check_ids_of_arrays(self, arguments.get("x"))
         return super().predict(**arguments)
@@ -117,19 +118,19 @@ class StatefulModel(keras.Model):
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.train_on_batch`, not on several replicas."""
         devices.check_one_step(self, "train_on_batch")
-        checks.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
+        check_arrays.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
         return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.test_on_batch`, not on several replicas."""
         devices.check_one_step(self, "test_on_batch")
-        checks.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
+        check_arrays.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
         return super().test_on_batch(*args, **kwargs)
 
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict_on_batch`, not on several replicas."""
         devices.check_one_step(self, "predict_on_batch")
-        checks.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
+        check_arrays.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
         check_ids_of_arrays(self, args[0] if args else kwargs.get("x"))
         return super().predict_on_batch(*args, **kwargs)
 
@@ -166,4 +167,4 @@ def _insert_resets(ready: keras.callbacks.CallbackList, model: StatefulModel) ->
 
 def _rows(x: Any, model: StatefulModel) -> int | None:
     """The batch size to give Keras with arrays; None where the data come in batches."""
-    return model.batch_size if kinds.is_arrays(x) else None
+    return model.batch_size if is_arrays(x) else None

@@ -30,7 +30,8 @@ class Batches(keras.utils.PyDataset, DataAdapter):
     `num_batches`.
     """
 
-    _keras_stateful_sequence = True  # see `kinds`
+    _keras_stateful_sequence = True  # see `foundation.protocols`
+    steps_per_epoch: int | None = None  # of a stream; see there
     epochs_begun = 0  # how often Keras began an epoch, or a pass within one, on these batches
 
     def read_pass(self) -> Iterator[tuple]:
@@ -39,6 +40,11 @@ class Batches(keras.utils.PyDataset, DataAdapter):
     @property
     def immediate(self) -> bool:
         """Whether batches are there at once, so that nothing is won by reading them ahead."""
+        return False
+
+    @property
+    def once(self) -> bool:
+        """True if the data can be read one time only: a stream of an iterator."""
         return False
 
     def signature(self) -> tuple:
@@ -92,7 +98,7 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         if call is not None:
             # The one exception to the order of imports: data are read before anything is trained
             # on, and only here does a training meet what it reads.
-            from keras_stateful.training.checks import check_reader
+            from keras_stateful.training.check_reader import check_reader
 
             check_reader(self, call)
         return call

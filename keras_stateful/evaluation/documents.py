@@ -17,7 +17,7 @@ from keras_stateful.data.sequence import Span, StatefulSequence
 from keras_stateful.evaluation.scoring import Scorer, fresh_compile_arguments
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.arguments import whole_number
-from keras_stateful.foundation.kinds import is_sequence, sequence_or_none
+from keras_stateful.foundation.protocols import is_sequence, sequence_or_none
 from keras_stateful.training.callbacks import check_readers_come_after
 from keras_stateful.training.check_inputs import check_ids, check_inputs
 from keras_stateful.training.check_targets import check_labels, check_targets
@@ -72,7 +72,8 @@ def evaluate_documents(
     layout = _layout(targets, target_offset, label_at, sample_weight, burn_in, encode)
     scorer = Scorer(model, sequence_length)
     reader = _Reader(model, documents, batch_size, sequence_length, layout)
-    check_targets(model, "documents", reader.sequence, weighted=True)
+    classes = check_targets(model, "documents", reader.sequence, weighted=True)
+    reader.sequence.check_classes(classes)
     if reader.masked:  # a mask weighs in Keras's loss, and is known inside the model only
         return _evaluate_one_by_one(model, documents, sequence_length, layout)
     for document, batch, row in reader.batches():
@@ -238,8 +239,16 @@ class ValidateDocuments(keras.callbacks.Callback):
         check_labels(
             sequence_or_none(arguments.get("x")), self._reader.sequence, "ValidateDocuments(...)"
         )
-        check_targets(self.model, "documents", self._reader.sequence)
+        classes = check_targets(self.model, "documents", self._reader.sequence)
+        self._reader.sequence.check_classes(classes)
         self._reader.twin.compile(**fresh_compile_arguments(self.model))
+
+    def get_state(self) -> dict[str, Any]:
+        """What `ResumeTraining` saves: nothing, since each validation starts afresh."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `get_state` gave."""
 
     def _check_fit(self, arguments: dict) -> None:
         """Nobody else writes `val_loss`, and who reads it comes later."""

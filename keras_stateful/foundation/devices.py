@@ -19,7 +19,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_stateful.foundation import keras_internals, kinds
+from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.protocols import Readable, is_converted
 
 # Rows, when a model is built
 
@@ -60,7 +61,7 @@ def graph_rows(batch_size: int, function: str) -> int:
     return batch_size // replicas
 
 
-def rows_given(sequence: Any) -> int:
+def rows_given(sequence: Readable) -> int:
     """Rows of the batches that a model gets from a sequence: those of all processes where Keras
     joins them.
     """
@@ -140,7 +141,9 @@ def _parts(variable: keras.Variable) -> tuple:
 # What cannot be, refused before the first step
 
 
-def check_data(model: keras.Model, states: list[keras.Variable], name: str, sequence: Any) -> None:
+def check_data(
+    model: keras.Model, states: list[keras.Variable], name: str, sequence: Readable | None
+) -> None:
     """Checks that what is distributed reads the rows that the user means.
 
     Args:
@@ -201,7 +204,9 @@ def whole_rows(batch_size: int) -> int:
     return -(-batch_size // _shards()) * _shards()
 
 
-def _check_jax(model: keras.Model, states: list[keras.Variable], name: str, sequence: Any) -> None:
+def _check_jax(
+    model: keras.Model, states: list[keras.Variable], name: str, sequence: Readable | None
+) -> None:
     import jax
 
     distribution, processes = _distribution(), _processes()
@@ -265,7 +270,7 @@ def _check_replicas(model: keras.Model, states: list[keras.Variable]) -> None:
             f"steps_per_execution={model.steps_per_execution} on {replicas(model)} replicas. "
             "Compile with steps_per_execution=1."
         )
-    if not kinds.is_converted(model):
+    if not is_converted(model):
         raise ValueError(
             "The states of plain `stateful=True` layers cannot be reset on each replica. Received: "
             f"{model.name!r} of {replicas(model)} replicas. Convert it, in the same scope: "

@@ -21,8 +21,9 @@ import keras
 import numpy as np
 
 from keras_stateful.carry.states import sync
-from keras_stateful.foundation import keras_internals, kinds
+from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
 from keras_stateful.resuming import callback_states, checkpoint, training_state
 from keras_stateful.resuming.fingerprint import difference, fingerprint
 from keras_stateful.training.callbacks import ModelCallback
@@ -80,9 +81,9 @@ class ResumeTraining(ModelCallback):
     ```
     """
 
-    def __init__(self, backup_dir: Any, sequence: Any, save_freq: str | int = "epoch"):
+    def __init__(self, backup_dir: Any, sequence: Readable, save_freq: str | int = "epoch"):
         super().__init__()
-        if not kinds.is_sequence(sequence):
+        if not is_sequence(sequence):
             raise TypeError(
                 "`sequence` must be a StatefulSequence or a StatefulStream: the position in other "
                 f"data cannot be restored. Received: {type(sequence).__name__}."
@@ -109,7 +110,7 @@ class ResumeTraining(ModelCallback):
         arguments = keras_internals.fit_arguments(self._network)
         self._list = arguments["callbacks"]
         self._check(arguments["x"])
-        self._validation = kinds.sequence_or_none(arguments["validation_data"])
+        self._validation = sequence_or_none(arguments["validation_data"])
         checkpoint.lock(self.directory)
         self._fingerprint = fingerprint(self._network, self.sequence, arguments["steps_per_epoch"])
         self._waiting: checkpoint.Checkpoint | None = None

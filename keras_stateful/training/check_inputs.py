@@ -1,29 +1,45 @@
-"""Whether the inputs of a sequence are those that a model takes: Keras says it late, in its own
-words, or not at all.
+"""Checks that a sequence's inputs are those that a model takes.
+
+Keras says it late, in its own words, or not at all: of a dict it takes what has no input of its
+name for another input.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import keras
-import numpy as np
 
-from keras_stateful.carry.vocabulary import entries, ids_known
-from keras_stateful.data.ids import Vocabulary
+from keras_stateful.carry.vocabulary import entries
+from keras_stateful.data.batch import Spec
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.protocols import Key, Readable
+from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.training.check_targets import fits_at_a_step
+from keras_stateful.training.model_facts import facts_of
 
 
-def check_inputs(model: keras.Model, name: str, sequence: Any) -> None:
-    """Refuses inputs of other names, of another window length or shape at a time step, and features
-    for an `Embedding`.
+class _Input(NamedTuple):
+    """An input of the model, and what the sequence gives it."""
+
+    key: Key
+    tensor: Tensor  # of the model's graph
+    spec: Spec  # of an array (batch, time, ...)
+
+    @property
+    def step(self) -> tuple[int, ...]:
+        """What the sequence gives at one time step."""
+        return self.spec.shape[2:]
+
+
+def check_inputs(model: keras.Model, name: str, sequence: Readable) -> None:
+    """Checks the names, window length and shapes of inputs, and that an `Embedding` gets ids.
 
     Of a subclassed model nothing is known.
 
     Args:
         model: the model that reads.
-        name: of the argument that gives the sequence.
-        sequence: a `StatefulSequence` or `StatefulStream`.
+        name: name of the argument that gives the sequence, used in error messages.
+        sequence: what the model reads.
 
     Raises:
         ValueError: inputs that do not fit, with the remedy.
@@ -33,93 +49,95 @@ def check_inputs(model: keras.Model, name: str, sequence: Any) -> None:
     x = sequence.signature()[0]
     if isinstance(x, dict):
         _check_names(model, name, x)
-    for key, tensor, shape, dtype in _paired(model, x):
-        window, wanted = tensor.shape[1], tuple(tensor.shape[2:])
-        if window not in (None, shape[1]):
-            raise ValueError(
-                f"The model takes windows of {window} time steps. Received: {name} with "
-                f"sequence_length={shape[1]}, the input {tensor.name!r} of shape "
-                f"{tuple(tensor.shape)}. Make the sequence with `sequence_length={window}`, or the "
-                "model with a time axis of None, `keras.Input((None, ...))`."
-            )
-        step = shape[2:]
-        if fits_at_a_step(step, wanted):
-            continue
-        known = ids_known(model, [key]).get(key)
-        if known is not None and dtype.kind == "f":
-            raise ValueError(
-                "The model looks ids up in an `Embedding`, and the corpus has features. Received: "
-                f"{name} of {dtype}, {step} at each time step. "
-                + (
-                    "Pass ids, `x.argmax(-1)`, or"
-                    if step == (known,)
-                    else "Pass ids, an integer array, or"
-                )
-                + " put a `Dense` in the place of the `Embedding`."
-            )
-        raise ValueError(
-            f"The corpus has another shape at each time step than the model. Received: {name} of "
-            f"{step}, the input {tensor.name!r} of {wanted}. "
-            + (
-                'Ids need an `Embedding` and an input `keras.Input((None,), dtype="int32")`, or '
-                "one-hot features."
-                if not step
-                else f"Make the model with `keras.Input({(None, *step)})`, or change the features."
-            )
-        )
+    for given in _inputs(model, x):
+        _check_window(name, given)
+        if not fits_at_a_step(given.step, tuple(given.tensor.shape[2:])):
+            _refuse_step(model, name, given)
 
 
-def _paired(model: keras.Model, x: Any) -> Iterator[tuple]:
-    """Key, input tensor, shape and dtype of what each input but the resets is given."""
+def check_ids(model: keras.Model, sequence: Readable) -> None:
+    """Tells a sequence which ids the model knows, which it then refuses to exceed.
+
+    On JAX an id that an `Embedding` does not know would turn into NaN, without an error.
+    """
+    x = sequence.signature()[0]
+    keys = x.keys() - {"resets"} if isinstance(x, dict) else {None}
+    known = facts_of(model).ids_known
+    sequence.check_ids({key: known[key] for key in known if key in keys})
+
+
+def _inputs(model: keras.Model, x: Structure) -> Iterator[_Input]:
+    """Each input of the model but the resets, with what it is given."""
     if isinstance(x, dict):
-        given = {k: spec for k, spec in x.items() if k != "resets"}
+        given = {key: spec for key, spec in x.items() if key != "resets"}
     else:
         given = {None: x[0] if isinstance(x, tuple) else x}  # a pair has the mask behind it
     for key, tensor in entries(model, list(given)).items():
         if len(tensor.shape) > 1:
-            yield key, tensor, given[key].shape, given[key].dtype
+            yield _Input(key, tensor, given[key])
+
+
+def _check_window(name: str, given: _Input) -> None:
+    """Refuses another window length than a model was made for, if it was made for one."""
+    window = given.tensor.shape[1]
+    if window not in (None, given.spec.shape[1]):
+        raise ValueError(
+            f"The model takes windows of {window} time steps. Received: {name} with "
+            f"sequence_length={given.spec.shape[1]}, the input {given.tensor.name!r} of shape "
+            f"{tuple(given.tensor.shape)}. Make the sequence with `sequence_length={window}`, or "
+            "the model with a time axis of None, `keras.Input((None, ...))`."
+        )
+
+
+def _refuse_step(model: keras.Model, name: str, given: _Input) -> None:
+    """Raises for an input of another shape at a time step than the model takes."""
+    vocabulary = facts_of(model).ids_known.get(given.key)
+    if vocabulary is not None and given.spec.dtype.kind == "f":
+        one_hot = given.step == (vocabulary,)
+        raise ValueError(
+            "The model looks ids up in an `Embedding`, and the corpus has features. Received: "
+            f"{name} of {given.spec.dtype}, {given.step} at each time step. "
+            + ("Pass ids, `x.argmax(-1)`, or" if one_hot else "Pass ids, an integer array, or")
+            + " put a `Dense` in the place of the `Embedding`."
+        )
+    remedy = (
+        f"Make the model with `keras.Input({(None, *given.step)})`, or change the features."
+        if given.step
+        else 'Ids need an `Embedding` and an input `keras.Input((None,), dtype="int32")`, or '
+        "one-hot features."
+    )
+    raise ValueError(
+        f"The corpus has another shape at each time step than the model. Received: {name} of "
+        f"{given.step}, the input {given.tensor.name!r} of {tuple(given.tensor.shape[2:])}. "
+        f"{remedy}"
+    )
 
 
 def _check_names(model: keras.Model, name: str, x: dict) -> None:
-    """Of a dict, Keras takes what has no input for another input, where the model's inputs are a
-    dict too.
+    """Refuses keys without an input and inputs without a key.
+
+    A model whose inputs are a list takes the keys that it has names for and leaves others out; one
+    whose inputs are a dict would take what is spare for another input.
     """
     inputs = keras_internals.functional(model).input
-    taken = (
-        set(inputs) if isinstance(inputs, dict) else {t.name for t in keras.tree.flatten(inputs)}
+    if isinstance(inputs, dict):
+        taken = set(inputs)
+        spare = sorted(set(x) - taken)
+    else:
+        taken = {tensor.name for tensor in keras.tree.flatten(inputs)}
+        spare = []
+    missing = sorted(taken - set(x))
+    if not missing and not spare:
+        return
+    remedy = (
+        f"Give the model an input for {spare}, or leave it out of the corpus (what is only a "
+        "target goes to `targets=` as arrays; with `target_offset` above 0 a key of the corpus "
+        "is an input too)."
+        if spare
+        else f"Add {missing} to the corpus, or name the inputs as its keys: "
+        "`keras.Input(..., name=...)`."
     )
-    missing, spare = (
-        sorted(taken - set(x)),
-        sorted(set(x) - taken) if isinstance(inputs, dict) else [],
+    raise ValueError(
+        f"`{name}` and the model have different inputs. Received: {name} with {sorted(x)}, the "
+        f"model with {sorted(taken)}. {remedy}"
     )
-    if missing or spare:
-        remedy = (
-            f"Give the model an input for {spare}, or leave it out of the corpus (what is only a "
-            "target goes to `targets=` as arrays; with `target_offset` above 0 a key of the corpus "
-            "is an input too)."
-            if spare
-            else f"Add {missing} to the corpus, or name the inputs as its keys: `keras.Input(..., name=...)`."
-        )
-        raise ValueError(
-            f"`{name}` and the model have different inputs. Received: {name} with {sorted(x)}, the "
-            f"model with {sorted(taken)}. {remedy}"
-        )
-
-
-def check_ids(model: keras.Model, sequence: Any) -> None:
-    """Ids that no `Embedding` of the model knows are refused: on JAX they would turn into NaN,
-    without an error.
-    """
-    x = sequence.signature()[0]
-    keys = [k for k in x if k != "resets"] if isinstance(x, dict) else [None]
-    sequence.check_ids(ids_known(model, keys))
-
-
-def check_ids_of_arrays(model: keras.Model, x: Any) -> None:
-    """The same of one input in NumPy; of several, or other tensors, nothing is looked at."""
-    if isinstance(x, np.ndarray) and x.dtype.kind in "iu" and x.size:
-        known = getattr(model, "_ids_known", None)
-        if known is None:
-            known = model._ids_known = ids_known(model, [None]).get(None, 0)
-        if known and not Vocabulary(known).holds_all(x):
-            Vocabulary(known).refuse("x", x)

@@ -1,71 +1,64 @@
-"""Whether targets fit the outputs and the losses of a model: Keras broadcasts shapes, and JAX takes
-ids that are no class.
+"""Checks that targets fit the outputs and losses of a model.
+
+Keras broadcasts a target against an output of another shape, and JAX takes an id that is no class.
+Both train without a word, on the wrong thing.
 """
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeAlias
 
 import keras
+import numpy as np
 
+from keras_stateful.data.batch import Spec
 from keras_stateful.data.ids import Classes
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import fits
+from keras_stateful.foundation.protocols import Key, Readable
+from keras_stateful.foundation.types import Structure
+
+# A loss as `compile` takes it.
+_Loss: TypeAlias = str | keras.losses.Loss | Callable | None
 
 _SPARSE = (keras.losses.SparseCategoricalCrossentropy, keras.losses.sparse_categorical_crossentropy)
-_ELEMENTWISE = (
-    keras.losses.MeanSquaredError,
-    keras.losses.MeanAbsoluteError,
-    keras.losses.MeanAbsolutePercentageError,
-    keras.losses.MeanSquaredLogarithmicError,
-    keras.losses.LogCosh,
-    keras.losses.Huber,
-    keras.losses.CosineSimilarity,
-    keras.losses.Poisson,
-    keras.losses.KLDivergence,
-    keras.losses.Hinge,
-    keras.losses.SquaredHinge,
-    keras.losses.CategoricalHinge,
-    keras.losses.BinaryCrossentropy,
-    keras.losses.BinaryFocalCrossentropy,
-    keras.losses.CategoricalCrossentropy,
-    keras.losses.CategoricalFocalCrossentropy,
-    keras.losses.mean_squared_error,
-    keras.losses.mean_absolute_error,
-    keras.losses.mean_absolute_percentage_error,
-    keras.losses.mean_squared_logarithmic_error,
-    keras.losses.log_cosh,
-    keras.losses.huber,
-    keras.losses.cosine_similarity,
-    keras.losses.poisson,
-    keras.losses.kl_divergence,
-    keras.losses.hinge,
-    keras.losses.squared_hinge,
-    keras.losses.categorical_hinge,
-    keras.losses.binary_crossentropy,
-    keras.losses.binary_focal_crossentropy,
-    keras.losses.categorical_crossentropy,
-    keras.losses.categorical_focal_crossentropy,
-)
+# Losses that compare targets and outputs value by value, broadcasting one to the other.
+_ELEMENTWISE = tuple(getattr(keras.losses, name) for name in (
+    "MeanSquaredError", "MeanAbsoluteError", "MeanAbsolutePercentageError", "LogCosh", "Huber",
+    "MeanSquaredLogarithmicError", "CosineSimilarity", "Poisson", "KLDivergence",
+    "Hinge", "SquaredHinge", "CategoricalHinge", "BinaryCrossentropy", "BinaryFocalCrossentropy",
+    "CategoricalCrossentropy", "CategoricalFocalCrossentropy",
+    "mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error", "log_cosh",
+    "huber", "mean_squared_logarithmic_error", "cosine_similarity", "poisson", "kl_divergence",
+    "hinge", "squared_hinge", "categorical_hinge", "binary_crossentropy",
+    "binary_focal_crossentropy", "categorical_crossentropy", "categorical_focal_crossentropy",
+))  # fmt: skip
 
 
 class _Output(NamedTuple):
-    key: Any  # of its target; None where there is one
+    """An output that has a target and a loss."""
+
+    key: Key  # of its target
     name: str
-    shape: tuple
-    loss: Any
+    shape: tuple[int | None, ...]  # (batch, time, ...)
+    loss: _Loss
 
 
-def check_targets(model: keras.Model, name: str, sequence: Any, *, weighted: bool = False) -> None:
-    """Refuses targets that an output's loss would broadcast, and ids that the output has no class
-    for.
+def check_targets(
+    model: keras.Model, name: str, sequence: Readable, *, weighted: bool = False
+) -> dict[Key, Classes]:
+    """Checks that no loss would broadcast the targets of a sequence.
 
     Of a loss that is not Keras's own, or of a subclassed model, nothing is known.
 
     Args:
         model: a compiled model.
-        name: of the argument that gives the sequence.
-        sequence: a `StatefulSequence` or `StatefulStream`.
-        weighted: whether the loss is given weights even where the sequence gives none.
+        name: name of the argument that gives the sequence, used in error messages.
+        sequence: what the model reads.
+        weighted: True if the loss is given weights even where the sequence gives none.
+
+    Returns:
+        The classes of each output whose loss takes ids, by key of the target; for
+        `Readable.check_classes`.
 
     Raises:
         ValueError: targets that do not fit, with the remedy.
@@ -75,86 +68,40 @@ def check_targets(model: keras.Model, name: str, sequence: Any, *, weighted: boo
     _check_keys(model, name, specs)
     classes = {}
     for output in _outputs(model, specs):
-        spec = specs[output.key] if output.key is not None else specs
-        shape, dtype = spec.shape, spec.dtype
-        if _one_of(output.loss, _ELEMENTWISE):
-            _check_shape(name, shape, dtype, output, weighted)
-        elif _one_of(output.loss, _SPARSE) and output.shape[-1] is not None:
+        if _is_among(output.loss, _ELEMENTWISE):
+            spec = specs if output.key is None else specs[output.key]
+            _check_shape(name, spec, output, weighted)
+        elif _is_among(output.loss, _SPARSE) and output.shape[-1] is not None:
             ignored = getattr(output.loss, "ignore_class", None)
-            if ignored is not None and weighted:
-                raise ValueError(
-                    "Keras divides the loss of each batch by its share of steps that "
-                    f"`ignore_class` leaves in, and the weights of `{name}` make up for them, too. "
-                    f"Received: ignore_class={ignored} for the output {output.name!r}. Leave it "
-                    "out, and give those steps weight 0 and any class as their target: "
-                    f"`sample_weight=[t != {ignored} for t in targets]`, `targets=[np.where(t == "
-                    f"{ignored}, 0, t) for t in targets]`."
-                )
+            if weighted:
+                _check_ignored(name, output, ignored)
             classes[output.key] = Classes(output.shape[-1], ignored, output.name)
-    sequence.check_classes(classes)
+    return classes
 
 
-def _check_keys(model: keras.Model, name: str, specs: Any) -> None:
-    """Targets are for the outputs that the model has: one for one, or a dict for a dict."""
-    if not keras_internals.is_graph(model):
-        return
-    graph = keras_internals.functional(model)
-    named, given = (
-        graph.output,
-        f"targets {sorted(specs)}" if isinstance(specs, dict) else "one target",
-    )
-    if isinstance(named, dict):
-        fits = set(specs) <= set(named) if isinstance(specs, dict) else len(named) == 1
-        outputs = f"outputs {sorted(named)}"
-    else:
-        fits = not isinstance(specs, dict) and len(graph.outputs) == 1
-        outputs = (
-            f"a list of the outputs {graph.output_names}"
-            if len(graph.outputs) > 1
-            else "one output"
-        )
-    if not fits:
-        several = len(graph.outputs) > 1
-        likewise = ", ".join(
-            f'"{key}": ...'
-            for key in (sorted(named) if isinstance(named, dict) else graph.output_names)
-        )
-        model_of = (
-            ""
-            if isinstance(named, dict)
-            else f"make the model's outputs a dict, `keras.Model(inputs, {{{likewise}}})`, and "
-        )
-        raise ValueError(
-            f"The targets of `{name}` are not those of the model's outputs. Received: {given}; "
-            f"{model.name!r} has {outputs}. "
-            + (
-                f"For several outputs {model_of}give `targets={{{likewise}}}`."
-                if several
-                else "Give one, not a dict: `targets=...`."
-            )
-        )
-
-
-def check_labels(sequence: Any, validation: Any, received: str) -> None:
-    """A validation must be scored on what is trained on.
+def check_labels(training: Readable | None, validation: Readable, received: str) -> None:
+    """Checks that a validation is scored on what is trained on.
 
     Args:
-        sequence: what `fit` reads, or None.
-        validation: the sequence that the validation reads.
-        received: how the error calls the validation.
+        training: what `fit` reads; None for other data.
+        validation: what the validation reads.
+        received: the validation's argument, used in error messages.
+
+    Raises:
+        ValueError: targets of another kind, or other time steps ahead.
     """
-    if sequence is None:
+    if training is None:
         return
     if (
-        sequence.target_offsets != validation.target_offsets
-        and sequence.has_targets == validation.has_targets
+        training.target_offsets != validation.target_offsets
+        and training.has_targets == validation.has_targets
     ):
         raise ValueError(
             "The validation would be scored on other time steps than training. Received: "
             f"{received} with targets {sorted(validation.target_offsets)} steps ahead, training "
-            f"{sorted(sequence.target_offsets)}. Give both the same `target_offset=`."
+            f"{sorted(training.target_offsets)}. Give both the same `target_offset=`."
         )
-    if sequence.has_targets and not validation.has_targets:
+    if training.has_targets and not validation.has_targets:
         raise ValueError(
             "The validation would be scored on its own next time step, where training has "
             f"`targets`. Received: {received} without `targets`. Give it the same kind: "
@@ -162,90 +109,161 @@ def check_labels(sequence: Any, validation: Any, received: str) -> None:
         )
 
 
-def _outputs(model: keras.Model, specs: Any) -> Iterator[_Output]:
+def fits_at_a_step(given: tuple, expected: tuple) -> bool:
+    """True if shapes beyond `(batch, time)` agree, but for a last axis of length 1.
+
+    Keras adds such an axis where it is missing, and takes it away where it is too much.
+    """
+    if len(given) == len(expected) + 1 and given[-1] == 1:
+        given = given[:-1]
+    elif len(expected) == len(given) + 1 and expected[-1] == 1:
+        expected = expected[:-1]
+    return fits(given, expected)
+
+
+# Targets and outputs, by name
+
+
+def _check_keys(model: keras.Model, name: str, specs: Structure) -> None:
+    """Refuses targets for outputs that are not there: one is for one, a dict for a dict."""
+    if not keras_internals.is_graph(model):
+        return
+    graph = keras_internals.functional(model)
+    outputs = graph.output
+    if isinstance(outputs, dict):
+        agree = set(specs) <= set(outputs) if isinstance(specs, dict) else len(outputs) == 1
+    else:
+        agree = not isinstance(specs, dict) and len(graph.outputs) == 1
+    if agree:
+        return
+    if isinstance(outputs, dict):
+        has = f"outputs {sorted(outputs)}"
+    elif len(graph.outputs) > 1:
+        has = f"a list of the outputs {graph.output_names}"
+    else:
+        has = "one output"
+    received = f"targets {sorted(specs)}" if isinstance(specs, dict) else "one target"
+    raise ValueError(
+        f"The targets of `{name}` are not those of the model's outputs. Received: {received}; "
+        f"{model.name!r} has {has}. {_keys_remedy(graph)}"
+    )
+
+
+def _keys_remedy(graph: keras.Model) -> str:
+    """How to give targets that a model has outputs for."""
+    if len(graph.outputs) == 1:
+        return "Give one, not a dict: `targets=...`."
+    in_dict = isinstance(graph.output, dict)
+    names = sorted(graph.output) if in_dict else graph.output_names
+    example = ", ".join(f'"{name}": ...' for name in names)
+    # A list of outputs has no names that targets could have as their keys.
+    first = (
+        ""
+        if in_dict
+        else f"make the model's outputs a dict, `keras.Model(inputs, {{{example}}})`, and "
+    )
+    return f"For several outputs {first}give `targets={{{example}}}`."
+
+
+def _outputs(model: keras.Model, specs: Structure) -> Iterator[_Output]:
     """The outputs that have a target and a loss."""
     if not keras_internals.is_graph(model) or not model.compiled:
         return
     graph = keras_internals.functional(model)
-    loss = keras_internals.compile_arguments(model).get("loss")
-    by_key = (
+    tensors = (
         graph.output
         if isinstance(graph.output, dict)
         else dict(zip(graph.output_names, graph.outputs, strict=True))
     )
-    if not isinstance(specs, dict):
-        if len(by_key) == 1:
-            [(name, tensor)] = by_key.items()
-            [loss] = (
-                [loss] if not keras.tree.is_nested(loss) else keras.tree.flatten(loss)[:1] or [None]
-            )
-            yield _Output(None, name, tuple(tensor.shape), loss)
-        return
-    for i, (key, tensor) in enumerate(by_key.items()):
-        if isinstance(loss, dict):
-            own = loss.get(key)
-        elif isinstance(loss, (list, tuple)):
-            own = loss[i] if i < len(loss) else None
-        else:
-            own = loss if len(by_key) == 1 else None
-        if key in specs and not keras.tree.is_nested(own):
-            yield _Output(key, key, tuple(tensor.shape), own)
+    loss = keras_internals.compile_arguments(model).get("loss")
+    if isinstance(specs, dict):
+        for index, (key, tensor) in enumerate(tensors.items()):
+            output_loss = _loss_of(loss, key, index, len(tensors))
+            if key in specs and not keras.tree.is_nested(output_loss):
+                yield _Output(key, key, tuple(tensor.shape), output_loss)
+    elif len(tensors) == 1:
+        [(name, tensor)] = tensors.items()
+        if keras.tree.is_nested(loss):  # a list or a dict of one
+            loss = next(iter(keras.tree.flatten(loss)), None)
+        yield _Output(None, name, tuple(tensor.shape), loss)
 
 
-def _one_of(loss: Any, own: tuple) -> bool:
-    """Whether a loss is one of these of Keras's own, given as text, function or object."""
+def _loss_of(loss: Structure, key: Key, index: int, outputs: int) -> _Loss:
+    """The loss of one of several outputs, as Keras assigns them: by key, by place, or none."""
+    if isinstance(loss, dict):
+        return loss.get(key)
+    if isinstance(loss, (list, tuple)):
+        return loss[index] if index < len(loss) else None
+    return loss if outputs == 1 else None
+
+
+def _is_among(loss: _Loss, losses: tuple) -> bool:
+    """True if a loss, given as text, function or object, is one of these of Keras's own."""
     if isinstance(loss, str):
         try:
             loss = keras.losses.get(loss)
         except ValueError:
             return False
-    return any(loss is o or type(loss) is o for o in own)
+    # Not `isinstance`: a subclass may compute something else.
+    return any(loss is one or type(loss) is one for one in losses)
 
 
-def _check_shape(name: str, target: tuple, dtype: Any, output: _Output, weighted: bool) -> None:
-    if fits_at_a_step(target[2:], output.shape[2:]):
-        if not weighted or (len(target) > 2 and len(output.shape) > 2):
-            return
+# Targets and outputs, by shape
+
+
+def _check_ignored(name: str, output: _Output, ignored: int | None) -> None:
+    """Refuses `ignore_class` under weights, which make up for the steps left out a second time."""
+    if ignored is None:
+        return
+    raise ValueError(
+        "Keras divides the loss of each batch by its share of steps that `ignore_class` leaves "
+        f"in, and the weights of `{name}` make up for them, too. Received: "
+        f"ignore_class={ignored} for the output {output.name!r}. Leave it out, and give those "
+        "steps weight 0 and any class as their target: "
+        f"`sample_weight=[t != {ignored} for t in targets]`, "
+        f"`targets=[np.where(t == {ignored}, 0, t) for t in targets]`."
+    )
+
+
+def _check_shape(name: str, target: Spec, output: _Output, weighted: bool) -> None:
+    """Refuses targets of another shape than the output, beyond a last axis of length 1."""
+    step = target.shape[2:]
+    if not fits_at_a_step(step, output.shape[2:]):
+        raise ValueError(
+            f"The loss would broadcast the targets of `{name}` against the output {output.name!r}. "
+            f"Received: targets of shape {target.shape}, an output of shape {output.shape}. "
+            f"{_shape_remedy(step, target.dtype, output)}"
+        )
+    # An elementwise loss takes the mean over the last axis. With `(batch, time)` on one side, that
+    # would be time, and the weights of the steps would weigh their mean.
+    if weighted and (len(target.shape) == 2 or len(output.shape) == 2):
         remedy = (
             "Give them as floating point, `targets=[t.astype('float32') for t in targets]`: they "
             "then have an axis for the output's."
-            if len(target) == 2
+            if len(target.shape) == 2
             else "Give that output a last axis of length 1, as a `Dense(1)` does."
         )
         raise ValueError(
             f"The loss would take the mean over the time steps of `{name}` before it weighs them. "
-            f"Received: targets of shape {target} and dtype {dtype}, the output {output.name!r} of "
+            f"Received: targets of shape {target.shape} and dtype {target.dtype}, the output {output.name!r} of "
             f"shape {output.shape}. {remedy}"
         )
-    step = tuple(target[2:])
-    remedy = (
-        f"Give that output the targets' shape at one time step, {step}"
-        + (f" or {step[:-1]}" if len(step) > 1 and step[-1] == 1 else "")
-        + (
-            f": a `Dense({step[0]})`."
-            if len(step) == 1 or (len(step) == 2 and step[-1] == 1)
-            else " (a `Reshape` inside `TimeDistributed`)."
-            if step
-            else ", with a last axis of length 1."
-        )
-    )
+
+
+def _shape_remedy(step: tuple[int, ...], dtype: np.dtype, output: _Output) -> str:
+    """What to do where targets have the shape `step` at each time step and the output another."""
     if len(step) < len(output.shape[2:]) and dtype.kind == "i":
-        remedy = (
+        return (
             "Ids of classes need a sparse loss: "
             "`keras.losses.SparseCategoricalCrossentropy(from_logits=...)`."
         )
-    raise ValueError(
-        f"The loss would broadcast the targets of `{name}` against the output {output.name!r}. "
-        f"Received: targets of shape {target}, an output of shape {output.shape}. {remedy}"
+    give = f"Give that output the targets' shape at one time step, {step}"
+    if not step:
+        return f"{give}, with a last axis of length 1."
+    if len(step) > 1 and step[-1] == 1:
+        give += f" or {step[:-1]}"
+        step = step[:-1]
+    layer = (
+        f": a `Dense({step[0]})`." if len(step) == 1 else " (a `Reshape` inside `TimeDistributed`)."
     )
-
-
-def fits_at_a_step(given: tuple, wanted: tuple) -> bool:
-    """Whether shapes beyond `(batch, time)` agree, but for a last axis of length 1, which Keras
-    adds and takes away.
-    """
-    if len(given) == len(wanted) + 1 and given[-1] == 1:
-        given = given[:-1]
-    elif len(wanted) == len(given) + 1 and wanted[-1] == 1:
-        wanted = wanted[:-1]
-    return fits(given, wanted)
+    return give + layer

@@ -1,6 +1,4 @@
-"""`ResetStatesCallback`: the resets of a stateful `fit`, where the model does not take them as an
-input.
-"""
+"""`ResetStatesCallback`: resets in a stateful `fit` whose model does not take them as an input."""
 
 from typing import Any, NamedTuple
 
@@ -8,9 +6,16 @@ import keras
 import numpy as np
 
 from keras_stateful.carry.states import find_states, restore, snapshot, sync, write_initial
-from keras_stateful.foundation import keras_internals, kinds
-from keras_stateful.training import checks
+from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.protocols import (
+    Readable,
+    is_converted,
+    is_sequence,
+    resets_taken,
+    sequence_or_none,
+)
 from keras_stateful.training.callbacks import ModelCallback
+from keras_stateful.training.checks import check_fit
 from keras_stateful.training.repairs import repair, weigh_once
 
 
@@ -24,7 +29,7 @@ class PassPosition(NamedTuple):
     """
 
     batches: int
-    epoch: int | None
+    epoch: int
     over: bool
 
 
@@ -67,14 +72,16 @@ class ResetStatesCallback(ModelCallback):
     ```
     """
 
-    _keras_stateful_resets = True  # see `kinds`
-
     def __init__(
-        self, sequence: Any = None, validation_sequence: Any = None, *, at_epoch_begin: bool = True
+        self,
+        sequence: Readable | None = None,
+        validation_sequence: Readable | None = None,
+        *,
+        at_epoch_begin: bool = True,
     ):
         super().__init__()
         for name, value in (("sequence", sequence), ("validation_sequence", validation_sequence)):
-            if value is not None and not kinds.is_sequence(value):
+            if value is not None and not is_sequence(value):
                 raise TypeError(
                     f"`{name}` must be a StatefulSequence or a StatefulStream. Received: "
                     f"{type(value).__name__}. For other data leave it out: states are then reset "
@@ -85,6 +92,8 @@ class ResetStatesCallback(ModelCallback):
         self.at_epoch_begin = at_epoch_begin
         self._reading, self._testing = sequence, validation_sequence  # in the present call
         self._saved: list | None = None
+        self._position = 0
+        self._pass: int | None = None
 
     def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
@@ -98,21 +107,30 @@ class ResetStatesCallback(ModelCallback):
             repair(model)
             # As early as this, since it makes the compiled steps anew, which Keras then holds.
             read = [
-                kinds.sequence_or_none(keras_internals.trainer_arguments(model).get("x")),
+                sequence_or_none(keras_internals.trainer_arguments(model).get("x")),
                 self.sequence,
                 self.validation_sequence,
             ]
-            if any(s is not None for s in read) and not kinds.is_converted(model):
+            if any(s is not None for s in read) and not is_converted(model):
                 weigh_once(model)
 
     @property
     def _resets_inside(self) -> bool:
         """Whether the masks ride along with the batch, so that rows are reset inside the step."""
-        return kinds.resets_of(self._network) is not None
+        return resets_taken(self._network) is not None
 
     def position(self) -> PassPosition:
         """Where the running `fit` stands in its sequence, for `ResumeTraining`."""
-        return PassPosition(self._position, self._pass, self._whole_passes or self._position == 0)
+        over = self._whole_passes or self._position == 0
+        return PassPosition(self._position, 0 if self._pass is None else self._pass, over)
+
+    def get_state(self) -> dict[str, Any]:
+        """What `ResumeTraining` saves: the batches read of the present pass, and its number."""
+        return {"_position": self._position, "_pass": self._pass}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `get_state` gave, when training has begun."""
+        self._position, self._pass = state["_position"], state["_pass"]
 
     # Training
 
@@ -120,14 +138,14 @@ class ResetStatesCallback(ModelCallback):
         self._reading = self.sequence
         arguments = keras_internals.fit_arguments(self._network)
         if arguments:
-            if not kinds.is_converted(self._network):  # which checked them before Keras saw them
-                checks.check_fit(self._network, arguments, self)
+            if not is_converted(self._network):  # which checked them before Keras saw them
+                check_fit(self._network, arguments, self.sequence)
             _check_alone(arguments.get("callbacks"))
-            self._check_validation(kinds.sequence_or_none(arguments.get("validation_data")))
+            self._check_validation(sequence_or_none(arguments.get("validation_data")))
             if self.sequence is None:
-                self._reading = kinds.sequence_or_none(arguments.get("x"))
+                self._reading = sequence_or_none(arguments.get("x"))
         self._position = 0
-        self._pass: int | None = None
+        self._pass = None
         if self._reading is not None:
             self._whole_passes = self.params.get("steps") in (None, self._reading.num_batches)
 
@@ -137,16 +155,16 @@ class ResetStatesCallback(ModelCallback):
                 self._reset(None)
             return
         if self._whole_passes or self._position == 0:
-            self._begin_pass(epoch)
+            self._begin_pass(self._reading, epoch)
         self._begun = self._reading.epochs_begun
         self._first_step = True
 
-    def _begin_pass(self, epoch: int) -> None:
+    def _begin_pass(self, sequence: Readable, epoch: int) -> None:
         if self._whole_passes or self._pass is None:
-            self._reading.epoch = epoch
-        self._position, self._pass = 0, self._reading.epoch
+            sequence.epoch = epoch
+        self._position, self._pass = 0, sequence.epoch
         if not self._resets_inside:
-            self._check_execution_steps(self._reading, self._pass)
+            self._check_execution_steps(sequence, self._pass)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         if self._reading is None:
@@ -200,10 +218,10 @@ class ResetStatesCallback(ModelCallback):
     # Evaluation, inside fit and outside
 
     def on_test_begin(self, logs: Any = None) -> None:
-        read = kinds.sequence_or_none(keras_internals.trainer_arguments(self._network).get("x"))
+        read = sequence_or_none(keras_internals.trainer_arguments(self._network).get("x"))
         self._check_validation(read)
         self._testing = self.validation_sequence if read is None else read
-        if not kinds.is_converted(self._network):  # whose `evaluate` does this itself
+        if not is_converted(self._network):  # whose `evaluate` does this itself
             self._saved = snapshot(self._network)
             self._reset(None)
         if self._testing is not None and not self._resets_inside:

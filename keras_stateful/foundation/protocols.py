@@ -1,0 +1,126 @@
+"""What rooms ask of classes that are written further along the way, which they cannot import.
+
+The checks of `fit`, the resets, `ResumeTraining` and the devices all read a sequence or a stream;
+`Readable` says what they ask of it. Classes are recognised by a mark, an attribute of the class.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol, TypeAlias, TypeGuard
+
+import keras
+import numpy as np
+
+# The name of one of several inputs or targets; None where there is one alone.
+Key: TypeAlias = str | None
+# Where a training stands in its data, as JSON.
+Position: TypeAlias = dict[str, Any]
+
+
+class Readable(Protocol):
+    """Batches that carry on from each other: a `StatefulSequence` or a `StatefulStream`.
+
+    Attributes:
+        epoch: the pass that is read; settable.
+        epochs_begun: how often Keras began an epoch on these batches.
+        steps_per_epoch: of a stream whose epochs go on where the one before stopped; else None.
+        resets: True if the reset mask rides along as the model's last input.
+        boundary: "align", "pack" or "ignore".
+        sequence_length: time steps of a window.
+        global_batch_size: rows of all shards.
+        shard: index and count; a stream is always `(0, 1)`.
+        has_targets: True if targets other than the corpus were given.
+    """
+
+    epoch: int
+    epochs_begun: int
+    steps_per_epoch: int | None
+    resets: bool
+    boundary: str
+    sequence_length: int
+    global_batch_size: int
+    shard: tuple[int, int]
+    has_targets: bool
+
+    # What the batches are
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the batches given: those of this shard."""
+
+    @property
+    def num_batches(self) -> int | None:
+        """Batches of an epoch; None for a stream whose end nobody knows."""
+
+    @property
+    def target_offsets(self) -> frozenset[int]:
+        """How many time steps ahead of the input the targets are, of all outputs."""
+
+    @property
+    def once(self) -> bool:
+        """True if the data can be read one time only: a stream of an iterator."""
+
+    def signature(self) -> tuple:
+        """A batch in which the shape and dtype of each array stand in its place."""
+
+    def reset_mask(self, i: int, epoch: int | None = None) -> np.ndarray:
+        """Which rows start from the initial state in batch `i`."""
+
+    # What a model knows
+
+    def check_ids(self, known: dict[Any, int]) -> None:
+        """Refuses ids that a model's `Embedding` does not know, by key of the input."""
+
+    def check_classes(self, known: dict[Any, Any]) -> None:
+        """Refuses target ids that a model's output has no class for, by key of the target."""
+
+    # How they are read
+
+    def read_pass(self) -> Iterator[tuple]:
+        """The batches of one epoch."""
+
+    def trained(self, batches: int) -> None:
+        """Takes note that so many batches of the present pass were trained on."""
+
+    def ends_at(self, batches: int) -> bool:
+        """True if the present pass has no more than these batches."""
+
+    # Where a training stands in them, for `ResumeTraining`
+
+    def position(self, batches: int, epoch: int, *, over: bool = False) -> Position:
+        """Where a pass stands after some batches."""
+
+    def seek(self, position: Position) -> None:
+        """The pass that is read next goes on from a `position`."""
+
+    def check_seekable(self) -> None:
+        """Refuses data that cannot be repositioned."""
+
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What makes the batches what they are, as JSON."""
+
+
+def is_sequence(data: object) -> TypeGuard[Readable]:
+    """True for a `StatefulSequence` or a `StatefulStream`."""
+    return getattr(type(data), "_keras_stateful_sequence", False)
+
+
+def sequence_or_none(data: object) -> Readable | None:
+    """The data if they are a sequence or a stream, else None."""
+    return data if is_sequence(data) else None
+
+
+def resets_given(sequence: Readable) -> str | None:
+    """The kind of reset masks among a sequence's inputs: None, "window" or "step"."""
+    if not sequence.resets:
+        return None
+    return "step" if sequence.boundary == "pack" else "window"
+
+
+def resets_taken(model: keras.Model) -> str | None:
+    """The kind of a model's input `"resets"`: None, "window" `(batch,)`, "step" `(batch, time)`."""
+    return model.resets if is_converted(model) else None
+
+
+def is_converted(model: keras.Model) -> bool:
+    """True for a `StatefulModel`, as `to_stateful` and `to_inference` return it."""
+    return getattr(type(model), "_keras_stateful_model", False)

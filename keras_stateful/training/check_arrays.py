@@ -1,0 +1,164 @@
+"""Checks of arrays in memory, which Keras cuts into batches itself: their rows, order and inputs.
+
+A model that carries its state has a fixed number of rows, and row `i` of each batch goes on where
+row `i` of the last ended. Keras knows neither: it cuts batches of 32 rows, gives the last what is
+left over, and shuffles.
+"""
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_stateful.carry.states import find_states
+from keras_stateful.data.ids import Vocabulary
+from keras_stateful.foundation import devices
+from keras_stateful.foundation.protocols import resets_taken
+from keras_stateful.foundation.types import Structure
+from keras_stateful.training.model_facts import facts_of
+
+
+def is_arrays(data: Structure) -> bool:
+    """True for arrays in memory, alone or in lists and dicts."""
+    leaves = keras.tree.flatten(data)
+    return bool(leaves) and all(hasattr(a, "shape") and hasattr(a, "dtype") for a in leaves)
+
+
+def count_rows(arrays: Structure) -> int:
+    """Rows of arrays `(rows, time, ...)`."""
+    return int(np.shape(keras.tree.flatten(arrays)[0])[0])
+
+
+def model_batch_size(model: keras.Model) -> int:
+    """Rows of a model that carries its state, on all devices."""
+    return devices.rows(find_states(model)[0].variables[0])
+
+
+def check_rows(model: keras.Model, name: str, data: Structure, batch_size: int | None) -> None:
+    """Checks that arrays fill batches of exactly the model's rows.
+
+    Keras would broadcast a batch of another size or crash at it, after the steps before.
+
+    Args:
+        model: the model that reads them.
+        name: name of the argument, used in error messages.
+        data: anything; what is not arrays is left alone.
+        batch_size: the one that Keras would cut them by; None for the model's own.
+
+    Raises:
+        ValueError: a batch size other than the model's, or rows left over.
+    """
+    if not is_arrays(data):
+        return
+    rows = model_batch_size(model)
+    if (batch_size or rows) != rows:
+        raise ValueError(
+            f"The model carries the state of {rows} rows. Received: batch_size={batch_size}. Leave "
+            "`batch_size` out, or convert the model to that size: `to_stateful(model, "
+            "batch_size)`, `to_inference(model, batch_size)`."
+        )
+    count = count_rows(data)
+    left_over = count % rows
+    if left_over:
+        raise ValueError(
+            f"`{name}` does not fill whole batches: the last would have {left_over} rows where "
+            f"the model carries {rows}. Received: {count} rows. Leave out the last {left_over}, "
+            "or use `StatefulSequence`, which pads."
+        )
+
+
+def check_validation_rows(model: keras.Model, data: Structure, arguments: dict[str, Any]) -> None:
+    """Checks the batch size of validation arrays: Keras would train an epoch before it fails.
+
+    Args:
+        model: the model that is trained.
+        data: the inputs of `validation_data`; what is not arrays is left alone.
+        arguments: of `fit`, by name.
+
+    Raises:
+        ValueError: batches of other rows than the model's.
+    """
+    if not is_arrays(data):
+        return
+    rows = model_batch_size(model)
+    # Where neither is given, Keras takes 32.
+    size = arguments.get("validation_batch_size") or arguments.get("batch_size") or 32
+    if size != rows:
+        raise ValueError(
+            f"Keras would cut `validation_data` into batches of {size} rows, and the model carries "
+            f"the state of {rows}. Received: "
+            f"validation_batch_size={arguments.get('validation_batch_size')}. Pass "
+            f"`validation_batch_size={rows}`, or a `StatefulSequence`."
+        )
+
+
+def check_resets_given(model: keras.Model, name: str, data: Structure) -> None:
+    """Checks that arrays have the resets among them, where the model takes them as an input.
+
+    The compiled step would fail without them; on JAX a step that fails loses the weights.
+
+    Raises:
+        ValueError: fewer arrays than the model has inputs.
+    """
+    if resets_taken(model) is None or not is_arrays(data):
+        return
+    count = len(keras.tree.flatten(data))
+    if count < len(model.inputs):
+        raise ValueError(
+            f"The model has {len(model.inputs)} inputs, the last of them the resets. Received: "
+            f"`{name}` with {count}. Pass `StatefulSequence(documents, ..., resets=True)`; `(x, "
+            "resets)` with a bool for each row, True where it starts afresh; or use a copy without "
+            "that input: `to_inference(model, batch_size)`."
+        )
+
+
+def check_rows_of_predict(model: keras.Model, data: Structure, batch_size: int | None) -> None:
+    """Checks that `predict` is given one window for each row of the model.
+
+    More windows would be read one batch after the other, each with the state of those before; only
+    who gives `batch_size` can mean that.
+
+    Raises:
+        ValueError: a window without its row axis, or other rows than the model's.
+    """
+    if not is_arrays(data):
+        return
+    check_resets_given(model, "x", data)
+    rows, count = model_batch_size(model), count_rows(data)
+    _check_row_axis(model, data, rows)
+    if count != rows and batch_size is None:
+        raise ValueError(
+            f"`predict` takes one window for each of the model's {rows} rows. Received: {count} "
+            "rows. For rows that are separate: "
+            f"`to_inference(model{'' if count == 1 else f', {count}'}).predict(x)`; for whole "
+            "documents `predict_documents(model, documents)`; for windows that follow each other, "
+            f"`predict(x, batch_size={rows})`."
+        )
+    check_rows(model, "x", data, batch_size)
+
+
+def _check_row_axis(model: keras.Model, data: Structure, rows: int) -> None:
+    """Refuses one window in place of a batch of windows: its steps would be taken for rows."""
+    if len(model.inputs) > 1 or isinstance(data, dict):
+        return
+    expected = tuple(model.inputs[0].shape)
+    array = keras.tree.flatten(data)[0]
+    # An input with a last axis of length 1 may be given without it: Keras adds it.
+    if np.ndim(array) == len(expected) - 1 and expected[-1] != 1:
+        raise ValueError(
+            f"`predict` takes one window for each of the model's {rows} rows. Received: an array "
+            f"of shape {np.shape(array)}; the model's input has shape {expected}. If it is one "
+            "window, its row axis is missing: `x[None]`."
+        )
+
+
+def check_ids_of_arrays(model: keras.Model, x: Structure) -> None:
+    """Refuses ids that the model's `Embedding` does not know: on JAX they would turn into NaN.
+
+    Only a single array in NumPy is looked at.
+    """
+    if not (isinstance(x, np.ndarray) and x.dtype.kind in "iu" and x.size):
+        return
+    known = facts_of(model).ids_known.get(None)
+    if known is not None and not Vocabulary(known).holds_all(x):
+        Vocabulary(known).refuse("x", x)

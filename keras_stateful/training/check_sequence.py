@@ -1,0 +1,120 @@
+"""Checks that a sequence and a model fit: rows, resets, inputs and targets.
+
+Keras broadcasts what does not fit, or fails in a compiled step, which on JAX loses the weights.
+"""
+
+import keras
+
+from keras_stateful.carry.states import find_states
+from keras_stateful.foundation import devices, keras_internals
+from keras_stateful.foundation.protocols import Readable, resets_given, resets_taken
+from keras_stateful.training.check_inputs import check_ids, check_inputs
+from keras_stateful.training.check_targets import check_targets
+from keras_stateful.training.model_facts import Agreement, facts_of
+from keras_stateful.training.repairs import check_forward
+
+
+def check_sequence(
+    model: keras.Model, name: str, sequence: Readable, *, targets: bool = True
+) -> None:
+    """Checks that a sequence fits a model; what its graph says is looked at once.
+
+    In one `fit` this is called for a sequence by `StatefulModel.fit` or `ResetStatesCallback`, by
+    `evaluate` at each validation, and by the sequence itself whenever Keras opens it.
+
+    Args:
+        model: a model, built.
+        name: name of the argument that gives the sequence, used in error messages.
+        sequence: what the model reads.
+        targets: False for `predict`, which uses none.
+
+    Raises:
+        ValueError: anything that does not fit, with the remedy.
+    """
+    _check_rows(model, name, sequence)
+    _check_resets(model, name, sequence)
+    check_forward(model)
+    facts = facts_of(model)
+    if sequence not in facts.inputs_agreed:
+        _check_outputs(model, name, sequence)
+        check_inputs(model, name, sequence)
+        facts.inputs_agreed[sequence] = True
+    # Told each time, since another model may have read the sequence in between. Data in memory are
+    # searched once, others as they are read.
+    check_ids(model, sequence)
+    if targets:
+        loss = keras_internals.compile_arguments(model).get("loss") if model.compiled else None
+        agreement = facts.targets_agreed.get(sequence)
+        if agreement is None or agreement.loss is not loss:
+            agreement = Agreement(loss, check_targets(model, name, sequence))
+            facts.targets_agreed[sequence] = agreement
+        sequence.check_classes(agreement.classes)
+
+
+def described(sequence: Readable) -> str:
+    """A sequence in an error message: two of the same size are told apart by their address."""
+    size = f"{sequence.batch_size} x {sequence.sequence_length}"
+    return f"{type(sequence).__name__}({size}) at {id(sequence):#x}"
+
+
+def _check_rows(model: keras.Model, name: str, sequence: Readable) -> None:
+    """Refuses a model without a state, and batches of other rows than its state has."""
+    states = find_states(model)
+    if not states:
+        raise ValueError(
+            f"A stateful sequence needs a model that carries its state. Received: {model.name!r}, "
+            "which carries none. Convert it with `to_stateful(model, sequence)`. (For a baseline "
+            "that reads single windows on purpose, pass `(batch for _ in itertools.count() for "
+            "batch in sequence)` and `steps_per_epoch=len(sequence)`.)"
+        )
+    rows = devices.rows(states[0].variables[0])
+    if devices.rows_given(sequence) != rows:
+        raise ValueError(
+            f"`{name}` has another batch size than the model. Received: "
+            f"{name}.batch_size={devices.rows_given(sequence)}, model {rows}. Convert the model "
+            f"with `to_stateful(model, sequence)`, or make the sequence with `batch_size={rows}`."
+        )
+
+
+def _check_resets(model: keras.Model, name: str, sequence: Readable) -> None:
+    """Refuses reset masks that the model does not take, or takes and does not get."""
+    taken, given = resets_taken(model), resets_given(sequence)
+    if taken != given:
+        raise ValueError(
+            f"`{name}` and the model disagree about resets. Received: {name} with "
+            f"resets={sequence.resets}, boundary={sequence.boundary!r}; the model takes "
+            f"resets={taken!r}. {_RESETS_REMEDY[taken, given]}"
+        )
+    if sequence.boundary == "pack" and taken is None:
+        raise ValueError(
+            f'`{name}` resets inside windows, which no callback can do. Received: boundary="pack", '
+            "resets=False. Make it with `resets=True` and convert the model with "
+            '`to_stateful(model, sequence)`, or use boundary="align".'
+        )
+
+
+_CONVERT = (
+    "Convert the model with `to_stateful(model, sequence)`, or make the sequence without "
+    "`resets=True`."
+)
+# By the kind of resets that the model takes, and the kind that the sequence gives.
+_RESETS_REMEDY = {
+    (None, "window"): _CONVERT,
+    (None, "step"): _CONVERT,
+    ("window", None): "Make the sequence with `resets=True`.",
+    ("window", "step"): 'Make the sequence with `resets=True` and `boundary="align"`.',
+    ("step", None): 'Make the sequence with `resets=True` and `boundary="pack"`.',
+    ("step", "window"): 'Make the sequence with `resets=True` and `boundary="pack"`.',
+}
+
+
+def _check_outputs(model: keras.Model, name: str, sequence: Readable) -> None:
+    """Refuses an output for each window where there is a target for every time step."""
+    if not all(facts_of(model).along_time):
+        shapes = [tuple(o.shape) for o in model.outputs]
+        raise ValueError(
+            f"`{name}` has a target for every time step, the model an output for each window only. "
+            f"Received: model outputs of shape {shapes}, targets ({sequence.batch_size}, "
+            f"{sequence.sequence_length}, ...). Give the last recurrent layer "
+            "`return_sequences=True`."
+        )

@@ -1,0 +1,90 @@
+"""What the checks ask of a model's graph, read once for all epochs, validations and sequences.
+
+Keras opens a sequence anew in every epoch, and the checks run each time, since any of these calls
+may be the first. The graph of a model is read at the first of them and remembered at the model.
+"""
+
+from functools import cached_property
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+import keras
+
+from keras_stateful.carry.states import find_states
+from keras_stateful.carry.time_axis import find_time_axis
+from keras_stateful.carry.vocabulary import ids_known
+from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.protocols import Key, Readable
+
+
+class Agreement(NamedTuple):
+    """The targets of a sequence that were found to fit a model's outputs.
+
+    Attributes:
+        loss: the one of `compile`, under which they fit.
+        classes: of outputs whose targets are ids, by key of the target.
+    """
+
+    loss: Any
+    classes: dict[Key, Any]
+
+
+class ModelFacts:
+    """What a graph says, each fact read when it is asked for; see `facts_of`.
+
+    Attributes:
+        model: the model.
+        graph: the Functional model behind it.
+        inputs_agreed: sequences whose inputs were found to fit.
+        targets_agreed: sequences whose targets were.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model, self.graph = model, keras_internals.functional(model)
+        self.inputs_agreed: WeakKeyDictionary[Readable, bool] = WeakKeyDictionary()
+        self.targets_agreed: WeakKeyDictionary[Readable, Agreement] = WeakKeyDictionary()
+
+    @cached_property
+    def along_time(self) -> tuple[bool, ...]:
+        """For each output, True if it has a value for every time step."""
+        carrying = [state.key.split("#")[0] for state in find_states(self.model)]
+        try:
+            return tuple(find_time_axis(self.model, carrying).outputs)
+        except (ValueError, TypeError, AttributeError):
+            return (True,)  # a subclassed model, of which nothing is known before it runs
+
+    @cached_property
+    def ids_known(self) -> dict[Key, int]:
+        """How many ids each input may hold that goes straight into an `Embedding`.
+
+        The key None is that of the first input.
+        """
+        if not keras_internals.is_graph(self.model):
+            return {}
+        names = [tensor.name for tensor in self.graph.inputs]
+        keys = list(self.graph.input) if isinstance(self.graph.input, dict) else names
+        return ids_known(self.model, [None, *keys])
+
+    @cached_property
+    def batch_normalizations(self) -> dict[str, keras.layers.BatchNormalization]:
+        """The layers, by path, that count padded steps: those whose inputs have no mask."""
+        if not keras_internals.is_graph(self.model):
+            return {}
+        return {
+            call.path: call.operation
+            for call in keras_internals.graph_calls(self.model)
+            if isinstance(call.operation, keras.layers.BatchNormalization)
+            and not any(map(_is_masked, keras.tree.flatten(call.args)))
+        }
+
+
+def facts_of(model: keras.Model) -> ModelFacts:
+    """The facts of a model, read anew where a `Sequential` was given other layers since."""
+    facts = getattr(model, "_keras_stateful_facts", None)
+    if facts is None or facts.graph is not keras_internals.functional(model):
+        facts = model._keras_stateful_facts = ModelFacts(model)
+    return facts
+
+
+def _is_masked(tensor: Any) -> bool:
+    return keras_internals.mask_of(tensor) is not None
