@@ -13,6 +13,7 @@ from typing import Any
 import keras
 
 from keras_stateful.carry import scan_kernels, torch_kernels
+from keras_stateful.foundation import keras_internals
 
 PLAIN_CELLS: dict[type, type] = {
     keras.layers.LSTM: keras.layers.LSTMCell,
@@ -48,7 +49,8 @@ def run(
         return None
     sequences = keras.ops.cast(sequences, layer.cell.compute_dtype)
     if layer.dropout:
-        sequences = sequences * layer.cell.get_dropout_mask(sequences[:, 0, :])[:, None]
+        mask = keras_internals.dropout_mask(layer.cell, sequences[:, 0, :])
+        sequences = sequences * mask[:, None]
     return kernels.run(layer, sequences, initial_state, resets)
 
 

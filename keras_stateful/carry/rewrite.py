@@ -113,7 +113,7 @@ class Rewriter:
     def _replay(self, inner: keras.Model, inputs: list, prefix: str, level: Level) -> list:
         tensors = {id(t): new for t, new in zip(inner.inputs, inputs, strict=True)}
         for node in keras_internals.nodes(inner):
-            args, kwargs = node.arguments.fill_in(tensors)
+            args, kwargs = keras_internals.fill_in(node, tensors)
             path = f"{prefix}{node.operation.name}"
             try:
                 outputs = self._call(node.operation, path, args, kwargs, level)
@@ -175,7 +175,7 @@ class Rewriter:
                 stack = [self.copies[id(part)] for part in inner.layers if id(part) in self.copies]
                 copy = keras.Sequential([*fresh, *stack], name=model.name)
             else:
-                make = Sequential if is_sequential else _model_class(model)
+                make = Sequential if is_sequential else keras_internals.class_to_rebuild(model)
                 outputs = [*outputs, *below.handed_out.values()]
                 copy = make([*fresh, *below.wanted.values()], outputs, name=model.name)
             self.copies[id(model)], self._below[id(model)] = copy, below
@@ -238,10 +238,6 @@ class Unconvertible(ValueError):
     """A model that cannot be converted, with the layer's path and the remedy."""
 
 
-def _model_class(model: keras.Model) -> type:
-    return keras.Model if type(model).__name__ == "Functional" else type(model)
-
-
 def parts_of(obj: Any) -> list:
     """A layer, and every layer or cell below it."""
     found: list = []
@@ -262,9 +258,7 @@ def copy_layer(layer: Any, cls: Any = None, **config: Any) -> Any:
     layer itself.
     """
     known: dict[str, Any] = {
-        type(p).__name__: type(p)
-        for p in parts_of(layer)
-        if not type(p).__module__.startswith("keras.")
+        type(p).__name__: type(p) for p in parts_of(layer) if not keras_internals.is_of_keras(p)
     }
     known = {n: c for n, c in known.items() if not issubclass(c, (Carry, Sequential))}
     if type(layer) is keras.layers.Lambda:
@@ -288,8 +282,7 @@ def copy_layer(layer: Any, cls: Any = None, **config: Any) -> Any:
                 f"`{layer.name}` ({plain_class(type(layer)).__name__}) cannot be copied from its "
                 f"config: {error}. {remedy}"
             ) from error
-    if getattr(layer, "use_cudnn", None) is False:  # which Keras leaves out of the config
-        copy.use_cudnn, copy.supports_jit = False, layer.supports_jit
+    keras_internals.copy_cudnn_choice(layer, copy)
     _copy_vocabularies(layer, copy)
     return copy
 
@@ -319,7 +312,7 @@ def copy_statistics(old: Any, new: Any) -> None:
     """
 
     def own_way(part: Any) -> bool:
-        known = isinstance(part, keras.layers.RNN) or type(part).__module__.startswith("keras.")
+        known = isinstance(part, keras.layers.RNN) or keras_internals.is_of_keras(part)
         return (
             not known and type(part).load_own_variables is not keras.layers.Layer.load_own_variables
         )

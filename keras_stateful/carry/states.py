@@ -69,8 +69,7 @@ def sync(model: keras.Model) -> None:
     """On JAX `fit` holds the values; this brings them back into the variables, where they can be
     read and written.
     """
-    if keras.backend.backend() == "jax" and hasattr(model, "jax_state_sync"):
-        model.jax_state_sync()
+    keras_internals.sync_from_jax(model)
 
 
 def get_states(model: keras.Model) -> dict[str, list[np.ndarray]]:

@@ -7,8 +7,10 @@ from typing import Any
 import keras
 
 from keras_stateful.carry.states import find_states, preserve_states, reset_states
+from keras_stateful.data.batch import Spec
 from keras_stateful.foundation import devices, keras_internals
-from keras_stateful.foundation.protocols import is_sequence, sequence_or_none
+from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
+from keras_stateful.foundation.types import Structure
 from keras_stateful.training import check_arrays, checks
 from keras_stateful.training.callbacks import lightest
 from keras_stateful.training.check_arrays import check_ids_of_arrays, is_arrays
@@ -135,11 +137,26 @@ class StatefulModel(keras.Model):
         return super().predict_on_batch(*args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        # Keras's TensorFlow trainer; see `keras_internals.batch_to_build_from`.
-        if iterator is not None:
-            data_batch = keras_internals.batch_to_build_from(iterator, devices.replicas(self))
-            iterator = iterator if data_batch is None else None
+        # Keras's TensorFlow trainer asks for this; see `keras_internals.data_adapter`.
+        data = None if iterator is None else keras_internals.data_adapter(iterator)
+        if is_sequence(data):
+            iterator, data_batch = None, symbolic_batch(data, devices.replicas(self))
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+
+
+def symbolic_batch(sequence: Readable, replicas: int) -> Structure:
+    """What one replica gets of a batch, as symbolic tensors; no batch is read for it.
+
+    Args:
+        sequence: a `StatefulSequence` or `StatefulStream`.
+        replicas: how many the rows of a batch are split over.
+    """
+
+    def symbolic(spec: Spec) -> keras.KerasTensor:
+        rows, *rest = spec.shape
+        return keras.KerasTensor((rows // replicas, *rest), dtype=spec.dtype.name)
+
+    return keras.tree.map_structure(symbolic, sequence.signature())
 
 
 def _named(method: Any, args: tuple, kwargs: dict) -> dict:

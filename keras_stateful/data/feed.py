@@ -1,17 +1,15 @@
 """How `fit` reads a sequence: in order, on every backend, whatever `shuffle` and `workers` say.
 
 Keras shuffles the batches of a `PyDataset` by default and hands those of several workers over out
-of order. But it takes any `keras.src.trainers.data_adapters.data_adapter.DataAdapter` as it is
-("Allow passing a custom data adapter" in `get_data_adapter`, Keras 3.14 to 3.15), so a sequence is
-both. That base class is the one private name used here; `tests/training/test_sequence_fit.py` fails
-when Keras no longer lets it through.
+of order. But it takes any data adapter of its own class as it is ("Allow passing a custom data
+adapter" in `get_data_adapter`, Keras 3.14 to 3.15), so a sequence is both;
+`tests/training/test_sequence_fit.py` fails when Keras no longer lets it through.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras.src.trainers.data_adapters.data_adapter import DataAdapter
 
 from keras_stateful.data.batch import spec_bytes
 from keras_stateful.foundation import keras_internals
@@ -22,7 +20,7 @@ _SMALL = (
 )  # bytes of a batch that is made in no time, so that nothing is won by reading it ahead
 
 
-class Batches(keras.utils.PyDataset, DataAdapter):
+class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
     """Batches that `fit`, `evaluate` and `predict` read in order.
 
     A subclass gives `read_pass()`, an iterator over the batches of one pass, which does nothing
@@ -91,7 +89,7 @@ class Batches(keras.utils.PyDataset, DataAdapter):
         """Whether the present pass has no more than these batches."""
         return self.num_batches is not None and batches >= self.num_batches
 
-    # keras.src.trainers.data_adapters.data_adapter.DataAdapter
+    # What Keras asks of a data adapter
 
     def _check_reader(self) -> keras_internals.TrainerCall | None:
         call = keras_internals.trainer_call()

@@ -53,10 +53,7 @@ def single_step(step: StepModel) -> keras.Model:
                 )
                 copy.name = _unique(flat, taken)
                 for part in parts_of(copy):
-                    if hasattr(part, "get_dropout_mask"):
-                        # A cell of Keras's; JAX draws the mask at inference, too, and cannot export
-                        # that.
-                        part.dropout = part.recurrent_dropout = 0.0
+                    keras_internals.without_dropout(part)
                     if is_mixed(part):
                         part.dtype_policy = keras.DTypePolicy("float32")
                 pending.append((operation, copy, skip_initializers(copy)))

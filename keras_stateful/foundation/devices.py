@@ -76,7 +76,7 @@ def replicas(model: keras.Model) -> int:
     """
     if keras.backend.backend() != "tensorflow":
         return 1
-    return model.distribute_strategy.num_replicas_in_sync
+    return keras_internals.strategy(model).num_replicas_in_sync
 
 
 # State variables
@@ -256,7 +256,7 @@ def _check_jax(
 
 
 def _check_replicas(model: keras.Model, states: list[keras.Variable]) -> None:
-    _check_strategy(model.distribute_strategy)
+    _check_strategy(keras_internals.strategy(model))
     if any(len(_parts(state)) != replicas(model) for state in states):
         raise ValueError(
             "The model was made outside of the strategy's scope and has one set of states. "

@@ -175,11 +175,10 @@ class Rollout:
         """
         given = [] if values is None else list(zip(self.variables, values, strict=True))
         with keras.StatelessScope(given) as scope:
-            before = dict(scope.state_mapping)
+            before = keras_internals.values_by_id(scope)
             output, *new = self.step([ops.cast(x, self.dtype), *states], training=False)
-        changed = {
-            key for key, value in scope.state_mapping.items() if before.get(key) is not value
-        }
+        after = keras_internals.values_by_id(scope)
+        changed = {key for key, value in after.items() if before.get(key) is not value}
         if changed - self._drawn_in_vain:
             paths = [v.path for v in self.variables if id(v) in changed - self._drawn_in_vain]
             raise _noisy(str(paths or "keras.random"))
@@ -378,8 +377,8 @@ def _drawn_in_vain(calls: list) -> set[int]:
         if isinstance(c.operation, keras.layers.Layer)
         for p in parts_of(c.operation)
     ]
-    own = [p for p in parts if keras_internals.is_keras_rnn(p)]
-    return {id(p.seed_generator.state) for p in own if hasattr(p, "seed_generator")}
+    seeds = [keras_internals.dropout_seed(p) for p in parts if keras_internals.is_keras_rnn(p)]
+    return {id(seed) for seed in seeds if seed is not None}
 
 
 def _noisy(where: str) -> ValueError:

@@ -4,9 +4,7 @@ A callback of one's own says it with two methods: `get_state()` gives numbers, t
 collections of these, `set_state(state)` takes them back, after all `on_train_begin`.
 """
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -20,7 +18,6 @@ from keras_stateful.training.resets import ResetStatesCallback
 # What each class remembers. Those with nothing remember nothing, or make it anew when training
 # begins.
 _REMEMBERED: dict[type, tuple[str, ...]] = {
-    **keras_internals.CALLBACK_MEMORY,
     ResetStatesCallback: ("_position", "_pass"),
     SampleText: ("samples", "_seed"),
     ValidateDocuments: (),
@@ -35,10 +32,10 @@ _OF_EVERY_CALLBACK = {*vars(keras.callbacks.Callback()), "_network"}
 def check(callbacks: list[keras.callbacks.Callback]) -> None:
     """Raises a ValueError for a callback whose memory cannot be saved."""
     for callback in callbacks:
-        if type(callback) in _REMEMBERED or _saves_itself(callback):
+        if _is_known(callback) or _saves_itself(callback):
             continue
         own = sorted(set(vars(callback)) - _OF_EVERY_CALLBACK)
-        if not own and type(callback).__module__.partition(".")[0] != "keras":
+        if not own and not keras_internals.is_of_keras(callback):
             continue
         name = type(callback).__name__
         remedy = _INSTEAD.get(
@@ -99,6 +96,11 @@ def _named(
         yield name if seen[name] == 1 else f"{name} {seen[name]}", callback
 
 
+def _is_known(callback: keras.callbacks.Callback) -> bool:
+    """True if what a callback of this class remembers is known here."""
+    return type(callback) in _REMEMBERED or type(callback) in keras_internals.CALLBACK_MEMORY
+
+
 def _saves_itself(callback: keras.callbacks.Callback) -> bool:
     return callable(getattr(callback, "get_state", None)) and callable(
         getattr(callback, "set_state", None)
@@ -116,35 +118,19 @@ def _get(callback: Any) -> Any:
                 "those, such as `np.asarray(value)` or `float(value)`."
             ) from None
         return own
-    state = {
-        name: getattr(callback, name)
-        for name in _REMEMBERED.get(type(callback), ())
-        if hasattr(callback, name)
-    }
-    if isinstance(callback, keras.callbacks.TensorBoard):  # which counts in tensors
-        state = {name: int(keras.ops.convert_to_numpy(value)) for name, value in state.items()}
-    if isinstance(callback, keras.callbacks.CSVLogger):
-        callback.csv_file.flush()
-        state["file"] = Path(callback.filename).read_bytes().decode()
-    return state
+    if type(callback) in keras_internals.CALLBACK_MEMORY:
+        return keras_internals.get_memory(callback)
+    names = _REMEMBERED.get(type(callback), ())
+    return {name: getattr(callback, name) for name in names if hasattr(callback, name)}
 
 
 def _put(callback: Any, state: Any) -> None:
     if _saves_itself(callback):
         callback.set_state(state)
         return
+    if type(callback) in keras_internals.CALLBACK_MEMORY:
+        keras_internals.set_memory(callback, state)
+        return
     for name in _REMEMBERED.get(type(callback), ()):
         if name in state:
             setattr(callback, name, state[name])
-    if isinstance(callback, keras.callbacks.CSVLogger):
-        _put_file(callback, state["file"])
-
-
-def _put_file(callback: Any, text: str) -> None:
-    """The file as it was: what was written after it is written again."""
-    callback.csv_file.close()
-    beside = Path(f"{callback.filename}.resumed")
-    beside.write_bytes(text.encode())
-    os.replace(beside, callback.filename)
-    callback.csv_file = Path(callback.filename).open("a", encoding="utf-8")  # noqa: SIM115
-    callback.writer, callback.append_header = None, not text

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_stateful.carry.states import find_states
-from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation import devices, keras_internals
 
 
 def check_alone(model: keras.Model) -> None:
@@ -30,8 +30,9 @@ def check_alone(model: keras.Model) -> None:
 
         if group.is_available() and group.is_initialized() and group.get_world_size() > 1:
             several = f"{group.get_world_size()} processes of torch.distributed"
-    elif model.distribute_strategy.num_replicas_in_sync > 1:
-        several = f"{model.distribute_strategy.num_replicas_in_sync} replicas of {type(model.distribute_strategy).__name__}"
+    elif devices.replicas(model) > 1:
+        strategy = keras_internals.strategy(model)
+        several = f"{devices.replicas(model)} replicas of {type(strategy).__name__}"
     if several:
         raise ValueError(
             "`ResumeTraining` saves the states of one process that sees all rows. Received: "
@@ -82,9 +83,8 @@ def get_generators() -> dict[str, Any]:
     ones.
     """
     state: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state()}  # noqa: NPY002
-    own = keras_internals.global_seed_state(create=False)
-    if own is not None:
-        state["keras"] = _array(own)
+    if keras_internals.has_global_seed():
+        state["keras"] = _array(keras_internals.global_seed_state())
     if "torch" in sys.modules:
         import torch
 
@@ -97,8 +97,8 @@ def get_generators() -> dict[str, Any]:
 def set_generators(state: dict[str, Any]) -> None:
     """Puts back what `get_generators` gave."""
     if "keras" in state:
-        own = keras_internals.global_seed_state(create=True)
-        own.assign(ops.cast(ops.convert_to_tensor(state["keras"]), own.dtype))
+        seed = keras_internals.global_seed_state()
+        seed.assign(ops.cast(ops.convert_to_tensor(state["keras"]), seed.dtype))
     if "torch" in state:
         import torch
 

@@ -11,7 +11,6 @@ train as fast.
 Models from `to_stateful` need none of this.
 """
 
-from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -20,7 +19,7 @@ from keras import ops
 from keras_stateful.carry import loops
 from keras_stateful.carry.layers import Carry
 from keras_stateful.carry.states import find_states
-from keras_stateful.foundation import devices
+from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.training.masked_loss import masks_into_weights
 
 _WEIGHS_ONCE = "keras_stateful_weighs_once"
@@ -76,8 +75,8 @@ def _repair_jax(layer: Any) -> bool:
     states = keras.tree.flatten(layer.states)
     listed = {id(v) for v in layer.variables}
     missing = [v for v in states if id(v) not in listed]
+    keras_internals.carry_through_jax_steps(layer, missing)
     for variable in missing:
-        layer._seed_generators.append(SimpleNamespace(state=variable))
         devices.lay_out_by_rows(variable)
     return bool(missing)
 
@@ -86,7 +85,7 @@ def _repair_torch(layer: Any) -> bool:
     if getattr(layer, "_keras_stateful_repaired", False):
         return False
     for variable in keras.tree.flatten(layer.states):
-        variable._autocast = False
+        keras_internals.keep_out_of_autocast(variable)
     call = layer.call
 
     def call_with_copies(sequences, initial_state=None, mask=None, training=False):

@@ -1,12 +1,10 @@
-"""The private parts of Keras that `keras_internals.py` names: each test fails when one of them
-moves.
+"""The private parts of Keras that `keras_internals` names: a test fails when one of them moves.
 
 What the parts are for is tested elsewhere; here a failure says which of them a new Keras has
 changed.
 """
 
 import inspect
-from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -14,6 +12,7 @@ import pytest
 import zoo
 
 from keras_stateful import StatefulSequence
+from keras_stateful.conversion.model import symbolic_batch
 from keras_stateful.foundation import keras_internals
 
 
@@ -168,6 +167,8 @@ def test_what_is_of_keras_itself_is_known_by_its_module():
     assert keras_internals.is_keras_rnn(lstm)
     assert keras_internals.is_keras_rnn(lstm.cell)
     assert not keras_internals.is_keras_rnn(keras.layers.Dense(2))
+    assert keras_internals.is_of_keras(lstm)
+    assert not keras_internals.is_of_keras(np.ones(1))
     assert keras_internals.module_name(ops) == keras_internals.module_name(keras.ops) == "keras.ops"
     assert keras_internals.module_name(np) == "numpy"
 
@@ -209,12 +210,9 @@ def test_a_batch_to_build_from_is_not_read():
             raise AssertionError
 
     sequence = Unread(np.arange(200), 4, 8, resets=True)
-    (x, resets), y = keras_internals.batch_to_build_from(
-        SimpleNamespace(data_adapter=sequence), replicas=2
-    )
+    (x, resets), y = symbolic_batch(sequence, replicas=2)
     assert (x.shape, resets.shape, y.shape) == ((2, 8), (2,), (2, 8))
     assert (x.dtype, resets.dtype, y.dtype) == ("int32", "bool", "int32")
-    assert keras_internals.batch_to_build_from(SimpleNamespace(data_adapter=[]), replicas=2) is None
     if keras.backend.backend() == "tensorflow":
         parameters = inspect.signature(keras.Model._maybe_symbolic_build).parameters
         assert list(parameters) == ["self", "iterator", "data_batch"]
@@ -234,6 +232,7 @@ def test_an_epoch_is_counted_from_a_later_step():
             iterator = keras_internals.epoch_iterator(self.model)
             assert keras_internals.known_batches(iterator) == 3
             if epoch == 2:
+                assert keras_internals.data_adapter(iterator).num_batches == 3
                 keras_internals.skip_steps(iterator, 2, 2, 3)
 
         def on_train_batch_end(self, batch, logs=None):
@@ -258,9 +257,11 @@ def test_metrics_and_optimizer_have_variables_before_the_first_step():
 
 
 def test_the_global_seed_generator_is_found():
+    keras.utils.clear_session(free_memory=False)
+    assert not keras_internals.has_global_seed()
     keras.random.uniform((1,))
-    state = keras_internals.global_seed_state(create=False)
-    assert state is keras_internals.global_seed_state(create=True)
+    assert keras_internals.has_global_seed()
+    state = keras_internals.global_seed_state()
     before = keras.ops.convert_to_numpy(state).tolist()
     keras.random.uniform((1,))
     assert keras.ops.convert_to_numpy(state).tolist() != before
@@ -307,3 +308,139 @@ def test_a_sub_model_that_is_called_again_gets_tensors_of_its_own():
         first, last = made_from[id(output)]
         assert first.args[0] is entry
         assert last.args[0] is first.outputs[0]
+
+
+def test_functional_models_are_told_by_the_name_of_their_class():
+    class Mine(keras.Model):
+        pass
+
+    x = keras.Input((3,))
+    y = keras.layers.Dense(1)(x)
+    assert keras_internals.class_to_rebuild(keras.Model(x, y)) is keras.Model
+    assert keras_internals.class_to_rebuild(Mine(x, y)) is Mine
+
+
+def test_a_layer_that_was_kept_from_cudnn_has_a_copy_that_is():
+    layer, kept = keras.layers.LSTM(2), keras.layers.LSTM(2, use_cudnn=False)
+    copies = [keras.layers.LSTM.from_config(one.get_config()) for one in (layer, kept)]
+    for one, copy in zip((layer, kept), copies, strict=True):
+        assert copy.use_cudnn == "auto"  # which the config leaves out
+        keras_internals.copy_cudnn_choice(one, copy)
+        assert copy.use_cudnn == one.use_cudnn
+
+
+@pytest.mark.parametrize("kind", ["LSTM", "GRU", "SimpleRNN"])
+def test_cells_have_one_dropout_mask_and_one_seed(kind):
+    layer = getattr(keras.layers, kind)(2, dropout=0.5, recurrent_dropout=0.5)
+    layer.build((None, None, 8))
+    seed = keras_internals.dropout_seed(layer.cell)
+    before = keras.ops.convert_to_numpy(seed).tolist()
+    mask = keras_internals.dropout_mask(layer.cell, keras.ops.ones((4, 8)))
+    assert set(keras.ops.convert_to_numpy(mask).ravel().tolist()) == {0.0, 2.0}
+    if keras.backend.backend() != "torch":  # where Keras draws from torch's own generator
+        assert keras.ops.convert_to_numpy(seed).tolist() != before
+    keras_internals.without_dropout(layer.cell)
+    assert (layer.cell.dropout, layer.cell.recurrent_dropout) == (0, 0)
+    dropout = keras.layers.Dropout(0.5)
+    keras_internals.without_dropout(dropout)
+    assert dropout.rate == 0.5
+    assert keras_internals.dropout_seed(keras.layers.Dense(2)) is None
+
+
+def test_a_stateless_scope_tells_what_was_written():
+    known, unknown = (keras.Variable(0.0, trainable=False) for _ in range(2))
+    with keras.StatelessScope([(known, keras.ops.ones(()))]) as scope:
+        before = keras_internals.values_by_id(scope)
+        unknown.assign(2.0)
+        after = keras_internals.values_by_id(scope)
+    assert set(before) == {id(known)}
+    assert set(after) == {id(known), id(unknown)}
+    assert after[id(known)] is before[id(known)]
+    assert float(after[id(unknown)]) == 2
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX holds variables back in `fit`")
+def test_values_come_back_from_a_running_fit():
+    weights = []
+
+    class Look(keras.callbacks.Callback):
+        def set_model(self, model):
+            self._network = model  # `Callback.model` would bring them back, too
+
+        def on_train_batch_end(self, batch, logs=None):
+            kernel = self._network.trainable_variables[0]
+            with pytest.raises(TypeError):  # it is empty
+                keras.ops.convert_to_numpy(kernel)
+            keras_internals.sync_from_jax(self._network)
+            weights.append(keras.ops.convert_to_numpy(kernel))
+
+    model = two_levels()
+    model.compile("sgd", "mse")
+    model.fit(np.ones((2, 5, 3)), np.ones((2, 5, 1)), verbose=0, callbacks=[Look()])
+    assert weights[0].shape == (3, 2)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX only: others write in place")
+def test_a_jax_step_carries_what_is_listed_among_the_seeds():
+    class Counts(keras.layers.Layer):
+        def build(self, shape):
+            self.built = True
+
+        def call(self, x):
+            counter.assign(counter + 1.0)
+            return x
+
+    counter = keras.Variable(0.0, trainable=False)
+    x = keras.Input((3,))
+    layer = Counts()
+    model = keras.Model(x, keras.layers.Dense(1)(layer(x)))
+    counter.assign(0.0)
+    keras_internals.carry_through_jax_steps(layer, [counter])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((6, 3)), np.ones((6, 1)), batch_size=2, verbose=0)
+    assert float(counter) == 3
+
+
+def test_a_variable_is_kept_out_of_autocast():
+    class Reads(keras.layers.Layer):
+        def build(self, shape):
+            self.total = self.add_weight(shape=(), trainable=False)
+
+        def call(self, x):
+            dtypes.append(keras.backend.standardize_dtype(self.total.value.dtype))
+            return x
+
+    dtypes = []
+    layer = Reads(dtype="mixed_bfloat16")
+    layer(np.ones((1, 1), "float32"))
+    keras_internals.keep_out_of_autocast(layer.total)
+    layer(np.ones((1, 1), "float32"))
+    assert dtypes[-2:] == ["bfloat16", "float32"]
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow only")
+def test_a_model_knows_its_strategy():
+    import tensorflow as tf
+
+    with tf.distribute.OneDeviceStrategy("/cpu:0").scope():
+        model = two_levels()
+    assert isinstance(keras_internals.strategy(model), tf.distribute.OneDeviceStrategy)
+    assert keras_internals.strategy(two_levels()) is tf.distribute.get_strategy()
+
+
+def test_a_csv_log_is_what_it_was(tmp_path):
+    """What was written after `get_memory` is gone, and the next line follows what is left."""
+    logger = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    logger.on_train_begin()
+    logger.on_epoch_end(0, {"loss": 1.0})
+    memory = keras_internals.get_memory(logger)
+    logger.on_epoch_end(1, {"loss": 9.0})
+    keras_internals.set_memory(logger, memory)
+    logger.on_epoch_end(1, {"loss": 2.0})
+    logger.on_train_end()
+    lines = (tmp_path / "log.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in lines] == [
+        ["epoch", "loss"],
+        ["0", "1.0"],
+        ["1", "2.0"],
+    ]

@@ -1,0 +1,137 @@
+"""Everything of Keras that is not public API and that this package needs, in one folder.
+
+| file | what of Keras is read or written there |
+|---|---|
+| `graph` | nodes of a Functional model, the graph of a `Sequential`, masks of tensors |
+| `layers` | what a layer holds and tracks, what Keras's recurrent layers and cells do inside |
+| `variables` | layouts, seed states, values under a `StatelessScope`, JAX's copies in `fit` |
+| `trainer` | which `fit`, `evaluate` or `predict` is running, and with what |
+| `epochs` | what `fit` counts its steps with, and how it takes data |
+| `callbacks` | what Keras's own callbacks remember |
+| `names` | what is Keras's own, by the module that it was written in |
+
+Outside of this folder no module imports `keras.src` or reads what Keras keeps private. Three methods
+have to stand in the classes that override them: `inner_loop` in `carry/layers.py` and
+`carry/loops.py`, `_maybe_symbolic_build` in `conversion/model.py`, and the methods of
+`epochs.DataAdapter` in `data/feed.py`. `tests/foundation/test_private_keras.py` holds all of this.
+
+Each function says which private part it uses and why no public API will do; all were read in Keras
+3.14 to 3.15. `tests/foundation/test_keras_internals.py` fails when one of them moves.
+
+The functions are used as `keras_internals.nodes(model)`, so that a reader of another room sees
+where Keras's inside begins.
+"""
+
+from keras_stateful.foundation.keras_internals.callbacks import (
+    CALLBACK_MEMORY,
+    get_memory,
+    set_memory,
+)
+from keras_stateful.foundation.keras_internals.epochs import (
+    DataAdapter,
+    begin_at,
+    data_adapter,
+    epoch_iterator,
+    known_batches,
+    skip_steps,
+    takes_plain_batches,
+)
+from keras_stateful.foundation.keras_internals.graph import (
+    Call,
+    fill_in,
+    functional,
+    graph,
+    graph_calls,
+    is_graph,
+    mask_of,
+    nodes,
+)
+from keras_stateful.foundation.keras_internals.layers import (
+    attributes,
+    class_to_rebuild,
+    copy_cudnn_choice,
+    copy_lambda,
+    dropout_mask,
+    dropout_seed,
+    replace_attribute,
+    rnn_loop,
+    sublayers,
+    without_dropout,
+)
+from keras_stateful.foundation.keras_internals.names import (
+    is_keras_op,
+    is_keras_rnn,
+    is_of_keras,
+    module_name,
+)
+from keras_stateful.foundation.keras_internals.trainer import (
+    TrainerCall,
+    build_for_training,
+    compile_arguments,
+    fit_arguments,
+    is_validation,
+    strategy,
+    trainer_arguments,
+    trainer_call,
+)
+from keras_stateful.foundation.keras_internals.variables import (
+    carry_through_jax_steps,
+    ensure_batch,
+    global_seed_state,
+    has_global_seed,
+    keep_out_of_autocast,
+    lay_out,
+    sync_from_jax,
+    values_by_id,
+)
+
+__all__ = [
+    "CALLBACK_MEMORY",
+    "Call",
+    "DataAdapter",
+    "TrainerCall",
+    "attributes",
+    "begin_at",
+    "build_for_training",
+    "carry_through_jax_steps",
+    "class_to_rebuild",
+    "compile_arguments",
+    "copy_cudnn_choice",
+    "copy_lambda",
+    "data_adapter",
+    "dropout_mask",
+    "dropout_seed",
+    "ensure_batch",
+    "epoch_iterator",
+    "fill_in",
+    "fit_arguments",
+    "functional",
+    "get_memory",
+    "global_seed_state",
+    "graph",
+    "graph_calls",
+    "has_global_seed",
+    "is_graph",
+    "is_keras_op",
+    "is_keras_rnn",
+    "is_of_keras",
+    "is_validation",
+    "keep_out_of_autocast",
+    "known_batches",
+    "lay_out",
+    "mask_of",
+    "module_name",
+    "nodes",
+    "replace_attribute",
+    "rnn_loop",
+    "set_memory",
+    "skip_steps",
+    "strategy",
+    "sublayers",
+    "sync_from_jax",
+    "takes_plain_batches",
+    "trainer_arguments",
+    "trainer_call",
+    "values_by_id",
+    "without_dropout",
+]

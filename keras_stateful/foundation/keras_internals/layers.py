@@ -1,0 +1,124 @@
+"""What a layer holds and tracks, and what Keras's recurrent layers and cells do inside."""
+
+from typing import Any
+
+import keras
+from keras.src import backend as _keras_backend
+
+from keras_stateful.foundation.types import Tensor
+
+# `keras.src.backend.rnn`, the loop over time steps of Keras's own recurrent layers. The public
+# `keras.ops.scan` wants outputs shaped like the states on TensorFlow.
+rnn_loop = _keras_backend.rnn
+
+
+# What a layer holds
+
+
+def sublayers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """The layers that a layer holds directly, whatever the attribute.
+
+    Private: `Layer._layers`. `Model.layers` does not enter wrappers and custom layers.
+    """
+    return list(layer._layers)
+
+
+def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
+    """A layer's attributes by name, those that are layers included.
+
+    Private: `_modules`, where torch keeps layers apart from the other attributes.
+    """
+    return {**vars(layer), **vars(layer).get("_modules", {})}
+
+
+def replace_attribute(
+    layer: keras.layers.Layer, name: str, value: keras.Variable | keras.layers.Layer
+) -> None:
+    """Replaces a variable or layer that a layer holds, built or not; the new one is tracked.
+
+    Private: `Layer._tracker`, `_post_track_variable`, `_post_untrack_variable`. A built layer takes
+    no other variables, and goes on tracking a layer that was put aside.
+    """
+    old, tracker = attributes(layer)[name], layer._tracker
+    for store, (_, tracked) in tracker.config.items():
+        if tracker.is_in_store(store, old):
+            # In its place, since the order of tracked variables is that of the weights.
+            tracked[[id(t) for t in tracked].index(id(old))] = value
+            tracker.stored_ids[store] = {id(t) for t in tracked}
+    if isinstance(value, keras.Variable):  # of which torch keeps a list of its own
+        layer._post_untrack_variable(old)
+        layer._post_track_variable(value)
+    setattr(layer, name, value)
+
+
+# Copies of layers
+
+
+def class_to_rebuild(model: keras.Model) -> type[keras.Model]:
+    """The class to call with new inputs and outputs for a model like this one.
+
+    Private: the name of `keras.src.models.functional.Functional`, which `keras.Model(inputs,
+    outputs)` makes and which nobody can import.
+    """
+    return keras.Model if type(model).__name__ == "Functional" else type(model)
+
+
+def copy_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
+    """A `Lambda` layer of the same function.
+
+    Private: `Lambda._output_shape`. The config holds a lambda's code without the names that the
+    code refers to, so the layer is not copied from it.
+    """
+    return keras.layers.Lambda(
+        layer.function,
+        output_shape=layer._output_shape,
+        mask=layer.mask,
+        arguments=dict(layer.arguments),
+        name=layer.name,
+        dtype=layer.dtype_policy,
+    )
+
+
+def copy_cudnn_choice(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
+    """Keeps the copy of a recurrent layer from cuDNN where the layer was kept from it.
+
+    Private: `use_cudnn` and `supports_jit` as attributes. The config of a layer leaves out
+    `use_cudnn`, an argument of its constructor.
+    """
+    if getattr(old, "use_cudnn", None) is False:
+        new.use_cudnn, new.supports_jit = False, old.supports_jit
+
+
+# Dropout inside recurrent cells
+
+
+def dropout_mask(cell: keras.layers.Layer, inputs: Tensor) -> Tensor:
+    """The dropout mask `(batch, features)` that a cell takes for all time steps of one call.
+
+    Private: `DropoutRNNCell.get_dropout_mask`. A mask drawn in another way would take other random
+    numbers than Keras's loop takes.
+
+    Args:
+        cell: of Keras's `LSTM`, `GRU` or `SimpleRNN`.
+        inputs: one time step, `(batch, features)`.
+    """
+    return cell.get_dropout_mask(inputs)
+
+
+def without_dropout(part: keras.layers.Layer) -> None:
+    """Sets the dropout rates of a cell of Keras's own to 0; leaves any other layer alone.
+
+    Private: `DropoutRNNCell` is told by its `get_dropout_mask`. JAX draws the mask at inference
+    too, and cannot export that.
+    """
+    if hasattr(part, "get_dropout_mask"):
+        part.dropout = part.recurrent_dropout = 0.0
+
+
+def dropout_seed(cell: keras.layers.Layer) -> keras.Variable | None:
+    """The seed state that a cell or layer draws its dropout masks from; None if it has none.
+
+    Private: `seed_generator`, an attribute of Keras's recurrent layers and cells.
+    """
+    generator = getattr(cell, "seed_generator", None)
+    return None if generator is None else generator.state
