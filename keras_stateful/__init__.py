@@ -18,7 +18,7 @@ _HOME = {
     "StateMonitor": "inspection.monitor",
     "StatefulSequence": "data.sequence",
     "StatefulStream": "data.stream",
-    "ValidateDocuments": "evaluation.documents",
+    "ValidateDocuments": "evaluation.validation",
     "evaluate_documents": "evaluation.documents",
     "export_step_model": "export.export",
     "generate": "generation.generate",
@@ -70,11 +70,8 @@ if TYPE_CHECKING:
     from keras_stateful.conversion.step_model import initial_states, to_step_model
     from keras_stateful.data.sequence import StatefulSequence
     from keras_stateful.data.stream import StatefulStream
-    from keras_stateful.evaluation.documents import (
-        ValidateDocuments,
-        evaluate_documents,
-        predict_documents,
-    )
+    from keras_stateful.evaluation.documents import evaluate_documents, predict_documents
+    from keras_stateful.evaluation.validation import ValidateDocuments
     from keras_stateful.export.export import export_step_model
     from keras_stateful.generation.generate import generate, stream
     from keras_stateful.generation.sample_text import SampleText

@@ -1,4 +1,9 @@
-"""Whole documents read by a trained network, each from the initial state to its end.
+"""Whole documents, evaluated and predicted: each read from its first step to its last.
 
-It may import `conversion` and what that may.
+    documents ──▶ reading: windows, read by a twin of the model ──▶ documents: outputs of each
+                                          │                              evaluate, predict
+                                          ├──▶ scoring: loss and metrics of each ──┘
+                                          └──▶ validation: a callback, after each epoch
+
+`compiled` copies what a model was compiled with. It may import `conversion` and what that may.
 """

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_stateful.evaluation.documents import ValidateDocuments
+from keras_stateful.evaluation.validation import ValidateDocuments
 from keras_stateful.foundation import keras_internals
 from keras_stateful.generation.sample_text import SampleText
 from keras_stateful.resuming import checkpoint

@@ -47,7 +47,7 @@ def test_data_are_read_without_the_model(module):
         reached |= todo
         todo = set().union(*map(imported, todo)) - reached
     assert len(reached) > 2
-    assert not reached & {"carry.layers", "carry.states", "training.checks"}
+    assert not reached & {"carry.layers", "carry.states", "training.check_reader"}
 
 
 @pytest.mark.parametrize(

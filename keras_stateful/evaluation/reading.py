@@ -1,0 +1,188 @@
+"""Whole documents as windows: read side by side by a twin of the model, from first step to last.
+
+The twin shares the model's variables and has states of its own at a batch size of its own, so
+nothing has to be cut to fit the training batch, and neither the model's state nor its metrics are
+touched.
+
+    row 0   | a0 a1 | a2 a3 | a4 -- |           each | | a window, each letter a document,
+    row 1   | b0 b1 | c0 c1 | c2 c3 |           -- padding, which is no part of a result
+"""
+
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+
+from keras_stateful.conversion.convert import twin_with_resets
+from keras_stateful.data.sequence import Span, StatefulSequence
+from keras_stateful.foundation import devices, keras_internals
+from keras_stateful.foundation.protocols import is_sequence
+from keras_stateful.foundation.types import Structure
+from keras_stateful.training.check_inputs import check_ids, check_inputs
+from keras_stateful.training.model_facts import facts_of
+
+_SIDE_BY_SIDE = 32  # documents, where no batch size is given
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Arguments of `StatefulSequence` that say what each document is scored on."""
+
+    targets: Any = None
+    target_offset: Any = None
+    label_at: str = "every"
+    sample_weight: Any = None
+    burn_in: int = 0
+    encode: Callable | None = None
+
+    def of(self, document: int) -> "Layout":
+        """The layout of one document alone."""
+        return replace(
+            self,
+            targets=only(self.targets, document),
+            sample_weight=only(self.sample_weight, document),
+        )
+
+    def sequence(self, documents: Any, rows: int, sequence_length: int) -> StatefulSequence:
+        """The documents as a sequence; rows without one are no waste here, so nothing is said."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            return StatefulSequence(documents, rows, sequence_length, resets=True, **vars(self))
+
+
+def only(value: Any, document: int) -> Any:
+    """What belongs to one document, of a list, an array with a value for each, or a dict of these.
+
+    A text stays: it is the key of a column that documents have.
+    """
+    if isinstance(value, dict):
+        return {key: only(part, document) for key, part in value.items()}
+    return value if value is None or isinstance(value, str) else [value[document]]
+
+
+def count_documents(documents: Any) -> int:
+    """How many documents there are.
+
+    Raises:
+        TypeError: an iterator or generator, which does not say.
+    """
+    column = next(iter(documents.values()), ()) if isinstance(documents, dict) else documents
+    if not hasattr(column, "__len__"):
+        raise TypeError(
+            "`documents` must be a sequence of arrays, one for each document. Received: "
+            f"{type(column).__name__}. Pass a list; `list(documents)` reads an iterator or "
+            "generator."
+        )
+    return len(column)
+
+
+class Window(NamedTuple):
+    """Consecutive time steps of one document, in one row of a batch.
+
+    Attributes:
+        span: document, first time step and number of real steps.
+        row: of the batch.
+        batch: `(x, y)` or `(x, y, sample_weight)`.
+    """
+
+    span: Span
+    row: int
+    batch: tuple
+
+    @property
+    def targets(self) -> Structure:
+        """`(time, ...)` for each output."""
+        return keras.tree.map_structure(lambda a: a[self.row], self.batch[1])
+
+    @property
+    def weights(self) -> Structure:
+        """`(time,)` for each output; ones where the sequence gives none."""
+        if len(self.batch) > 2:
+            return keras.tree.map_structure(lambda a: a[self.row], self.batch[2])
+        first = keras.tree.flatten(self.batch[1])[0]
+        return np.ones(first.shape[1:2], "float32")
+
+
+class DocumentReader:
+    """Reads documents through a twin of the model, window by window.
+
+    Args:
+        model: a model that `to_stateful` accepts, converted or not.
+        documents: a sequence of arrays, one for each document.
+        batch_size: documents read side by side; None for up to 32.
+        sequence_length: time steps of a window.
+        layout: what they are scored on.
+
+    Attributes:
+        count: how many documents there are.
+        sequence: the documents as windows.
+        twin: the model that reads them.
+        masked: True if outputs carry a mask.
+
+    Raises:
+        TypeError, ValueError: documents or a model that cannot be read so, with the remedy.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        documents: Any,
+        batch_size: int | None,
+        sequence_length: int,
+        layout: Layout,
+    ):
+        _check_documents(documents)
+        self.count = count_documents(documents)
+        if batch_size is None:
+            batch_size = devices.whole_rows(max(1, min(_SIDE_BY_SIDE, self.count)))
+        self.sequence = layout.sequence(documents, batch_size, sequence_length)
+        self.twin = twin_with_resets(model, batch_size)
+        if not all(facts_of(self.twin).along_time):
+            raise ValueError(
+                "Whole documents are read window by window and need an output at every time step. "
+                f"Received: model outputs of shape {[tuple(o.shape) for o in model.outputs]}. Give "
+                "the last recurrent layer `return_sequences=True`; `predict_documents(..., "
+                "reduce='last')` then takes the last."
+            )
+        check_inputs(self.twin, "documents", self.sequence)
+        check_ids(self.twin, self.sequence)
+        self.masked = any(keras_internals.mask_of(o) is not None for o in self.twin.outputs)
+
+    def windows(self) -> Iterator[Window]:
+        """All windows, without running the model."""
+        for _, windows in self._batches():
+            yield from windows
+
+    def outputs(self) -> Iterator[tuple[Window, Structure]]:
+        """All windows with the model's outputs `(time, ...)`, padding included."""
+        for batch, windows in self._batches():
+            y_pred = self.twin.predict_on_batch(batch[0])
+            for window in windows:
+                yield window, keras.tree.map_structure(lambda o, row=window.row: o[row], y_pred)
+
+    def _batches(self) -> Iterator[tuple[tuple, list[Window]]]:
+        """Each batch with the windows that stand in it."""
+        for i in range(len(self.sequence)):
+            batch = self.sequence[i]
+            rows = enumerate(self.sequence.locate(i))
+            yield batch, [Window(span, row, batch) for row, spans in rows for span in spans]
+
+
+def _check_documents(documents: Any) -> None:
+    """Refuses a sequence, and one array, which a sequence would read as one continuous text."""
+    if is_sequence(documents):
+        raise TypeError(
+            "`documents` must be the documents themselves. Received: a "
+            f"{type(documents).__name__}. Pass the list of arrays that it was made of."
+        )
+    columns = documents.values() if isinstance(documents, dict) else [documents]
+    for column in columns:
+        if hasattr(column, "ndim"):
+            raise ValueError(
+                "`documents` must be a sequence of arrays, one for each document. Received: one "
+                f"array of shape {tuple(column.shape)}. For one document pass `[x]`, for many of "
+                "equal length `list(x)`."
+            )

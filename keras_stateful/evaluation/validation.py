@@ -1,0 +1,108 @@
+"""`ValidateDocuments`: whole held-out documents, validated after each epoch of a training."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_stateful.evaluation.compiled import fresh_compile_arguments
+from keras_stateful.evaluation.reading import DocumentReader, Layout
+from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.protocols import sequence_or_none
+from keras_stateful.training.callbacks import check_readers_come_after
+from keras_stateful.training.check_targets import check_labels, check_targets
+
+
+class ValidateDocuments(keras.callbacks.Callback):
+    """Writes `val_loss` and `val_*` of whole held-out documents into the logs of each epoch.
+
+    Validation then needs neither the training batch size nor cut documents, and `EarlyStopping`,
+    `ModelCheckpoint` and `CSVLogger` follow it: put it before them in `callbacks`, and leave out
+    `validation_data`. Values are means over all real time steps of all documents; under
+    `sample_weight`, `val_loss` still counts steps of weight 0, as the loss of `fit` does, and
+    weighted metrics do not.
+
+    Args:
+        documents: a sequence of arrays `(timesteps, ...)`, as for `StatefulSequence`.
+        batch_size: documents read side by side; by default up to 32.
+        sequence_length: time steps per call.
+        every: epochs from one validation to the next.
+        targets, target_offset, label_at, sample_weight, burn_in, encode: as for `StatefulSequence`.
+
+    Raises:
+        ValueError: as `evaluate_documents`, when training begins; likewise documents without
+            `targets` where training has them, `validation_data` beside it, and a callback that
+            reads `val_*` or the logs and stands before it.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import keras_stateful as ks
+
+    documents = [np.arange(60) % 9, np.arange(100) % 9]
+    sequence = ks.StatefulSequence(documents, batch_size=2, sequence_length=10, resets=True)
+    model = ks.to_stateful(
+        keras.Sequential([keras.Input((None,), dtype="int32"), keras.layers.Embedding(9, 4),
+                          keras.layers.GRU(8, return_sequences=True), keras.layers.Dense(9, activation="softmax")]),
+        sequence)
+    model.compile("adam", "sparse_categorical_crossentropy")
+    history = model.fit(sequence, verbose=0, callbacks=[ks.ValidateDocuments([np.arange(30) % 9])])
+    assert "val_loss" in history.history
+    ```
+    """
+
+    def __init__(
+        self,
+        documents: Any,
+        *,
+        batch_size: int | None = None,
+        sequence_length: int = 128,
+        every: int = 1,
+        targets: Any = None,
+        target_offset: Any = None,
+        label_at: str = "every",
+        sample_weight: Any = None,
+        burn_in: int = 0,
+        encode: Callable | None = None,
+    ):
+        super().__init__()
+        self.every = whole_number("every", every, 1, unit="epochs")
+        self.documents, self.batch_size = documents, batch_size
+        self.sequence_length = sequence_length
+        self.layout = Layout(targets, target_offset, label_at, sample_weight, burn_in, encode)
+        self._reader: DocumentReader | None = None
+
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+        arguments = keras_internals.fit_arguments(self.model)
+        self._check_alone(arguments)
+        reader = self._reader = DocumentReader(
+            self.model, self.documents, self.batch_size, self.sequence_length, self.layout
+        )
+        training = sequence_or_none(arguments.get("x"))
+        check_labels(training, reader.sequence, "ValidateDocuments(...)")
+        reader.sequence.check_classes(check_targets(self.model, "documents", reader.sequence))
+        reader.twin.compile(**fresh_compile_arguments(self.model))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if (epoch + 1) % self.every or logs is None or self._reader is None:
+            return
+        results = self._reader.twin.evaluate(self._reader.sequence, verbose=0, return_dict=True)
+        logs.update({f"val_{name}": value for name, value in results.items()})
+
+    def get_state(self) -> dict[str, Any]:
+        """What `ResumeTraining` saves: nothing, since each validation starts afresh."""
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `get_state` gave."""
+
+    def _check_alone(self, arguments: dict[str, Any]) -> None:
+        """Checks that nobody else writes `val_loss`, and that who reads it comes later."""
+        if arguments.get("validation_data") is not None:
+            raise ValueError(
+                "`ValidateDocuments` and `validation_data` both write `val_loss`. Received: both. "
+                "Leave one of them out."
+            )
+        check_readers_come_after(self, arguments, prefix="val_")
