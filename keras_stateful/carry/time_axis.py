@@ -13,8 +13,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_stateful.carry.rewrite import Unconvertible
-from keras_stateful.foundation.keras_internals import Call, graph
+from keras_stateful.carry.graph import Call, Graph, Unconvertible
 
 _LOCAL = (
     layers.Activation, layers.ActivityRegularization, layers.BatchNormalization, layers.Dense, layers.Dropout,
@@ -56,36 +55,26 @@ class TimeAxis(NamedTuple):
     initial_state_given: set[str]
 
 
-def is_recurrent(operation: Any) -> bool:
-    return isinstance(operation, layers.RNN)
-
-
-def tensors_in(*structures: Any) -> list:
-    return [t for t in keras.tree.flatten(structures) if isinstance(t, keras.KerasTensor)]
-
-
-def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeAxis:
-    """Follows time through the model's graph.
+def find_time_axis(graph: Graph, chosen: list[str] | None = None) -> TimeAxis:
+    """Follows time through a model's graph.
 
     Args:
-        model: a built Sequential or Functional model.
+        graph: of the model.
         chosen: paths of the layers that are to carry; by default all along time. Where given,
             layers that mix time steps are accepted unless a chosen layer reads from them.
 
     Raises:
         ValueError: a layer that cannot be right when the stream is cut into windows, by path.
     """
-    calls, outputs = graph(model)
-    inputs = list(model.inputs)
-    producer = {id(t): call for call in calls for t in call.outputs}
+    calls, producer = graph.calls, graph.producers
     along_time = (layers.RNN, layers.Bidirectional)
-    sequences = [_sequences(c) for c in calls if isinstance(c.operation, along_time)]
+    sequences = [c.sequences for c in calls if isinstance(c.operation, along_time)]
     sources = _upstream(sequences, producer, stop=layers.RepeatVector)
-    temporal = {id(t) for t in inputs if id(t) in sources}
+    temporal = {id(t) for t in graph.inputs if id(t) in sources}
     checked = None
     if chosen is not None:
         checked = _upstream(
-            [_sequences(c) for c in calls if c.path in chosen], producer, stop=layers.RepeatVector
+            [c.sequences for c in calls if c.path in chosen], producer, stop=layers.RepeatVector
         )
 
     found: dict[str, int] = {}
@@ -94,7 +83,7 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
         set()
     )  # tensors without the time axis that hold what is known at the window's end
     for call in calls:
-        given_here = tensors_in(call.args, call.kwargs)
+        given_here = call.tensors
         if not any(id(t) in temporal for t in given_here):
             if any(id(t) in ends for t in given_here):
                 ends.update(map(id, call.outputs))
@@ -106,11 +95,11 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
                 "its time steps are given what is known at the end of the window, which is not the "
                 "end of the stream",
             )
-        if is_recurrent(call.operation):
-            if id(_sequences(call)) not in temporal:
+        if call.is_recurrent:
+            if id(call.sequences) not in temporal:
                 continue
             found[call.path] = found.get(call.path, 0) + 1
-            if _initial_state(call) is not None:
+            if call.initial_state is not None:
                 given.add(call.path)
             if call.operation.go_backwards and (chosen is None or call.path in chosen):
                 raise _refusal(
@@ -128,18 +117,10 @@ def find_time_axis(model: keras.Model, chosen: list[str] | None = None) -> TimeA
     return TimeAxis(
         list(found),
         found,
-        {id(t) for t in inputs if id(t) in temporal},
-        [id(t) in temporal for t in outputs],
+        {id(t) for t in graph.inputs if id(t) in temporal},
+        [id(t) in temporal for t in graph.outputs],
         given,
     )
-
-
-def _sequences(call: Call) -> Any:
-    return call.args[0] if call.args else call.kwargs["sequences"]
-
-
-def _initial_state(call: Call) -> Any:
-    return call.args[1] if len(call.args) > 1 else call.kwargs.get("initial_state")
 
 
 def _upstream(tensors: list, producer: dict[int, Call], stop: type) -> set[int]:
@@ -156,11 +137,11 @@ def _upstream(tensors: list, producer: dict[int, Call], stop: type) -> set[int]:
         call = producer.get(id(tensor))
         if call is None or isinstance(call.operation, stop):
             continue
-        if is_recurrent(call.operation):
+        if call.is_recurrent:
             if call.operation.return_sequences:
-                todo.append(_sequences(call))
+                todo.append(call.sequences)
         else:
-            given = [t for t in tensors_in(call.args, call.kwargs) if len(t.shape) > 1]
+            given = [t for t in call.tensors if len(t.shape) > 1]
             todo += [t for t in given if not _is_broadcast(t, given, tensor)]
     return seen
 
@@ -238,7 +219,7 @@ def _try_out(call: Call, temporal: set[int], ignore: bool, steps: int = 6) -> li
         temporal: ids of the tensors that have the time axis.
         ignore: whether the call may mix time steps; then only shapes count.
     """
-    tensors = tensors_in(call.args, call.kwargs)
+    tensors = call.tensors
     fixed = [t.shape[1] for t in tensors if id(t) in temporal and t.shape[1] is not None]
     steps = max([f for f in fixed if f > 1], default=steps)
     batch = next((t.shape[0] for t in tensors if t.shape[0] is not None), 2)

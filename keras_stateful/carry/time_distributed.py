@@ -39,6 +39,15 @@ class TimeDistributed(keras.layers.TimeDistributed):
         return ops.swapaxes(outputs, 0, 1)
 
 
+def shared(operation: Any) -> Any:
+    """An operation to be used in another model as it is: itself, or where that is a Keras
+    `TimeDistributed` one over the same layer that runs over any number of time steps.
+    """
+    if type(operation) is not keras.layers.TimeDistributed:
+        return operation
+    return TimeDistributed(operation.layer, name=operation.name, dtype=operation.dtype_policy)
+
+
 def for_any_length(layer: Any) -> Any:
     """Makes every `TimeDistributed` in a layer that nobody else uses run over any number of time
     steps.

@@ -1,82 +1,95 @@
-"""Which ids a model reads, and whether the scores that it gives are logits: told from its graph."""
+"""Which ids a model reads, and whether its scores are logits, as far as its graph tells."""
 
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import keras
 
+from keras_stateful.carry.graph import RESETS, Graph
 from keras_stateful.foundation import keras_internals
 
 
-def input_vocabulary(calls: list[keras_internals.Call], entry: Any) -> int | None:
+def input_vocabulary(graph: Graph, tensor: keras.KerasTensor) -> int | None:
     """How many ids the `Embedding` behind an input knows; None where there is none."""
-    sizes = [
-        c.operation.input_dim
-        for c in calls
-        if isinstance(c.operation, keras.layers.Embedding)
-        and (c.args[0] if c.args else c.kwargs["inputs"]) is entry
+    return min((layer.input_dim for layer in _embeddings(graph, tensor)), default=None)
+
+
+def _embeddings(graph: Graph, tensor: keras.KerasTensor) -> list[keras.layers.Embedding]:
+    """The `Embedding`s that an input goes straight into."""
+    return [
+        call.operation
+        for call in graph.calls
+        if isinstance(call.operation, keras.layers.Embedding)
+        and call.argument(0, "inputs") is tensor
     ]
-    return min(sizes, default=None)
 
 
-def entries(model: keras.Model, keys: list) -> dict[Any, Any]:
-    """The input tensor of a graph that each key of a batch goes to; keys that have none are left
-    out.
+def entries(model: keras.Model, keys: Sequence[Hashable]) -> dict[Any, keras.KerasTensor]:
+    """The input tensor that each key of a batch goes to; keys that have none are left out.
 
     Args:
         model: a model whose graph can be read.
         keys: of inputs; the key is None for a single one, the model's first that is not the resets.
     """
-    given = keras_internals.functional(model).input
-    flat = keras.tree.flatten(given)  # a dict is sorted by its keys
-    by_key = dict(given) if isinstance(given, dict) else {t.name: t for t in flat}
-    by_key[None] = next(t for t in flat if t.name != "resets")
-    return {k: by_key[k] for k in keys if k in by_key}
+    inputs = keras_internals.functional(model).input
+    flat = keras.tree.flatten(inputs)  # a dict is sorted by its keys
+    by_key = dict(inputs) if isinstance(inputs, dict) else {t.name: t for t in flat}
+    by_key[None] = next(t for t in flat if t.name != RESETS)
+    return {key: by_key[key] for key in keys if key in by_key}
 
 
-def ids_known(model: keras.Model, keys: list) -> dict[Any, int]:
-    """How many ids each input that goes straight into an `Embedding` may hold; inputs that do not
-    are left out.
+def ids_known(graph: Graph, keys: Sequence[Hashable]) -> dict[Any, int]:
+    """How many ids each input that goes straight into an `Embedding` may hold; others are left out.
 
     Args:
-        model: any model; of a subclassed one nothing is known.
+        graph: of the model.
         keys: of the inputs in question; the key is None for a single one, the model's first.
     """
-    if not keras_internals.is_graph(model):
-        return {}
     plain = keras.layers.Embedding.call  # a subclass may fold ids before it looks them up
-    calls = [
-        c
-        for c in keras_internals.graph_calls(model)
-        if getattr(type(c.operation), "call", None) is plain
-    ]
-    sizes = {k: input_vocabulary(calls, entry) for k, entry in entries(model, keys).items()}
-    return {k: size for k, size in sizes.items() if size is not None}
+    known: dict[Any, int] = {}
+    for key, tensor in entries(graph.model, keys).items():
+        layers = _embeddings(graph, tensor)
+        if sizes := [layer.input_dim for layer in layers if type(layer).call is plain]:
+            known[key] = min(sizes)
+    return known
 
 
-def reads_as_logits(calls: list[keras_internals.Call], output: Any) -> tuple[bool | None, str]:
-    """Whether an output is logits, as far as the operation it comes from tells, and that operation
-    in words.
+# What an activation makes of the scores: logits (a softmax is yet to come), or probabilities
+_GIVES_LOGITS = {
+    keras.activations.linear: True,
+    keras.activations.log_softmax: True,
+    keras.activations.softmax: False,
+}
+
+
+def reads_as_logits(graph: Graph, output: keras.KerasTensor) -> tuple[bool | None, str]:
+    """Tells whether an output is logits.
+
+    Returns:
+        True for logits, False for probabilities, None where the graph does not tell; and the
+        operation that the output comes from, in words.
     """
-    call = next((c for c in reversed(calls) if any(t is output for t in c.outputs)), None)
+    call = graph.producers.get(id(output))
     if call is None:
         return None, "an input"
     layer = call.operation
-    if isinstance(layer, (keras.layers.Dropout, keras.layers.Identity)) or (
-        isinstance(layer, keras.layers.Activation) and layer.activation is keras.activations.linear
-    ):
-        return reads_as_logits(calls, call.args[0])
+    if _passes_on(layer):
+        return reads_as_logits(graph, call.args[0])
     while isinstance(layer, keras.layers.TimeDistributed):
         layer = layer.layer
+    # `keras.ops.softmax` in a graph is an operation of this name, which is not public.
     if isinstance(layer, keras.layers.Softmax) or type(layer).__name__ == "Softmax":
         return False, f"`{call.path}`"
-    if not isinstance(
-        layer, (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Activation)
-    ):
+    scoring = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Activation)
+    if not isinstance(layer, scoring):
         return None, f"`{call.path}` ({type(layer).__name__})"
-    told = {
-        keras.activations.linear: True,
-        keras.activations.log_softmax: True,
-        keras.activations.softmax: False,
-    }
     name = getattr(layer.activation, "__name__", layer.activation)
-    return told.get(layer.activation), f"`{call.path}` ({type(layer).__name__}, activation={name})"
+    in_words = f"`{call.path}` ({type(layer).__name__}, activation={name})"
+    return _GIVES_LOGITS.get(layer.activation), in_words
+
+
+def _passes_on(layer: keras.Operation) -> bool:
+    """True if scores leave a layer, at inference, as they entered it."""
+    if isinstance(layer, keras.layers.Activation):
+        return layer.activation is keras.activations.linear
+    return isinstance(layer, (keras.layers.Dropout, keras.layers.Identity))

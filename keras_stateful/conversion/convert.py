@@ -11,25 +11,26 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
-from keras_stateful.carry.layers import Carry, carried_class, plain_class
-from keras_stateful.carry.rewrite import Level, Rewriter, Unconvertible
-from keras_stateful.carry.states import sync
-from keras_stateful.carry.time_axis import find_time_axis, is_recurrent
+from keras_stateful.carry.graph import RESETS, Call, Graph, Unconvertible
+from keras_stateful.carry.layers import carried_class, plain_class
+from keras_stateful.carry.rewrite import Level, Rewriter
+from keras_stateful.carry.time_axis import find_time_axis
+from keras_stateful.conversion.checks import (
+    OF_THE_LOSS,
+    check_all_carry,
+    check_methods,
+    no_recurrent_layer,
+    readable,
+)
 from keras_stateful.conversion.model import StatefulModel
-from keras_stateful.foundation import devices, keras_internals
+from keras_stateful.foundation import devices
 from keras_stateful.foundation.arguments import whole_number
-from keras_stateful.foundation.protocols import is_converted, is_sequence, resets_given
+from keras_stateful.foundation.protocols import is_sequence, resets_given
+from keras_stateful.foundation.types import Structure
 
 if TYPE_CHECKING:
     from keras_stateful.data.sequence import StatefulSequence
     from keras_stateful.data.stream import StatefulStream
-
-RESETS = "resets"
-OF_THE_OUTPUT = (
-    "call",
-    "predict_step",
-)  # methods of Keras's models, which a subclass may have of its own
-OF_THE_LOSS = ("test_step", "compute_loss", "compute_metrics")
 
 
 def to_stateful(
@@ -83,13 +84,13 @@ def to_stateful(
     (doi:10.1162/neco.1990.2.4.490). What Keras's own `stateful=True` does instead, with its issues,
     is listed in `docs/keras-defects.md`.
     """
-    model = readable(model, "to_stateful")
-    batch_size, resets = _batch_and_resets(batch_size, resets)
+    graph = readable(model, "to_stateful")
+    rows, resets = _batch_and_resets(batch_size, resets)
     check_methods(model, "to_stateful", (*OF_THE_LOSS, "train_step"))
-    if layers is None and recurrent_paths(model):
-        layers = recurrent_paths(model)
-        _check_all_carry(model, layers)
-    return _carrying(model, batch_size, resets, layers, share=False, any_length=False)
+    if layers is None and graph.carrying:
+        layers = graph.carrying
+        check_all_carry(graph)
+    return _carrying(graph, rows, resets, layers, share=False, any_length=False)
 
 
 def to_inference(
@@ -126,25 +127,16 @@ def to_inference(
     ```
     """
     batch_size = whole_number("batch_size", batch_size, 1)
-    model = readable(model, "to_inference")
-    return _carrying(
-        model,
-        batch_size,
-        None,
-        recurrent_paths(model) or None,
-        share=share_weights,
-        any_length=True,
-    )
+    graph = readable(model, "to_inference")
+    layers = graph.carrying or None
+    return _carrying(graph, batch_size, None, layers, share=share_weights, any_length=True)
 
 
 def twin_with_resets(model: keras.Model, batch_size: int) -> StatefulModel:
-    """A model over the same variables, at another batch size and any window length, with resets by
-    window.
-    """
-    model = readable(model, "to_inference")
-    return _carrying(
-        model, batch_size, "window", recurrent_paths(model) or None, share=True, any_length=True
-    )
+    """The same variables at another batch size and any window length, with resets by window."""
+    graph = readable(model, "to_inference")
+    layers = graph.carrying or None
+    return _carrying(graph, batch_size, "window", layers, share=True, any_length=True)
 
 
 def to_stateless(model: keras.Model) -> keras.Model:
@@ -171,27 +163,27 @@ def to_stateless(model: keras.Model) -> keras.Model:
     assert plain.input_shape == (None, None, 3)
     ```
     """
-    model = readable(model, "to_stateless")
-    recurrent = {c.path for c in keras_internals.graph_calls(model) if is_recurrent(c.operation)}
+    graph = readable(model, "to_stateless")
+    recurrent = {call.path for call in graph.recurrent}
     if not recurrent:
-        raise _no_recurrent_layer(model, "to_stateless")
+        raise no_recurrent_layer(graph, "to_stateless")
 
-    def plain(level: Level, layer: Any, path: str, index: int, args: tuple, kwargs: dict) -> Any:
-        return rewriter.layer(layer, plain_class(type(layer)), stateful=False)(
-            *args, **users_arguments(kwargs)
-        )
+    def plain(level: Level, call: Call, index: int) -> Structure:
+        cls = plain_class(type(call.operation))
+        layer = rewriter.layer(call.operation, cls, stateful=False)
+        return layer(*call.args, **users_arguments(call))
 
     rewriter = Rewriter(
         recurrent, plain, share=False, share_submodels=True, batch_size=None, plain=True
     )
-    inputs, outputs, _ = rewriter.run(model, drop=resets_input(model))
+    inputs, outputs, _ = rewriter.run(graph)
     return keras.Model(
-        _pack_inputs(model, inputs, {}), pack_outputs(model, outputs), name=model.name
+        _pack_inputs(graph, inputs, {}), pack_outputs(graph, outputs), name=model.name
     )
 
 
 def _carrying(
-    model: keras.Model,
+    graph: Graph,
     batch_size: int,
     resets: str | None,
     layers: list | None,
@@ -199,13 +191,23 @@ def _carrying(
     share: bool,
     any_length: bool,
 ) -> StatefulModel:
+    """A copy of a model whose recurrent layers carry their state.
+
+    Args:
+        graph: of the model.
+        batch_size: rows of the copy, on all devices.
+        resets: as for `to_stateful`.
+        layers: as for `to_stateful`.
+        share: use the same variables, not copies.
+        any_length: take windows of any length.
+    """
     function = "to_inference" if any_length else "to_stateful"
     rows = devices.graph_rows(batch_size, function)
-    chosen = None if layers is None else _paths(model, layers)
-    time = find_time_axis(model, chosen)
+    chosen = None if layers is None else _paths(graph, layers)
+    time = find_time_axis(graph, chosen)
     recurrent = [p for p in time.recurrent if chosen is None or p in chosen]
     if not recurrent:
-        raise _no_recurrent_layer(model, function)
+        raise no_recurrent_layer(graph, function)
     if chosen and (missing := [p for p in chosen if p not in recurrent]):
         raise Unconvertible(
             "`layers` names layers that do not run along the model's time axis. Received: "
@@ -213,197 +215,92 @@ def _carrying(
         )
     config = {"unroll": False} if any_length else {}
 
-    def carry(level: Level, layer: Any, path: str, index: int, args: tuple, kwargs: dict) -> Any:
-        new = rewriter.layer(
-            layer,
-            carried_class(type(layer)),
-            slots=time.calls[path],
-            initial_state_given=path in time.initial_state_given,
+    def carry(level: Level, call: Call, index: int) -> Structure:
+        layer = rewriter.layer(
+            call.operation,
+            carried_class(type(call.operation)),
+            slots=time.calls[call.path],
+            initial_state_given=call.path in time.initial_state_given,
             **config,
         )
-        kwargs = users_arguments(kwargs)
-        sequences = args[0] if args else kwargs["sequences"]
+        sequences, arguments = call.sequences, users_arguments(call)
         if sequences.shape[0] != rows:
             raise Unconvertible(
-                f"`{path}` gets {sequences.shape[0]} rows where the model has {rows}: a batch size "
+                f"`{call.path}` gets {sequences.shape[0]} rows where the model has {rows}: a batch size "
                 "is written into the graph in front of it. Write -1 for the batch (`ops.reshape(h, "
                 "(-1, time, units))`), or use `keras.layers.Reshape`, which leaves the batch alone."
             )
         if resets is not None:
             shape = (rows,) if resets == "window" else (rows, sequences.shape[1])
-            kwargs[RESETS] = level.input(RESETS, shape, "bool")
-        return new(*args, **kwargs, **({"slot": index} if index else {}))
+            arguments[RESETS] = level.input(RESETS, shape, "bool")
+        if index:
+            arguments["slot"] = index
+        return layer(*call.args, **arguments)
 
     rewriter = Rewriter(
         set(recurrent), carry, share=share, share_submodels=False,
         batch_size=rows, temporal=time.inputs, any_length=any_length,
     )  # fmt: skip
-    inputs, outputs, level = rewriter.run(model, drop=resets_input(model))
+    inputs, outputs, level = rewriter.run(graph)
     return StatefulModel(
-        _pack_inputs(model, inputs, level.wanted), pack_outputs(model, outputs), name=model.name
+        _pack_inputs(graph, inputs, level.inputs),
+        pack_outputs(graph, outputs),
+        name=graph.model.name,
     )
 
 
-def users_arguments(kwargs: dict) -> dict:
-    """The arguments of a recurrent call that its user gave."""
-    return {k: v for k, v in kwargs.items() if k not in (RESETS, "slot")}
+def users_arguments(call: Call) -> dict[str, Any]:
+    """The keyword arguments of a recurrent call that its user gave, not an earlier conversion."""
+    return {name: v for name, v in call.kwargs.items() if name not in (RESETS, "slot")}
 
 
-def _pack_inputs(model: keras.Model, inputs: list, more: dict) -> Any:
+def _pack_inputs(graph: Graph, inputs: list, more: dict[str, keras.KerasTensor]) -> Structure:
     """The new inputs in the structure of the old ones, with what came in addition last."""
-    old = keras_internals.functional(model).input
-    names = [
-        t.name
-        for t in keras_internals.functional(model).inputs
-        if t.name not in resets_input(model)
-    ]
-    if isinstance(old, dict):
+    if isinstance(graph.functional.input, dict):
+        names = [t.name for t in graph.inputs if t is not graph.resets]
         return {**dict(zip(names, inputs, strict=True)), **more}
     together = [*inputs, *more.values()]
     return together[0] if len(together) == 1 else together
 
 
-def pack_outputs(model: keras.Model, outputs: list) -> Any:
-    return keras.tree.pack_sequence_as(keras_internals.functional(model).output, outputs)
+def pack_outputs(graph: Graph, outputs: list) -> Structure:
+    """The new outputs in the structure of the old ones."""
+    return keras.tree.pack_sequence_as(graph.functional.output, outputs)
 
 
-def resets_input(model: keras.Model) -> frozenset[str]:
-    """The name of the resets input where an earlier conversion added one."""
-    has_one = any(t.name == RESETS for t in model.inputs)
-    return frozenset({RESETS}) if has_one and recurrent_paths(model) else frozenset()
-
-
-def recurrent_paths(model: keras.Model) -> list[str]:
-    """Paths of the recurrent layers that carry already, by conversion or by Keras's own
-    `stateful=True`.
-    """
-    calls = list(keras_internals.graph_calls(model))
-    paths = [c.path for c in calls if isinstance(c.operation, Carry)]
-    paths = paths or [c.path for c in calls if is_recurrent(c.operation) and c.operation.stateful]
-    return list(dict.fromkeys(paths))
-
-
-def readable(model: Any, function: str) -> keras.Model:
-    if not isinstance(model, keras.Model):
-        order = " The order is `to_stateful(model, sequence)`." if is_sequence(model) else ""
-        raise TypeError(
-            f"`model` must be a Keras model. Received: {model!r} of type "
-            f"{type(model).__name__}.{order}"
-        )
-    if isinstance(model, keras.Sequential) and not model.built:
-        raise Unconvertible(
-            f"`{function}` needs to know the shape of the model's input. Received: a Sequential "
-            "that is not built. Make `keras.Input((None, features))`, or `keras.Input((None,), "
-            "dtype='int32')` for ids, its first layer."
-        )
-    if not keras_internals.is_graph(model):
-        raise Unconvertible(
-            f"`{function}` reads the graph of Sequential and Functional models. Received: "
-            f"{model.name!r}, a subclass of keras.Model ({type(model).__name__}) whose layers are "
-            "called in Python. Build the same layers with the Functional API, or give its "
-            "recurrent layers `stateful=True` and use `ResetStatesCallback`."
-        )
-    if any(t.name == RESETS for t in model.inputs) and not any(
-        isinstance(c.operation, Carry) for c in keras_internals.graph_calls(model)
-    ):
-        raise Unconvertible(
-            "The model has an input named 'resets', which the conversion needs. Rename that input."
-        )
-    check_methods(model, function, OF_THE_OUTPUT)
-    _check_weights(model)
-    return model
-
-
-def check_methods(model: keras.Model, function: str, names: tuple[str, ...]) -> None:
-    """Raises a ValueError where a model's class has methods of its own, which a copy of its graph
-    would not have.
-    """
-    own = [
-        name
-        for c in type(model).__mro__
-        for name in names
-        if name in vars(c) and not c.__module__.startswith(("keras.", "keras_stateful."))
-    ]
-    if own:
-        raise Unconvertible(
-            f"`{function}` copies the model's graph, and `{type(model).__name__}.{own[0]}` would "
-            f"be lost. Received: {model.name!r}, whose class has its own "
-            f"{', '.join(f'`{n}`' for n in own)}. Give the recurrent layers `stateful=True` and "
-            "train the model itself with `ResetStatesCallback`; or build a Functional model of its "
-            "layers, and say what is lost as a loss or a metric of `compile`."
-        )
-
-
-def _check_all_carry(model: keras.Model, carrying: list[str]) -> None:
-    """Raises a ValueError where some layers are `stateful=True` and others, along the same time
-    axis, are not.
-    """
-    others = [path for path in find_time_axis(model, carrying).recurrent if path not in carrying]
-    if others and not is_converted(model):
-        raise Unconvertible(
-            "Some recurrent layers are `stateful=True` and others are not, which would start anew "
-            f"in each window. Received: stateful {carrying}, not stateful {others}. Say which are "
-            f"to carry: `layers={carrying + others}` for all, or `layers={carrying}`."
-        )
-
-
-def _check_weights(model: keras.Model) -> None:
-    """On JAX a first step that fails leaves the variables without values, and Keras says
-    `'NoneType' object ...`.
-    """
-    sync(model)
-    try:
-        for variable in model.weights:
-            _ = variable.value
-    except TypeError:
-        raise RuntimeError(
-            f"The weights of {model.name!r} are gone. Received: a model of which a `fit`, "
-            "`evaluate` or `predict` failed; on JAX Keras takes the values out of the variables "
-            "meanwhile, and does not put them back then. Build the model again and load its "
-            "weights from a file."
-        ) from None
-
-
-def _no_recurrent_layer(model: keras.Model, function: str) -> Unconvertible:
-    layers = [c.path for c in keras_internals.graph_calls(model)]
-    return Unconvertible(
-        f"`{function}` found no recurrent layer along the model's time axis (axis 1 of an input). "
-        f"Received: {model.name!r} with {layers}. Recurrent are SimpleRNN, GRU, LSTM, RNN and "
-        "ConvLSTM1D to 3D; inside `TimeDistributed` they run along another axis."
-    )
-
-
-def _paths(model: keras.Model, layers: list) -> list[str]:
+def _paths(graph: Graph, layers: list) -> list[str]:
+    """The paths of the recurrent layers that the user named, by name, path or the layer itself."""
     if isinstance(layers, str):
         raise TypeError(
             f"`layers` must be a list of names or layers. Received: layers={layers!r}. Pass "
             f"`[{layers!r}]`."
         )
-    calls = [c for c in keras_internals.graph_calls(model) if is_recurrent(c.operation)]
+    calls = graph.recurrent
     paths: list[str] = []
-    for wanted in layers:
-        hits = {
-            c.path for c in calls if wanted is c.operation or wanted in (c.path, c.operation.name)
+    for layer in layers:
+        fitting = {
+            c.path for c in calls if layer is c.operation or layer in (c.path, c.operation.name)
         }
-        if len(hits) != 1:
+        if len(fitting) != 1:
             raise ValueError(
-                f"`layers` must name recurrent layers of the model. Received: {wanted!r}, which "
-                f"fits {sorted(hits) or 'none'}; there are {sorted({c.path for c in calls})}."
+                f"`layers` must name recurrent layers of the model. Received: {layer!r}, which "
+                f"fits {sorted(fitting) or 'none'}; there are {sorted({c.path for c in calls})}."
             )
-        paths += hits
+        paths += fitting
     return paths
 
 
 def _batch_and_resets(batch_size: Any, resets: str | None) -> tuple[int, str | None]:
+    """The rows and the kind of resets that `to_stateful` was asked for, directly or by a sequence."""
     if resets not in (None, "window", "step"):
         raise ValueError(f'`resets` must be None, "window" or "step". Received: resets={resets!r}.')
     if is_sequence(batch_size):
-        sequence, told = batch_size, resets_given(batch_size)
-        if resets not in (None, told):
+        sequence, expected = batch_size, resets_given(batch_size)
+        if resets not in (None, expected):
             raise ValueError(
                 f"`resets` contradicts the sequence. Received: resets={resets!r}, a sequence with "
                 f"boundary={sequence.boundary!r} and resets={sequence.resets}, which needs "
-                f"resets={told!r}. Leave `resets` out."
+                f"resets={expected!r}. Leave `resets` out."
             )
-        return devices.rows_given(sequence), told
+        return devices.rows_given(sequence), expected
     return whole_number("batch_size", batch_size, 1), resets

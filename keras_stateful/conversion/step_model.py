@@ -1,12 +1,12 @@
 """Step models: states in, states out. What one exports, and what a compiled loop runs."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_stateful.carry.graph import Call, Graph
 from keras_stateful.carry.layers import (
     KERAS_CALLS,
     OpenedWindow,
@@ -16,15 +16,11 @@ from keras_stateful.carry.layers import (
 )
 from keras_stateful.carry.rewrite import Level, Rewriter
 from keras_stateful.carry.time_axis import find_time_axis
-from keras_stateful.conversion.convert import (
-    pack_outputs,
-    readable,
-    recurrent_paths,
-    resets_input,
-    users_arguments,
-)
+from keras_stateful.conversion.checks import readable
+from keras_stateful.conversion.convert import pack_outputs, users_arguments
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.types import Structure
 
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
@@ -112,18 +108,19 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         y, *states = step([x, *states])                     # y (2, 1, 8)
     ```
     """
-    model = readable(model, "to_step_model")
-    carried = recurrent_paths(model) or None
-    time = find_time_axis(model, carried)
+    graph = readable(model, "to_step_model")
+    carried = graph.carrying or None
+    time = find_time_axis(graph, carried)
     recurrent = {p for p in time.recurrent if carried is None or p in carried}
     keys: dict[str, str] = {}
-    stems = _stems(time.recurrent, time.calls, [t.name for t in model.inputs])
+    stems = _stems(time.recurrent, time.calls, [t.name for t in graph.inputs])
 
-    def step(level: Level, layer: Any, path: str, index: int, args: tuple, kwargs: dict) -> Any:
+    def step(level: Level, call: Call, index: int) -> Structure:
+        layer, path, args = call.operation, call.path, call.args
         plain = rewriter.layer(
             layer, plain_class(type(layer)), stateful=False, return_state=True, unroll=False
         )
-        sequences = args[0] if args else kwargs["sequences"]
+        sequences = call.sequences
         initial = layer.get_initial_state(1)
         flat_initial = keras.tree.flatten(initial)
         stem = stems[path] + (f"_call{index}" if index else "")
@@ -133,7 +130,7 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
             for n, i in zip(names, flat_initial, strict=True)
         ]
         keys.update({n: path + (f"#{index}" if index else "") for n in names})
-        kwargs = {k: v for k, v in users_arguments(kwargs).items() if k in ("mask", "training")}
+        kwargs = {k: v for k, v in users_arguments(call).items() if k in ("mask", "training")}
         mask = args[2] if len(args) > 2 else kwargs.pop("mask", None)
         mask = keras_internals.mask_of(sequences) if mask is None else mask
         if mask is not None:
@@ -155,13 +152,13 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         temporal=time.inputs,
         any_length=True,
     )
-    inputs, outputs, level = rewriter.run(model, drop=resets_input(model))
-    outputs = keras.tree.flatten(pack_outputs(model, outputs))
+    inputs, outputs, level = rewriter.run(graph)
+    outputs = keras.tree.flatten(pack_outputs(graph, outputs))
     return StepModel(
-        [*inputs, *level.wanted.values()],
-        [*outputs, *(level.handed_out[name] for name in level.wanted)],
+        [*inputs, *level.inputs.values()],
+        [*outputs, *(level.outputs[name] for name in level.inputs)],
         name=model.name,
-        state_paths=[_key(name, keys) for name in level.wanted],
+        state_paths=[_key(name, keys) for name in level.inputs],
         initial_state_given=sorted(time.initial_state_given),
     )
 
@@ -234,7 +231,7 @@ def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarra
             "graph from its inputs (`initial_state=`), so it is not a constant. Compute it with "
             "that part of the model, and pass it."
         )
-    layers = {c.path: c.operation for c in keras_internals.graph_calls(step_model)}
+    layers = {c.path: c.operation for c in Graph(step_model).calls}
     values: dict[str, list] = {}
     for key in dict.fromkeys(step_model.state_paths):
         layer = layers[key.split("#")[0]]

@@ -6,8 +6,8 @@ config.
 
 import keras
 
-from keras_stateful.carry.rewrite import functions_of
-from keras_stateful.conversion.convert import OF_THE_LOSS, check_methods
+from keras_stateful.carry.copying import functions_of
+from keras_stateful.conversion.checks import OF_THE_LOSS, check_methods
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Structure
 

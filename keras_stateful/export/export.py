@@ -15,7 +15,8 @@ from typing import Any
 
 import keras
 
-from keras_stateful.carry.rewrite import parts_of
+from keras_stateful.carry.copying import parts_of
+from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.vocabulary import input_vocabulary, reads_as_logits
 from keras_stateful.conversion.step_model import StepModel, initial_states, to_step_model
 from keras_stateful.export import check, writers
@@ -192,9 +193,7 @@ def _computes_in_float32(step: StepModel) -> bool:
 
 def _has_masks(step: StepModel) -> bool:
     return any(
-        keras_internals.mask_of(t) is not None
-        for c in keras_internals.graph_calls(step)
-        for t in c.outputs
+        keras_internals.mask_of(t) is not None for call in Graph(step).calls for t in call.outputs
     )
 
 
@@ -211,10 +210,10 @@ def _describe(
     numbers.
     """
     runtime = open_runtime(artifact_format, entry.read_bytes() if entry.is_file() else b"", entry)
-    calls, ends = keras_internals.graph(step)
+    graph = Graph(step)
     inputs = []
     for given, tensor in zip(step.data_inputs, single.inputs, strict=False):
-        vocabulary = input_vocabulary(calls, given)
+        vocabulary = input_vocabulary(graph, given)
         name = _input_tensor(runtime, tensor.name)
         inputs.append(
             Tensor(tensor.name, name, _shape(tensor), tensor.dtype, has_time(given), vocabulary)
@@ -229,7 +228,7 @@ def _describe(
     outputs = [
         Tensor(
             names[i], found[i], _shape(single.outputs[i]), single.outputs[i].dtype, has_time(given),
-            from_logits=reads_as_logits(calls, ends[i])[0],
+            from_logits=reads_as_logits(graph, graph.outputs[i])[0],
         )
         for i, given in enumerate(step.data_outputs)
     ]  # fmt: skip

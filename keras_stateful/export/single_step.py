@@ -5,7 +5,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_stateful.carry.rewrite import copy_layer, copy_statistics, parts_of, skip_initializers
+from keras_stateful.carry.copying import copy_layer, copy_statistics, parts_of, skip_initializers
+from keras_stateful.carry.graph import Graph
 from keras_stateful.conversion.step_model import StepModel
 from keras_stateful.foundation import keras_internals
 
@@ -36,8 +37,8 @@ def single_step(step: StepModel) -> keras.Model:
     copies: dict[int, Any] = {}
     taken = {t.name for t in inputs}
     pending = []
-    ends = {id(t): t for t in step.inputs}
-    for call in keras_internals.graph_calls(step, tensors=ends):
+    graph = Graph(step)
+    for call in graph.calls:
         operation = call.operation
         if id(operation) not in copies:
             # Two layers of different sub-models may have one name; a flat model's names are unique.
@@ -71,7 +72,7 @@ def single_step(step: StepModel) -> keras.Model:
         for source, target in zip(old.weights, new.weights, strict=True):
             target.assign(np.array(keras.ops.convert_to_numpy(source)))
         copy_statistics(old, new)
-    return keras.Model(inputs, [renewed[id(ends[id(t)])] for t in step.outputs], name="step")
+    return keras.Model(inputs, [renewed[id(t)] for t in graph.outputs], name="step")
 
 
 def _artifact_dtype(dtype: str) -> str:

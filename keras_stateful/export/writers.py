@@ -27,7 +27,7 @@ from typing import Any
 
 import keras
 
-from keras_stateful.carry.rewrite import functions_of, parts_of
+from keras_stateful.carry.copying import functions_of, parts_of
 
 # For each format the backends that write it, best first, with the modules they need beside
 # themselves.

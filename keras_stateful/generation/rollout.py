@@ -16,7 +16,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_stateful.carry.rewrite import parts_of
+from keras_stateful.carry.copying import parts_of
+from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.vocabulary import input_vocabulary, reads_as_logits
 from keras_stateful.conversion.step_model import StepModel, initial_states, to_step_model
 from keras_stateful.foundation import keras_internals
@@ -71,11 +72,11 @@ class Rollout:
         self.feature_shape, self.dtype = tuple(entry.shape[2:]), entry.dtype
         self.per_step = len(output.shape) > 1 and output.shape[1] is None
         self.output_shape = tuple(output.shape[2 if self.per_step else 1 :])
-        calls, ends = keras_internals.graph(step)
-        self.input_vocabulary = input_vocabulary(calls, entry)
-        self.from_logits, self.last_layer = reads_as_logits(calls, ends[0])
+        graph = Graph(step)
+        self.input_vocabulary = input_vocabulary(graph, entry)
+        self.from_logits, self.last_layer = reads_as_logits(graph, graph.outputs[0])
         self._compiled: dict[Any, Callable] = {}
-        self._drawn_in_vain = _drawn_in_vain(calls)
+        self._drawn_in_vain = _drawn_in_vain(graph)
         self._backend = keras.backend.backend()
 
     def conversation(self, rows: int) -> "Conversation":
@@ -367,13 +368,13 @@ def _record(function: Callable, values: Any, x: Any, states: list) -> Callable:
     return call
 
 
-def _drawn_in_vain(calls: list) -> set[int]:
+def _drawn_in_vain(graph: Graph) -> set[int]:
     """Seed states of Keras's own cells, which draw their dropout masks at inference too and then
     leave them unused.
     """
     parts = [
         p
-        for c in calls
+        for c in graph.calls
         if isinstance(c.operation, keras.layers.Layer)
         for p in parts_of(c.operation)
     ]

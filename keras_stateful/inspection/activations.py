@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.states import LayerState, find_states, sync
 from keras_stateful.carry.vocabulary import input_vocabulary
 from keras_stateful.conversion.convert import to_inference
-from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import fits
 
 
@@ -199,7 +199,7 @@ def _array(twin: keras.Model, tensor: Any, given: Any) -> np.ndarray:
             f"`ids` must be one document of shape {('timesteps', *wanted)}, without a batch axis. "
             f"Received: shape {array.shape}."
         )
-    vocabulary = input_vocabulary(list(keras_internals.graph_calls(twin)), tensor)
+    vocabulary = input_vocabulary(Graph(twin), tensor)
     if vocabulary is not None and (array.min() < 0 or array.max() >= vocabulary):
         wrong = array.min() if array.min() < 0 else array.max()
         raise ValueError(

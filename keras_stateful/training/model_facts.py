@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import keras
 
+from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.states import find_states
 from keras_stateful.carry.time_axis import find_time_axis
 from keras_stateful.carry.vocabulary import ids_known
@@ -34,22 +35,27 @@ class ModelFacts:
 
     Attributes:
         model: the model.
-        graph: the Functional model behind it.
+        functional: the Functional model behind it.
         inputs_agreed: sequences whose inputs were found to fit.
         targets_agreed: sequences whose targets were.
     """
 
     def __init__(self, model: keras.Model):
-        self.model, self.graph = model, keras_internals.functional(model)
+        self.model, self.functional = model, keras_internals.functional(model)
         self.inputs_agreed: WeakKeyDictionary[Readable, bool] = WeakKeyDictionary()
         self.targets_agreed: WeakKeyDictionary[Readable, Agreement] = WeakKeyDictionary()
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph; an AttributeError of a subclassed model, which has none."""
+        return Graph(self.model)
 
     @cached_property
     def along_time(self) -> tuple[bool, ...]:
         """For each output, True if it has a value for every time step."""
         carrying = [state.key.split("#")[0] for state in find_states(self.model)]
         try:
-            return tuple(find_time_axis(self.model, carrying).outputs)
+            return tuple(find_time_axis(self.graph, carrying).outputs)
         except (ValueError, TypeError, AttributeError):
             return (True,)  # a subclassed model, of which nothing is known before it runs
 
@@ -61,9 +67,10 @@ class ModelFacts:
         """
         if not keras_internals.is_graph(self.model):
             return {}
-        names = [tensor.name for tensor in self.graph.inputs]
-        keys = list(self.graph.input) if isinstance(self.graph.input, dict) else names
-        return ids_known(self.model, [None, *keys])
+        inputs = self.functional.input
+        names = [tensor.name for tensor in self.functional.inputs]
+        keys = list(inputs) if isinstance(inputs, dict) else names
+        return ids_known(self.graph, [None, *keys])
 
     @cached_property
     def batch_normalizations(self) -> dict[str, keras.layers.BatchNormalization]:
@@ -72,7 +79,7 @@ class ModelFacts:
             return {}
         return {
             call.path: call.operation
-            for call in keras_internals.graph_calls(self.model)
+            for call in self.graph.calls
             if isinstance(call.operation, keras.layers.BatchNormalization)
             and not any(map(_is_masked, keras.tree.flatten(call.args)))
         }
@@ -81,7 +88,7 @@ class ModelFacts:
 def facts_of(model: keras.Model) -> ModelFacts:
     """The facts of a model, read anew where a `Sequential` was given other layers since."""
     facts = getattr(model, "_keras_stateful_facts", None)
-    if facts is None or facts.graph is not keras_internals.functional(model):
+    if facts is None or facts.functional is not keras_internals.functional(model):
         facts = model._keras_stateful_facts = ModelFacts(model)
     return facts
 

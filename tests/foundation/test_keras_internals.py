@@ -24,13 +24,13 @@ def two_levels():
     return keras.Model(x, keras.layers.Dense(1, name="b")(inner(x)))
 
 
-def test_graph_calls_enter_submodels_and_join_their_tensors():
+def test_nodes_come_in_an_order_in_which_they_can_run():
     model = two_levels()
-    calls = list(keras_internals.graph_calls(model))
-    assert [c.path for c in calls] == ["inner/a", "b"]
-    assert calls[0].args[0] is model.inputs[0]
-    assert calls[1].args[0] is calls[0].outputs[0]
-    assert calls[1].outputs[0] is model.outputs[0]
+    inner, head = keras_internals.nodes(model)
+    assert [inner.operation.name, head.operation.name] == ["inner", "b"]
+    other = keras.Input((None, 3))
+    (argument,), _ = keras_internals.fill_in(inner, {id(model.inputs[0]): other})
+    assert argument is other
 
 
 def test_graphs_are_told_from_layers():
@@ -293,21 +293,6 @@ def test_a_built_layer_takes_another_layer_or_variable_in_the_place_of_its_own()
     assert one.gain is other.gain
     assert one.cell is other.cell
     assert [id(v) for v in one.variables] == [id(v) for v in other.variables]
-
-
-def test_a_sub_model_that_is_called_again_gets_tensors_of_its_own():
-    mlp = keras.Sequential(
-        [keras.Input((None, 3)), keras.layers.Dense(4), keras.layers.Dense(2)], name="mlp"
-    )
-    a, b = keras.Input((None, 3)), keras.Input((None, 3))
-    model = keras.Model([a, b], [mlp(a), mlp(b)])
-    calls, outputs = keras_internals.graph(model)
-    assert len({id(t) for c in calls for t in c.outputs}) == 4
-    made_from = {id(last.outputs[0]): (first, last) for first, last in (calls[:2], calls[2:])}
-    for entry, output in zip((a, b), outputs, strict=True):
-        first, last = made_from[id(output)]
-        assert first.args[0] is entry
-        assert last.args[0] is first.outputs[0]
 
 
 def test_functional_models_are_told_by_the_name_of_their_class():

@@ -37,11 +37,8 @@ from keras_stateful.foundation.keras_internals.epochs import (
     takes_plain_batches,
 )
 from keras_stateful.foundation.keras_internals.graph import (
-    Call,
     fill_in,
     functional,
-    graph,
-    graph_calls,
     is_graph,
     mask_of,
     nodes,
@@ -87,7 +84,6 @@ from keras_stateful.foundation.keras_internals.variables import (
 
 __all__ = [
     "CALLBACK_MEMORY",
-    "Call",
     "DataAdapter",
     "TrainerCall",
     "attributes",
@@ -108,8 +104,6 @@ __all__ = [
     "functional",
     "get_memory",
     "global_seed_state",
-    "graph",
-    "graph_calls",
     "has_global_seed",
     "is_graph",
     "is_keras_op",

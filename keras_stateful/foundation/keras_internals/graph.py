@@ -4,9 +4,8 @@
 inputs or outputs, or say which tensor runs along time, so the nodes themselves are read.
 """
 
-import copy
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras.src.backend.common.masking import get_keras_mask
@@ -51,65 +50,10 @@ def fill_in(node: Any, tensors: dict[int, Tensor]) -> tuple[tuple, dict[str, Any
 
     Args:
         node: from `nodes`.
-        tensors: what stands for each tensor of the node's graph, by that tensor's id.
+        tensors: what stands for each tensor of the node's graph, by that tensor's id; None stands
+            for one that is left out.
     """
     return node.arguments.fill_in(tensors)
-
-
-class Call(NamedTuple):
-    """One call of an operation in a Functional graph, its tensors as in the outermost graph."""
-
-    path: str
-    operation: Any
-    args: tuple
-    kwargs: dict[str, Any]
-    outputs: list[Tensor]
-
-
-def graph_calls(
-    model: keras.Model,
-    prefix: str = "",
-    tensors: dict[int, Tensor] | None = None,
-    known: set[int] | None = None,
-) -> Iterator[Call]:
-    """All calls of a graph, inside its sub-models too, in an order in which they can run.
-
-    Args:
-        model: a model whose graph can be read.
-        prefix: what the paths begin with.
-        tensors: what stands for the graph's tensors, by their id; this adds to it. By default the
-            inputs stand for themselves.
-        known: ids of the output tensors of earlier calls.
-    """
-    known = set() if known is None else known
-    if tensors is None:
-        tensors = {id(t): t for t in functional(model).inputs}
-    for node in nodes(model):
-        args, kwargs = fill_in(node, tensors)
-        operation = node.operation
-        path = f"{prefix}{operation.name}"
-        if is_graph(operation):
-            # The tensors inside a sub-model are its own; its inputs stand for what it is given here.
-            inner = functional(operation)
-            entering = keras.tree.flatten(args[0] if args else kwargs["inputs"])
-            inside = {id(t): g for t, g in zip(inner.inputs, entering, strict=True)}
-            yield from graph_calls(operation, f"{path}/", inside, known)
-            results = [inside[id(t)] for t in inner.outputs]
-        else:
-            # A sub-model that is called twice has one set of tensors inside: the second call gets
-            # copies, so that its outputs are not taken for those of the first.
-            results = [copy.copy(t) if id(t) in known else t for t in node.outputs]
-            known.update(map(id, node.outputs))
-            yield Call(path, operation, args, kwargs, results)
-        for tensor, result in zip(node.outputs, results, strict=True):
-            tensors[id(tensor)] = result
-
-
-def graph(model: keras.Model) -> tuple[list[Call], list[Tensor]]:
-    """All calls of a model's graph, and its outputs as the tensors that the calls speak of."""
-    tensors = {id(t): t for t in functional(model).inputs}
-    calls = list(graph_calls(model, tensors=tensors))
-    return calls, [tensors[id(t)] for t in functional(model).outputs]
 
 
 def mask_of(tensor: Tensor) -> Structure:

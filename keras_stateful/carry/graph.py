@@ -1,0 +1,144 @@
+"""A model's graph, read once: every call of every layer, those inside sub-models included.
+
+A Functional model is a graph of calls, and a sub-model is one call of it that stands for a graph of
+its own. Here they are joined into one list, in an order in which they can run, whose tensors are
+those of the outermost graph:
+
+    model     x ──▶ encoder ──▶ h ──▶ head ──▶ y       head is a Sequential of a and b
+    Graph     x ──▶ encoder ──▶ h ──▶ head/a ──▶ · ──▶ head/b ──▶ y
+
+A `Graph` is made once for each conversion and handed to whoever asks something of the model. The
+graph of a Functional model does not change after it was made; a `Sequential` gets another one when
+a layer is added, so who keeps a `Graph` must look whether `functional` is still the model's.
+"""
+
+import copy
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_stateful.carry.layers import Carry
+from keras_stateful.foundation import keras_internals
+
+RESETS = "resets"  # name of the input, and key of a batch, that says which rows start anew
+
+
+class Unconvertible(ValueError):
+    """A model that cannot be converted, with the layer's path and the remedy."""
+
+
+class Call(NamedTuple):
+    """One call of a layer or operation in a graph, its tensors as in the outermost graph."""
+
+    path: str
+    operation: keras.Operation
+    args: tuple
+    kwargs: dict[str, Any]
+    outputs: list[keras.KerasTensor]
+
+    @property
+    def tensors(self) -> list[keras.KerasTensor]:
+        """Every tensor among the arguments."""
+        flat = keras.tree.flatten((self.args, self.kwargs))
+        return [t for t in flat if isinstance(t, keras.KerasTensor)]
+
+    def argument(self, position: int, name: str) -> Any:
+        """The argument that was given at a position or by name; None where it was not given."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """True if a recurrent layer is called."""
+        return isinstance(self.operation, keras.layers.RNN)
+
+    @property
+    def sequences(self) -> keras.KerasTensor:
+        """What a recurrent layer reads, `(batch, time, ...)`."""
+        return self.argument(0, "sequences")
+
+    @property
+    def initial_state(self) -> Any:
+        """The state that the graph starts a recurrent layer from; None where it gives none."""
+        return self.argument(1, "initial_state")
+
+
+class Graph:
+    """The graph of a `Sequential` or Functional model.
+
+    Attributes:
+        model: the model.
+        functional: the Functional behind it, the model itself unless that is a `Sequential`.
+        inputs: its input tensors.
+        outputs: its output tensors, as the calls name them.
+        calls: every call, in an order in which they can run.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.functional = keras_internals.functional(model)
+        self.inputs: list[keras.KerasTensor] = list(self.functional.inputs)
+        tensors = {id(t): t for t in self.inputs}
+        self.calls = list(_calls(model, "", tensors, set()))
+        self.outputs: list[keras.KerasTensor] = [tensors[id(t)] for t in self.functional.outputs]
+
+    @cached_property
+    def producers(self) -> dict[int, Call]:
+        """The call that each tensor comes from, by the tensor's id; inputs come from none."""
+        return {id(t): call for call in self.calls for t in call.outputs}
+
+    @property
+    def recurrent(self) -> list[Call]:
+        """The calls of recurrent layers."""
+        return [call for call in self.calls if call.is_recurrent]
+
+    @property
+    def converted(self) -> bool:
+        """True if an earlier conversion put in layers that carry their state."""
+        return any(isinstance(call.operation, Carry) for call in self.calls)
+
+    @property
+    def carrying(self) -> list[str]:
+        """Paths of the layers that carry already, by conversion or by Keras's `stateful=True`."""
+        if self.converted:
+            paths = [c.path for c in self.calls if isinstance(c.operation, Carry)]
+        else:
+            paths = [c.path for c in self.recurrent if c.operation.stateful]
+        return list(dict.fromkeys(paths))  # a shared layer is called several times
+
+    @property
+    def resets(self) -> keras.KerasTensor | None:
+        """The resets input, where an earlier conversion added one."""
+        named = next((t for t in self.inputs if t.name == RESETS), None)
+        return named if self.carrying else None
+
+
+def _calls(
+    model: keras.Model, prefix: str, tensors: dict[int, Any], seen: set[int]
+) -> Iterator[Call]:
+    """Reads the calls of a model and of the sub-models in it.
+
+    Args:
+        model: whose nodes are read.
+        prefix: of the paths, with a slash behind it.
+        tensors: what stands for the model's own tensors, by their id. The inputs must be there;
+            every other tensor is added.
+        seen: ids of the output tensors of calls before; added to.
+    """
+    for node in keras_internals.nodes(model):
+        args, kwargs = keras_internals.fill_in(node, tensors)
+        path = f"{prefix}{node.operation.name}"
+        if keras_internals.is_graph(node.operation):
+            inner = keras_internals.functional(node.operation)
+            arguments = keras.tree.flatten(args[0] if args else kwargs["inputs"])
+            inside = {id(t): a for t, a in zip(inner.inputs, arguments, strict=True)}
+            yield from _calls(node.operation, f"{path}/", inside, seen)
+            outputs = [inside[id(t)] for t in inner.outputs]
+        else:
+            # A sub-model that is called again has the same nodes, whose output tensors stand for
+            # other values now. A copy keeps shape, dtype and mask, and has an id of its own.
+            outputs = [copy.copy(t) if id(t) in seen else t for t in node.outputs]
+            seen.update(map(id, node.outputs))
+            yield Call(path, node.operation, args, kwargs, outputs)
+        tensors.update({id(t): new for t, new in zip(node.outputs, outputs, strict=True)})

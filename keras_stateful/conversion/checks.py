@@ -1,0 +1,129 @@
+"""Which models can be converted, and what the others are told."""
+
+from typing import Any
+
+import keras
+
+from keras_stateful.carry.graph import RESETS, Graph, Unconvertible
+from keras_stateful.carry.states import sync
+from keras_stateful.carry.time_axis import find_time_axis
+from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.protocols import is_converted, is_sequence
+
+# Methods of Keras's models that a subclass may have of its own, and that a copy would not have.
+OF_THE_OUTPUT = ("call", "predict_step")
+OF_THE_LOSS = ("test_step", "compute_loss", "compute_metrics")
+
+
+def readable(model: Any, function: str) -> Graph:
+    """Checks that a model can be copied and returns its graph.
+
+    Args:
+        model: what the user gave.
+        function: name of the function that converts it, used in error messages.
+
+    Raises:
+        TypeError: not a Keras model.
+        ValueError: a model without a graph, or one of which a copy would lose something.
+        RuntimeError: weights that a failed step has taken away.
+    """
+    if not isinstance(model, keras.Model):
+        order = " The order is `to_stateful(model, sequence)`." if is_sequence(model) else ""
+        raise TypeError(
+            f"`model` must be a Keras model. Received: {model!r} of type "
+            f"{type(model).__name__}.{order}"
+        )
+    if isinstance(model, keras.Sequential) and not model.built:
+        raise Unconvertible(
+            f"`{function}` needs to know the shape of the model's input. Received: a Sequential "
+            "that is not built. Make `keras.Input((None, features))`, or `keras.Input((None,), "
+            "dtype='int32')` for ids, its first layer."
+        )
+    if not keras_internals.is_graph(model):
+        raise Unconvertible(
+            f"`{function}` reads the graph of Sequential and Functional models. Received: "
+            f"{model.name!r}, a subclass of keras.Model ({type(model).__name__}) whose layers are "
+            "called in Python. Build the same layers with the Functional API, or give its "
+            "recurrent layers `stateful=True` and use `ResetStatesCallback`."
+        )
+    graph = Graph(model)
+    if any(t.name == RESETS for t in graph.inputs) and not graph.converted:
+        raise Unconvertible(
+            "The model has an input named 'resets', which the conversion needs. Rename that input."
+        )
+    check_methods(model, function, OF_THE_OUTPUT)
+    _check_weights(model)
+    return graph
+
+
+def check_methods(model: keras.Model, function: str, names: tuple[str, ...]) -> None:
+    """Checks that a model's class has no methods of its own, which a copy would not have.
+
+    Args:
+        model: what is to be copied.
+        function: name of the function that copies it, used in error messages.
+        names: of the methods.
+
+    Raises:
+        ValueError: a class that overrides one of them.
+    """
+    overridden = [
+        name
+        for cls in type(model).__mro__
+        for name in names
+        if name in vars(cls) and not cls.__module__.startswith(("keras.", "keras_stateful."))
+    ]
+    if overridden:
+        raise Unconvertible(
+            f"`{function}` copies the model's graph, and `{type(model).__name__}.{overridden[0]}` "
+            f"would be lost. Received: {model.name!r}, whose class has its own "
+            f"{', '.join(f'`{name}`' for name in overridden)}. Give the recurrent layers "
+            "`stateful=True` and train the model itself with `ResetStatesCallback`; or build a "
+            "Functional model of its layers, and say what is lost as a loss or a metric of "
+            "`compile`."
+        )
+
+
+def check_all_carry(graph: Graph) -> None:
+    """Checks that no layer starts anew in each window beside others that are `stateful=True`.
+
+    Raises:
+        ValueError: some recurrent layers along time are stateful, and some are not.
+    """
+    carrying = graph.carrying
+    others = [p for p in find_time_axis(graph, carrying).recurrent if p not in carrying]
+    if others and not is_converted(graph.model):  # there the user has said `layers=`
+        raise Unconvertible(
+            "Some recurrent layers are `stateful=True` and others are not, which would start anew "
+            f"in each window. Received: stateful {carrying}, not stateful {others}. Say which are "
+            f"to carry: `layers={carrying + others}` for all, or `layers={carrying}`."
+        )
+
+
+def _check_weights(model: keras.Model) -> None:
+    """Checks that the variables have values.
+
+    On JAX a first step that fails leaves them without any, and whoever reads one is told
+    `'NoneType' object ...`.
+    """
+    sync(model)
+    try:
+        for variable in model.weights:
+            _ = variable.value
+    except TypeError:
+        raise RuntimeError(
+            f"The weights of {model.name!r} are gone. Received: a model of which a `fit`, "
+            "`evaluate` or `predict` failed; on JAX Keras takes the values out of the variables "
+            "meanwhile, and does not put them back then. Build the model again and load its "
+            "weights from a file."
+        ) from None
+
+
+def no_recurrent_layer(graph: Graph, function: str) -> Unconvertible:
+    """The error for a model of which nothing carries a state."""
+    return Unconvertible(
+        f"`{function}` found no recurrent layer along the model's time axis (axis 1 of an input). "
+        f"Received: {graph.model.name!r} with {[c.path for c in graph.calls]}. Recurrent are "
+        "SimpleRNN, GRU, LSTM, RNN and ConvLSTM1D to 3D; inside `TimeDistributed` they run along "
+        "another axis."
+    )
