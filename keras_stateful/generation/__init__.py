@@ -1,5 +1,9 @@
-"""A network writes: prompt in, one step after the other, samples out.
+"""A network writes: a prompt in, one step after the other, samples out.
 
-It may import `conversion` and what that may. `generate`, `request` and `sampling` import no Keras,
-so that a `Session` writes without it.
+    generate, stream ─▶ options, prompt ─▶ request ─▶ engine ─┬─ rollout ─ compiled_loop, compiling
+                                                              └─ session_engine ─ python_loop
+                                            next id: sampling ◀┘
+
+It may import `conversion` and what that may. All but `rollout`, `compiled_loop`, `compiling`,
+`purity` and `sample_text` is NumPy only, so that a `Session` writes where Keras is not installed.
 """

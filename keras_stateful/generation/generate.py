@@ -1,23 +1,29 @@
 """`generate` and `stream`: a model reads a prompt and goes on from its own output.
 
+Rows of different lengths run side by side. Up to its length a row reads its prompt (p), and from
+there on what it emitted itself (o):
+
+    position      0   1   2   3   4   5
+    row 0 reads   p   p   p   o0  o1  o2
+          emits   .   .   o0  o1  o2  o3
+    row 1 reads   p   o0  o1  o2  ...
+          emits   o0  o1  o2  o3
+
 This module needs NumPy only, so that a deployed `Session` generates where Keras is not installed;
 what knows Keras models is in `rollout.py`.
-
-    position      0   1   2   3   4   5          rows of different lengths run side by side: a row reads its
-    row 0 reads   p   p   p   o0  o1  o2         prompt (p) up to its length, and what it emitted itself (o)
-          emits   .   .   o0  o1  o2  o3         from there on
-    row 1 reads   p   o0  o1  o2  (o3 ...)
-          emits   o0  o1  o2  o3
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
-from keras_stateful.foundation.arguments import fits
-from keras_stateful.generation.request import Request, read_request
-from keras_stateful.generation.sampling import next_ids
+from keras_stateful.generation import python_loop
+from keras_stateful.generation.engine import Emissions, Engine, NextInput, Request
+from keras_stateful.generation.options import Options
+from keras_stateful.generation.request import read_request
+from keras_stateful.generation.session_engine import SessionEngine, SessionLike
 
 
 def generate(
@@ -29,8 +35,8 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int | None = None,
-    stop: Any = None,
-    next_input: Callable | None = None,
+    stop: ArrayLike | None = None,
+    next_input: NextInput | None = None,
     from_logits: bool | None = None,
 ) -> np.ndarray | list:
     """Generates ids (or outputs) from a prompt, feeding each output back as the next input.
@@ -56,8 +62,8 @@ def generate(
         next_input: for signals: a function from the output of one step `(rows, ...)` to the next
             input `(rows, ...)`. It gets the backend's tensors (NumPy arrays from a `Session`).
             Nothing is drawn then.
-        from_logits: whether outputs are logits or probabilities. None: inferred from the last
-            activation.
+        from_logits: True if outputs are logits, False if they are probabilities. None: inferred
+            from the last activation.
 
     Returns:
         The new ids, int32 `(length,)`, or `(rows, length)` for a list of prompts. With `stop`, a
@@ -88,19 +94,8 @@ def generate(
         Top-k: Fan et al. 2018, https://arxiv.org/abs/1805.04833
         Top-p: Holtzman et al. 2020, https://arxiv.org/abs/1904.09751
     """
-    engine = _engine(model)
-    request = read_request(
-        engine, prompt, length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
-        next_input=next_input, from_logits=from_logits,
-    )  # fmt: skip
-    first, blocks = _run(engine, request, None)
-    emitted = np.concatenate(list(blocks), axis=1)
-    starts = [n - 1 - first for n in request.lengths]
-    rows = [emitted[r, s : s + request.length] for r, s in enumerate(starts)]
-    if request.stop is None:
-        return rows[0] if request.single else np.stack(rows)
-    ended = [_upto_stop(row, request.stop) for row in rows]
-    return ended[0] if request.single else ended
+    options = Options(temperature, top_k, top_p, seed, stop, next_input, from_logits)
+    return generate_with(model, prompt, length, options)
 
 
 def stream(
@@ -112,8 +107,8 @@ def stream(
     top_k: int | None = None,
     top_p: float | None = None,
     seed: int | None = None,
-    stop: Any = None,
-    next_input: Callable | None = None,
+    stop: ArrayLike | None = None,
+    next_input: NextInput | None = None,
     from_logits: bool | None = None,
 ) -> Iterator:
     """The same as `generate`, yielding as it goes.
@@ -131,7 +126,7 @@ def stream(
         seed: the same seed gives what `generate` gives.
         stop: an id or several at which a row ends.
         next_input: a function from output to next input.
-        from_logits: whether outputs are logits.
+        from_logits: True if outputs are logits.
 
     Returns:
         An iterator. One prompt: of ints, or with `next_input` of arrays `(...)`. A list of prompts:
@@ -154,120 +149,78 @@ def stream(
     ```
     """
     engine = _engine(model)
-    request = read_request(
-        engine, prompt, length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
-        next_input=next_input, from_logits=from_logits,
-    )  # fmt: skip
-    return _stream(engine, request)
+    options = Options(temperature, top_k, top_p, seed, stop, next_input, from_logits)
+    return _stream(engine, read_request(engine, prompt, length, options))
 
 
-def check(model: Any, prompt: Any, length: int, **options: Any) -> None:
+def check(model: Any, prompt: Any, length: int, options: Options) -> None:
     """Raises what `generate` would raise for these arguments, without running the model."""
-    read_request(_engine(model), prompt, length, **{"seed": 0, **options})
+    read_request(_engine(model), prompt, length, options)
 
 
-def _stream(engine: Any, request: Request) -> Iterator:
-    first, blocks = _run(engine, request, 1)
-    emitted: list[np.ndarray] = []  # of position first, first + 1, ...
-    ended = np.zeros(len(request.lengths), bool)
-    given = 0
+def generate_with(model: Any, prompt: Any, length: int, options: Options) -> np.ndarray | list:
+    """`generate` with its options in one."""
+    engine = _engine(model)
+    request = read_request(engine, prompt, length, options)
+    first, blocks = _emissions(engine, request, None)
+    emitted = np.concatenate(list(blocks), axis=1)
     starts = [n - 1 - first for n in request.lengths]
+    rows = [emitted[r, s : s + request.length] for r, s in enumerate(starts)]
+    if request.stop is None:
+        return rows[0] if request.single else np.stack(rows)
+    ended = [_upto_stop(row, request.stop) for row in rows]
+    return ended[0] if request.single else ended
+
+
+def _upto_stop(row: np.ndarray, stop: np.ndarray) -> list[int]:
+    hits = np.flatnonzero(np.isin(row, stop))
+    return row[: hits[0] + 1 if len(hits) else len(row)].tolist()
+
+
+def _stream(engine: Engine, request: Request) -> Iterator:
+    """Hands out what `generate` would give, step after step.
+
+    Rows with a short prompt are ahead, since they run beside the longer ones: a row's k-th value is
+    emitted at position `start + k`, and handed out when every row that goes on has its own.
+    """
+    first, blocks = _emissions(engine, request, 1)
+    starts = [n - 1 - first for n in request.lengths]
+    emitted: list[np.ndarray] = []  # `(rows, ...)` of position `first`, `first + 1`, ...
+    ended = np.zeros(len(request.lengths), bool)
+    handed_out = 0
     for block in blocks:
         emitted += list(np.moveaxis(block, 1, 0))
-        # Rows with a short prompt are ahead: an id is handed out when every row has it.
-        while given < request.length and not ended.all():
-            if any(s + given >= len(emitted) for s, e in zip(starts, ended, strict=True) if not e):
+        while handed_out < request.length and not ended.all():
+            places = [start + handed_out for start in starts]
+            if any(p >= len(emitted) for p, over in zip(places, ended, strict=True) if not over):
                 break
             values = [
-                emitted[min(s + given, len(emitted) - 1)][r] if not ended[r] else -1
-                for r, s in enumerate(starts)
+                -1 if over else emitted[place][row]
+                for row, (place, over) in enumerate(zip(places, ended, strict=True))
             ]
             if request.stop is not None:
                 ended |= np.isin(values, request.stop)
-            given += 1
-            if not request.single:
-                yield np.stack(values) if request.next_input else np.asarray(values, "int32")
-            else:
-                yield values[0] if request.next_input else int(values[0])
+            handed_out += 1
+            yield _handed_out(values, request)
 
 
-def _run(engine: Any, request: Request, steps: int | None) -> tuple[int, Iterator[np.ndarray]]:
-    """The first position that blocks of emissions `(rows, time, ...)` start from, and these blocks."""
-    if engine.compiles(request):
-        first, blocks = engine.skipped(request), engine.run(request, steps)
-    else:
-        first, blocks = min(request.lengths) - 1, _python_loop(engine, request)
-    return first, (blocks if request.next_input else _usable(engine, request, blocks))
-
-
-def _python_loop(engine: Any, request: Request) -> Iterator[np.ndarray]:
-    """Emissions `(rows, 1, ...)` of one position after the other, from `min(lengths) - 1` on."""
-    lengths = np.asarray(request.lengths)
-    first = int(lengths.min()) - 1
-    finished = np.zeros(len(lengths), bool)
-    last = None
-    with engine.conversation(len(lengths)) as conversation:
-        if first:
-            conversation.read(request.inputs[:, :first])
-        for t in range(first, request.total):
-            x = _inputs_at(engine, request, t, lengths, last)
-            output = conversation.step(x)
-            if request.next_input is None:
-                last = next_ids(
-                    engine.to_numpy(output).astype("float32", copy=False),
-                    None if request.uniforms is None else request.uniforms[:, t],
-                    request.temperature,
-                    request.top_k,
-                    request.top_p,
-                    from_logits=request.from_logits,
-                )
-                yield last[:, None]
-            else:
-                last = output
-                yield engine.to_numpy(output)[:, None]
-            if request.stop is not None:
-                finished |= (t >= lengths - 1) & np.isin(last, request.stop)
-                if np.all(finished | (t >= lengths - 2 + request.length)):
-                    return
-
-
-def _engine(model: Any) -> Any:
-    if all(hasattr(model, name) for name in ("step", "read", "reset", "fork", "batch_size")):
-        return SessionEngine(model)
-    try:
-        from keras_stateful.generation.rollout import rollout
-    except ModuleNotFoundError as error:
-        raise TypeError(
-            f"`model` must be a Keras model or a `Session`. Received: {type(model).__name__}, and "
-            "Keras is not installed. `pip install "
-            '"keras-stateful[tensorflow]"` (or [jax], [torch]) brings it.'
-        ) from error
-    return rollout(model)
-
-
-def _inputs_at(engine: Any, request: Request, t: int, lengths: np.ndarray, last: Any) -> Any:
-    known = t < lengths
-    if known.all():
-        return request.inputs[:, t]
-    own = last
+def _handed_out(values: list, request: Request) -> Any:
+    """One step of a stream: of one prompt its value, of a list of prompts an array."""
     if request.next_input is not None:
-        own = request.next_input(last)
-        wanted, shape = (len(lengths), *engine.feature_shape), tuple(np.shape(own))
-        if not fits(shape, wanted):
-            raise ValueError(
-                f"`next_input` must turn an output of shape {tuple(np.shape(last))} into the next "
-                f"input of shape {wanted}: all rows of one time step, no time axis. Received: "
-                f"shape {shape}."
-            )
-    if not known.any():
-        return own
-    known = known.reshape(-1, *[1] * (request.inputs.ndim - 2))
-    return np.where(known, request.inputs[:, t], engine.to_numpy(own)).astype(
-        request.inputs.dtype, copy=False
-    )
+        return values[0] if request.single else np.stack(values)
+    return int(values[0]) if request.single else np.asarray(values, "int32")
 
 
-def _usable(engine: Any, request: Request, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+def _emissions(engine: Engine, request: Request, steps: int | None) -> Emissions:
+    """Runs a request, compiled where the engine can, and checks what comes."""
+    emissions = engine.emissions(request, steps) or python_loop.emissions(engine, request)
+    if request.next_input is not None:
+        return emissions
+    return Emissions(emissions.first, _usable(engine, request, emissions.blocks))
+
+
+def _usable(engine: Engine, request: Request, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Passes blocks of ids on; refuses the -1 that `next_ids` gives for scores that are none."""
     for block in blocks:
         if (block < 0).any():
             remedy = (
@@ -283,38 +236,16 @@ def _usable(engine: Any, request: Request, blocks: Iterator[np.ndarray]) -> Iter
         yield block
 
 
-def _upto_stop(row: np.ndarray, stop: np.ndarray) -> list[int]:
-    hits = np.flatnonzero(np.isin(row, stop))
-    return row[: hits[0] + 1 if len(hits) else len(row)].tolist()
-
-
-class SessionEngine:
-    """Generates with a fork of a `Session`, loop and draws in NumPy; attributes as in
-    `rollout.Rollout`.
-    """
-
-    to_numpy = staticmethod(np.asarray)
-
-    def __init__(self, session: Any):
-        manifest = session.manifest
-        if len(manifest.inputs) != 1 or len(manifest.outputs) != 1:
-            raise ValueError(
-                "`generate` feeds one output back into one input. Received: a session of a model "
-                f"with {len(manifest.inputs)} inputs and {len(manifest.outputs)} outputs. Export a "
-                "`keras.Model` with the one input and the one output that are to be generated."
-            )
-        (entry,), (output,) = manifest.inputs, manifest.outputs
-        self._session = session
-        self.feature_shape, self.dtype = tuple(entry.step_shape), entry.dtype
-        self.output_shape = tuple(output.step_shape)
-        self.input_vocabulary, self.from_logits = entry.vocabulary, output.from_logits
-        self.last_layer = f"the exported output {output.name!r}"
-
-    def conversation(self, rows: int) -> Any:
-        """A fork at the initial state; to be closed."""
-        fork = self._session.fork([0] * rows)
-        fork.reset()
-        return fork
-
-    def compiles(self, request: Request) -> bool:
-        return False
+def _engine(model: Any) -> Engine:
+    """The engine of a `Session` or of a Keras model; only the latter imports Keras."""
+    if isinstance(model, SessionLike):
+        return SessionEngine(model)
+    try:
+        from keras_stateful.generation.rollout import rollout
+    except ModuleNotFoundError as error:
+        raise TypeError(
+            f"`model` must be a Keras model or a `Session`. Received: {type(model).__name__}, and "
+            "Keras is not installed. `pip install "
+            '"keras-stateful[tensorflow]"` (or [jax], [torch]) brings it.'
+        ) from error
+    return rollout(model)

@@ -3,18 +3,20 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_stateful.foundation.arguments import whole_number
-from keras_stateful.generation.generate import check, generate
+from keras_stateful.generation.generate import check, generate_with
+from keras_stateful.generation.options import Options
 
 
 class SampleText(keras.callbacks.Callback):
-    """Writes a sample of the model's text at the end of an epoch, with the weights as they are
-    then.
+    """Writes a sample of the model's text at the end of an epoch, with the weights of then.
 
     It runs a twin over the model's own variables, from the initial state: nothing is copied, the
     training's states, losses and random numbers are what they would be without it. The arguments
@@ -76,7 +78,7 @@ class SampleText(keras.callbacks.Callback):
         top_k: int | None = None,
         top_p: float | None = None,
         seed: int | None = None,
-        stop: Any = None,
+        stop: ArrayLike | None = None,
         from_logits: bool | None = None,
         write: Callable[[str], Any] | None = print,
     ):
@@ -88,13 +90,7 @@ class SampleText(keras.callbacks.Callback):
         self.prompt, self.length = prompt, length
         self.encode, self.decode, self.write = encode, decode, write
         self.seed = seed
-        self.options = {
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "stop": stop,
-            "from_logits": from_logits,
-        }
+        self._options = Options(temperature, top_k, top_p, stop=stop, from_logits=from_logits)
         self.samples: dict[int, str] = {}
 
     def on_train_begin(self, logs: dict | None = None) -> None:
@@ -106,14 +102,15 @@ class SampleText(keras.callbacks.Callback):
                     "`encode` must give ids of shape (timesteps,) for the one prompt. "
                     f"Received: shape {self._ids.shape}."
                 )
-            check(self.model, self._ids, self.length, seed=self._seed, **self.options)
+            check(self.model, self._ids, self.length, replace(self._options, seed=self._seed))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         if (epoch + 1) % self.every:
             return
         with _untouched_randomness():
             seed = int(np.random.SeedSequence([self._seed, epoch]).generate_state(1, "uint64")[0])
-            new = generate(self.model, self._ids, self.length, seed=seed, **self.options)
+            options = replace(self._options, seed=seed)
+            new = generate_with(self.model, self._ids, self.length, options)
             text = self.decode(np.concatenate([self._ids, new]).astype("int32"))
         self.samples[epoch + 1] = text
         if self.write is not None:
@@ -122,8 +119,10 @@ class SampleText(keras.callbacks.Callback):
 
 @contextmanager
 def _untouched_randomness() -> Iterator[None]:
-    """Gives Python's and NumPy's global generators back as they were: the first conversion of a
-    model draws seeds.
+    """Gives Python's and NumPy's global generators back as they were.
+
+    The first conversion of a model draws seeds, and `encode` and `decode` may draw anything: a
+    training must have the same losses with samples and without.
     """
     states = random.getstate(), np.random.get_state()  # noqa: NPY002
     try:

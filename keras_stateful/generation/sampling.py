@@ -1,7 +1,10 @@
 """From a model's scores to the next id: temperature, top-k, top-p and the draw.
 
-Pure functions of their arguments. Each takes the array namespace `xp` it computes with: NumPy, or
-`keras.ops` inside a compiled loop. The only randomness is one uniform number per row and step,
+    scores ─▶ weights, the largest 1 ─▶ filtered by top-k ─▶ by top-p ─▶ cumulative sum ─▶ id
+                                                                                └─ uniform number
+
+Pure functions of their arguments. Each takes the array namespace `xp` that it computes with: NumPy,
+or `keras.ops` inside a compiled loop. The only randomness is one uniform number per row and step,
 drawn beforehand from (seed, row) by `row_uniforms`; so the same seed means the same text, a longer
 text begins with the shorter one, and row 0 of a batch draws what it would draw alone.
 
@@ -11,9 +14,11 @@ References:
     https://arxiv.org/abs/1904.09751
 """
 
-from typing import Any
+from types import ModuleType
 
 import numpy as np
+
+from keras_stateful.foundation.types import Tensor
 
 
 def row_uniforms(seed: int, rows: int, length: int) -> np.ndarray:
@@ -28,31 +33,33 @@ def row_uniforms(seed: int, rows: int, length: int) -> np.ndarray:
         float32 `(rows, length)` in (0, 1]. Row `r` depends on `seed` and `r` alone, and a longer
         row begins with the shorter one.
     """
+    # A generator for each row: neither the number of rows nor their order moves a row's numbers.
     draws = [
         np.random.Generator(np.random.PCG64([seed, row])).random(length, dtype="float32")
         for row in range(rows)
     ]
+    # From [0, 1) to (0, 1]: `draw` looks for the first id whose cumulative weight reaches a share
+    # of the sum, and a share of 0 would be reached by an id of weight 0.
     return np.float32(1.0) - np.stack(draws)
 
 
 def filtered_weights(
-    scores: Any,
-    temperature: Any,
-    top_k: Any = None,
-    top_p: Any = None,
+    scores: Tensor,
+    temperature: Tensor | float,
+    top_k: Tensor | int | None = None,
+    top_p: Tensor | float | None = None,
     *,
     from_logits: bool = True,
-    xp: Any = np,
-) -> Any:
-    """Weights to draw the next id with: temperature first, then top-k, then top-p on what top-k
-    left.
+    xp: ModuleType = np,
+) -> Tensor:
+    """Weights to draw the next id with: temperature, then top-k, then top-p on what is left.
 
     Args:
         scores: `(rows, vocabulary)`, float32: logits or probabilities.
         temperature: positive. Logits are divided by it.
         top_k: keeps the `top_k` most likely ids, and those exactly as likely as the last of them.
         top_p: keeps the most likely ids until their probability reaches `top_p`, at least one.
-        from_logits: whether `scores` are logits; else probabilities.
+        from_logits: True if `scores` are logits, False if they are probabilities.
         xp: `numpy` or `keras.ops`.
 
     Returns:
@@ -60,26 +67,33 @@ def filtered_weights(
         filtered out. NaN in a row whose scores are NaN, infinite or all zero.
     """
     if not from_logits:
+        # The inner `where` keeps the logarithm away from 0, whose -inf some backends warn of.
         positive = scores > 0
         scores = xp.where(positive, xp.log(xp.where(positive, scores, 1.0)), -float("inf"))
+    # Less the largest score: no exponential overflows, and the most likely id has weight 1.
     weights = xp.exp((scores - xp.max(scores, axis=-1, keepdims=True)) / temperature)
     if top_k is None and top_p is None:
         return weights
     falling = -xp.sort(-weights, axis=-1)
     if top_k is not None:
+        # Fan et al. 2018: what is below the k-th largest weight goes. A threshold, not a rank, so
+        # that ids exactly as likely as the k-th are treated alike.
         least = xp.expand_dims(xp.take(falling, top_k - 1, axis=-1), -1)
         weights = xp.where(weights < least, 0.0, weights)
         falling = xp.where(falling < least, 0.0, falling)
     if top_p is not None:
+        # Holtzman et al. 2020, the nucleus: the smallest set of most likely ids whose probability
+        # reaches top_p. `upto - falling` is the weight of all ids before; an id stays while these
+        # have not reached top_p, so the first one always does.
         upto = xp.cumsum(falling, axis=-1)
-        # An id stays while the ids before it have not reached top_p.
         stays = upto - falling < top_p * xp.sum(falling, axis=-1, keepdims=True)
+        # The smallest weight that stays is the threshold for the unsorted ones; none is above 1.
         least = xp.min(xp.where(stays, falling, 1.0), axis=-1, keepdims=True)
         weights = xp.where(weights < least, 0.0, weights)
     return weights
 
 
-def draw(weights: Any, uniforms: Any, *, xp: Any = np) -> Any:
+def draw(weights: Tensor, uniforms: Tensor, *, xp: ModuleType = np) -> Tensor:
     """Draws one id per row by inverting the cumulative distribution.
 
     Args:
@@ -90,9 +104,10 @@ def draw(weights: Any, uniforms: Any, *, xp: Any = np) -> Any:
     Returns:
         int32 `(rows,)`: never an id of weight zero.
     """
+    # The id is the first whose cumulative weight reaches `uniform` of the whole. Backends that sum
+    # in parallel may leave the cumulative sum not quite monotone by rounding; so the whole is its
+    # largest value, not its last, and ids of weight 0 are left out of both conditions.
     possible = weights > 0
-    # Rounding may leave a parallel cumulative sum not quite monotone; both conditions look at
-    # possible ids only.
     upto = xp.where(possible, xp.cumsum(weights, axis=-1), 0.0)
     mark = xp.expand_dims(uniforms, -1) * xp.max(upto, axis=-1, keepdims=True)
     reached = xp.logical_and(possible, upto >= mark)
@@ -100,15 +115,15 @@ def draw(weights: Any, uniforms: Any, *, xp: Any = np) -> Any:
 
 
 def next_ids(
-    scores: Any,
-    uniforms: Any,
-    temperature: Any = None,
-    top_k: Any = None,
-    top_p: Any = None,
+    scores: Tensor,
+    uniforms: Tensor,
+    temperature: Tensor | None = None,
+    top_k: Tensor | int | None = None,
+    top_p: Tensor | float | None = None,
     *,
     from_logits: bool = True,
-    xp: Any = np,
-) -> Any:
+    xp: ModuleType = np,
+) -> Tensor:
     """The next id of each row.
 
     Args:
@@ -124,10 +139,8 @@ def next_ids(
         int32 `(rows,)`; -1 where the scores are NaN or infinite, or probabilities that do not sum
         to 1.
     """
-    if temperature is None and from_logits and xp is np:  # NumPy's argmax finds NaN first
-        ids = np.argmax(scores, axis=-1)
-        usable = np.isfinite(scores[np.arange(len(ids)), ids])
-        return np.where(usable, ids, -1).astype("int32")
+    if temperature is None and from_logits and xp is np:
+        return _largest(scores)
     with np.errstate(invalid="ignore"):  # unusable scores are told by the NaN that comes out
         weights = filtered_weights(
             scores,
@@ -137,19 +150,26 @@ def next_ids(
             from_logits=from_logits,
             xp=xp,
         )
-    ids = (
-        _first(scores >= xp.max(scores, axis=-1, keepdims=True), xp)
-        if temperature is None
-        else draw(weights, uniforms, xp=xp)
-    )
-    usable = xp.sum(weights, axis=-1) > 0
-    if not from_logits:  # half precision may miss 1 by some per cent, logits by far more
-        sums = xp.absolute(xp.sum(scores, axis=-1) - 1.0) < 0.1
-        usable = xp.logical_and(usable, xp.logical_and(sums, xp.min(scores, axis=-1) >= 0))
+    if temperature is None:
+        ids = _first(scores >= xp.max(scores, axis=-1, keepdims=True), xp)
+    else:
+        ids = draw(weights, uniforms, xp=xp)
+    usable = xp.sum(weights, axis=-1) > 0  # of NaN, this is False
+    if not from_logits:
+        # Half precision may miss a sum of 1 by some per cent; logits miss it by far more.
+        sums_to_1 = xp.absolute(xp.sum(scores, axis=-1) - 1.0) < 0.1
+        usable = xp.logical_and(usable, xp.logical_and(sums_to_1, xp.min(scores, axis=-1) >= 0))
     return xp.where(usable, ids, xp.full_like(ids, -1))
 
 
-def _first(mask: Any, xp: Any) -> Any:
+def _largest(scores: np.ndarray) -> np.ndarray:
+    """int32 `(rows,)`: the most likely id, without a weight being computed; -1 for NaN."""
+    ids = np.argmax(scores, axis=-1)  # NumPy's finds NaN first
+    usable = np.isfinite(scores[np.arange(len(ids)), ids])
+    return np.where(usable, ids, -1).astype("int32")
+
+
+def _first(mask: Tensor, xp: ModuleType) -> Tensor:
     """int32 `(rows,)`: the first True of each row."""
     if xp is np:
         return np.argmax(mask, axis=-1).astype("int32")

@@ -1,0 +1,138 @@
+"""Functions compiled with the running backend: XLA on JAX and TensorFlow, ATen calls on torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_stateful.foundation.types import Tensor
+from keras_stateful.generation.compiled_loop import ModelCall
+
+
+def compiled(function: Callable) -> Callable:
+    """A function of tensors as one compiled call, on JAX and TensorFlow."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.jit(function)
+    import tensorflow as tf
+
+    with_xla = tf.function(function, jit_compile=True, autograph=False)
+    plain = tf.function(function, autograph=False)
+    refused: list[Exception] = []
+
+    def call(*args: Any) -> Any:
+        if not refused:
+            try:
+                return with_xla(*args)
+            except (tf.errors.InvalidArgumentError, tf.errors.UnimplementedError) as error:
+                refused.append(error)  # an operation of the model that XLA has no kernel for
+        return plain(*args)
+
+    return call
+
+
+def abstract_result(function: Callable, shape: tuple[int | None, ...], dtype: str) -> Any:
+    """The result of a function as shape and dtype, without running it; on JAX and TensorFlow."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        return jax.eval_shape(function, jax.ShapeDtypeStruct(shape, dtype))
+    import tensorflow as tf
+
+    traced = tf.function(function, autograph=False).get_concrete_function(
+        tf.TensorSpec(shape, dtype)
+    )
+    return traced.structured_outputs
+
+
+def recorded(call: ModelCall, values: list, x: Tensor, states: list) -> ModelCall:
+    """The ATen calls of one step on torch, without the layers' Python around them.
+
+    Args:
+        call: one call of the model.
+        values: the weights' values.
+        x: an input of the shape to record for.
+        states: states of the shapes to record for.
+
+    Returns:
+        A function of the same arguments; `call` itself where it cannot be recorded.
+
+    Raises:
+        ValueError: a model that draws random numbers.
+    """
+    from torch.fx import CodeGen
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    count = len(values)
+
+    def flat(*tensors: Tensor) -> list[Tensor]:
+        output, new = call(list(tensors[:count]), tensors[count], list(tensors[count + 1 :]))
+        return [output, *new]
+
+    try:
+        with no_grad():
+            step = make_fx(flat)(*values, x, *states)
+    except Exception:
+        # It looks at values, or calls what cannot be recorded: its Python is run every time.
+        return call
+    step.graph.eliminate_dead_code()
+    step.graph.set_codegen(CodeGen())  # takes and gives flat tensors
+    step.recompile()
+    if not _computes_the_same(flat, step, values, x, states):
+        return call
+
+    def replayed(values: Any, x: Tensor, states: list) -> tuple[Tensor, list]:
+        output, *new = step(*values, x, *states)
+        return output, new
+
+    return replayed
+
+
+def _computes_the_same(
+    flat: Callable, step: Callable, values: list, x: Tensor, states: list
+) -> bool:
+    """Compares a recording with what was recorded, on other inputs.
+
+    What left torch on its way, through NumPy say, is a constant in a recording: other inputs tell.
+    """
+    with no_grad():
+        other_states = [_ramp(s) for s in states]
+        other_x = _ramp(x) if x.is_floating_point() else x * 0
+        expected = flat(*values, other_x, *other_states)
+        # The same call again: torch's own generator is drawn from where no variable shows it.
+        if not _agree(flat(*values, other_x, *other_states), expected):
+            raise noisy("torch's generator")
+        return _agree(step(*values, other_x, *other_states), expected)
+
+
+def _agree(results: list[Tensor], expected: list[Tensor]) -> bool:
+    return all(
+        a.shape == b.shape and a.isclose(b, atol=1e-5, equal_nan=True).all()
+        for a, b in zip(results, expected, strict=True)
+    )
+
+
+def _ramp(tensor: Tensor) -> Tensor:
+    """A tensor of the same shape and dtype whose values differ."""
+    import torch
+
+    ramp = torch.linspace(-1, 1, tensor.numel(), device=tensor.device)
+    return ramp.reshape(tensor.shape).to(tensor.dtype)
+
+
+def no_grad() -> Any:
+    """On torch, a context without gradients."""
+    import torch
+
+    return torch.no_grad()
+
+
+def noisy(where: str) -> ValueError:
+    """The error for a model that is random at inference; `where` says what it draws from."""
+    return ValueError(
+        "`generate` runs models whose outputs depend on inputs, weights and recurrent states "
+        f"alone. Received: a `model` that draws random numbers or counts at inference, in {where}: "
+        "the same number could come at every step, and `seed` would not decide the text. Make that "
+        "part depend on `training`, or draw in `next_input`."
+    )
