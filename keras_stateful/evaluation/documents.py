@@ -54,8 +54,12 @@ def evaluate_documents(
     import keras, numpy as np
     import keras_stateful as ks
 
-    model = keras.Sequential([keras.Input((None,), dtype="int32"), keras.layers.Embedding(9, 4),
-                              keras.layers.GRU(8, return_sequences=True), keras.layers.Dense(9, activation="softmax")])
+    model = keras.Sequential([
+        keras.Input((None,), dtype="int32"),
+        keras.layers.Embedding(9, 4),
+        keras.layers.GRU(8, return_sequences=True),
+        keras.layers.Dense(9, activation="softmax"),
+    ])
     model.compile(loss="sparse_categorical_crossentropy")
     scores = ks.evaluate_documents(model, [np.arange(40) % 9, np.arange(300) % 9])
     assert scores["loss"].shape == (2,)

@@ -43,10 +43,13 @@ class ValidateDocuments(keras.callbacks.Callback):
 
     documents = [np.arange(60) % 9, np.arange(100) % 9]
     sequence = ks.StatefulSequence(documents, batch_size=2, sequence_length=10, resets=True)
-    model = ks.to_stateful(
-        keras.Sequential([keras.Input((None,), dtype="int32"), keras.layers.Embedding(9, 4),
-                          keras.layers.GRU(8, return_sequences=True), keras.layers.Dense(9, activation="softmax")]),
-        sequence)
+    network = keras.Sequential([
+        keras.Input((None,), dtype="int32"),
+        keras.layers.Embedding(9, 4),
+        keras.layers.GRU(8, return_sequences=True),
+        keras.layers.Dense(9, activation="softmax"),
+    ])
+    model = ks.to_stateful(network, sequence)
     model.compile("adam", "sparse_categorical_crossentropy")
     history = model.fit(sequence, verbose=0, callbacks=[ks.ValidateDocuments([np.arange(30) % 9])])
     assert "val_loss" in history.history

@@ -245,8 +245,8 @@ def _check_shape(name: str, target: Spec, output: _Output, weighted: bool) -> No
         )
         raise ValueError(
             f"The loss would take the mean over the time steps of `{name}` before it weighs them. "
-            f"Received: targets of shape {target.shape} and dtype {target.dtype}, the output {output.name!r} of "
-            f"shape {output.shape}. {remedy}"
+            f"Received: targets of shape {target.shape} and dtype {target.dtype}, the output "
+            f"{output.name!r} of shape {output.shape}. {remedy}"
         )
 
 

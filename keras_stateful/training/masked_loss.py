@@ -6,16 +6,15 @@ epoch. Keras divides by the share of unmasked steps once more, batch by batch
 would make up for the same steps.
 """
 
-from typing import Any
-
 import keras
 from keras import ops
 
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.types import Structure, Tensor
 
 
-def masks_into_weights(y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
-    """Outputs without their masks, and sample weights that are 0 where the masks were.
+def masks_into_weights(y_pred: Structure, sample_weight: Structure) -> tuple[Structure, Structure]:
+    """Moves masks from outputs to weights: outputs without masks, and weights of 0 in their place.
 
     Without sample weights nothing changes: Keras's mean over unmasked steps stays.
 
@@ -26,26 +25,28 @@ def masks_into_weights(y_pred: Any, sample_weight: Any) -> tuple[Any, Any]:
     if sample_weight is None:
         return y_pred, None
     if isinstance(y_pred, dict):
-        if not isinstance(sample_weight, dict):
+        if not isinstance(sample_weight, dict):  # one for all outputs
             sample_weight = dict.fromkeys(y_pred, sample_weight)
-        pairs = {k: _one(p, sample_weight.get(k)) for k, p in y_pred.items()}
-        return {k: p for k, (p, _) in pairs.items()}, {
-            k: w for k, (_, w) in pairs.items() if k in sample_weight
-        }
+        pairs = {k: _moved(p, sample_weight.get(k)) for k, p in y_pred.items()}
+        outputs = {k: p for k, (p, _) in pairs.items()}
+        # An output that had no weights gets none.
+        return outputs, {k: w for k, (_, w) in pairs.items() if k in sample_weight}
     if isinstance(y_pred, (list, tuple)):
         if not isinstance(sample_weight, (list, tuple)):
             sample_weight = [sample_weight] * len(y_pred)
-        both = [_one(p, w) for p, w in zip(y_pred, sample_weight, strict=True)]
-        return [p for p, _ in both], [w for _, w in both]
-    return _one(y_pred, sample_weight)
+        moved = [_moved(p, w) for p, w in zip(y_pred, sample_weight, strict=True)]
+        return [p for p, _ in moved], [w for _, w in moved]
+    return _moved(y_pred, sample_weight)
 
 
-def _one(y_pred: Any, weight: Any) -> tuple[Any, Any]:
+def _moved(y_pred: Tensor, weight: Structure) -> tuple[Tensor, Structure]:
+    """One output and its weights, the mask moved from one to the other."""
     mask = keras_internals.mask_of(y_pred)
     if mask is None or weight is None or keras.tree.is_nested(weight):
         return y_pred, weight
     weight = ops.cast(weight, keras.backend.floatx())
     mask = ops.cast(mask, weight.dtype)
+    # One of them may be `(batch, time)` and the other `(batch,)` or `(batch, time, 1)`.
     if len(weight.shape) < len(mask.shape):
         weight = ops.expand_dims(weight, -1)
     elif len(weight.shape) > len(mask.shape):

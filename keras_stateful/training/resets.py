@@ -25,7 +25,7 @@ class PassPosition(NamedTuple):
     Attributes:
         batches: of the pass, those that were read; 0 also where it ended within an epoch.
         epoch: the pass, as the sequence counts them.
-        over: at the end of an epoch, whether the next begins a new pass.
+        over: at the end of an epoch, True if the next begins a new pass.
     """
 
     batches: int
@@ -34,20 +34,19 @@ class PassPosition(NamedTuple):
 
 
 class ResetStatesCallback(ModelCallback):
-    """Makes a stateful `fit` right: resets where epochs and documents start, validation apart from
-    training.
+    """Makes a stateful `fit` right: resets states, and keeps validation apart from training.
 
     Add it to the `fit` of a model whose layers are `stateful=True`; it also repairs what Keras gets
     wrong with them on JAX and torch. (The `fit` of a model from `to_stateful` adds one by itself.)
-    State starts from its initial value at the start of each pass over the data, single rows at the
-    start of their documents; validation starts from the initial state, and afterwards training goes
-    on from its own.
+    All rows start from the initial state at the start of each pass over the data, single rows at
+    the start of their documents. Validation starts from the initial state, and afterwards training
+    goes on from its own.
 
     Args:
         sequence: the `StatefulSequence` that `fit` reads. None takes fit's own; other data have no
             document boundaries.
         validation_sequence: the one that `evaluate`, or fit's validation, reads; None likewise.
-        at_epoch_begin: whether all rows are reset where an epoch (with a sequence: a pass over it)
+        at_epoch_begin: True to reset all rows where an epoch (with a sequence: a pass over it)
             starts.
 
     Raises:
@@ -63,10 +62,14 @@ class ResetStatesCallback(ModelCallback):
     import keras, numpy as np
     import keras_stateful as ks
 
-    sequence = ks.StatefulSequence([np.arange(30) % 9, np.arange(50) % 9], batch_size=2, sequence_length=8)
-    model = keras.Sequential([keras.Input((None,), batch_size=2, dtype="int32"), keras.layers.Embedding(9, 4),
-                              keras.layers.LSTM(8, stateful=True, return_sequences=True),
-                              keras.layers.Dense(9, activation="softmax")])
+    documents = [np.arange(30) % 9, np.arange(50) % 9]
+    sequence = ks.StatefulSequence(documents, batch_size=2, sequence_length=8)
+    model = keras.Sequential([
+        keras.Input((None,), batch_size=2, dtype="int32"),
+        keras.layers.Embedding(9, 4),
+        keras.layers.LSTM(8, stateful=True, return_sequences=True),
+        keras.layers.Dense(9, activation="softmax"),
+    ])
     model.compile("adam", "sparse_categorical_crossentropy")
     model.fit(sequence, epochs=2, verbose=0, callbacks=[ks.ResetStatesCallback(sequence)])
     ```
@@ -90,42 +93,44 @@ class ResetStatesCallback(ModelCallback):
         self.sequence = sequence
         self.validation_sequence = validation_sequence
         self.at_epoch_begin = at_epoch_begin
-        self._reading, self._testing = sequence, validation_sequence  # in the present call
-        self._saved: list | None = None
-        self._position = 0
-        self._pass: int | None = None
+        # The running `fit`: what it reads, and where it stands in it.
+        self._reading: Readable | None = sequence
+        self._position = 0  # batches read of the present pass
+        self._pass: int | None = None  # as the sequence counts them; None before the first
+        self._whole_passes = True  # each epoch is one pass: no `steps_per_epoch` cuts it off
+        self._epochs_begun = 0  # of the sequence, when Keras began the present epoch
+        self._first_step = False
+        # The running `evaluate`, within a `fit` or alone.
+        self._testing: Readable | None = validation_sequence
+        self._test_pass = 0
+        self._training_states: list | None = None
 
-    def set_model(self, model: keras.Model) -> None:
+    def set_model(self, model: keras.Model | None) -> None:
         super().set_model(model)
-        if model is not None:
-            if not find_states(model):
-                raise ValueError(
-                    "`ResetStatesCallback` needs a model that carries its state. Received: "
-                    f"{model.name!r}, which carries none. Convert it with `to_stateful(model, "
-                    "sequence)`, or give its recurrent layers `stateful=True`."
-                )
-            repair(model)
-            # As early as this, since it makes the compiled steps anew, which Keras then holds.
-            read = [
-                sequence_or_none(keras_internals.trainer_arguments(model).get("x")),
-                self.sequence,
-                self.validation_sequence,
-            ]
-            if any(s is not None for s in read) and not is_converted(model):
-                weigh_once(model)
+        if model is None:  # Keras takes the model away again
+            return
+        if not find_states(model):
+            raise ValueError(
+                "`ResetStatesCallback` needs a model that carries its state. Received: "
+                f"{model.name!r}, which carries none. Convert it with `to_stateful(model, "
+                "sequence)`, or give its recurrent layers `stateful=True`."
+            )
+        # As early as this, since both make the compiled steps anew, which Keras then holds.
+        repair(model)
+        x = keras_internals.trainer_arguments(model).get("x")
+        sequences = (sequence_or_none(x), self.sequence, self.validation_sequence)
+        if any(s is not None for s in sequences) and not is_converted(model):
+            weigh_once(model)
 
-    @property
-    def _resets_inside(self) -> bool:
-        """Whether the masks ride along with the batch, so that rows are reset inside the step."""
-        return resets_taken(self._network) is not None
+    # What `ResumeTraining` asks
 
     def position(self) -> PassPosition:
-        """Where the running `fit` stands in its sequence, for `ResumeTraining`."""
+        """Where the running `fit` stands in its sequence."""
         over = self._whole_passes or self._position == 0
         return PassPosition(self._position, 0 if self._pass is None else self._pass, over)
 
     def get_state(self) -> dict[str, Any]:
-        """What `ResumeTraining` saves: the batches read of the present pass, and its number."""
+        """What is saved: the batches read of the present pass, and its number."""
         return {"_position": self._position, "_pass": self._pass}
 
     def set_state(self, state: dict[str, Any]) -> None:
@@ -134,7 +139,7 @@ class ResetStatesCallback(ModelCallback):
 
     # Training
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         self._reading = self.sequence
         arguments = keras_internals.fit_arguments(self._network)
         if arguments:
@@ -144,115 +149,103 @@ class ResetStatesCallback(ModelCallback):
             self._check_validation(sequence_or_none(arguments.get("validation_data")))
             if self.sequence is None:
                 self._reading = sequence_or_none(arguments.get("x"))
-        self._position = 0
-        self._pass = None
+        self._position, self._pass = 0, None
         if self._reading is not None:
             self._whole_passes = self.params.get("steps") in (None, self._reading.num_batches)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         if self._reading is None:
             if self.at_epoch_begin:
                 self._reset(None)
             return
         if self._whole_passes or self._position == 0:
             self._begin_pass(self._reading, epoch)
-        self._begun = self._reading.epochs_begun
-        self._first_step = True
+        self._epochs_begun, self._first_step = self._reading.epochs_begun, True
+
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._reading is None:
+            return
+        if self._first_step:
+            self._first_step = False
+            self._check_read(self._reading)
+        if not self._resets_inside and (self._position or self.at_epoch_begin):
+            self._reset_rows(self._reading, self._position, self._pass)
+        # Not counted at the step's end: a callback with `on_train_batch_end` makes Keras wait for
+        # the loss of each step.
+        self._count_step(self._reading)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+        if self._reading is not None:
+            self._reading.trained(self._position)
 
     def _begin_pass(self, sequence: Readable, epoch: int) -> None:
+        # Under `steps_per_epoch` passes and epochs are counted apart, but for the first.
         if self._whole_passes or self._pass is None:
             sequence.epoch = epoch
         self._position, self._pass = 0, sequence.epoch
         if not self._resets_inside:
             self._check_execution_steps(sequence, self._pass)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
-        if self._reading is None:
-            return
-        if self._first_step:
-            self._first_step = False
-            if self._reading.epochs_begun == self._begun:
-                raise ValueError(
-                    "`fit` reads other data than the sequence of `ResetStatesCallback`, so resets "
-                    "would fall in the wrong places. Make one sequence and give it to both: "
-                    "`model.fit(sequence, callbacks=[ResetStatesCallback(sequence)])`."
-                )
-        if not self._resets_inside and (self._position or self.at_epoch_begin):
-            self._reset_rows(self._reading, self._position, self._pass)
-        # Counted here: a callback with `on_train_batch_end` makes Keras wait for the loss of each
-        # step.
+    def _count_step(self, sequence: Readable) -> None:
+        # At the first step of a pass it is not always begun: JAX's step reads its batch itself.
         begun = self._position > 0
         self._position += self._network.steps_per_execution
-        if begun:  # before, the pass is not always begun: JAX's step reads its batch itself
-            self._reading.trained(self._position)
-        total = self._reading.num_batches
+        if begun:
+            sequence.trained(self._position)
+        total = sequence.num_batches
         if total is not None and self._position >= total and not self._whole_passes:
             self._position = 0  # with `steps_per_epoch`, Keras begins a new pass in its next epoch
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        if self._reading is not None:
-            self._reading.trained(self._position)
-
-    def _check_execution_steps(self, sequence: Any, epoch: int) -> None:
-        """A reset inside one execution of several steps would be lost: no callback runs there."""
-        steps, total = self._network.steps_per_execution, sequence.num_batches
-        if steps == 1:
-            return
-        if total is None:
+    def _check_read(self, sequence: Readable) -> None:
+        """Checks, when Keras has begun an epoch, that it was one of this sequence."""
+        if sequence.epochs_begun == self._epochs_begun:
             raise ValueError(
-                f"`steps_per_execution={steps}` hides the batches of a stream from callbacks. "
-                "Received: a sequence with resets=False. Make it with `resets=True` and convert "
-                "the model with `to_stateful(model, sequence)`, which resets inside the step; or "
-                "compile with steps_per_execution=1."
+                "`fit` reads other data than the sequence of `ResetStatesCallback`, so resets "
+                "would fall in the wrong places. Make one sequence and give it to both: "
+                "`model.fit(sequence, callbacks=[ResetStatesCallback(sequence)])`."
             )
-        for i in range(total):
-            if i % steps and sequence.reset_mask(i, epoch=epoch).any():
-                raise ValueError(
-                    f"`steps_per_execution={steps}` would lose the reset that is due at batch {i} "
-                    f"of {total}. Received: boundary={sequence.boundary!r}, resets=False. Make the "
-                    "sequence with `resets=True` and convert the model with `to_stateful(model, "
-                    "sequence)`, which resets inside the step; or compile with "
-                    "steps_per_execution=1."
-                )
 
     # Evaluation, inside fit and outside
 
-    def on_test_begin(self, logs: Any = None) -> None:
+    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
         read = sequence_or_none(keras_internals.trainer_arguments(self._network).get("x"))
         self._check_validation(read)
         self._testing = self.validation_sequence if read is None else read
         if not is_converted(self._network):  # whose `evaluate` does this itself
-            self._saved = snapshot(self._network)
+            self._training_states = snapshot(self._network)
             self._reset(None)
         if self._testing is not None and not self._resets_inside:
             self._test_pass = self._testing.epoch
             self._check_execution_steps(self._testing, self._test_pass)
 
-    def on_test_batch_begin(self, batch: int, logs: Any = None) -> None:
-        sequence = self._testing
-        if sequence is not None and not self._resets_inside and batch > 0:
-            self._reset_rows(sequence, batch, self._test_pass)
+    def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        # All rows were reset before the first batch.
+        if self._testing is not None and not self._resets_inside and batch > 0:
+            self._reset_rows(self._testing, batch, self._test_pass)
 
-    def on_test_end(self, logs: Any = None) -> None:
-        if self._saved is not None:
-            restore(self._network, self._saved)
-            self._saved = None
+    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self._training_states is not None:
+            restore(self._network, self._training_states)
+            self._training_states = None
 
-    def _check_validation(self, read: Any) -> None:
-        if (
-            read is not None
-            and self.validation_sequence is not None
-            and self.validation_sequence is not read
-        ):
+    def _check_validation(self, read: Readable | None) -> None:
+        """Checks that what validates is the sequence that this callback was given, if any."""
+        expected = self.validation_sequence
+        if read is not None and expected is not None and read is not expected:
             raise ValueError(
                 "`ResetStatesCallback` was given another `validation_sequence` than is read, so "
-                f"resets would fall in the wrong places. Received: {self.validation_sequence!r}; "
-                f"read is {read!r}. Leave it out."
+                f"resets would fall in the wrong places. Received: {expected!r}; read is "
+                f"{read!r}. Leave it out."
             )
 
     # Resets
 
-    def _reset_rows(self, sequence: Any, index: int, epoch: int | None) -> None:
+    @property
+    def _resets_inside(self) -> bool:
+        """True if the masks ride along with the batch: rows are then reset inside the step."""
+        return resets_taken(self._network) is not None
+
+    def _reset_rows(self, sequence: Readable, index: int, epoch: int | None) -> None:
         mask = sequence.reset_mask(index, epoch=epoch)
         if mask.any():
             self._reset(None if mask.all() else mask)
@@ -261,12 +254,35 @@ class ResetStatesCallback(ModelCallback):
         sync(self._network)  # only where something is written: on JAX it is slow
         write_initial(find_states(self._network), mask)
 
+    def _check_execution_steps(self, sequence: Readable, epoch: int) -> None:
+        """Refuses a reset inside one execution of several steps, where no callback runs."""
+        steps, total = self._network.steps_per_execution, sequence.num_batches
+        if steps == 1:
+            return
+        remedy = (
+            "with `resets=True` and convert the model with `to_stateful(model, sequence)`, which "
+            "resets inside the step; or compile with steps_per_execution=1."
+        )
+        if total is None:
+            raise ValueError(
+                f"`steps_per_execution={steps}` hides the batches of a stream from callbacks. "
+                f"Received: a sequence with resets=False. Make it {remedy}"
+            )
+        for i in range(total):
+            if i % steps and sequence.reset_mask(i, epoch=epoch).any():
+                raise ValueError(
+                    f"`steps_per_execution={steps}` would lose the reset that is due at batch {i} "
+                    f"of {total}. Received: boundary={sequence.boundary!r}, resets=False. Make the "
+                    f"sequence {remedy}"
+                )
+
 
 def _check_alone(callbacks: Any) -> None:
-    given = [c for c in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks))
-             if isinstance(c, ResetStatesCallback)]  # fmt: skip
-    if len(given) > 1:
+    """Refuses two of these callbacks: both would reset, and restore each other's snapshot."""
+    flat = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks))
+    count = sum(isinstance(callback, ResetStatesCallback) for callback in flat)
+    if count > 1:
         raise ValueError(
-            f"One `ResetStatesCallback` does all resets. Received: callbacks with {len(given)} of "
+            f"One `ResetStatesCallback` does all resets. Received: callbacks with {count} of "
             "them. Leave one."
         )
