@@ -116,6 +116,14 @@ class SampleText(keras.callbacks.Callback):
         if self.write is not None:
             self.write(f"\nSample after epoch {epoch + 1}: {text}")
 
+    def get_state(self) -> dict[str, Any]:
+        """What `ResumeTraining` saves: the samples, and the seed that the later ones follow."""
+        return {"samples": self.samples, "_seed": self._seed}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Takes back what `get_state` gave, when training has begun."""
+        self.samples, self._seed = state["samples"], state["_seed"]
+
 
 @contextmanager
 def _untouched_randomness() -> Iterator[None]:

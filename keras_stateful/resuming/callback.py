@@ -1,19 +1,21 @@
 """`ResumeTraining`: a `fit` that is killed and started again goes on as if it had never stopped.
 
-When what happens, in the `fit` that goes on (Keras 3.14 to 3.15 call their hooks alike on the three
+What happens when, in the `fit` that goes on (Keras 3.14 to 3.15 call hooks alike on the three
 backends):
 
-    on_train_begin        the newest whole checkpoint is found and compared with what is there now
-    (all others' too)     they start afresh: EarlyStopping forgets
-    on_epoch_begin        at an epoch's start: everything is restored *before* the others' hooks, as it was saved after those
-                          of the epoch before. In its middle: *after* them, since they had run when
-                          it was saved.
-    first batch           in the middle of an epoch: random generators, which hooks and iterators may have used since
+    on_train_begin    the newest whole checkpoint is found and compared with what is there now; all
+                      other callbacks start afresh: EarlyStopping forgets
+    on_epoch_begin    everything is restored. At an epoch's start *before* the others' hooks, as it
+                      was saved after those of the epoch before; in its middle *after* them, since
+                      they had run when it was saved
+    first batch       in the middle of an epoch: random generators once more, which hooks and
+                      iterators may have used since
 
 So the callback changes its place in the list of callbacks, whose order is the order of the hooks.
 """
 
 import warnings
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,14 @@ from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
 from keras_stateful.resuming import callback_states, checkpoint, training_state
+from keras_stateful.resuming.checkpoint import Checkpoint
 from keras_stateful.resuming.fingerprint import difference, fingerprint
 from keras_stateful.training.callbacks import ModelCallback
 from keras_stateful.training.resets import ResetStatesCallback
 
 
 class ResumeTraining(ModelCallback):
-    """Saves a stateful training every so often; when the script is started again, `fit` goes on
-    from there.
+    """Saves a stateful training every so often; started again, `fit` goes on from there.
 
     On the CPU it goes on bit for bit: every later loss, metric and weight is that of the run that
     was never interrupted, in the middle of an epoch too. Saved are weights and optimizer, recurrent
@@ -72,16 +74,27 @@ class ResumeTraining(ModelCallback):
     import keras, numpy as np
     import keras_stateful as ks
 
-    sequence = ks.StatefulSequence([np.arange(30) % 9, np.arange(50) % 9], batch_size=2, sequence_length=8, resets=True)
-    model = ks.to_stateful(keras.Sequential([
-        keras.Input((None,), dtype="int32"), keras.layers.Embedding(9, 4),
-        keras.layers.LSTM(8, return_sequences=True), keras.layers.Dense(9, activation="softmax")]), sequence)
+    documents = [np.arange(30) % 9, np.arange(50) % 9]
+    sequence = ks.StatefulSequence(documents, batch_size=2, sequence_length=8, resets=True)
+    model = keras.Sequential([
+        keras.Input((None,), dtype="int32"),
+        keras.layers.Embedding(9, 4),
+        keras.layers.LSTM(8, return_sequences=True),
+        keras.layers.Dense(9, activation="softmax"),
+    ])
+    model = ks.to_stateful(model, sequence)
     model.compile("adam", "sparse_categorical_crossentropy")
-    model.fit(sequence, epochs=2, verbose=0, callbacks=[ks.ResumeTraining("backup", sequence, save_freq=3)])
+    resume = ks.ResumeTraining("backup", sequence, save_freq=3)
+    model.fit(sequence, epochs=2, verbose=0, callbacks=[resume])
     ```
     """
 
-    def __init__(self, backup_dir: Any, sequence: Readable, save_freq: str | int = "epoch"):
+    def __init__(
+        self,
+        backup_dir: str | PathLike[str],
+        sequence: Readable,
+        save_freq: str | int = "epoch",
+    ):
         super().__init__()
         if not is_sequence(sequence):
             raise TypeError(
@@ -96,138 +109,153 @@ class ResumeTraining(ModelCallback):
             )
         self.sequence = sequence
         self.save_freq = save_freq
-        self._every = (
-            0
-            if save_freq == "epoch"
-            else whole_number("save_freq", save_freq, 1, alternative='or "epoch"')
-        )
-        if not self._every:  # a hook of its own would make Keras wait for the loss of each step
+        self._steps_between = 0  # 0: at the end of each epoch
+        if save_freq != "epoch":
+            self._steps_between = whole_number("save_freq", save_freq, 1, alternative='or "epoch"')
+        else:  # a hook of its own would make Keras wait for the loss of each step
             self.on_train_batch_end = super().on_train_batch_end  # type: ignore[method-assign]
 
     # What Keras calls
 
-    def on_train_begin(self, logs: Any = None) -> None:
+    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
         arguments = keras_internals.fit_arguments(self._network)
         self._list = arguments["callbacks"]
         self._check(arguments["x"])
         self._validation = sequence_or_none(arguments["validation_data"])
         checkpoint.lock(self.directory)
         self._fingerprint = fingerprint(self._network, self.sequence, arguments["steps_per_epoch"])
-        self._waiting: checkpoint.Checkpoint | None = None
+        self._steps_since_saving, self._save_is_due = 0, False
+        # Generators are restored twice in the middle of an epoch; the second time is to come.
         self._generators: dict[str, Any] | None = None
-        self._since_saving, self._due = 0, False
-        found = self._waiting = checkpoint.newest(self.directory)
-        if found is None:
+        # Found, and not restored yet.
+        self._checkpoint: Checkpoint | None = checkpoint.newest(self.directory)
+        if self._checkpoint is None:
             self._take_place(first=False)
-            return
-        differs = difference(found.run["fingerprint"], self._fingerprint)
-        if differs:
-            raise ValueError(
-                f"The training in `backup_dir` was another one. Received: {self.directory}; "
-                f"{differs}. Bring back what differs (`seed=` fixes a seed), or pass another "
-                "`backup_dir` to train anew."
-            )
-        ended = found.run["ended"] or found.run["epoch"] >= self.params["epochs"]
-        if not ended and found.run["epoch"] >= found.run["epochs"]:
-            callback_states.check_goes_on(self._others, found.run["epochs"], self.params["epochs"])
-        keras_internals.begin_at(
-            self._network, self.params["epochs"] if ended else found.run["epoch"]
-        )
-        if ended:  # no epoch begins
-            self._restore_model(found)
-        self._take_place(first=ended or found.run["step"] == 0)
-        self._tell(found, ended)
+        else:
+            self._begin_from(self._checkpoint)
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         keras_internals.begin_at(self._network, None)
         self._iterator = keras_internals.epoch_iterator(self._network)
         self._epoch, self._step = epoch, 0
         callback_states.check(self._others)
-        found, self._waiting = self._waiting, None
-        if found is not None:
-            run, self._step = found.run, found.run["step"]
-            self._restore_model(found)
-            if not self._step:
-                self._network.reset_metrics()  # those saved are of the epoch before
-            self._restore_callbacks(found)
-            training_state.set_generators(run["generators"])
-            self._generators = run["generators"] if self._step else None
-            self.sequence.seek(run["sequence"])
-            if self._validation is not None:  # where it is shuffled, the order of its sums
-                self._validation.epoch = run["validation"]
-            keras_internals.skip_steps(
-                self._iterator, self._step, run["position"], run["num_batches"]
-            )
+        saved, self._checkpoint = self._checkpoint, None
+        if saved is not None:
+            self._restore(saved)
         self._take_place(first=self._generators is not None)
 
-    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
         if self._generators is not None:
             training_state.set_generators(self._generators)
             self._generators = None
             self._take_place(first=False)
 
-    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        self._since_saving += batch + 1 - self._step
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+        self._steps_since_saving += batch + 1 - self._step
         self._step = batch + 1
-        if self._since_saving < self._every:
+        if self._steps_since_saving < self._steps_between:
             return
         if self._epoch_ends():
-            self._due = True  # after validation and the other callbacks, as part of the epoch's end
+            # After validation and the other callbacks, as part of the epoch's end.
+            self._save_is_due = True
         else:
             self._save(self._epoch, self._step, over=False)
 
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         ended = self._network.stop_training or epoch + 1 >= self.params["epochs"]
-        if ended or self._due or not self._every:
+        if ended or self._save_is_due or not self._steps_between:
             self._save(epoch + 1, 0, over=self._resets.position().over)
 
-    def on_train_end(self, logs: Any = None) -> None:
-        if self._waiting is not None:
-            self._restore_callbacks(self._waiting)
+    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+        if self._checkpoint is not None:  # of a training that had ended: no epoch was begun
+            self._restore_callbacks(self._checkpoint)
         keras_internals.begin_at(self._network, None)
         checkpoint.unlock(self.directory)
 
-    # Saving and restoring
+    # Saving
 
     def _epoch_ends(self) -> bool:
+        """True if the step that was done is the last of its epoch."""
         position, steps = self._resets.position().batches, self.params.get("steps")
-        if not position or self.sequence.ends_at(position):  # 0 where a pass ends within an epoch
+        if not position or self.sequence.ends_at(position):  # 0 if a pass ends within an epoch
             return True
         if self._network.stop_training:
             return True
         return steps is not None and self._step >= steps
 
     def _save(self, epoch: int, step: int, over: bool) -> None:
-        network, at = self._network, self._resets.position()
+        """Writes a checkpoint.
+
+        Args:
+            epoch: the epoch that the training goes on in, counted from 0.
+            step: steps of that epoch that are done.
+            over: True if the epoch begins a new pass over the data.
+        """
+        network, position = self._network, self._resets.position()
         callback_states.check(self._others)  # again: attributes that the first steps made
         sync(network)
         run = {
             "epoch": epoch,
             "step": step,
-            "position": 0 if over else at.batches,
+            "position": 0 if over else position.batches,
             "epochs": self.params["epochs"],
             "ended": bool(network.stop_training),
             "num_batches": keras_internals.known_batches(self._iterator),
             "fingerprint": self._fingerprint,
-            "sequence": self.sequence.position(at.batches, at.epoch, over=over),
+            "sequence": self.sequence.position(position.batches, position.epoch, over=over),
             "validation": getattr(self._validation, "epoch", 0),
             "variables": training_state.get_variables(network),
             "generators": training_state.get_generators(),
-            "callbacks": callback_states.get(self._others),
+            "callbacks": callback_states.get_states(self._others),
         }
         checkpoint.write(self.directory, run, network.save_weights)
-        self._since_saving, self._due = 0, False
+        self._steps_since_saving, self._save_is_due = 0, False
 
-    def _restore_model(self, found: checkpoint.Checkpoint) -> None:
+    # Restoring
+
+    def _begin_from(self, saved: Checkpoint) -> None:
+        """Has `fit` begin at the epoch of a checkpoint, or not at all if the training had ended."""
+        run, epochs = saved.run, self.params["epochs"]
+        differs = difference(run["fingerprint"], self._fingerprint)
+        if differs:
+            raise ValueError(
+                f"The training in `backup_dir` was another one. Received: {self.directory}; "
+                f"{differs}. Bring back what differs (`seed=` fixes a seed), or pass another "
+                "`backup_dir` to train anew."
+            )
+        ended = run["ended"] or run["epoch"] >= epochs
+        if not ended and run["epoch"] >= run["epochs"]:
+            callback_states.check_goes_on(self._others, run["epochs"], epochs)
+        keras_internals.begin_at(self._network, epochs if ended else run["epoch"])
+        if ended:  # no epoch begins, so nothing else restores it
+            self._restore_model(saved)
+        self._take_place(first=ended or run["step"] == 0)
+        self._print_place(saved, ended)
+
+    def _restore(self, saved: Checkpoint) -> None:
+        """Restores everything, when the epoch of a checkpoint has begun."""
+        run, self._step = saved.run, saved.run["step"]
+        self._restore_model(saved)
+        if not self._step:
+            self._network.reset_metrics()  # those saved are of the epoch before
+        self._restore_callbacks(saved)
+        training_state.set_generators(run["generators"])
+        self._generators = run["generators"] if self._step else None
+        self.sequence.seek(run["sequence"])
+        if self._validation is not None:  # which is shuffled by epoch, and so are its sums
+            self._validation.epoch = run["validation"]
+        keras_internals.skip_steps(self._iterator, self._step, run["position"], run["num_batches"])
+
+    def _restore_model(self, saved: Checkpoint) -> None:
         batch = keras.tree.map_structure(
             lambda spec: np.zeros(spec.shape, spec.dtype), self.sequence.signature()
         )
         keras_internals.build_for_training(self._network, batch)
-        self._network.load_weights(found.weights)
-        training_state.set_variables(self._network, found.run["variables"])
+        self._network.load_weights(saved.weights)
+        training_state.set_variables(self._network, saved.run["variables"])
 
-    def _restore_callbacks(self, found: checkpoint.Checkpoint) -> None:
-        changed = callback_states.put(self._others, found.run["callbacks"])
+    def _restore_callbacks(self, saved: Checkpoint) -> None:
+        changed = callback_states.set_states(self._others, saved.run["callbacks"])
         if changed:
             warnings.warn(
                 f"`fit` has other callbacks than when the training was saved: {', '.join(changed)} "
@@ -235,52 +263,56 @@ class ResumeTraining(ModelCallback):
                 stacklevel=2,
             )
 
-    # What it works with
+    def _print_place(self, saved: Checkpoint, ended: bool) -> None:
+        if self.params.get("verbose"):
+            epoch, step = saved.run["epoch"], saved.run["step"]
+            place = f"epoch {epoch + 1}, step {step + 1}"
+            if ended:
+                place = f"the end, after epoch {epoch}"
+            print(f"Training goes on at {place} ({saved.path}).")
 
-    def _check(self, x: Any) -> None:
-        if x is not self.sequence:
-            raise ValueError(
-                "`fit` reads other data than the sequence of `ResumeTraining`. Received: "
-                f"{type(x).__name__}. Make one sequence and give it to both: `model.fit(sequence, "
-                "callbacks=[ResumeTraining(backup_dir, sequence)])`."
-            )
-        resets = [
-            c
-            for c in self._others
-            if isinstance(c, ResetStatesCallback) and c.sequence in (None, x)
-        ]
-        if not resets:
-            raise ValueError(
-                "`ResumeTraining` needs to know where the resets stand. Received: callbacks "
-                "without `ResetStatesCallback(sequence)`. Add it, or convert the model with "
-                "`to_stateful(model, sequence)`."
-            )
-        if any(isinstance(c, ResumeTraining) for c in self._others):
-            raise ValueError(
-                "`fit` can resume from one directory. Received: several `ResumeTraining`. Leave "
-                "one."
-            )
-        self._resets = resets[0]
-        training_state.check_alone(self._network)
-        self.sequence.check_seekable()
-        callback_states.check(self._others)
+    # The other callbacks
 
     @property
     def _others(self) -> list[keras.callbacks.Callback]:
         return [c for c in self._list.callbacks if c is not self]
 
     def _take_place(self, first: bool) -> None:
-        """First or last in the order of the hooks; the list of a hook that is running is not
-        touched.
+        """Moves this callback to the first or last place in the order of the hooks.
+
+        A hook that is running goes through the list as it was.
         """
         self._list.callbacks = [self, *self._others] if first else [*self._others, self]
 
-    def _tell(self, found: checkpoint.Checkpoint, ended: bool) -> None:
-        if self.params.get("verbose"):
-            epoch, step = found.run["epoch"], found.run["step"]
-            where = (
-                f"epoch {epoch + 1}, step {step + 1}"
-                if not ended
-                else f"the end, after epoch {epoch}"
+    # Checks
+
+    def _check(self, x: Any) -> None:
+        """Checks that the running `fit` is one whose state is known, and can be saved."""
+        if x is not self.sequence:
+            raise ValueError(
+                "`fit` reads other data than the sequence of `ResumeTraining`. Received: "
+                f"{type(x).__name__}. Make one sequence and give it to both: `model.fit(sequence, "
+                "callbacks=[ResumeTraining(backup_dir, sequence)])`."
             )
-            print(f"Training goes on at {where} ({found.path}).")
+        self._resets = self._find_resets()
+        if any(isinstance(c, ResumeTraining) for c in self._others):
+            raise ValueError(
+                "`fit` can resume from one directory. Received: several `ResumeTraining`. Leave "
+                "one."
+            )
+        training_state.check_alone(self._network)
+        self.sequence.check_seekable()
+        callback_states.check(self._others)
+
+    def _find_resets(self) -> ResetStatesCallback:
+        """The callback that knows where the running `fit` stands in its sequence."""
+        for callback in self._others:
+            if isinstance(callback, ResetStatesCallback) and (
+                callback.sequence is None or callback.sequence is self.sequence
+            ):
+                return callback
+        raise ValueError(
+            "`ResumeTraining` needs to know where the resets stand. Received: callbacks without "
+            "`ResetStatesCallback(sequence)`. Add it, or convert the model with "
+            "`to_stateful(model, sequence)`."
+        )

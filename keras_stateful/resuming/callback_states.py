@@ -1,136 +1,142 @@
-"""What the callbacks of a `fit` remember from step to step, taken out of them and put back.
+"""What the callbacks of a `fit` remember from step to step, taken out of them and given back.
 
-A callback of one's own says it with two methods: `get_state()` gives numbers, text, arrays and
-collections of these, `set_state(state)` takes them back, after all `on_train_begin`.
+A callback says it with two methods: `get_state()` gives numbers, text, arrays and collections of
+these, `set_state(state)` takes them back, after every callback's `on_train_begin`. Those of this
+package do. Keras's own do not; `keras_internals` knows what they remember.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
 import keras
+from keras.callbacks import Callback
 
-from keras_stateful.evaluation.validation import ValidateDocuments
 from keras_stateful.foundation import keras_internals
-from keras_stateful.generation.sample_text import SampleText
-from keras_stateful.resuming import checkpoint
-from keras_stateful.training.resets import ResetStatesCallback
+from keras_stateful.resuming import packing
 
-# What each class remembers. Those with nothing remember nothing, or make it anew when training
-# begins.
-_REMEMBERED: dict[type, tuple[str, ...]] = {
-    ResetStatesCallback: ("_position", "_pass"),
-    SampleText: ("samples", "_seed"),
-    ValidateDocuments: (),
-}
+# What to do about callbacks that no method could help.
 _INSTEAD = {
     "BackupAndRestore": "Leave it out: `ResumeTraining` does what it does, and both would restore",
-    "OrbaxCheckpoint": "Use `ModelCheckpoint`: Orbax knows variables by their paths, and states of one layer share theirs",
+    "OrbaxCheckpoint": (
+        "Use `ModelCheckpoint`: Orbax knows variables by their paths, and states of one layer "
+        "share theirs"
+    ),
 }
-_OF_EVERY_CALLBACK = {*vars(keras.callbacks.Callback()), "_network"}
+_METHODS = (
+    "Give it two methods: `get_state(self)`, which returns what must be remembered (numbers, text, "
+    "arrays, and lists or dicts of these; {} for nothing), and `set_state(self, state)`"
+)
+# Attributes that Keras or `ModelCallback` give to each callback. A callback with no other
+# attributes has nowhere to remember anything.
+_OF_EVERY_CALLBACK = {*vars(Callback()), "_network"}
 
 
-def check(callbacks: list[keras.callbacks.Callback]) -> None:
-    """Raises a ValueError for a callback whose memory cannot be saved."""
+def check(callbacks: list[Callback]) -> None:
+    """Checks that what each callback remembers can be saved.
+
+    Raises:
+        ValueError: a callback that remembers something and does not say what.
+    """
     for callback in callbacks:
-        if _is_known(callback) or _saves_itself(callback):
+        if type(callback) in keras_internals.CALLBACK_MEMORY or _saves_itself(callback):
             continue
-        own = sorted(set(vars(callback)) - _OF_EVERY_CALLBACK)
-        if not own and not keras_internals.is_of_keras(callback):
+        remembered = sorted(set(vars(callback)) - _OF_EVERY_CALLBACK)
+        if not remembered and not keras_internals.is_of_keras(callback):
             continue
         name = type(callback).__name__
-        remedy = _INSTEAD.get(
-            name,
-            "Give it two methods: `get_state(self)`, which returns what must be remembered "
-            "(numbers, text, arrays, and lists or dicts of these; {} for nothing), and "
-            "`set_state(self, state)`",
-        )
         raise ValueError(
             f"`ResumeTraining` cannot save what `{name}` remembers. Received: a callback with "
-            f"{', '.join(own) or 'a state'}. {remedy}."
+            f"{', '.join(remembered) or 'a state'}. {_INSTEAD.get(name, _METHODS)}."
         )
 
 
-def check_goes_on(callbacks: list[keras.callbacks.Callback], ended: int, epochs: int) -> None:
-    """Raises a ValueError for a callback whose work at the end of a training cannot be undone, to
-    go on from there.
+def check_goes_on(callbacks: list[Callback], ended: int, epochs: int) -> None:
+    """Checks that a training which ended can go on, with more epochs.
+
+    Args:
+        callbacks: of the training that goes on.
+        ended: epochs after which it ended.
+        epochs: that it is to have now.
+
+    Raises:
+        ValueError: a callback whose work at the end of a training cannot be undone.
     """
-    if any(
-        getattr(c, "swap_on_epoch", False)
-        for c in callbacks
-        if isinstance(c, keras.callbacks.SwapEMAWeights)
-    ):
-        raise ValueError(
-            "`SwapEMAWeights(swap_on_epoch=True)` put the averages in the place of the weights "
-            f"when the training ended. Received: epochs={epochs} for a training that ended after "
-            f"{ended}. Train anew with that many, in another `backup_dir`, or use "
-            "`SwapEMAWeights()`, which leaves the weights to the last."
-        )
+    for callback in callbacks:
+        if isinstance(callback, keras.callbacks.SwapEMAWeights) and callback.swap_on_epoch:
+            raise ValueError(
+                "`SwapEMAWeights(swap_on_epoch=True)` put the averages in the place of the weights "
+                f"when the training ended. Received: epochs={epochs} for a training that ended "
+                f"after {ended}. Train anew with that many, in another `backup_dir`, or use "
+                "`SwapEMAWeights()`, which leaves the weights to the last."
+            )
 
 
-def get(callbacks: list[keras.callbacks.Callback]) -> dict[str, Any]:
-    """What all callbacks remember, by name."""
-    return {name: _get(callback) for name, callback in _named(callbacks)}
+def get_states(callbacks: list[Callback]) -> dict[str, Any]:
+    """What all callbacks remember, by name.
+
+    Raises:
+        TypeError: a `get_state` that gives what cannot be saved.
+    """
+    return {name: _get_state(callback) for name, callback in _named(callbacks)}
 
 
-def put(callbacks: list[keras.callbacks.Callback], states: dict[str, Any]) -> list[str]:
+def set_states(callbacks: list[Callback], states: dict[str, Any]) -> list[str]:
     """Gives callbacks back what they remembered.
 
+    Args:
+        callbacks: those of the present `fit`.
+        states: from `get_states`, of the `fit` that was stopped.
+
     Returns:
-        The names of callbacks that are new, or missing.
+        The names of callbacks that only one of the two has.
     """
-    here = dict(_named(callbacks))
-    for name in here.keys() & states.keys():
-        _put(here[name], states[name])
+    named = dict(_named(callbacks))
+    for name in named.keys() & states.keys():
+        _set_state(named[name], states[name])
+    # A progress bar comes and goes with `verbose=`, and what it remembers changes no number.
     return sorted(
-        name for name in here.keys() ^ states.keys() if not name.startswith("ProgbarLogger")
+        name for name in named.keys() ^ states.keys() if not name.startswith("ProgbarLogger")
     )
 
 
-def _named(
-    callbacks: list[keras.callbacks.Callback],
-) -> Iterator[tuple[str, keras.callbacks.Callback]]:
-    seen: dict[str, int] = {}
+def _named(callbacks: list[Callback]) -> Iterator[tuple[str, Callback]]:
+    """Each callback by the name of its class; the second of a class is "Name 2", and so on."""
+    counts: dict[str, int] = {}
     for callback in callbacks:
         name = type(callback).__name__
-        seen[name] = seen.get(name, 0) + 1
-        yield name if seen[name] == 1 else f"{name} {seen[name]}", callback
+        counts[name] = counts.get(name, 0) + 1
+        yield name if counts[name] == 1 else f"{name} {counts[name]}", callback
 
 
-def _is_known(callback: keras.callbacks.Callback) -> bool:
-    """True if what a callback of this class remembers is known here."""
-    return type(callback) in _REMEMBERED or type(callback) in keras_internals.CALLBACK_MEMORY
+def _saves_itself(callback: Callback) -> bool:
+    """True if a callback has both methods.
+
+    A user's subclass of one of this package's callbacks has to have its own: it may remember more.
+    """
+    if not all(callable(getattr(callback, name, None)) for name in ("get_state", "set_state")):
+        return False
+    owners = [c for c in type(callback).__mro__ if "get_state" in vars(c)]
+    inherited = bool(owners) and owners[0] is not type(callback)
+    return not (inherited and owners[0].__module__.startswith("keras_stateful."))
 
 
-def _saves_itself(callback: keras.callbacks.Callback) -> bool:
-    return callable(getattr(callback, "get_state", None)) and callable(
-        getattr(callback, "set_state", None)
-    )
+def _get_state(callback: Any) -> Any:
+    if not _saves_itself(callback):
+        known = type(callback) in keras_internals.CALLBACK_MEMORY
+        return keras_internals.get_memory(callback) if known else {}
+    state = callback.get_state()
+    try:
+        packing.check_packable(state)
+    except TypeError as error:
+        raise TypeError(
+            f"`{type(callback).__name__}.get_state` gives what cannot be saved. {error} Return "
+            "those, such as `np.asarray(value)` or `float(value)`."
+        ) from None
+    return state
 
 
-def _get(callback: Any) -> Any:
-    if _saves_itself(callback):
-        own = callback.get_state()
-        try:
-            checkpoint.check(own)
-        except TypeError as error:
-            raise TypeError(
-                f"`{type(callback).__name__}.get_state` gives what cannot be saved. {error} Return "
-                "those, such as `np.asarray(value)` or `float(value)`."
-            ) from None
-        return own
-    if type(callback) in keras_internals.CALLBACK_MEMORY:
-        return keras_internals.get_memory(callback)
-    names = _REMEMBERED.get(type(callback), ())
-    return {name: getattr(callback, name) for name in names if hasattr(callback, name)}
-
-
-def _put(callback: Any, state: Any) -> None:
+def _set_state(callback: Any, state: Any) -> None:
     if _saves_itself(callback):
         callback.set_state(state)
-        return
-    if type(callback) in keras_internals.CALLBACK_MEMORY:
+    elif type(callback) in keras_internals.CALLBACK_MEMORY:
         keras_internals.set_memory(callback, state)
-        return
-    for name in _REMEMBERED.get(type(callback), ()):
-        if name in state:
-            setattr(callback, name, state[name])

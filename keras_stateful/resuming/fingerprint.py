@@ -6,16 +6,21 @@ a number: it is state, which callbacks change.
 
 import json
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.protocols import Readable
 
 _UNCOUNTED = {"name", "build_config", "shared_object_id"}  # in the configuration of a layer
+_SHOWN = 8  # differences that an error names one by one
 
 
-def fingerprint(model: keras.Model, sequence: Any, steps_per_epoch: int | None) -> dict[str, Any]:
+def fingerprint(
+    model: keras.Model, sequence: Readable, steps_per_epoch: int | None
+) -> dict[str, Any]:
     """All that must be the same for a training to go on, as JSON.
 
     Args:
@@ -27,19 +32,13 @@ def fingerprint(model: keras.Model, sequence: Any, steps_per_epoch: int | None) 
         `{what: value}`, with dots in the names: "sequence.batch_size", "model.1 LSTM",
         "optimizer.beta_1".
     """
+    layers = {f"{i} {type(layer).__name__}": layer for i, layer in enumerate(_layers(model), 1)}
     compiled = keras_internals.compile_arguments(model)
-    optimizer = _config(model.optimizer)
-    if isinstance(optimizer.get("learning_rate"), float):
-        del optimizer["learning_rate"]
-    layers = {
-        f"{i} {type(layer).__name__}": _config(layer) for i, layer in enumerate(_layers(model), 1)
-    }
-    shapes = {f"{i}": f"{tuple(v.shape)} {v.dtype}" for i, v in enumerate(model.weights)}
-    parts = {
+    parts: dict[str, Mapping[str, Any]] = {
         "sequence": sequence.fingerprint(),
-        "model": {name: _brief(config) for name, config in layers.items()},
-        "weights": shapes,
-        "optimizer": {"class": type(model.optimizer).__name__, **optimizer},
+        "model": {name: _summary(_config(layer)) for name, layer in layers.items()},
+        "weights": {f"{i}": f"{tuple(v.shape)} {v.dtype}" for i, v in enumerate(model.weights)},
+        "optimizer": _optimizer(model.optimizer),
         "compile": {
             name: _plain(compiled.get(name))
             for name in ("loss", "loss_weights", "metrics", "weighted_metrics")
@@ -53,24 +52,33 @@ def fingerprint(model: keras.Model, sequence: Any, steps_per_epoch: int | None) 
     flat = {
         f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()
     }
-    return json.loads(json.dumps(flat))
+    return json.loads(json.dumps(flat))  # as it will be read: with lists for tuples
 
 
 def difference(saved: dict[str, Any], present: dict[str, Any]) -> str:
-    """What differs, in words; empty where nothing does."""
-    different = [k for k in {**saved, **present} if saved.get(k) != present.get(k)]
-    told = [f"{k}: {saved.get(k)!r} when saved, {present.get(k)!r} now" for k in different[:8]]
-    return "; ".join(told) + (f"; and {len(different) - 8} more" if len(different) > 8 else "")
+    """What differs between two fingerprints, in words; empty if nothing does."""
+    keys = [k for k in {**saved, **present} if saved.get(k) != present.get(k)]
+    shown = [f"{k}: {saved.get(k)!r} when saved, {present.get(k)!r} now" for k in keys[:_SHOWN]]
+    rest = f"; and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return "; ".join(shown) + rest
 
 
-def _layers(layer: Any) -> list[Any]:
+def _layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
     """All layers below a layer, those in sub-models and wrappers included."""
     below = layer.layers if isinstance(layer, keras.Model) else keras_internals.sublayers(layer)
-    return [found for part in below for found in (part, *_layers(part))]
+    return [each for part in below for each in (part, *_layers(part))]
+
+
+def _optimizer(optimizer: keras.optimizers.Optimizer) -> dict[str, Any]:
+    """Class and configuration, without a learning rate that is a number: callbacks change that."""
+    config = _config(optimizer)
+    if isinstance(config.get("learning_rate"), float):
+        del config["learning_rate"]
+    return {"class": type(optimizer).__name__, **config}
 
 
 def _config(thing: Any) -> dict[str, Any]:
-    """The configuration of a layer or optimizer; empty where it has none, or is a model."""
+    """The configuration of a layer or optimizer; empty for a model, and if there is none."""
     if isinstance(thing, keras.Model):  # whose layers are listed one by one
         return {}
     try:
@@ -93,8 +101,8 @@ def _plain(value: Any) -> Any:
     return getattr(value, "__name__", type(value).__name__)
 
 
-def _brief(config: dict[str, Any]) -> Any:
-    """A configuration to be compared, not read: the simple values, and a checksum of the others."""
+def _summary(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration to be compared, not read: its simple values, and a checksum of the others."""
     simple = {
         k: v for k, v in config.items() if v is not None and isinstance(v, (bool, int, float, str))
     }

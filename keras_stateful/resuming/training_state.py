@@ -1,6 +1,4 @@
-"""What a training remembers beside weights and optimizer: variables that no weight file holds, and
-random generators.
-"""
+"""What a training remembers beside weights and optimizer: variables, and random generators."""
 
 import random
 import sys
@@ -15,24 +13,12 @@ from keras_stateful.foundation import devices, keras_internals
 
 
 def check_alone(model: keras.Model) -> None:
-    """Raises a ValueError where several processes or replicas train, each with states of its own."""
-    several = None
-    if keras.backend.backend() == "jax":
-        import jax
+    """Checks that one process trains, on one replica.
 
-        several = (
-            f"{jax.process_count()} processes of jax.distributed"
-            if jax.process_count() > 1
-            else None
-        )
-    elif keras.backend.backend() == "torch":
-        import torch.distributed as group
-
-        if group.is_available() and group.is_initialized() and group.get_world_size() > 1:
-            several = f"{group.get_world_size()} processes of torch.distributed"
-    elif devices.replicas(model) > 1:
-        strategy = keras_internals.strategy(model)
-        several = f"{devices.replicas(model)} replicas of {type(strategy).__name__}"
+    Raises:
+        ValueError: several processes or replicas, each with states of its own.
+    """
+    several = _several(model)
     if several:
         raise ValueError(
             "`ResumeTraining` saves the states of one process that sees all rows. Received: "
@@ -41,16 +27,41 @@ def check_alone(model: keras.Model) -> None:
         )
 
 
-def variables(model: keras.Model) -> list[Any]:
-    """Recurrent states, seed generators and metrics of a compiled model, always in the same order."""
+def _several(model: keras.Model) -> str:
+    """Which processes or replicas train, in words; empty if there is but one."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax
+
+        if jax.process_count() > 1:
+            return f"{jax.process_count()} processes of jax.distributed"
+    elif backend == "torch":
+        import torch.distributed as group
+
+        if group.is_available() and group.is_initialized() and group.get_world_size() > 1:
+            return f"{group.get_world_size()} processes of torch.distributed"
+    elif devices.replicas(model) > 1:
+        strategy = type(keras_internals.strategy(model)).__name__
+        return f"{devices.replicas(model)} replicas of {strategy}"
+    return ""
+
+
+# Variables that no weight file holds
+
+
+def variables(model: keras.Model) -> list[keras.Variable]:
+    """Recurrent states, seed generators and metrics of a compiled model.
+
+    They are always in the same order, which is how a checkpoint knows them.
+    """
     weights = {id(v) for v in model.weights}
     states = [v for layer_state in find_states(model) for v in layer_state.variables]
-    found = {id(v): v for v in (*model.variables, *model.metrics_variables, *states)}
-    return [v for key, v in found.items() if key not in weights]
+    by_id = {id(v): v for v in (*model.variables, *model.metrics_variables, *states)}
+    return [variable for key, variable in by_id.items() if key not in weights]
 
 
 def get_variables(model: keras.Model) -> list[np.ndarray]:
-    """Their values; they must have been synced on JAX."""
+    """The values of `variables`; they must have been synced on JAX."""
     return [_array(v) for v in variables(model)]
 
 
@@ -60,28 +71,28 @@ def set_variables(model: keras.Model, values: list[np.ndarray]) -> None:
     Raises:
         ValueError: values of another number or shape.
     """
-    found = variables(model)
-    shapes, given = [tuple(v.shape) for v in found], [np.shape(value) for value in values]
-    if shapes != given:
+    targets = variables(model)
+    expected, received = [tuple(v.shape) for v in targets], [np.shape(value) for value in values]
+    if expected != received:
         raise ValueError(
-            f"The checkpoint's states have shapes other than the model's. Received: {given}; the "
-            f"model has {shapes}."
+            f"The checkpoint's states have shapes other than the model's. Received: {received}; "
+            f"the model has {expected}."
         )
-    for variable, value in zip(found, values, strict=True):
+    for variable, value in zip(targets, values, strict=True):
         variable.assign(ops.cast(ops.convert_to_tensor(value), variable.dtype))
 
 
-def _array(variable: Any) -> np.ndarray:
+def _array(variable: keras.Variable) -> np.ndarray:
+    """A variable's value in a dtype that NumPy's files know; they know no bfloat16."""
     value = np.array(ops.convert_to_numpy(variable))
-    return (
-        value if value.dtype.kind in "biuf" else value.astype("float32")
-    )  # NumPy's files know no bfloat16
+    return value if value.dtype.kind in "biuf" else value.astype("float32")
+
+
+# Random generators of the process
 
 
 def get_generators() -> dict[str, Any]:
-    """The state of the process's random generators: Python's, NumPy's, Keras's and torch's global
-    ones.
-    """
+    """The states of the global generators of Python, NumPy, Keras and torch."""
     state: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state()}  # noqa: NPY002
     if keras_internals.has_global_seed():
         state["keras"] = _array(keras_internals.global_seed_state())
@@ -95,7 +106,8 @@ def get_generators() -> dict[str, Any]:
 
 
 def set_generators(state: dict[str, Any]) -> None:
-    """Puts back what `get_generators` gave."""
+    """Gives the generators back what `get_generators` gave."""
+    # Python's and NumPy's last: making Keras's generator draws a seed from Python's.
     if "keras" in state:
         seed = keras_internals.global_seed_state()
         seed.assign(ops.cast(ops.convert_to_tensor(state["keras"]), seed.dtype))

@@ -24,7 +24,7 @@ from resumed_trainings import (
 )
 
 import keras_stateful as ks
-from keras_stateful.resuming import checkpoint
+from keras_stateful.resuming import packing
 
 kc = keras.callbacks
 EPOCHS = 2
@@ -173,6 +173,13 @@ class Patient(kc.EarlyStopping):
     """A subclass, which may remember anything."""
 
 
+class SamplesMore(ks.SampleText):
+    """A subclass of one of ours, whose methods know nothing of what it adds."""
+
+    def __init__(self):
+        super().__init__([1, 2], 4, encode=np.array, decode=str, write=None)
+
+
 class SavesObjects(kc.Callback):
     def get_state(self):
         return {"model": self.model}
@@ -186,6 +193,7 @@ REFUSED = {
     "OrbaxCheckpoint": (lambda f: kc.OrbaxCheckpoint(str(f / "orbax")), "Use `ModelCheckpoint`"),
     "Remembers": (lambda f: Remembers(), "a callback with count. Give it two methods: `get_state"),
     "Patient": (lambda f: Patient(), "Give it two methods: `get_state"),
+    "SamplesMore": (lambda f: SamplesMore(), "Give it two methods: `get_state"),
 }
 
 
@@ -227,7 +235,7 @@ def left(folder, callbacks):
 
 def is_data(value):
     try:
-        checkpoint.check(value)
+        packing.check_packable(value)
     except TypeError:
         return False
     return not isinstance(value, str)  # paths differ

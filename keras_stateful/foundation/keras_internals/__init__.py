@@ -10,9 +10,9 @@
 | `callbacks` | what Keras's own callbacks remember |
 | `names` | what is Keras's own, by the module that it was written in |
 
-Outside of this folder no module imports `keras.src` or reads what Keras keeps private. Three methods
-have to stand in the classes that override them: `inner_loop` in `carry/layers.py` and
-`carry/loops.py`, `_maybe_symbolic_build` in `conversion/model.py`, and the methods of
+Outside of this folder no module imports `keras.src` or reads what Keras keeps private. What Keras
+calls has to stand in the class that it calls: `inner_loop` in `carry/layers.py` and
+`carry/loops.py`, `_maybe_symbolic_build` in `conversion/model.py`, the methods of
 `epochs.DataAdapter` in `data/feed.py`. `tests/foundation/test_private_keras.py` holds all of this.
 
 Each function says which private part it uses and why no public API will do; all were read in Keras

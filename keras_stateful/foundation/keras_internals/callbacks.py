@@ -57,7 +57,7 @@ def set_memory(callback: keras.callbacks.Callback, memory: dict[str, Any]) -> No
 
 
 def _rewrite_log(logger: keras.callbacks.CSVLogger, text: str) -> None:
-    """Replaces the file of a `CSVLogger`; lines written since are written again as training goes on.
+    """Replaces the file of a `CSVLogger`; training writes lines that came later once more.
 
     Private: `csv_file`, `writer`, `append_header`.
     """
