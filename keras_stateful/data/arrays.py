@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 _INT32 = np.iinfo("int32")
+_TOO_LARGE = (2 - 2.0**-24) * 2.0**127  # the smallest float64 that float32 rounds to infinity
 
 
 def is_array(value: Any) -> bool:
@@ -109,16 +110,32 @@ def out_dtype(name: str, dtype: np.dtype) -> np.dtype:
 
 
 def all_finite(values: np.ndarray) -> bool:
-    """Whether no value is NaN or infinite, as float32."""
-    if values.dtype.kind != "f":
+    """True if no value is NaN or infinite, as float32."""
+    if values.dtype.kind != "f":  # bfloat16 has no kind of its own
         return values.dtype.kind in "iub" or bool(finite(values).all())
-    return not values.size or bool(finite(values.min()) and finite(values.max()))
+    if not values.size:
+        return True
+    # Two passes without a copy; NaN is the minimum of what holds one, and less than nothing.
+    return is_finite(values.min()) and is_finite(values.max())
+
+
+def is_finite(number: Any) -> bool:
+    """True if one number is neither NaN nor infinite, as float32."""
+    return -_TOO_LARGE < float(number) < _TOO_LARGE
 
 
 def finite(values: Any) -> Any:
-    """Which values are neither NaN nor infinite, as float32."""
+    """Marks values that are neither NaN nor infinite, as float32."""
     with np.errstate(over="ignore"):
         return np.isfinite(np.asarray(values).astype("float32", copy=False))
+
+
+def missing_steps(values: np.ndarray) -> np.ndarray:
+    """Marks time steps of a document with a value that is NaN or infinite, bool `(steps,)`."""
+    if all_finite(values):
+        return np.zeros(len(values), bool)
+    marks: np.ndarray = ~finite(values).reshape(len(values), -1).all(1)
+    return marks
 
 
 def fits_int32(low: int, high: int) -> bool:
@@ -126,14 +143,14 @@ def fits_int32(low: int, high: int) -> bool:
     return _INT32.min <= low and high <= _INT32.max
 
 
+def is_wide_integer(dtype: np.dtype) -> bool:
+    """True for integers that may not fit int32: int64, uint32 and uint64."""
+    return dtype.kind in "iu" and dtype.itemsize > 3 and dtype != np.int32
+
+
 def check_int32(name: str, values: np.ndarray) -> None:
     """Raises for integers that batches cannot hold."""
-    if (
-        values.dtype.itemsize > 3
-        and values.dtype.kind in "iu"
-        and values.dtype != np.int32
-        and values.size
-    ):
+    if is_wide_integer(values.dtype) and values.size:
         low, high = int(values.min()), int(values.max())
         if not fits_int32(low, high):
             raise ValueError(

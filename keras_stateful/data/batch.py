@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_stateful.data.spans import Spans
 from keras_stateful.foundation.types import Structure
 
 
@@ -49,6 +50,13 @@ def no_resets(rows: int, window: int, boundary: str) -> np.ndarray:
     return np.zeros((rows, window) if boundary == "pack" else (rows,), bool)
 
 
+def mark_resets(mask: np.ndarray, spans: Spans) -> np.ndarray:
+    """Sets a reset mask where pieces start, and returns it."""
+    row, column = spans.row[spans.opens], spans.column[spans.opens]
+    mask[(row, column) if mask.ndim == 2 else row] = True
+    return mask
+
+
 # Signatures
 
 
@@ -76,23 +84,19 @@ def spec_bytes(signature: Structure) -> int:
 def checksum(parts: Any, start: int = 0) -> int:
     """CRC-32 of the bytes of all arrays in a structure, in the order of `keras.tree.flatten`."""
     for part in _leaves(parts):
-        start = (
-            zlib.crc32(np.ascontiguousarray(part).view(np.uint8).data, start)
-            if np.size(part)
-            else start
-        )
+        array = np.ascontiguousarray(part)
+        if array.size:
+            start = zlib.crc32(array.view(np.uint8).data, start)
     return start
 
 
-def _leaves(parts: Any) -> Iterator[Any]:
+def _leaves(parts: Structure) -> list:
     """The arrays of a structure, those of a dict in the order of its keys."""
     if isinstance(parts, dict):
-        parts = tuple(parts[k] for k in sorted(parts))
+        parts = [parts[k] for k in sorted(parts)] if len(parts) > 1 else [*parts.values()]
     if isinstance(parts, (tuple, list)):
-        for part in parts:
-            yield from _leaves(part)
-    else:
-        yield parts
+        return [leaf for part in parts for leaf in _leaves(part)]
+    return [parts]
 
 
 def in_order(

@@ -208,7 +208,7 @@ def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
     lengths = np.empty(len(source), "int64")
     for i in range(len(source) if known is None or labels else 1):
         document = reader.get(i) if i < 2 else reader.load(i)
-        lengths[i] = _length(name, i, document, first)
+        lengths[i] = document_length(name, i, document, first)
         for k, found in labels.items():
             found.append(document[k])
     if known is not None and not labels:
@@ -229,8 +229,15 @@ def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
     return Corpus(fields, lengths, False, {k: np.stack(v) for k, v in labels.items()})
 
 
-def _length(name: str, i: int, document: dict, first: dict) -> int:
-    if set(document) != set(first):
+def document_length(
+    name: str, i: int, document: dict[str | None, np.ndarray], first: dict[str | None, np.ndarray]
+) -> int:
+    """Time steps of document `i`, which must be like the first in all but that.
+
+    Raises:
+        ValueError: other keys, shapes or dtypes, or arrays of different length.
+    """
+    if document.keys() != first.keys():
         raise ValueError(
             f"The documents of `{name}` must have the same keys. Received: {name}[0] with "
             f"{sorted(first, key=str)}, {name}[{i}] with {sorted(document, key=str)}."
@@ -246,14 +253,14 @@ def _length(name: str, i: int, document: dict, first: dict) -> int:
                 f"{name}[0] of shape {first[k].shape}, {first[k].dtype}; {name}[{i}] of shape "
                 f"{value.shape}, {value.dtype}."
             )
-    found = {k: len(v) for k, v in document.items() if v.ndim}
-    if len(set(found.values())) != 1:
+    lengths = [len(v) for v in document.values() if v.ndim]
+    if len(set(lengths)) != 1:
+        steps = ", ".join(f"{k!r}: {len(v)}" for k, v in document.items() if v.ndim)
         raise ValueError(
             f"The arrays of a document must have the same time steps. Received: {name}[{i}] with "
-            + (", ".join(f"{k!r}: {v}" for k, v in found.items()) or "no array")
-            + "."
+            f"{steps or 'no array'}."
         )
-    return next(iter(found.values()))
+    return lengths[0]
 
 
 def _check_documents(name: str, lengths: np.ndarray) -> None:
@@ -270,6 +277,24 @@ def _check_documents(name: str, lengths: np.ndarray) -> None:
             f"`{name}` has empty documents. Received: {len(empty)} of length 0, the first at index "
             f"{empty[0]}. Leave them out: `[d for d in documents if len(d)]`."
         )
+
+
+def unknown_key(corpus: Corpus, name: str, key: str) -> ValueError:
+    """The error for an argument that names a key that the corpus lacks."""
+    known = sorted([*corpus.fields, *corpus.labels], key=str) if corpus.is_dict else "no keys"
+    return ValueError(
+        f"`{name}` names a key that the corpus lacks. Received: {key!r}; the corpus has {known}. "
+        "Pass one of its keys, or an array."
+    )
+
+
+def all_scalars(value: Any) -> bool:
+    """True if a value is a list of single values, not of arrays."""
+    return (
+        isinstance(value, (list, tuple))
+        and len(value) > 0
+        and not any(isinstance(v, (list, tuple)) or np.ndim(v) for v in value)
+    )
 
 
 def _read_tf_dataset(name: str, dataset: Any, encode: Callable | None) -> list:

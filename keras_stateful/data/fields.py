@@ -1,5 +1,8 @@
-"""Arrays of documents, read span by span: slices of one array, arrays of their own, or a source
-that reads them.
+"""Fields: one array per document, read span by span.
+
+    Flat      documents are slices of one array, in memory or mapped
+    Separate  documents are arrays of their own
+    Lazy      documents are read by a source when asked; a few are kept
 
 Nothing is copied whole: a batch gathers its own steps and converts only those (`int32` for
 integers, `float32` for floating point and bool).
@@ -18,48 +21,56 @@ from keras_stateful.data.arrays import (
     check_int32,
     finite,
     fits_int32,
+    is_wide_integer,
+    missing_steps,
     out_dtype,
     refuse_not_finite,
 )
 from keras_stateful.data.ids import IdRange, Vocabulary
-from keras_stateful.data.layout import Spans
+from keras_stateful.data.spans import Spans, counted_up, padded, place
 
-# Features in memory up to this size are searched for NaN at once, others as they are read.
-_SCAN_BYTES = 1 << 29
-# Likewise ids, of arrays in memory or mapped.
-_SCAN_IDS = 100_000_000
-_SCAN_DOCUMENTS = 50_000
+# What is larger is not searched at once for NaN and unknown ids, but as it is read.
+_SCAN_BYTES = 1 << 29  # features in memory
+_SCAN_IDS = 100_000_000  # ids, in memory or mapped
+_SCAN_DOCUMENTS = 50_000  # arrays of their own
+_WIDE = 8  # values at a time step; wider ones are copied run by run
 
 
 class Field:
     """One array `(timesteps, ...)` per document.
 
     Attributes:
-        name: how errors call it.
+        name: name used in error messages.
         lengths: time steps of each document, `(documents,)`.
         shape: of one time step.
         dtype: as stored.
         out_dtype: as batches have it.
+        searched: True if no value is NaN or infinite, so that batches need not be looked through.
+        fits: True if all values fit `out_dtype`, likewise.
     """
 
     def __init__(self, name: str, lengths: np.ndarray, shape: tuple, dtype: np.dtype):
         self.name, self.lengths, self.shape, self.dtype = name, lengths, tuple(shape), dtype
         self.out_dtype = out_dtype(name, dtype)
         self.searched = self.out_dtype == np.int32
+        self.fits = not is_wide_integer(self.dtype)
         self._id_range: tuple[int, int] | None = None
-        self._sizes: set[int] = set()  # that `check_ids` has found to be enough
+        self._sizes: set[int] = set()  # of vocabularies that `check_ids` found large enough
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         """Time steps `start` to `stop` of a document, as stored."""
         raise NotImplementedError
 
     def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
-        """The steps of all spans, `(rows, window, ...)`, zeros elsewhere, as stored."""
-        out = np.zeros((rows, window, *self.shape), self.dtype)
-        for row, column, document, start, steps in zip(
-            *(a.tolist() for a in spans[:5]), strict=True
-        ):
-            out[row, column : column + steps] = self.read(document, start, start + steps)
+        """The steps of all spans, `(rows, window, ...)`, zeros elsewhere; as stored, or converted."""
+        checked = self.searched and self.fits  # nothing to look for: converted as they are copied
+        out = np.zeros((rows, window, *self.shape), self.out_dtype if checked else self.dtype)
+        start, column = spans.start, spans.column
+        runs = (spans.document, start, start + spans.steps)
+        places = (spans.row, column, column + spans.steps)
+        read = map(self.read, *(a.tolist() for a in runs))
+        for row, begin, end, steps in zip(*(a.tolist() for a in places), read, strict=True):
+            out[row, begin:end] = steps
         return out
 
     def batch(
@@ -73,25 +84,26 @@ class Field:
         """The steps of all spans, `(rows, window, ...)`, converted and checked.
 
         Args:
-            keep: bool `(rows, window)`; where it is False, values that are no numbers become 0.
+            keep: bool `(rows, window)`; where it is False, missing values become 0. None where
+                none may be missing.
             offsets: of targets, for the remedy that an error names.
-        """
-        found = self.gather(spans, rows, window)
-        if not self.searched and not all_finite(found):
-            bad = ~finite(found).reshape(rows, window, -1).all(-1)
-            self._refuse(spans, bad if keep is None else bad & keep, offsets)
-            found[bad] = 0
-        check_int32(self.name, found)
-        return found.astype(self.out_dtype, copy=False)
 
-    def _refuse(self, spans: Spans, bad: np.ndarray, offsets: tuple[int, ...]) -> None:
-        if bad.any():
-            refuse_not_finite(self.name, *place(spans, bad), offsets)
+        Raises:
+            ValueError: values that are NaN or infinite, integers that do not fit int32.
+        """
+        values = self.gather(spans, rows, window)
+        if not self.searched and not all_finite(values):
+            missing = ~finite(values).reshape(rows, window, -1).all(-1)
+            refused = missing if keep is None else missing & keep
+            if refused.any():
+                refuse_not_finite(self.name, *place(spans, refused), offsets)
+            values[missing] = 0
+        if not self.fits:
+            check_int32(self.name, values)
+        return values.astype(self.out_dtype, copy=False)
 
     def _search_ids(self) -> tuple[int, int] | None:
-        """The smallest and the largest id, or ones beyond these; None where a search would take
-        long.
-        """
+        """The smallest and the largest id, or bounds of them; None where a search would be slow."""
         return None
 
     def ids_within(self, allowed: IdRange) -> bool | None:
@@ -121,30 +133,38 @@ class Field:
 
     @property
     def immediate(self) -> bool:
-        """Whether a read waits for neither a disk nor somebody's code."""
+        """True if documents are in memory, so that reading waits for no disk and no source."""
         return False
 
     @property
     def plain(self) -> bool:
-        """Whether documents are parts of one array with nothing left to check, so that batches may
-        be copies of its parts.
-        """
+        """True if batches may be copies of parts of one array, with nothing left to check."""
         return False
 
     @property
     def in_memory(self) -> bool:
-        """Whether all documents are in memory and can be searched quickly."""
+        """True if all documents are in memory and can be searched quickly."""
         return False
 
     def search(self, offsets: tuple[int, ...] = (0,)) -> None:
-        """Looks for NaN, where all documents are in memory and this is quick."""
+        """Refuses values that are NaN or infinite, where looking is quick.
+
+        Args:
+            offsets: of targets, for the remedy that an error names.
+        """
 
     def document_name(self, document: int) -> str:
+        """Name of a document, used in error messages."""
         return f"{self.name}[{document}]"
 
 
 class Flat(Field):
-    """Documents that are slices of one array."""
+    """Documents that are slices of one array.
+
+    Attributes:
+        flat: the array, `(timesteps, ...)`.
+        offsets: where each document begins in it.
+    """
 
     def __init__(self, name: str, flat: np.ndarray, offsets: np.ndarray, lengths: np.ndarray):
         super().__init__(name, lengths, flat.shape[1:], flat.dtype)
@@ -156,39 +176,67 @@ class Flat(Field):
         return self.flat[at + start : at + stop]
 
     def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
-        begin = self.offsets[spans.document] + spans.start
+        begin = self.offsets[spans.document] + spans.start  # counted in `flat`
         if spans.single and len(begin) and begin.max() + window <= len(self.flat):
-            return _padded(self._strided(window)[begin], spans, rows, window)
-        parts, whole = (spans.row, spans.column, begin, spans.steps), spans.steps == window
+            return padded(self._windows_at(begin, window), spans, rows, window)
         out = np.zeros((rows, window, *self.shape), self.dtype)
-        if whole.any():
-            out[spans.row[whole]] = self._strided(window)[begin[whole]]
-            parts = tuple(a[~whole] for a in parts)
-        row, column, begin, steps = parts
-        if len(row) <= rows or int(np.prod(self.shape)) > 8:
-            for r, c, b, n in zip(*(a.tolist() for a in parts), strict=True):
-                out[r, c : c + n] = self.flat[b : b + n]
-            return out
-        before, total = np.cumsum(steps) - steps, int(steps.sum())
-        counter = np.arange(total)
-        values = self.flat[counter + np.repeat(begin - before, steps)]
-        if total == rows * window:
-            return values.reshape(out.shape)
-        out.reshape(rows * window, *self.shape)[
-            counter + np.repeat(row * window + column - before, steps)
-        ] = values
+        whole = spans.steps == window
+        out[spans.row[whole]] = self._windows_at(begin[whole], window)
+        runs = tuple(a[~whole] for a in (spans.row, spans.column, begin, spans.steps))
+        # One copy for each run costs the same whatever it copies, an index for each step does not.
+        few = len(runs[0]) <= rows
+        wide = int(np.prod(self.shape)) > _WIDE
+        if few or wide:
+            self._copy_runs(out, *runs)
+        else:
+            self._copy_steps(out, *runs)
         return out
+
+    def _windows_at(self, begin: np.ndarray, window: int) -> np.ndarray:
+        """Whole windows from these steps of `flat` on, copied: `(len(begin), window, ...)`."""
+        if not len(begin):  # there may be no window of that length at all
+            return np.empty((0, window, *self.shape), self.dtype)
+        return self._strided(window)[begin]
+
+    def _copy_runs(
+        self,
+        out: np.ndarray,
+        row: np.ndarray,
+        column: np.ndarray,
+        begin: np.ndarray,
+        steps: np.ndarray,
+    ) -> None:
+        """Copies runs of steps into `out`, one slice after the other."""
+        runs = (row.tolist(), column.tolist(), begin.tolist(), steps.tolist())
+        for r, c, b, n in zip(*runs, strict=True):
+            out[r, c : c + n] = self.flat[b : b + n]
+
+    def _copy_steps(
+        self,
+        out: np.ndarray,
+        row: np.ndarray,
+        column: np.ndarray,
+        begin: np.ndarray,
+        steps: np.ndarray,
+    ) -> None:
+        """Copies runs of steps into `out`, all at once by the index of each step."""
+        rows, window, *shape = out.shape
+        into = counted_up(row * window + column, steps)
+        out.reshape(rows * window, *shape)[into] = self.flat[counted_up(begin, steps)]
 
     @property
     def plain(self) -> bool:
-        fits = self.dtype.kind not in "iu" or self.dtype.itemsize < 4 or self.dtype == np.int32
-        return self.searched and (
-            fits or (self._id_range is not None and fits_int32(*self._id_range))
-        )
+        in_range = self._id_range is not None and fits_int32(*self._id_range)
+        return self.searched and (self.fits or in_range)
 
     def streams(self, begin: int, rows: int, batches: int, window: int) -> np.ndarray:
-        """From `begin` on in the first document, windows of streams of equal length: a view
-        `(batches, rows, window, ...)`.
+        """Windows of streams of equal length, a view `(batches, rows, window, ...)`.
+
+        Args:
+            begin: the step of the first document at which the first stream begins.
+            rows: how many streams there are.
+            batches: windows of a stream.
+            window: time steps of a window.
         """
         begin += int(self.offsets[0])
         steps = self.flat.view(np.ndarray)[begin : begin + rows * batches * window]
@@ -216,10 +264,10 @@ class Flat(Field):
     def search(self, offsets: tuple[int, ...] = (0,)) -> None:
         if self.searched or not self.in_memory:
             return
-        if not all_finite(self.flat):
-            bad = np.flatnonzero(~finite(self.flat).reshape(len(self.flat), -1).all(1))
+        missing = np.flatnonzero(missing_steps(self.flat))
+        if len(missing):  # perhaps between documents, where nothing is read
             for document, (at, steps) in enumerate(zip(self.offsets, self.lengths, strict=True)):
-                inside = bad[(bad >= at) & (bad < at + steps)]
+                inside = missing[(missing >= at) & (missing < at + steps)]
                 if len(inside):
                     refuse_not_finite(self.name, document, int(inside[0] - at), offsets)
         self.searched = True
@@ -256,9 +304,9 @@ class Separate(Field):
         if self.searched or not self.in_memory:
             return
         for i, document in enumerate(self.documents):
-            if not all_finite(document):
-                bad = ~finite(document).reshape(len(document), -1).all(1)
-                refuse_not_finite(self.name, i, int(bad.argmax()), offsets)
+            missing = missing_steps(document)
+            if missing.any():
+                refuse_not_finite(self.name, i, int(missing.argmax()), offsets)
         self.searched = True
 
     def _search_ids(self) -> tuple[int, int] | None:
@@ -269,7 +317,12 @@ class Separate(Field):
 
 
 class Lazy(Field):
-    """Documents that a source reads when asked; a few are kept."""
+    """Documents that a source reads when asked.
+
+    Attributes:
+        key: of the array in a document; None where a document is a single array.
+        source: reads the documents, for all fields of a corpus.
+    """
 
     def __init__(
         self,
@@ -283,19 +336,26 @@ class Lazy(Field):
         self.key, self.source = key, source
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
-        found = self.source.get(document)[self.key]
-        if len(found) != self.lengths[document]:
+        values = self.source.get(document)[self.key]
+        if len(values) != self.lengths[document]:
             raise ValueError(
                 f"`{self.name}` gives another document than before. Received: document {document} "
-                f"of {len(found)} time steps, at first {self.lengths[document]}. A source must "
+                f"of {len(values)} time steps, at first {self.lengths[document]}. A source must "
                 "give the same document for an index each time; where it cannot, read it with "
                 "`StatefulStream`."
             )
-        return found[start:stop]
+        return values[start:stop]
 
 
 class LazySource:
-    """Reads documents by index and keeps the last ones."""
+    """Reads documents by index and keeps the last ones; threads may share it.
+
+    Attributes:
+        name: name used in error messages.
+        source: what the user gave, with `len` and `[]`.
+        encode: from an item of the source to a document, or None.
+        capacity: how many documents are kept.
+    """
 
     def __init__(self, name: str, source: Any, encode: Callable | None):
         self.name, self.source, self.encode = name, source, encode
@@ -320,11 +380,12 @@ class LazySource:
         return document
 
     def load(self, index: int) -> dict[str | None, np.ndarray]:
+        """The same, read anew."""
         return as_document(f"{self.name}[{index}]", self.source[index], self.encode)
 
 
 def _mapped(array: Any) -> bool:
-    """Whether an array is, or is a view of, a memory map."""
+    """True if an array is a memory map or a view of one."""
     while isinstance(array, np.ndarray):
         if isinstance(array, np.memmap):
             return True
@@ -333,7 +394,7 @@ def _mapped(array: Any) -> bool:
 
 
 def check_laid_out(part: Field, whole: Field) -> None:
-    """Raises unless both have the same documents and time steps."""
+    """Checks that two fields have the same documents and time steps."""
     if len(part.lengths) != len(whole.lengths):
         raise ValueError(
             f"`{part.name}` and `{whole.name}` must have the same documents. Received: "
@@ -354,22 +415,3 @@ def check_laid_out(part: Field, whole: Field) -> None:
                 else "; `target_offset` does the shifting."
             )
         )
-
-
-def place(spans: Spans, bad: np.ndarray) -> tuple[int, int]:
-    """Document and time step of the first mark in `(rows, window)`."""
-    row, column = np.argwhere(bad)[0]
-    k = np.flatnonzero((spans.row == row) & (spans.column <= column))[-1]
-    return int(spans.document[k]), int(spans.start[k] + column - spans.column[k])
-
-
-def _padded(found: np.ndarray, spans: Spans, rows: int, window: int) -> np.ndarray:
-    """Puts windows into their rows, with zeros behind what is shorter."""
-    short = np.flatnonzero(spans.steps < window)
-    for k, steps in zip(short.tolist(), spans.steps[short].tolist(), strict=True):
-        found[k, steps:] = 0
-    if len(found) == rows:
-        return found
-    out = np.zeros((rows, *found.shape[1:]), found.dtype)
-    out[spans.row] = found
-    return out

@@ -18,25 +18,12 @@ is drawn at random is drawn in `plan`.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from keras_stateful.data.dealing import Pieces
-
-
-class Spans(NamedTuple):
-    """Runs of consecutive time steps of one document each, in one batch, ordered by row and column."""
-
-    row: np.ndarray
-    column: np.ndarray
-    document: np.ndarray
-    start: np.ndarray  # the document's time step that stands in `column`
-    steps: np.ndarray
-    skip: np.ndarray  # leading steps that are read and not trained on
-    opens: np.ndarray  # bool: a piece starts here, from the initial state
-    closes: np.ndarray  # bool: its last step is in here
-    single: bool  # at most one span a row, at column 0
+from keras_stateful.data.spans import Spans
 
 
 def _remembered(count: Callable[[Any, str], int]) -> Callable[[Any, str], int]:

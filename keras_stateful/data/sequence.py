@@ -14,9 +14,9 @@ from keras_stateful.data.corpus import open_corpus
 from keras_stateful.data.feed import Batches
 from keras_stateful.data.fields import Lazy
 from keras_stateful.data.ids import Classes, of_id_targets
+from keras_stateful.data.parts import open_parts
 from keras_stateful.data.plan import Plan, Settings, piece_limit, remedies
-from keras_stateful.data.targets import Weights, open_targets
-from keras_stateful.data.windows import Windows, choose_inputs
+from keras_stateful.data.windows import Windows
 from keras_stateful.foundation.arguments import whole_number
 
 BOUNDARIES = ("align", "pack", "ignore")
@@ -158,13 +158,11 @@ class StatefulSequence(Batches):
 
         self._corpus = open_corpus(corpus, encode)
         self._continuous = self._corpus.continuous and max_document_length is None
-        self._weights = None if sample_weight is None else Weights(self._corpus, sample_weight)
-        self._targets = open_targets(
-            self._corpus, corpus, targets, target_offset, label_at, self._weights
+        self._parts = open_parts(
+            self._corpus, corpus, targets, target_offset, label_at, sample_weight
         )
-        inputs = choose_inputs(self._corpus, targets, self._targets, sample_weight)
         self.has_targets = targets is not None and targets is not corpus
-        self._reach = max(t.reach for t in self._targets.values())
+        self._reach = self._parts.reach
         self._lengths = self._readable()
         self._check_arguments(max_document_length, seed)
         if seed is None:  # without a use for one, the global generator is left as it is
@@ -187,14 +185,7 @@ class StatefulSequence(Batches):
         self._check_plan()
         low = self.shard[0] * self._rows
         self._windows = Windows(
-            self._corpus,
-            inputs,
-            self._targets,
-            self._weights,
-            self._plan,
-            boundary,
-            self.resets,
-            range(low, low + self._rows),
+            self._parts, self._plan, boundary, self.resets, range(low, low + self._rows)
         )
         for source in {f.source for f in self._corpus.fields.values() if isinstance(f, Lazy)}:
             source.capacity = max(source.capacity, 4 * self._rows)
@@ -207,7 +198,7 @@ class StatefulSequence(Batches):
     @property
     def target_offsets(self) -> frozenset[int]:
         """How many time steps ahead of the input the targets are, of all outputs."""
-        return frozenset(offset for target in self._targets.values() for offset in target.offsets)
+        return self._parts.offsets
 
     def __len__(self) -> int:
         return self._plan.num_batches
@@ -455,7 +446,7 @@ class StatefulSequence(Batches):
                 + listed
             )  # fmt: skip
         layout = self._plan.layout(0)
-        for target in self._targets.values():
+        for target in self._parts.targets.values():
             if layout.counted(target.label_at) == 0:
                 raise ValueError(
                     f"`burn_in` leaves no time step to train on. Received: burn_in={self.burn_in}, "

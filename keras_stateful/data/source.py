@@ -1,44 +1,46 @@
-"""Documents that come one after the other: a source is opened, and each document checked against
-the first.
+"""Documents that come one after the other: a source is opened, and each document is checked.
 
 Where a training goes on, the source is read again from its start up to there.
 """
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_stateful.data.arrays import (
+    all_finite,
     as_document,
     check_int32,
+    finite,
     is_array,
     is_tf_dataset,
-    out_dtype,
+    missing_steps,
     refuse_not_finite,
 )
 from keras_stateful.data.batch import checksum
-from keras_stateful.data.targets import lifted, read_offsets
-
-
-class Output(NamedTuple):
-    """Where an output's targets come from: a key of the documents, None where they are arrays."""
-
-    key: str | None
-    is_label: bool
-    shape: tuple
-    dtype: np.dtype
-    lifted: bool  # see `targets.lifted`
+from keras_stateful.data.corpus import Corpus, document_length
+from keras_stateful.data.fields import Separate
+from keras_stateful.data.parts import Parts, open_parts
+from keras_stateful.data.targets import Target
+from keras_stateful.data.weights import check_values, trained_steps
 
 
 class Document(NamedTuple):
-    """One document, checked."""
+    """One document, checked.
+
+    Attributes:
+        number: its index in the source.
+        steps: time steps that have all their targets.
+        arrays: by key; the key is None where the document is a single array.
+        checksum: of the arrays.
+    """
 
     number: int
-    steps: int  # that have all their targets
-    arrays: dict[Any, np.ndarray]
-    weights: np.ndarray | float
+    steps: int
+    arrays: dict[str | None, np.ndarray]
     checksum: int
 
 
@@ -48,15 +50,11 @@ class Source:
     Args:
         given: what the user gave as source, and so are `encode`, `targets`, `target_offset`,
             `label_at`, `sample_weight`.
-        again: whether it begins again where it ends.
+        again: True if it begins again where it ends.
 
     Attributes:
-        like: shape of a time step, dtype and whether it is a single value, by key; of every
-            document.
-        inputs: keys of the arrays that a model reads.
-        outputs: by name; the name is None for a single one.
-        offsets: how many steps later the target stands.
-        horizon: whether targets have an axis for the offsets.
+        parts: what batches are made of, told from the first document; holds no documents.
+        offsets: how many steps later the target stands, of all outputs.
         opening: checksum of the first document.
         taken: documents taken since the source was opened last.
 
@@ -69,7 +67,7 @@ class Source:
         self,
         given: Any,
         encode: Callable | None,
-        targets: Any,
+        targets: str | dict[str, str] | None,
         target_offset: Any,
         label_at: str,
         sample_weight: str | None,
@@ -77,40 +75,30 @@ class Source:
         again: bool,
     ):
         self._given, self._encode, self._again = _checked_source(given), encode, again
-        self._weight_key = sample_weight
         items = self._open()
         first = _first(items, encode)
-        self.like = {k: (v.shape[1:], v.dtype, v.ndim == 0) for k, v in first.items()}
-        self.offsets, self.horizon = read_offsets(target_offset, 1 if targets is None else 0)
-        self.outputs = self._open_outputs(targets, target_offset, label_at)
-        answers = (
-            {o.key for o in self.outputs.values() if o.key is not None}
-            if 0 in self.offsets
-            else set()
-        )
-        answers |= set() if sample_weight is None else {sample_weight}
-        self.inputs = [
-            k for k, (_, _, single) in self.like.items() if not single and k not in answers
-        ]
-        self._check_inputs(targets)
-        opening = self._prepared(0, first)
+        # Zeros that look like the first document and take no memory: all others must be like it.
+        self._like = {k: np.broadcast_to(np.zeros((), v.dtype), v.shape) for k, v in first.items()}
+        steps = document_length("source", 0, first, self._like)
+        several = targets if isinstance(targets, dict) else {None: targets}
+        for key in several.values():
+            self._check_key("targets", key)
+        self._check_key("sample_weight", sample_weight)
+        corpus = self._corpus([Document(0, steps, self._like, 0)])
+        self.parts = open_parts(corpus, None, targets, target_offset, label_at, sample_weight)
+        only = next(iter(corpus.fields))  # which `targets=None` means
+        self._target_keys = {name: only if k is None else k for name, k in several.items()}
+        self._weight_key = sample_weight
+        self.offsets = next(iter(self.parts.targets.values())).offsets  # alike in all targets
+        self._reach = max(self.offsets)
+        opening = self._checked(0, first)
         self.opening, self.taken = opening.checksum, 0
         self._documents: Iterator[Document] = itertools.chain([opening], self._read(items, 1))
 
     @property
-    def is_dict(self) -> bool:
-        """Whether documents are dicts of arrays."""
-        return None not in self.like
-
-    @property
     def once(self) -> bool:
-        """Whether it is read once: an iterator."""
+        """True if it is read once: an iterator."""
         return isinstance(self._given, Iterator)
-
-    @property
-    def weighted(self) -> bool:
-        """Whether documents have weights of their own."""
-        return self._weight_key is not None
 
     # Reading
 
@@ -129,7 +117,7 @@ class Source:
         return document
 
     def at_end(self) -> bool:
-        """Whether there is no next document; looks ahead."""
+        """True if there is no next document; looks ahead."""
         taken, document = self.taken, self.take()
         if document is not None:
             self._documents = itertools.chain([document], self._documents)
@@ -145,11 +133,11 @@ class Source:
                 "anything that can be read again."
             )
 
-    def reread(self, reading: list, taken: int) -> list[Document | None]:
+    def reread(self, progress: list, taken: int) -> list[Document | None]:
         """Opens the source again, and goes on where it was.
 
         Args:
-            reading: for each row, the number, the time step reached and the checksum of the
+            progress: for each row, the number, the time step reached and the checksum of the
                 document that it was reading; or None.
             taken: documents that had been taken.
 
@@ -159,15 +147,15 @@ class Source:
         Raises:
             ValueError: a source that gives other documents than it did.
         """
-        numbers = {row[0] for row in reading if row is not None}
-        found: dict[int, Document] = {}
+        numbers = {reached[0] for reached in progress if reached is not None}
+        documents: dict[int, Document] = {}
         items = self._open()
         for i in range(max(numbers, default=-1) + 1):
             item = self._skip(items, i)
             if i in numbers:
-                found[i] = self._prepared(i, as_document(f"source[{i}]", item, self._encode))
-        for number, at, wanted in filter(None, reading):
-            if found[number].checksum != wanted or not 0 < at < found[number].steps:
+                documents[i] = self._checked(i, as_document(f"source[{i}]", item, self._encode))
+        for number, at, expected in filter(None, progress):
+            if documents[number].checksum != expected or not 0 < at < documents[number].steps:
                 raise ValueError(
                     "`source` gives other documents than when the training was saved. Received: "
                     f"another source[{number}]. It must give the same documents in the same order "
@@ -179,19 +167,16 @@ class Source:
         for i in range(begun, taken):
             self._skip(items, i)
         self._documents, self.taken = self._read(items, taken), taken
-        return [None if row is None else found[row[0]] for row in reading]
+        return [None if reached is None else documents[reached[0]] for reached in progress]
 
     def _open(self) -> Iterator:
-        source = (
-            self._given()
-            if callable(self._given) and not isinstance(self._given, Iterable)
-            else self._given
-        )
+        makes_one = callable(self._given) and not isinstance(self._given, Iterable)
+        source = self._given() if makes_one else self._given
         return iter(source.as_numpy_iterator() if is_tf_dataset(source) else source)
 
     def _read(self, items: Iterator, number: int = 0) -> Iterator[Document]:
         for i, item in enumerate(items, number):
-            yield self._prepared(i, as_document(f"source[{i}]", item, self._encode))
+            yield self._checked(i, as_document(f"source[{i}]", item, self._encode))
 
     def _skip(self, items: Iterator, number: int) -> Any:
         for item in items:
@@ -204,129 +189,89 @@ class Source:
 
     # What documents hold
 
-    def _prepared(self, number: int, arrays: dict[Any, np.ndarray]) -> Document:
-        """Checks a document."""
-        name = f"source[{number}]"
-        found = {k: (v.shape[1:], v.dtype, v.ndim == 0) for k, v in arrays.items()}
-        if found != self.like:
-            raise ValueError(
-                "The documents of `source` must be alike but for their length. Received: source[0] "
-                f"with {self.like}, {name} with {found} (shape of a time step, dtype, whether a "
-                "single value)."
-            )
-        lengths = {k: len(v) for k, v in arrays.items() if v.ndim}
-        steps = max(lengths.values())
-        if len(set(lengths.values())) > 1:
-            raise ValueError(
-                f"The arrays of a document must have the same time steps. Received: {name} with "
-                f"{lengths}."
-            )
-        reach = max(self.offsets)
-        if steps <= reach:
-            raise ValueError(
-                f"A document needs at least one time step with its target. Received: {name} of "
-                f"{steps} time steps, target_offset up to {reach}. Leave such documents out of the "
-                "source."
-            )
-        weights = self._weights(number, arrays)
-        targets = {o.key for o in self.outputs.values()}
-        for key, values in arrays.items():
-            if key not in (*self.inputs, *targets):
-                continue
-            if values.dtype.kind not in "iub" and not np.isfinite(values).all():
-                bad = (
-                    ~np.isfinite(values).reshape(len(values), -1).all(1)
-                    if values.ndim
-                    else np.array([True])
-                )
-                if key not in self.inputs and self._weight_key is not None:
-                    bad = self._counted(bad, weights)
-                    arrays[key] = np.nan_to_num(values, posinf=0, neginf=0)
-                if bad.any():
-                    place = number, int(bad.argmax())
-                    if key in self.inputs:
-                        refuse_not_finite("source", *place)
-                    refuse_not_finite("targets", *place, self.offsets)
+    def parts_of(self, documents: list[Document]) -> Parts:
+        """What a batch of these documents is made of; spans count them from 0."""
+        corpus = self._corpus(documents)
+        targets: dict[Any, Target] = {}
+        for name, target in self.parts.targets.items():
+            key = self._target_keys[name]
+            if target.field is None:
+                labels = corpus.labels[key].astype(target.dtype)
+                targets[name] = replace(target, labels=labels)
             else:
-                check_int32(name, values)
-        return Document(number, steps - reach, arrays, weights, checksum(arrays))
+                targets[name] = replace(target, field=corpus.fields[key])
+        weights, key = self.parts.weights, self._weight_key
+        if weights is not None and key is not None:
+            if weights.field is None:
+                weights = replace(weights, documents=corpus.labels[key].astype("float32"))
+            else:
+                weights = replace(weights, field=corpus.fields[key])
+        return Parts({k: corpus.fields[k] for k in self.parts.inputs}, targets, weights)
 
-    def _counted(self, bad: np.ndarray, weights: np.ndarray | float) -> np.ndarray:
-        """Of the marks on targets those whose step, up to some offset before, has a weight."""
-        if len(bad) == 1:  # a label
-            return bad & np.any(np.asarray(weights) > 0)
-        counted = np.broadcast_to(weights, bad.shape)[: len(bad) - max(self.offsets)] > 0
-        found = np.zeros_like(bad)
-        for offset in self.offsets:
-            found[offset : offset + len(counted)] |= counted
-        return bad & found
+    def _corpus(self, documents: list[Document]) -> Corpus:
+        """Documents as a corpus in memory, without a look at what they hold."""
+        lengths = np.array([document.steps for document in documents], "int64")
+        corpus = Corpus({}, lengths, continuous=False)
+        for key, like in self._like.items():
+            arrays = [document.arrays[key] for document in documents]
+            if like.ndim:
+                name = "source" if key is None else f"source[...][{key!r}]"
+                corpus.fields[key] = Separate(name, arrays, lengths, like.dtype)
+                # As `_checked` saw when the documents were taken.
+                corpus.fields[key].searched = corpus.fields[key].fits = True
+            elif key is not None:  # single values have a key
+                corpus.labels[key] = np.array(arrays)
+        return corpus
 
-    def _weights(self, number: int, arrays: dict) -> np.ndarray | float:
-        if self._weight_key is None:
-            return 1.0
-        if self._weight_key not in arrays:
+    def _checked(self, number: int, arrays: dict[str | None, np.ndarray]) -> Document:
+        """Checks a document; targets that are missing, and do not count, become 0."""
+        steps = document_length("source", number, arrays, self._like)
+        if steps <= self._reach:
             raise ValueError(
-                f"`sample_weight` names a key that documents lack. Received: {self._weight_key!r}; "
-                f"they have {sorted(arrays, key=str)}."
+                f"A document needs at least one time step with its target. Received: "
+                f"source[{number}] of {steps} time steps, target_offset up to {self._reach}. "
+                "Leave such "
+                "documents out of the source."
             )
-        weights = np.asarray(arrays[self._weight_key], "float32")
-        if not (np.isfinite(weights).all() and weights.min() >= 0 and weights.ndim < 2):
-            raise ValueError(
-                "`sample_weight` must be one number of 0 or more per time step or document. "
-                f"Received: source[{number}] of shape {weights.shape}, from {weights.min()} to "
-                f"{weights.max()}."
-            )
-        return weights
+        weights = None if self._weight_key is None else arrays[self._weight_key]
+        if weights is not None:
+            check_values("sample_weight", weights, f" in source[{number}]")
+        for key in self.parts.inputs:
+            check_int32(f"source[{number}]", arrays[key])
+            if not all_finite(arrays[key]):
+                step = int(missing_steps(arrays[key]).argmax())
+                refuse_not_finite("source", number, step)
+        for key in self._target_keys.values():
+            if key not in self.parts.inputs:
+                check_int32(f"source[{number}]", arrays[key])
+                arrays[key] = self._without_missing(number, arrays[key], weights)
+        return Document(number, steps - self._reach, arrays, checksum(arrays))
 
-    def _open_outputs(self, targets: Any, target_offset: Any, label_at: str) -> dict[Any, Output]:
-        several = targets if isinstance(targets, dict) else {None: targets}
-        if not several:
-            raise ValueError(
-                "`targets` holds nothing. Received: {}. Leave it out, or name at least one output."
-            )
-        outputs = {}
-        for name, key in several.items():
-            if key is None and None in self.like:
-                if self.offsets == (0,):
-                    raise ValueError(
-                        "`target_offset=0` without `targets` asks for the input itself. Received: "
-                        "target_offset=0. Pass `target_offset=1` for the next time step, or "
-                        "documents that are dicts with a key for `targets`."
-                    )
-            elif not isinstance(key, str) or key not in self.like:
-                raise ValueError(
-                    f"`targets` must name a key of the documents. Received: {key!r}; they have "
-                    f"{sorted(self.like, key=str) if self.is_dict else 'no keys: each is one array'}."
-                )
-            shape, dtype, is_label = self.like[key]
-            if is_label and self.offsets != (0,):
-                raise ValueError(
-                    "One label per document cannot be shifted. Received: "
-                    f"target_offset={target_offset!r}, targets={key!r}."
-                )
-            if not is_label and label_at != "every":
-                raise ValueError(
-                    "`label_at` says where one label per document is trained on. Received: "
-                    f"label_at={label_at!r} with targets for every time step. Leave it out."
-                )
-            dtype = out_dtype("targets", dtype)
-            outputs[name] = Output(key, is_label, shape, dtype, lifted(dtype, shape, self.horizon))
-        return outputs
+    def _without_missing(
+        self, number: int, targets: np.ndarray, weights: np.ndarray | None
+    ) -> np.ndarray:
+        """Targets of a document with 0 for those that are missing and have weight 0."""
+        if all_finite(targets):
+            return targets
+        missing = missing_steps(np.atleast_1d(targets))
+        if weights is None:
+            refused = missing
+        elif targets.ndim:
+            refused = missing & trained_steps(np.broadcast_to(weights, missing.shape), self.offsets)
+        else:  # one label for all steps
+            refused = missing & np.any(weights > 0)
+        if refused.any():
+            refuse_not_finite("targets", number, int(refused.argmax()), self.offsets)
+        return np.where(finite(targets), targets, targets.dtype.type(0))
 
-    def _check_inputs(self, targets: Any) -> None:
-        if not self.inputs:
-            raise ValueError(f"`targets` takes the only input. Received: targets={targets!r}.")
-        for key in self.inputs:
-            shape, dtype, _ = self.like[key]
-            if key == "resets":
-                raise ValueError(
-                    'The key "resets" is kept for the mask. Rename that array of the documents.'
-                )
-            if not shape and out_dtype("source", dtype).kind == "f":
-                raise ValueError(
-                    "An array `(timesteps,)` holds ids, which are integers. Received: documents of "
-                    f"{dtype}. For a single feature give `x[:, None]`, `(timesteps, 1)`."
-                )
+    def _check_key(self, name: str, key: Any) -> None:
+        if key is not None and (not isinstance(key, str) or key not in self._like):
+            keys = (
+                "no keys: each is one array" if None in self._like else sorted(self._like, key=str)
+            )
+            raise ValueError(
+                f"`{name}` must name a key of the documents. Received: {key!r}; they have {keys}."
+            )
 
 
 def _first(items: Iterator, encode: Callable | None) -> dict[Any, np.ndarray]:

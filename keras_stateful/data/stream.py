@@ -1,25 +1,112 @@
-"""`StatefulStream`: documents that come one after the other, as the batches that stateful training
-reads.
-"""
+"""`StatefulStream`: documents that come one after the other, as the batches of stateful training."""
 
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from keras_stateful.data.feed import Batches
 from keras_stateful.data.ids import Classes, of_id_targets
 from keras_stateful.data.source import Source
-from keras_stateful.data.stream_windows import StreamWindows
-from keras_stateful.data.targets import check_label_at
-from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.data.stream_windows import Made, StreamWindows
+from keras_stateful.data.targets import LABEL_AT
+from keras_stateful.foundation.arguments import one_of, whole_number
 
-# batches that Keras may take from an iterator that it then leaves, to see their shape or ahead of
-# its steps
+# Batches that Keras may take from an iterator that it then leaves: to see their shape, or ahead of
+# its steps. They are given again.
 _PEEKED = 8
-_MASKS = 64  # masks that are kept behind the last batch given
+_KEPT = 64  # masks and positions that are kept behind the last batch made
+
+
+class _Batch(NamedTuple):
+    """A batch, and where the stream stands behind it."""
+
+    made: Made
+    after: dict[str, Any]
+
+
+@dataclass
+class Pass:
+    """How far one epoch has come, in batches: `trained <= given <= made`.
+
+    Attributes:
+        made: batches made, among them those that the pass before gives back.
+        given: batches handed out.
+        trained: batches trained on; Keras may have been given more.
+        finished: True if there are no more to give.
+        resumed: True if `seek` made it, and it has not begun.
+        waiting: batches made and not given.
+        last: the last ones given.
+        masks: reset masks by index of the batch, the last ones.
+        positions: where the stream stands after so many batches, the last ones.
+    """
+
+    made: int = 0
+    given: int = 0
+    trained: int = 0
+    finished: bool = False
+    resumed: bool = False
+    waiting: deque[_Batch] = field(default_factory=deque)
+    last: deque[_Batch] = field(default_factory=lambda: deque(maxlen=_PEEKED))
+    masks: dict[int, np.ndarray] = field(default_factory=dict)
+    positions: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def untouched(self) -> bool:
+        """True if no batch was given."""
+        return not self.given and not self.finished
+
+    def add(self, batch: _Batch) -> None:
+        """Takes in the next batch made; what lies far behind is forgotten."""
+        self.masks[self.made] = batch.made.mask
+        self.masks.pop(self.made - _KEPT, None)
+        self.made += 1
+        self.positions[self.made] = batch.after
+        self.positions.pop(self.made - _KEPT, None)
+        self.waiting.append(batch)
+
+    def give(self, limit: int | None) -> _Batch:
+        """Hands out the next batch that waits; the pass ends after `limit` of them."""
+        batch = self.waiting.popleft()
+        self.last.append(batch)
+        self.given += 1
+        self.finished = self.given == limit
+        return batch
+
+
+@dataclass
+class _Steps:
+    """Time steps of batches, of which the scale of weights is made.
+
+    Attributes:
+        counted: trained on, since the source was opened last.
+        read: in all rows, padding included, since then.
+        real: in documents, since the stream was made.
+        ever: in all rows, padding included, since then.
+        share: counted / read of the whole pass before; None before there is one.
+    """
+
+    counted: float = 0.0
+    read: float = 0.0
+    real: int = 0
+    ever: int = 0
+    share: float | None = None
+
+    def add(self, counted: int, real: int, read: int) -> float:
+        """Adds a batch and returns the weight of each step of it that counts."""
+        self.counted, self.read = self.counted + counted, self.read + read
+        self.real, self.ever = self.real + real, self.ever + read
+        share = self.share or (self.counted / self.read if self.counted else 1.0)
+        return float(np.float32(1) / np.float32(share))
+
+    def reopen(self, whole: bool) -> None:
+        """The source begins again; `whole` says that it was read to its end."""
+        if whole and self.read:
+            self.share = self.counted / self.read
+        self.counted = self.read = 0.0
 
 
 class StatefulStream(Batches):
@@ -111,26 +198,23 @@ class StatefulStream(Batches):
         self.global_batch_size = whole_number("batch_size", batch_size, 1)
         self.sequence_length = whole_number("sequence_length", sequence_length, 1)
         self.burn_in = whole_number("burn_in", burn_in, 0)
-        if boundary not in ("align", "pack"):
-            raise ValueError(
-                f'`boundary` must be "align" or "pack". Received: boundary={boundary!r}. To ignore '
-                "where documents end, let the source join them, or read a `StatefulSequence`."
-            )
-        check_label_at(label_at)
+        self.boundary = one_of(
+            "boundary",
+            boundary,
+            ("align", "pack"),
+            "To ignore where documents end, let the source join them, or read a "
+            "`StatefulSequence`.",
+        )
+        self.label_at = one_of("label_at", label_at, LABEL_AT)
         if steps_per_epoch is not None:
             steps_per_epoch = whole_number(
                 "steps_per_epoch", steps_per_epoch, 1, alternative="or None"
             )
-        self.boundary, self.resets, self.label_at = boundary, bool(resets), label_at
-        self.steps_per_epoch, self.shard, self.epoch = steps_per_epoch, (0, 1), 0
+        self.resets, self.steps_per_epoch = bool(resets), steps_per_epoch
+        self.shard, self.epoch = (0, 1), 0
+        again = steps_per_epoch is not None
         self._source = Source(
-            source,
-            encode,
-            targets,
-            target_offset,
-            label_at,
-            sample_weight,
-            again=steps_per_epoch is not None,
+            source, encode, targets, target_offset, label_at, sample_weight, again=again
         )
         self._windows = StreamWindows(
             self._source,
@@ -138,23 +222,11 @@ class StatefulStream(Batches):
             self.sequence_length,
             boundary,
             self.burn_in,
-            label_at,
             self.resets,
         )
         self.has_targets = targets is not None
         self._lock = threading.RLock()
-        self._ready: deque[tuple] = (
-            deque()
-        )  # batches, with their masks, made for these or given back
-        self._handed: deque[tuple] = deque(maxlen=_PEEKED)  # the last ones given in this pass
-        self._pass = self._made = self._given = self._trained = 0  # its number, its batches
-        self._finished = False
-        self._masks: dict[int, np.ndarray] = {}
-        self._positions: dict[int, dict] = {}  # after as many batches
-        self._sought = False
-        self._counted = self._all = 0.0  # steps of this pass over the source
-        self._share: float | None = None  # of the pass before
-        self._real_steps = self._all_steps = 0
+        self._pass, self._steps = Pass(), _Steps()
 
     # What it gives
 
@@ -171,16 +243,16 @@ class StatefulStream(Batches):
     @property
     def utilization(self) -> float:
         """Real time steps / all time steps that were read so far, in (0, 1]."""
-        return self._real_steps / self._all_steps if self._all_steps else 1.0
+        return self._steps.real / self._steps.ever if self._steps.ever else 1.0
 
     @property
     def target_offsets(self) -> frozenset[int]:
         """How many time steps ahead of the input the targets are, of all outputs."""
-        return frozenset(self._source.offsets)
+        return self._source.parts.offsets
 
     @property
     def once(self) -> bool:
-        """Whether the source is read once: an iterator."""
+        """True if the source is read once: an iterator."""
         return self._source.once
 
     def __len__(self) -> int:
@@ -210,16 +282,16 @@ class StatefulStream(Batches):
             set to the initial state before this step. All False behind the last batch.
         """
         with self._lock:
-            if self._finished and i == 0:
+            if self._pass.finished and i == 0:
                 self._begin()
-            while self._made <= i and not self._finished and (item := self._make()) is not None:
-                self._ready.append(item)
-            if i < self._made and i not in self._masks:
+            while self._pass.made <= i and not self._pass.finished and self._make():
+                pass
+            if i < self._pass.made and i not in self._pass.masks:
                 raise ValueError(
-                    f"A stream keeps the masks of its last {_MASKS} batches. Received: batch {i}; "
-                    f"{self._made} were read."
+                    f"A stream keeps the masks of its last {_KEPT} batches. Received: batch {i}; "
+                    f"{self._pass.made} were read."
                 )
-            return self._masks.get(i, self._windows.no_resets())
+            return self._pass.masks.get(i, self._windows.no_resets())
 
     def check_ids(self, known: dict[Any, int]) -> None:
         """Refuses ids that a model does not know, as they are read.
@@ -228,7 +300,7 @@ class StatefulStream(Batches):
             known: how many ids the model's `Embedding` knows, by key of the input; the key is None
                 for a single one.
         """
-        self._windows.known = known
+        self._windows.check_ids(known)
 
     def check_classes(self, known: dict[Any, Classes]) -> None:
         """Refuses target ids that a model's output has no class for, as they are read.
@@ -236,13 +308,11 @@ class StatefulStream(Batches):
         Args:
             known: the classes of each output, by its name; the name is None for a single one.
         """
-        self._windows.classes = of_id_targets(known, self.signature()[1])
+        self._windows.check_classes(of_id_targets(known, self.signature()[1]))
 
     def trained(self, batches: int) -> None:
-        """Takes note that so many batches of the present pass were trained on; the next pass goes
-        on behind them.
-        """
-        self._trained = batches
+        """Says that so many batches of the present pass were trained on; the next goes on there."""
+        self._pass.trained = batches
 
     def __iter__(self) -> Iterator[tuple]:
         """The batches of one epoch, for a loop of one's own: each counts as trained on."""
@@ -251,25 +321,19 @@ class StatefulStream(Batches):
             yield batch
 
     def read_pass(self) -> Iterator[tuple]:
-        """The batches of one epoch. What was read ahead, and not trained on, is given again in the
-        next one.
-        """
+        """The batches of one epoch; what was read ahead and not trained on is given again later."""
         with self._lock:
             self._begin()
-            number = self._pass
+            this = self._pass
         while True:
             with self._lock:
-                if self._finished or self._pass != number:
+                if this.finished or self._pass is not this:
                     return
-                item = self._ready.popleft() if self._ready else self._make()
-                if item is None:
-                    self._finished = True
+                if not this.waiting and not self._make():
+                    this.finished = True
                     return
-                self._given += 1
-                self._finished = self._given == self.steps_per_epoch
-                self._handed.append(item)
-            self._windows.check(item[0])
-            yield item[0]
+                batch = this.give(self.steps_per_epoch)
+            yield self._windows.give(batch.made)
 
     def signature(self) -> tuple:
         """A batch with a `Spec` in place of each array."""
@@ -278,86 +342,96 @@ class StatefulStream(Batches):
     # Passes
 
     def _begin(self) -> None:
-        """Begins an epoch, or goes on with one that was begun for its masks."""
-        if self._sought or (not self._given and not self._finished):
-            self._sought = False
+        """Begins a pass, unless the present one was begun for its masks or by `seek`."""
+        before = self._pass
+        if before.resumed or before.untouched:
+            before.resumed = False
             return
-        known = self.steps_per_epoch is not None and self._trained
-        ahead = self._given - (self._trained if known else 0)
-        if (known or not self._finished) and ahead <= len(self._handed):
-            self._ready.extendleft(list(self._handed)[: -ahead - 1 : -1])
-        elif self.steps_per_epoch is None and (self._finished or not self._source.once):
-            self._restart()
-        self._masks = {i: mask for i, (_, mask) in enumerate(self._ready)}
-        self._made, self._given, self._trained, self._finished = len(self._ready), 0, 0, False
-        self._pass += 1
-        self._handed.clear()
+        if self.steps_per_epoch is not None and before.trained:
+            ahead = before.given - before.trained  # read ahead, and left when training stopped
+            gives_back = ahead <= len(before.last)
+        else:
+            ahead = before.given  # an iterator that was left, as Keras does to see a batch
+            gives_back = not before.finished and ahead <= len(before.last)
+        waiting = [*before.waiting]
+        if gives_back:
+            waiting = [*before.last][len(before.last) - ahead :] + waiting
+            start = before.positions.get(before.given - ahead)
+        elif self.steps_per_epoch is None and (before.finished or not self._source.once):
+            self._reopen(whole=before.finished)
+            waiting, start = [], None
+        else:  # the source goes on
+            start = before.positions.get(before.given)
+        self._pass = Pass(positions={0: start or self._here()})
+        for batch in waiting:
+            self._pass.add(batch)
 
-    def _restart(self) -> None:
-        self._ready.clear()
+    def _reopen(self, whole: bool) -> None:
+        """The source and all rows begin anew; `whole` says that the pass was read to its end."""
         self._windows.restart()
-        if self._finished and self._all:
-            self._share = self._counted / self._all
-        self._counted = self._all = 0.0
+        self._steps.reopen(whole)
 
     # Where a training stands
 
     def ends_at(self, batches: int) -> bool:
-        """Whether the present pass has no more than these batches; reads ahead to see it."""
+        """True if the present pass has no more than these batches; reads ahead to see it."""
         self.reset_mask(batches)
         with self._lock:
-            return self._made <= batches
+            return self._pass.made <= batches
 
     def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:
-        """Where the present pass stands after some batches: which step of which document each row
-        is at.
+        """Where the present pass stands after some batches, as JSON.
 
         Args:
             batches: not far behind the last one given.
             epoch: not needed.
-            over: whether the next epoch begins a new pass.
+            over: True if the next epoch begins a new pass.
+
+        Returns:
+            Which step of which document each row is at, and how many steps were read.
         """
         with self._lock:
-            batches = min(batches, self._made)
+            batches = min(batches, self._pass.made)
             return {
-                **self._positions[batches],
+                **self._pass.positions[batches],
                 "batch": batches,
                 "over": over,
-                "finished": self._finished,
+                "finished": self._pass.finished,
             }
 
     def _here(self) -> dict[str, Any]:
+        """Where the stream stands behind the last batch made. Saved in checkpoints."""
+        steps = self._steps
         return {
             "taken": self._source.taken,
-            "rows": self._windows.reading(),
-            "share": self._share,
-            "steps": [self._counted, self._all, self._real_steps, self._all_steps],
+            "rows": self._windows.progress(),
+            "share": steps.share,
+            "steps": [steps.counted, steps.read, steps.real, steps.ever],
         }
 
     def seek(self, position: dict[str, Any]) -> None:
-        """The next pass goes on from `position`; the source is read again from its start up to
-        there.
+        """The next pass goes on from `position`; the source is read again up to there.
 
         Raises:
             ValueError: a source that is read once, or that gives other documents than it did.
         """
         self.check_seekable()
         with self._lock:
-            self._ready.clear()
-            self._handed.clear()
-            self._masks.clear()
-            self._positions.clear()
-            self._share, over = position["share"], bool(position["over"])
-            self._counted, self._all, self._real_steps, self._all_steps = position["steps"]
-            self._finished = bool(position["finished"])
-            self._pass += 1
+            over = bool(position["over"])
+            counted, read, real, ever = position["steps"]
+            self._steps = _Steps(counted, read, real, ever, position["share"])
             if over and self.steps_per_epoch is None:
-                self._restart()
+                self._reopen(whole=bool(position["finished"]))
             else:
                 self._windows.go_on(position["rows"], position["taken"])
-            self._sought = not over
-            self._made = self._given = self._trained = 0 if over else position["batch"]
-            self._finished = False
+            done = 0 if over else position["batch"]
+            self._pass = Pass(
+                made=done,
+                given=done,
+                trained=done,
+                resumed=not over,
+                positions={done: self._here()},
+            )
 
     def check_seekable(self) -> None:
         """Raises a ValueError for a source that is read once."""
@@ -380,37 +454,26 @@ class StatefulStream(Batches):
 
     # Batches
 
-    def _make(self) -> tuple[tuple, np.ndarray] | None:
-        """The next batch, and its mask; None where the source has ended and all rows have."""
-        if self.steps_per_epoch is not None and self._made >= self.steps_per_epoch:
-            return None
-        filled = self._windows.fill()
-        if not any(filled):
-            if self._made == 0 and self._all_steps:
+    def _make(self) -> bool:
+        """Makes the next batch of the pass; False if there is none."""
+        if self.steps_per_epoch is not None and self._pass.made >= self.steps_per_epoch:
+            return False
+        reading = self._windows.read()
+        if not reading.documents:
+            if self._pass.made == 0 and self._steps.ever:
                 raise ValueError(
                     "`source` was read to its end and gives nothing more. Received: an iterator, "
                     "which is read once. Pass a function that makes one for each epoch: "
                     "`StatefulStream(lambda: read_documents(path), ...)`."
                 )
-            return None
-        if not self._all_steps and self._windows.idle and self._source.at_end():
-            steps = sum(n for spans in filled for _, _, _, n in spans)
+            return False
+        if not self._steps.ever and self._windows.idle and self._source.at_end():
             raise ValueError(
-                f"`source` ends within the first window. Received: {steps} time steps, "
+                f"`source` ends within the first window. Received: {reading.steps} time steps, "
                 f"batch_size={self.batch_size}, sequence_length={self.sequence_length}. Take fewer "
                 "rows, a shorter window, or more text."
             )
-        batch, mask, counted = self._windows.gather(filled)
-        real = sum(n for spans in filled for _, _, _, n in spans)
         everything = self.batch_size * self.sequence_length
-        self._real_steps, self._all_steps = self._real_steps + real, self._all_steps + everything
-        self._counted, self._all = self._counted + counted, self._all + everything
-        share = self._share or (self._counted / self._all if self._counted else 1.0)
-        for weights in batch[2].values() if isinstance(batch[2], dict) else [batch[2]]:
-            weights /= np.float32(share)
-        self._masks[self._made] = mask
-        self._masks.pop(self._made - _MASKS, None)
-        self._made += 1
-        self._positions[self._made] = self._here()
-        self._positions.pop(self._made - _MASKS, None)
-        return batch, mask
+        scale = self._steps.add(self._windows.counted(reading), reading.steps, everything)
+        self._pass.add(_Batch(self._windows.make(reading, scale), self._here()))
+        return True

@@ -12,12 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.arrays import is_array, out_dtype, refuse_not_finite
+from keras_stateful.data.arrays import is_array, out_dtype
 from keras_stateful.data.batch import Spec
-from keras_stateful.data.corpus import Corpus, open_field
+from keras_stateful.data.corpus import Corpus, all_scalars, open_field, unknown_key
 from keras_stateful.data.fields import Field, check_laid_out
 from keras_stateful.data.ids import IdRange
-from keras_stateful.data.layout import Spans
+from keras_stateful.data.spans import Spans, spread, trained
+from keras_stateful.data.weights import Weights
+from keras_stateful.foundation.arguments import one_of
+
+LABEL_AT = ("every", "window", "last")  # where one label per document is trained on
 
 
 @dataclass(frozen=True)
@@ -74,20 +78,24 @@ class Target:
     def weights(self, spans: Spans, rows: int, window: int, scale: float) -> np.ndarray:
         """`scale` at the steps that count, 0 elsewhere: float32 `(rows, window)`."""
         if self.label_at == "every":
-            if (
-                spans.single
-                and len(spans.row) == rows
-                and not spans.skip.any()
-                and int(spans.steps.min()) == window
-            ):
+            if spans.fill(rows, window) and not spans.skip.any():
                 return np.full((rows, window), scale, "float32")
             return np.where(trained(spans, rows, window), np.float32(scale), np.float32(0))
         weights = np.zeros((rows, window), "float32")
-        chosen = spans.skip < spans.steps
-        if self.label_at == "last":
-            chosen &= spans.closes
+        chosen = self._labelled(spans)
         weights[spans.row[chosen], (spans.column + spans.steps - 1)[chosen]] = scale
         return weights
+
+    def counted(self, spans: Spans) -> int:
+        """How many steps of the spans are trained on."""
+        if self.label_at == "every":
+            return int((spans.steps - spans.skip).sum())
+        return int(self._labelled(spans).sum())
+
+    def _labelled(self, spans: Spans) -> np.ndarray:
+        """Marks the spans at whose last step the label is trained on."""
+        real = spans.skip < spans.steps
+        return real & spans.closes if self.label_at == "last" else real
 
     def batch(
         self, spans: list[Spans], rows: int, window: int, weights: np.ndarray | None
@@ -108,7 +116,7 @@ class Target:
 
     def _repeated(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         """Each document's label at each of its steps."""
-        if spans.single and len(spans.row) == rows and int(spans.steps.min()) == window:
+        if spans.fill(rows, window):
             return np.repeat(self.labels[spans.document][:, None], window, axis=1)
         out = np.zeros((rows, window, *self.labels.shape[1:]), self.labels.dtype)
         spread(out, spans, self.labels[spans.document])
@@ -124,41 +132,13 @@ def lifted(dtype: np.dtype, shape: tuple, horizon: bool) -> bool:
     return dtype.kind == "f" and not shape and not horizon
 
 
-def trained(spans: Spans, rows: int, window: int) -> np.ndarray:
-    """The steps that are real and not burnt in: bool `(rows, window)`."""
-    column = np.arange(window)
-    begin, end = spans.column + spans.skip, spans.column + spans.steps
-    if spans.single:
-        inside = (column >= begin[:, None]) & (column < end[:, None])
-        if len(inside) == rows:
-            return inside
-        marks = np.zeros((rows, window), bool)
-        marks[spans.row] = inside
-        return marks
-    edges = np.zeros(rows * window + 1, "int8")
-    at = spans.row * window
-    np.add.at(edges, at + begin, 1)
-    np.add.at(edges, at + end, -1)
-    return np.cumsum(edges[:-1], dtype="int8").astype(bool).reshape(rows, window)
-
-
-def spread(out: np.ndarray, spans: Spans, values: np.ndarray) -> None:
-    """Writes one value of each span to all its steps."""
-    ends = np.cumsum(spans.steps)
-    total = int(ends[-1]) if len(ends) else 0
-    at = np.arange(total) + np.repeat(
-        spans.row * out.shape[1] + spans.column - (ends - spans.steps), spans.steps
-    )
-    out.reshape(-1, *out.shape[2:])[at] = np.repeat(values, spans.steps, axis=0)
-
-
 def open_targets(
     corpus: Corpus,
     given: Any,
     targets: Any,
     target_offset: Any,
     label_at: str,
-    weights: "Weights | None" = None,
+    weights: Weights | None = None,
 ) -> dict[Any, Target]:
     """Reads `targets`, `target_offset` and `label_at`; the key is None for a single output.
 
@@ -172,7 +152,7 @@ def open_targets(
         TypeError: something that cannot be a target.
         ValueError: targets that do not fit the corpus, offsets that mean nothing.
     """
-    check_label_at(label_at)
+    one_of("label_at", label_at, LABEL_AT)
     if isinstance(targets, dict) and not targets:
         raise ValueError(
             "`targets` holds nothing. Received: {}. Leave it out, or name at least one output."
@@ -199,14 +179,14 @@ def _open(
     value: Any,
     target_offset: Any,
     label_at: str,
-    weights: "Weights | None",
+    weights: Weights | None,
 ) -> Target:
     field, labels = _values(corpus, given, name, value)
     if labels is None and label_at != "every":
         raise ValueError(
             "`label_at` says where one label per document is trained on. Received: "
-            f"label_at={label_at!r} with targets for every time step. Leave it out, or pass "
-            "`targets` of shape (documents,)."
+            f"label_at={label_at!r} with targets for every time step. Leave it out, or give "
+            "one label per document, (documents,)."
         )
     own = field is not None and (value is None or value is given)
     offsets, horizon = read_offsets(target_offset, 1 if value is None else 0)
@@ -252,7 +232,7 @@ def _values(
             return None, _labels(name, corpus.labels[value])
         if value in corpus.fields:
             return corpus.fields[value], None
-        raise _unknown_key(corpus, name, value)
+        raise unknown_key(corpus, name, value)
     if value is given and not corpus.is_dict:
         return corpus.fields[None], None
     count, whole = len(corpus.lengths), next(iter(corpus.fields.values()))
@@ -265,7 +245,7 @@ def _values(
                 f"`({corpus.lengths[0]}, ...)`; for labels of documents, pass the corpus as a list "
                 "of documents."
             )
-    elif is_array(value) or _all_scalars(value):
+    elif is_array(value) or all_scalars(value):
         labels = _labels(name, np.asarray(value))
         if len(labels) != count:
             total = int(corpus.lengths.sum())
@@ -288,36 +268,12 @@ def _values(
     return found, None
 
 
-def _unknown_key(corpus: Corpus, name: str, key: str) -> ValueError:
-    known = sorted([*corpus.fields, *corpus.labels], key=str) if corpus.is_dict else "no keys"
-    return ValueError(
-        f"`{name}` names a key that the corpus lacks. Received: {key!r}; the corpus has {known}. "
-        "Pass one of its keys, or an array."
-    )
-
-
-def _all_scalars(value: Any) -> bool:
-    return (
-        isinstance(value, (list, tuple))
-        and len(value) > 0
-        and not any(isinstance(v, (list, tuple)) or np.ndim(v) for v in value)
-    )
-
-
 def _labels(name: str, labels: np.ndarray) -> np.ndarray:
     if labels.ndim == 0:
         raise ValueError(
             f"`{name}` must have one label per document. Received: a single value, {labels}."
         )
     return labels.astype(out_dtype(name, labels.dtype))
-
-
-def check_label_at(label_at: Any) -> None:
-    """Raises a ValueError for what says nowhere that labels are trained on."""
-    if label_at not in ("every", "window", "last"):
-        raise ValueError(
-            f'`label_at` must be "every", "window" or "last". Received: label_at={label_at!r}.'
-        )
 
 
 def read_offsets(given: Any, default: int) -> tuple[tuple[int, ...], bool]:
@@ -337,95 +293,3 @@ def read_offsets(given: Any, default: int) -> tuple[tuple[int, ...], bool]:
             "predict the past, pass `targets` that are shifted already."
         )
     return offsets, horizon
-
-
-class Weights:
-    """The user's own weights: one value per time step or per document.
-
-    Raises:
-        ValueError: negative, NaN or infinite weights, or ones that do not fit the corpus.
-    """
-
-    def __init__(self, corpus: Corpus, given: Any, name: str = "sample_weight"):
-        self.field: Field | None = None
-        self.documents: Any = None
-        whole, count = next(iter(corpus.fields.values())), len(corpus.lengths)
-        if isinstance(given, dict):
-            raise TypeError(
-                f"`{name}` is one for all outputs: a number for each time step, or for each "
-                f"document. Received: a dict of {sorted(map(str, given))}. To weigh whole outputs "
-                "there is `compile(loss_weights=...)`."
-            )
-        if isinstance(given, str) and given in corpus.labels:
-            self.documents = corpus.labels[given].astype("float32")
-        elif isinstance(given, str) and given in corpus.fields:
-            self.field = corpus.fields[given]
-        elif isinstance(given, str):
-            raise _unknown_key(corpus, name, given)
-        elif not corpus.continuous and (is_array(given) or _all_scalars(given)):
-            self.documents = np.asarray(given, "float32")
-        else:
-            found = open_field(name, given, None)
-            if isinstance(found, Corpus):
-                raise TypeError(f"`{name}` must be numbers. Received: documents that are dicts.")
-            check_laid_out(found, whole)
-            self.field = found
-        if self.documents is not None:
-            if self.documents.shape != (count,):
-                raise ValueError(
-                    f"`{name}` as one array means one weight per document. Received: shape "
-                    f"{self.documents.shape} for {count} documents. Give one for each, or a list "
-                    "with one array per document."
-                )
-            self._check(name, self.documents)
-        elif self.field is not None:
-            if self.field.shape:
-                raise ValueError(
-                    f"`{name}` must be one number per time step. Received: {self.field.shape} at "
-                    "each. Sum or average them."
-                )
-            for d in range(
-                count
-            ):  # also of a memory map: a weight that is wrong trains on the wrong thing
-                for start in range(0, int(corpus.lengths[d]), 1 << 24):
-                    self._check(
-                        self.field.document_name(d), self.field.read(d, start, start + (1 << 24))
-                    )
-            self.field.searched = True
-
-    @staticmethod
-    def _check(name: str, values: np.ndarray) -> None:
-        low, high = values.min(), values.max()
-        if not (low >= 0 and np.isfinite(high)):
-            raise ValueError(
-                f"`{name}` must be 0 or more everywhere. Received: "
-                f"{low if not low >= 0 else high}. Use 0 for what shall not be trained on."
-            )
-
-    def search(self, targets: Field, offsets: tuple[int, ...]) -> None:
-        """Looks for NaN that counts, where this is quick; elsewhere it is found as it is read.
-
-        Args:
-            targets: by time step.
-            offsets: how many steps after a weight its targets stand.
-        """
-        if targets.searched or not targets.in_memory:
-            return
-        for d, length in enumerate(targets.lengths.tolist()):
-            values = targets.read(d, 0, length)
-            bad = ~np.isfinite(values).reshape(length, -1).all(1)
-            if bad.any():
-                given = self.documents[d] if self.field is None else self.field.read(d, 0, length)
-                counted = np.broadcast_to(given, bad.shape)[: max(0, length - max(offsets))] > 0
-                for offset in offsets:
-                    counts = bad[offset : offset + len(counted)] & counted
-                    if counts.any():
-                        refuse_not_finite(targets.name, d, int(counts.argmax()) + offset, offsets)
-
-    def batch(self, spans: Spans, rows: int, window: int) -> np.ndarray:
-        """Weights of a batch, float32 `(rows, window)`."""
-        if self.field is not None:
-            return self.field.batch(spans, rows, window).astype("float32", copy=False)
-        out = np.zeros((rows, window), "float32")
-        spread(out, spans, self.documents[spans.document])
-        return out

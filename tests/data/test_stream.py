@@ -3,13 +3,14 @@ and whoever peeks.
 """
 
 import itertools
+import json
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_stateful import StatefulStream
+from keras_stateful import StatefulSequence, StatefulStream
 
 pytestmark = pytest.mark.backend_free
 
@@ -211,3 +212,44 @@ def test_missing_targets_have_weight_0():
     np.testing.assert_array_equal(weights[0] > 0, [True, False, True, True])
     with pytest.raises(ValueError, match="document 0, time step 1"):
         StatefulStream([{"x": doc["x"], "y": y}], 1, 4, targets="y")
+
+
+@pytest.mark.parametrize("make", [StatefulSequence, StatefulStream])
+@pytest.mark.parametrize("part", ["x", "y", "w", "x later"])
+def test_what_float32_cannot_hold_is_refused_however_it_is_read(make, part):
+    """Batches are float32, where 1e300 would be infinite."""
+    documents = [
+        {"x": np.ones((9, 2)), "y": np.ones((9, 1)), "w": np.ones(9), "label": 1.0}
+        for _ in range(2)
+    ]
+    documents[1][part[0]][5] = 1e300
+    if part == "x later":
+        documents = [documents[0]] * 3 + documents[1:]
+    with pytest.raises(ValueError, match=r"float32|0 or more everywhere"):
+        list(make(documents, 2, 4, targets="y", sample_weight="w"))
+
+
+def test_a_huge_target_with_weight_0_does_not_matter():
+    document = {"x": np.ones((9, 2)), "y": np.ones((9, 1)), "w": np.ones(9)}
+    document["y"][5], document["w"][5] = 1e300, 0
+    for _, y, w in StatefulStream([document] * 2, 2, 4, targets="y", sample_weight="w"):
+        assert np.isfinite(y * w[..., None]).all()
+
+
+@pytest.mark.parametrize("trained", [4, 6, 7])
+@pytest.mark.parametrize("after", [0, 1, 2, 5])
+def test_a_position_in_a_pass_that_gives_batches_back(trained, after):
+    """Batches that were read ahead belong to the next pass, and so do the positions behind them."""
+    stream, again = (make([40, 25, 31, 60, 80], steps_per_epoch=7) for _ in range(2))
+    list(stream.read_pass())
+    stream.trained(trained)
+    batches = stream.read_pass()
+    for _ in range(after + 1):
+        next(batches)
+    again.seek(json.loads(json.dumps(stream.position(after, 0))))
+    rest = [x for (x, _), _, _ in stream.read_pass()][:0]  # the pass that is read goes on
+    whole = [x for (x, _), _, _ in make([40, 25, 31, 60, 80] * 9)]
+    got = [x for (x, _), _, _ in again.read_pass()]
+    np.testing.assert_array_equal(
+        np.array(got + rest) % 1000, np.array(whole[trained + after : trained + 7]) % 1000
+    )
