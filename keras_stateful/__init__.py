@@ -59,7 +59,7 @@ def __dir__() -> list[str]:
 def _register() -> None:
     """Registers the classes that `keras.models.load_model` looks for, if Keras is imported."""
     if "keras" in sys.modules:
-        import_module("keras_stateful.conversion.convert")
+        import_module("keras_stateful.conversion.step_model")  # and all that it imports
 
 
 _register()

@@ -61,5 +61,9 @@ def test_a_saved_model_loads_whatever_is_imported_first(tmp_path, first):
 
     model = keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(4)])
     keras_stateful.to_stateful(model, 2).save(tmp_path / "model.keras")
-    code = f"{first}\nimport keras\nimport keras_stateful as ks\nks.reset_states\nkeras.models.load_model('model.keras')"
+    keras_stateful.to_step_model(model).save(tmp_path / "step.keras")
+    code = (
+        f"{first}\nimport keras\nimport keras_stateful as ks\nks.reset_states\n"
+        "for name in ('model', 'step'):\n    keras.models.load_model(f'{name}.keras')"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
