@@ -1,7 +1,6 @@
 """`evaluate_documents` and `predict_documents`: metrics and outputs of whole documents."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -18,14 +17,14 @@ from keras_stateful.training.check_targets import check_targets
 
 def evaluate_documents(
     model: keras.Model,
-    documents: Any,
+    documents: Structure,
     *,
     batch_size: int | None = None,
     sequence_length: int = 128,
-    targets: Any = None,
-    target_offset: Any = None,
+    targets: Structure = None,
+    target_offset: int | Sequence[int] | None = None,
     label_at: str = "every",
-    sample_weight: Any = None,
+    sample_weight: Structure = None,
     burn_in: int = 0,
     encode: Callable | None = None,
 ) -> dict[str, np.ndarray]:
@@ -81,7 +80,7 @@ def evaluate_documents(
 
 
 def _evaluate_one_by_one(
-    model: keras.Model, documents: Any, sequence_length: int, layout: Layout
+    model: keras.Model, documents: Structure, sequence_length: int, layout: Layout
 ) -> dict[str, np.ndarray]:
     """The same, each document by Keras's own `evaluate`, in one row."""
     twin = twin_with_resets(model, 1)
@@ -95,13 +94,13 @@ def _evaluate_one_by_one(
 
 def predict_documents(
     model: keras.Model,
-    documents: Any,
+    documents: Structure,
     *,
     batch_size: int | None = None,
     sequence_length: int = 128,
     reduce: str | None = None,
     encode: Callable | None = None,
-) -> Any:
+) -> Structure:
     """The model's outputs for each document, read from its first step to its last.
 
     Args:
@@ -168,7 +167,7 @@ class _EveryStep:
         """Takes the next window's outputs `(time, ...)`, one for each output of the model."""
         self.parts[document].append([np.array(o) for o in outputs])
 
-    def of_output(self, k: int) -> Any:
+    def of_output(self, k: int) -> list[np.ndarray]:
         """Output `k` of all documents."""
         return [np.concatenate([part[k] for part in parts]) for parts in self.parts]
 
@@ -190,12 +189,12 @@ class _MeanOfSteps:
     """Takes the mean of the outputs over the steps of each document, in float64."""
 
     def __init__(self, documents: int):
-        self.sums: list[list[Any]] = [[] for _ in range(documents)]
+        self.sums: list[list[np.ndarray]] = [[] for _ in range(documents)]
         self.steps = np.zeros(documents)
 
     def add(self, document: int, outputs: list[np.ndarray]) -> None:
         sums = [np.array(o, "float64").sum(axis=0) for o in outputs]
-        before = self.sums[document] or [0.0] * len(sums)
+        before = self.sums[document] or [np.zeros(())] * len(sums)
         self.sums[document] = [b + s for b, s in zip(before, sums, strict=True)]
         self.steps[document] += len(outputs[0])
 

@@ -9,9 +9,9 @@ touched.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -31,10 +31,10 @@ _SIDE_BY_SIDE = 32  # documents, where no batch size is given
 class Layout:
     """Arguments of `StatefulSequence` that say what each document is scored on."""
 
-    targets: Any = None
-    target_offset: Any = None
+    targets: Structure = None
+    target_offset: int | Sequence[int] | None = None
     label_at: str = "every"
-    sample_weight: Any = None
+    sample_weight: Structure = None
     burn_in: int = 0
     encode: Callable | None = None
 
@@ -46,14 +46,14 @@ class Layout:
             sample_weight=only(self.sample_weight, document),
         )
 
-    def sequence(self, documents: Any, rows: int, sequence_length: int) -> StatefulSequence:
+    def sequence(self, documents: Structure, rows: int, sequence_length: int) -> StatefulSequence:
         """The documents as a sequence; rows without one are no waste here, so nothing is said."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return StatefulSequence(documents, rows, sequence_length, resets=True, **vars(self))
 
 
-def only(value: Any, document: int) -> Any:
+def only(value: Structure, document: int) -> Structure:
     """What belongs to one document, of a list, an array with a value for each, or a dict of these.
 
     A text stays: it is the key of a column that documents have.
@@ -63,7 +63,7 @@ def only(value: Any, document: int) -> Any:
     return value if value is None or isinstance(value, str) else [value[document]]
 
 
-def count_documents(documents: Any) -> int:
+def count_documents(documents: Structure) -> int:
     """How many documents there are.
 
     Raises:
@@ -129,7 +129,7 @@ class DocumentReader:
     def __init__(
         self,
         model: keras.Model,
-        documents: Any,
+        documents: Structure,
         batch_size: int | None,
         sequence_length: int,
         layout: Layout,
@@ -171,7 +171,7 @@ class DocumentReader:
             yield batch, [Window(span, row, batch) for row, spans in rows for span in spans]
 
 
-def _check_documents(documents: Any) -> None:
+def _check_documents(documents: Structure) -> None:
     """Refuses a sequence, and one array, which a sequence would read as one continuous text."""
     if is_sequence(documents):
         raise TypeError(

@@ -1,7 +1,6 @@
 """`ValidateDocuments`: whole held-out documents, validated after each epoch of a training."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import keras
 
@@ -10,6 +9,7 @@ from keras_stateful.evaluation.reading import DocumentReader, Layout
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.protocols import sequence_or_none
+from keras_stateful.foundation.types import Arguments, CallbackState, Logs, Structure
 from keras_stateful.training.callbacks import check_readers_come_after
 from keras_stateful.training.check_targets import check_labels, check_targets
 
@@ -58,15 +58,15 @@ class ValidateDocuments(keras.callbacks.Callback):
 
     def __init__(
         self,
-        documents: Any,
+        documents: Structure,
         *,
         batch_size: int | None = None,
         sequence_length: int = 128,
         every: int = 1,
-        targets: Any = None,
-        target_offset: Any = None,
+        targets: Structure = None,
+        target_offset: int | Sequence[int] | None = None,
         label_at: str = "every",
-        sample_weight: Any = None,
+        sample_weight: Structure = None,
         burn_in: int = 0,
         encode: Callable | None = None,
     ):
@@ -77,7 +77,7 @@ class ValidateDocuments(keras.callbacks.Callback):
         self.layout = Layout(targets, target_offset, label_at, sample_weight, burn_in, encode)
         self._reader: DocumentReader | None = None
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         arguments = keras_internals.fit_arguments(self.model)
         self._check_alone(arguments)
         reader = self._reader = DocumentReader(
@@ -88,20 +88,20 @@ class ValidateDocuments(keras.callbacks.Callback):
         reader.sequence.check_classes(check_targets(self.model, "documents", reader.sequence))
         reader.twin.compile(**fresh_compile_arguments(self.model))
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if (epoch + 1) % self.every or logs is None or self._reader is None:
             return
         results = self._reader.twin.evaluate(self._reader.sequence, verbose=0, return_dict=True)
         logs.update({f"val_{name}": value for name, value in results.items()})
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> CallbackState:
         """What `ResumeTraining` saves: nothing, since each validation starts afresh."""
         return {}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: CallbackState) -> None:
         """Takes back what `get_state` gave."""
 
-    def _check_alone(self, arguments: dict[str, Any]) -> None:
+    def _check_alone(self, arguments: Arguments) -> None:
         """Checks that nobody else writes `val_loss`, and that who reads it comes later."""
         if arguments.get("validation_data") is not None:
             raise ValueError(

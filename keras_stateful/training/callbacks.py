@@ -11,6 +11,7 @@ from typing import Any
 import keras
 
 from keras_stateful.foundation.protocols import sequence_or_none
+from keras_stateful.foundation.types import Arguments, Logs
 
 
 class ModelCallback(keras.callbacks.Callback):
@@ -29,7 +30,7 @@ class ModelCallback(keras.callbacks.Callback):
 
 
 def check_readers_come_after(
-    writer: keras.callbacks.Callback, arguments: dict[str, Any], prefix: str | None = None
+    writer: keras.callbacks.Callback, arguments: Arguments, prefix: str | None = None
 ) -> None:
     """Refuses a callback that reads the logs and stands before the one that writes into them.
 
@@ -84,29 +85,29 @@ class LazyCallbackList(keras.callbacks.CallbackList):
         self._network, self._fit_params = model, params
         self._batch_ends_heard = True
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         self.set_model(self._network)
         self.set_params(self._fit_params)
         # Keras has made it before, but a `set_model` may have asked for a new one since.
         self._network.make_train_function()
         super().on_train_begin(logs)
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         super().on_epoch_begin(epoch, logs)
         # Asked after the hooks of the epoch's start, since one of them may set another.
         self._batch_ends_heard = any(map(_hears_batch_ends, self.callbacks))
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self._batch_ends_heard:
             super().on_train_batch_end(batch, logs)
 
-    def on_test_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_test_batch_end(self, batch: int, logs: Logs = None) -> None:
         if self._batch_ends_heard:
             super().on_test_batch_end(batch, logs)
 
 
 def lightest(
-    callbacks: list[keras.callbacks.Callback], model: keras.Model, arguments: dict[str, Any]
+    callbacks: list[keras.callbacks.Callback], model: keras.Model, arguments: Arguments
 ) -> list[keras.callbacks.Callback] | LazyCallbackList:
     """The callbacks of a `fit`, in a list of the kind that costs a step the least.
 

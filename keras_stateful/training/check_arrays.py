@@ -5,8 +5,6 @@ row `i` of the last ended. Keras knows neither: it cuts batches of 32 rows, give
 left over, and shuffles.
 """
 
-from typing import Any
-
 import keras
 import numpy as np
 
@@ -14,7 +12,7 @@ from keras_stateful.carry.states import find_states
 from keras_stateful.data.ids import Vocabulary
 from keras_stateful.foundation import devices
 from keras_stateful.foundation.protocols import resets_taken
-from keras_stateful.foundation.types import Structure
+from keras_stateful.foundation.types import Arguments, Structure
 from keras_stateful.training.model_facts import facts_of
 
 
@@ -67,7 +65,7 @@ def check_rows(model: keras.Model, name: str, data: Structure, batch_size: int |
         )
 
 
-def check_validation_rows(model: keras.Model, data: Structure, arguments: dict[str, Any]) -> None:
+def check_validation_rows(model: keras.Model, data: Structure, arguments: Arguments) -> None:
     """Checks the batch size of validation arrays: Keras would train an epoch before it fails.
 
     Args:

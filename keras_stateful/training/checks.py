@@ -8,14 +8,14 @@ state carried over a document's end, a validation that begins where the last one
     check_evaluate ──▶ check_data
 """
 
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import keras
 
 from keras_stateful.carry.states import find_states
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
-from keras_stateful.foundation.types import Structure
+from keras_stateful.foundation.types import Arguments, Structure
 from keras_stateful.training.check_arrays import (
     check_resets_given,
     check_rows,
@@ -26,9 +26,6 @@ from keras_stateful.training.check_arrays import (
 )
 from keras_stateful.training.check_sequence import check_sequence, described
 from keras_stateful.training.check_targets import check_labels
-
-# The arguments of `fit` or `evaluate`, by name.
-Arguments: TypeAlias = dict[str, Any]
 
 
 def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | None) -> None:
@@ -69,7 +66,7 @@ def check_evaluate(model: keras.Model, arguments: Arguments) -> None:
     check_data(model, name, arguments.get("x"), arguments, arguments.get("batch_size"))
 
 
-def check_validation(model: keras.Model, validation: Any, arguments: Arguments) -> None:
+def check_validation(model: keras.Model, validation: Structure, arguments: Arguments) -> None:
     """Checks that validation data fit the model and are read whole.
 
     Only then does `val_loss` depend on the weights alone.

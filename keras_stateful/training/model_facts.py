@@ -5,7 +5,7 @@ may be the first. The graph of a model is read at the first of them and remember
 """
 
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import keras
@@ -14,8 +14,10 @@ from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.states import find_states
 from keras_stateful.carry.time_axis import find_time_axis
 from keras_stateful.carry.vocabulary import ids_known
+from keras_stateful.data.ids import Classes
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.protocols import Key, Readable
+from keras_stateful.foundation.types import Structure, Tensor
 
 
 class Agreement(NamedTuple):
@@ -26,8 +28,8 @@ class Agreement(NamedTuple):
         classes: of outputs whose targets are ids, by key of the target.
     """
 
-    loss: Any
-    classes: dict[Key, Any]
+    loss: Structure
+    classes: dict[Key, Classes]
 
 
 class ModelFacts:
@@ -93,5 +95,5 @@ def facts_of(model: keras.Model) -> ModelFacts:
     return facts
 
 
-def _is_masked(tensor: Any) -> bool:
+def _is_masked(tensor: Tensor) -> bool:
     return keras_internals.mask_of(tensor) is not None

@@ -1,6 +1,6 @@
 """`ResetStatesCallback`: resets in a stateful `fit` whose model does not take them as an input."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -14,6 +14,7 @@ from keras_stateful.foundation.protocols import (
     resets_taken,
     sequence_or_none,
 )
+from keras_stateful.foundation.types import CallbackState, Logs, Structure
 from keras_stateful.training.callbacks import ModelCallback
 from keras_stateful.training.checks import check_fit
 from keras_stateful.training.repairs import repair, weigh_once
@@ -129,17 +130,17 @@ class ResetStatesCallback(ModelCallback):
         over = self._whole_passes or self._position == 0
         return PassPosition(self._position, 0 if self._pass is None else self._pass, over)
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> CallbackState:
         """What is saved: the batches read of the present pass, and its number."""
         return {"_position": self._position, "_pass": self._pass}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: CallbackState) -> None:
         """Takes back what `get_state` gave, when training has begun."""
         self._position, self._pass = state["_position"], state["_pass"]
 
     # Training
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._reading = self.sequence
         arguments = keras_internals.fit_arguments(self._network)
         if arguments:
@@ -153,7 +154,7 @@ class ResetStatesCallback(ModelCallback):
         if self._reading is not None:
             self._whole_passes = self.params.get("steps") in (None, self._reading.num_batches)
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         if self._reading is None:
             if self.at_epoch_begin:
                 self._reset(None)
@@ -162,7 +163,7 @@ class ResetStatesCallback(ModelCallback):
             self._begin_pass(self._reading, epoch)
         self._epochs_begun, self._first_step = self._reading.epochs_begun, True
 
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         if self._reading is None:
             return
         if self._first_step:
@@ -174,7 +175,7 @@ class ResetStatesCallback(ModelCallback):
         # the loss of each step.
         self._count_step(self._reading)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self._reading is not None:
             self._reading.trained(self._position)
 
@@ -207,7 +208,7 @@ class ResetStatesCallback(ModelCallback):
 
     # Evaluation, inside fit and outside
 
-    def on_test_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_begin(self, logs: Logs = None) -> None:
         read = sequence_or_none(keras_internals.trainer_arguments(self._network).get("x"))
         self._check_validation(read)
         self._testing = self.validation_sequence if read is None else read
@@ -218,12 +219,12 @@ class ResetStatesCallback(ModelCallback):
             self._test_pass = self._testing.epoch
             self._check_execution_steps(self._testing, self._test_pass)
 
-    def on_test_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_test_batch_begin(self, batch: int, logs: Logs = None) -> None:
         # All rows were reset before the first batch.
         if self._testing is not None and not self._resets_inside and batch > 0:
             self._reset_rows(self._testing, batch, self._test_pass)
 
-    def on_test_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_test_end(self, logs: Logs = None) -> None:
         if self._training_states is not None:
             restore(self._network, self._training_states)
             self._training_states = None
@@ -277,7 +278,7 @@ class ResetStatesCallback(ModelCallback):
                 )
 
 
-def _check_alone(callbacks: Any) -> None:
+def _check_alone(callbacks: Structure | keras.callbacks.CallbackList) -> None:
     """Refuses two of these callbacks: both would reset, and restore each other's snapshot."""
     flat = keras.tree.flatten(getattr(callbacks, "callbacks", callbacks))
     count = sum(isinstance(callback, ResetStatesCallback) for callback in flat)

@@ -1,5 +1,6 @@
-"""Law 5: validation leaves no trace, and its result depends on the weights alone. Law 10: losses
-mean what they say.
+"""Laws 5 and 10: validation leaves no trace, and losses mean what they say.
+
+The result of a validation depends on the weights alone.
 """
 
 import keras

@@ -38,48 +38,80 @@ CASES = {
     "shuffled dataset": (dict(x=Plain()), "shuffle=False"),
     "dataset with workers": (dict(x=Plain(workers=2), shuffle=False), "workers=1"),
     "batch size": (dict(x=arrays()[0], y=arrays()[1], shuffle=False, batch_size=4), "batch_size=4"),
-    "last partial "
-    "batch": (dict(x=arrays(10)[0], y=arrays(10)[1], shuffle=False, batch_size=3), "10 rows"),
-    "validation "
-    "split": (dict(x=sequence(resets=False), validation_split=0.5), "validation_split=0.5"),
-    "class "
-    "weight": (dict(x=sequence(resets=False), class_weight={1: 2.0}), "(?s)class_weight.*sample_weight="),
+    "last partial batch": (
+        dict(x=arrays(10)[0], y=arrays(10)[1], shuffle=False, batch_size=3),
+        "10 rows",
+    ),
+    "validation split": (
+        dict(x=sequence(resets=False), validation_split=0.5),
+        "validation_split=0.5",
+    ),
+    "class weight": (
+        dict(x=sequence(resets=False), class_weight={1: 2.0}),
+        "(?s)class_weight.*sample_weight=",
+    ),
     "targets beside a sequence": (dict(x=sequence(resets=False), y=arrays()[1]), "targets="),
     "sequence of another batch size": (
-        dict(x=ks.StatefulSequence(TRAIN, 2, 8)), r"batch_size=2, model 3",
+        dict(x=ks.StatefulSequence(TRAIN, 2, 8)),
+        r"batch_size=2, model 3",
     ),
     "validation of another batch size": (
-        dict(x=sequence(resets=False), validation_data=ks.StatefulSequence(HELD_OUT, 2, 8)), "validation_data",
+        dict(x=sequence(resets=False), validation_data=ks.StatefulSequence(HELD_OUT, 2, 8)),
+        "validation_data",
     ),
     "validation that ends in the middle": (
-        dict(x=sequence(resets=False), validation_data=sequence(HELD_OUT, resets=False), validation_steps=1),
+        dict(
+            x=sequence(resets=False),
+            validation_data=sequence(HELD_OUT, resets=False),
+            validation_steps=1,
+        ),
         "validation_steps=1",
     ),
     "validation of other documents each time": (
-        dict(x=sequence(resets=False),
-             validation_data=ks.StatefulStream(HELD_OUT, 3, 8, steps_per_epoch=2)), "steps_per_epoch=2",
+        dict(
+            x=sequence(resets=False),
+            validation_data=ks.StatefulStream(HELD_OUT, 3, 8, steps_per_epoch=2),
+        ),
+        "steps_per_epoch=2",
     ),
     "steps of fit beside a stream": (
-        dict(x=ks.StatefulStream(TRAIN, 3, 8), epochs=4, steps_per_epoch=2), r"StatefulStream\(..., steps_per_epoch=2",
+        dict(x=ks.StatefulStream(TRAIN, 3, 8), epochs=4, steps_per_epoch=2),
+        r"StatefulStream\(..., steps_per_epoch=2",
     ),
-    "epochs of an "
-    "iterator": (dict(x=ks.StatefulStream(iter(TRAIN), 3, 8), epochs=2), "(?s)an iterator, epochs=2.*lambda"),
+    "epochs of an iterator": (
+        dict(x=ks.StatefulStream(iter(TRAIN), 3, 8), epochs=2),
+        "(?s)an iterator, epochs=2.*lambda",
+    ),
     "validations of an iterator": (
-        dict(x=sequence(resets=False), validation_data=ks.StatefulStream(iter(HELD_OUT), 3, 8), epochs=2),
+        dict(
+            x=sequence(resets=False),
+            validation_data=ks.StatefulStream(iter(HELD_OUT), 3, 8),
+            epochs=2,
+        ),
         "(?s)an iterator, epochs=2.*lambda",
     ),
     "validation that ends in the middle of a stream": (
-        dict(x=sequence(resets=False), validation_data=ks.StatefulStream(HELD_OUT, 3, 8), validation_steps=1),
+        dict(
+            x=sequence(resets=False),
+            validation_data=ks.StatefulStream(HELD_OUT, 3, 8),
+            validation_steps=1,
+        ),
         "validation_steps=1",
     ),
-    "batch size beside a "
-    "sequence": (dict(x=sequence(resets=False), batch_size=32), "batch_size=32 beside a sequence of 3"),
+    "batch size beside a sequence": (
+        dict(x=sequence(resets=False), batch_size=32),
+        "batch_size=32 beside a sequence of 3",
+    ),
     "batch size beside a validation sequence": (
-        dict(x=sequence(resets=False), validation_data=sequence(HELD_OUT, resets=False), validation_batch_size=32),
+        dict(
+            x=sequence(resets=False),
+            validation_data=sequence(HELD_OUT, resets=False),
+            validation_batch_size=32,
+        ),
         "validation_batch_size=32 beside",
     ),
     "pack without resets": (dict(x=sequence(boundary="pack", resets=False)), "pack"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", ["callback", "plain"])
@@ -150,9 +182,11 @@ def test_the_batch_size_of_the_sequence_may_be_given():
 
 def test_what_an_iterator_and_a_stream_can_give():
     whole = len(list(ks.StatefulStream(TRAIN, 3, 8)))
-    for epochs, data in ((1, ks.StatefulStream(iter(TRAIN), 3, 8, resets=True)),
-                         (2, ks.StatefulStream(iter(TRAIN), 3, 8, resets=True, steps_per_epoch=2)),
-                         (4, ks.StatefulStream(TRAIN, 3, 8, resets=True, steps_per_epoch=5))):  # fmt: skip
+    for epochs, data in (
+        (1, ks.StatefulStream(iter(TRAIN), 3, 8, resets=True)),
+        (2, ks.StatefulStream(iter(TRAIN), 3, 8, resets=True, steps_per_epoch=2)),
+        (4, ks.StatefulStream(TRAIN, 3, 8, resets=True, steps_per_epoch=5)),
+    ):
         steps = itertools.count()
         callback = keras.callbacks.LambdaCallback(
             on_train_batch_end=lambda batch, logs, s=steps: next(s)
@@ -187,8 +221,14 @@ def test_a_stateful_bidirectional():
     both = keras.layers.Bidirectional(
         keras.layers.LSTM(5, return_sequences=True, stateful=True), name="both"
     )
-    model = keras.Sequential([keras.Input((8,), batch_size=3, dtype="int32"), keras.layers.Embedding(IDS, 4), both,
-                              keras.layers.Dense(IDS, activation="softmax")])  # fmt: skip
+    model = keras.Sequential(
+        [
+            keras.Input((8,), batch_size=3, dtype="int32"),
+            keras.layers.Embedding(IDS, 4),
+            both,
+            keras.layers.Dense(IDS, activation="softmax"),
+        ]
+    )
     data = sequence(resets=False)
     refused(
         model, "(?s)from its end.*forward layer", x=data, callbacks=[ks.ResetStatesCallback(data)]
@@ -234,9 +274,14 @@ def test_a_list_of_callbacks_made_by_the_user_gets_the_resets_too():
 def test_validation_arrays_in_batches_of_the_models_rows():
     x, y = arrays()
     data, callback = sequence(resets=False), ks.ResetStatesCallback
-    plain = keras.Sequential([keras.Input((None,), batch_size=3, dtype="int32"), keras.layers.Embedding(IDS, 4),
-                              keras.layers.GRU(5, return_sequences=True, stateful=True),
-                              keras.layers.Dense(IDS, activation="softmax")])  # fmt: skip
+    plain = keras.Sequential(
+        [
+            keras.Input((None,), batch_size=3, dtype="int32"),
+            keras.layers.Embedding(IDS, 4),
+            keras.layers.GRU(5, return_sequences=True, stateful=True),
+            keras.layers.Dense(IDS, activation="softmax"),
+        ]
+    )
     refused(
         plain,
         "32 rows.*`validation_batch_size=3`",
@@ -293,8 +338,11 @@ def test_validate_documents_comes_first_and_alone(kind, tmp_path):
     model, validate = model_for(kind, kind == "mask"), ks.ValidateDocuments(HELD_OUT)
     data, held_out = (sequence(d, resets=kind == "mask") for d in (TRAIN, HELD_OUT))
     resets = [ks.ResetStatesCallback()] * (kind == "plain")
-    for early in (keras.callbacks.EarlyStopping(), keras.callbacks.CSVLogger(tmp_path / "log.csv"),
-                  keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="val_accuracy")):  # fmt: skip
+    for early in (
+        keras.callbacks.EarlyStopping(),
+        keras.callbacks.CSVLogger(tmp_path / "log.csv"),
+        keras.callbacks.ModelCheckpoint(tmp_path / "best.keras", monitor="val_accuracy"),
+    ):
         name = type(early).__name__
         refused(
             model,

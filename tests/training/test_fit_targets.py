@@ -1,5 +1,6 @@
-"""Targets that do not fit the outputs are refused before the first step: Keras broadcasts shapes,
-JAX takes any id.
+"""Targets that do not fit the outputs are refused before the first step.
+
+Keras broadcasts shapes, and JAX takes any id.
 """
 
 import keras
@@ -116,14 +117,22 @@ def test_ids_that_are_no_class_and_no_target_either(kind, made):
 
 SHAPES = {
     "three outputs for one column": (3, "mse", {"targets": LOAD}, r"a `Dense\(1\)`"),
-    "one output for a "
-    "horizon": (1, "mse", {"targets": LOAD, "target_offset": [1, 4]}, r"a `Dense\(2\)`"),
+    "one output for a horizon": (
+        1,
+        "mse",
+        {"targets": LOAD, "target_offset": [1, 4]},
+        r"a `Dense\(2\)`",
+    ),
     "one output for two columns": (1, "mae", {"targets": READINGS}, r"a `Dense\(2\)`"),
     "a loss object": (3, keras.losses.Huber(), {"targets": LOAD}, r"a `Dense\(1\)`"),
     "a loss in a dict": (3, {"out": "mse"}, {"targets": LOAD}, r"a `Dense\(1\)`"),
-    "ids for "
-    "categorical": (CLASSES, "categorical_crossentropy", {"targets": IDS}, "SparseCategorical"),
-}  # fmt: skip
+    "ids for categorical": (
+        CLASSES,
+        "categorical_crossentropy",
+        {"targets": IDS},
+        "SparseCategorical",
+    ),
+}
 
 
 @pytest.mark.parametrize("plain", [False, True])
@@ -136,22 +145,30 @@ def test_targets_of_another_shape_than_the_output(case, plain):
 
 
 WEIGHTED = {
-    "binary "
-    "ids": (1, "binary_crossentropy", {"targets": [i[:55] % 2 for i in IDS]}, r"t.astype\('float32'\)"),
-    "a label for each "
-    "document": (1, "binary_crossentropy", {"targets": [0, 1]}, r"t.astype\('float32'\)"),
+    "binary ids": (
+        1,
+        "binary_crossentropy",
+        {"targets": [i[:55] % 2 for i in IDS]},
+        r"t.astype\('float32'\)",
+    ),
+    "a label for each document": (
+        1,
+        "binary_crossentropy",
+        {"targets": [0, 1]},
+        r"t.astype\('float32'\)",
+    ),
     "ignored ids": (
-        CLASSES, keras.losses.SparseCategoricalCrossentropy(ignore_class=-1), {"targets": [i[:55] for i in IDS]},
+        CLASSES,
+        keras.losses.SparseCategoricalCrossentropy(ignore_class=-1),
+        {"targets": [i[:55] for i in IDS]},
         "t != -1",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", WEIGHTED)
 def test_losses_that_weights_would_make_wrong(case):
-    """Keras takes the mean over time before it weighs, or divides by the share of steps that count
-    once more.
-    """
+    """Keras takes the mean over time before it weighs, or makes up for steps a second time."""
     units, loss, arguments, told = WEIGHTED[case]
     documents = [r[:55] for r in READINGS]
     sequence = ks.StatefulSequence(documents, 2, 10, resets=True, **arguments)

@@ -1,5 +1,6 @@
-"""Ids that no `Embedding` of the model knows are refused before the first step: on JAX they would
-be NaN, and no error.
+"""Ids that no `Embedding` of the model knows are refused before the first step.
+
+On JAX they would be NaN, and no error.
 """
 
 import keras
@@ -14,12 +15,14 @@ GOOD = np.arange(60) % KNOWN
 
 
 def network(known=KNOWN, embedding=keras.layers.Embedding):
-    return keras.Sequential([
-        keras.Input((None,), dtype="int32"),
-        embedding(known, 3),
-        keras.layers.GRU(4, return_sequences=True),
-        keras.layers.Dense(9, activation="softmax"),
-    ])  # fmt: skip
+    return keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            embedding(known, 3),
+            keras.layers.GRU(4, return_sequences=True),
+            keras.layers.Dense(9, activation="softmax"),
+        ]
+    )
 
 
 def compiled(sequence, network=network):

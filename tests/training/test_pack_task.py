@@ -1,5 +1,6 @@
-"""A task that only resets at exactly the right step make solvable: all inputs are alike, the target
-is the time step.
+"""A task that only resets at exactly the right step make solvable.
+
+All inputs are alike, and the target is the time step.
 """
 
 import keras

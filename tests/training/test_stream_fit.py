@@ -1,6 +1,4 @@
-"""`fit` on a `StatefulStream`: nothing lost to what Keras reads ahead, resets where documents
-start.
-"""
+"""`fit` on a `StatefulStream` loses nothing to what Keras reads ahead, and resets at starts."""
 
 import keras
 import numpy as np
@@ -49,9 +47,7 @@ class StopAfter(keras.callbacks.Callback):
 
 @pytest.mark.parametrize("last", [0, 2, 10])
 def test_a_fit_that_was_stopped_goes_on_where_it_was(last):
-    """What was trained on is not read again, what was only read ahead is: each step has the number
-    of its document's.
-    """
+    """What was trained on is not read again, what was only read ahead is."""
     steps = [
         np.arange(n, dtype="float32")[:, None] for n in (23, 9, 15, 4, 30, 1, 8, 12, 17, 3, 3, 40)
     ]

@@ -1,5 +1,6 @@
-"""Every callback of a `fit` hears what it hears under Keras's own list of callbacks, whether it has
-hooks for batches or not.
+"""Every callback of a `fit` hears what it hears under Keras's own list of callbacks.
+
+That is so whether it has hooks for the end of a batch or not.
 """
 
 import keras
@@ -9,15 +10,25 @@ import pytest
 import keras_stateful as ks
 
 HOOKS = [
-    "on_train_begin", "on_epoch_begin", "on_train_batch_begin", "on_train_batch_end", "on_batch_end",
-    "on_test_begin", "on_test_batch_begin", "on_test_batch_end", "on_test_end", "on_epoch_end", "on_train_end",
-]  # fmt: skip
+    "on_train_begin",
+    "on_epoch_begin",
+    "on_train_batch_begin",
+    "on_train_batch_end",
+    "on_batch_end",
+    "on_test_begin",
+    "on_test_batch_begin",
+    "on_test_batch_end",
+    "on_test_end",
+    "on_epoch_end",
+    "on_train_end",
+]
 ENDS = ["on_train_batch_end", "on_batch_end", "on_test_batch_end"]
 
 
 def heard_by(hooks):
-    """A callback with these hooks, and the list of what it hears: hook, number, logs, and whether
-    it knows its model.
+    """A callback with these hooks, and the list of what it hears.
+
+    Of each call: hook, number, logs, whether it knows its model, and params.
     """
     heard = []
 
@@ -40,22 +51,31 @@ def heard_by(hooks):
 def sequence_and_model():
     sequence = ks.StatefulSequence([np.arange(n) % 7 for n in (21, 30, 9)], 2, 4, resets=True)
     keras.utils.set_random_seed(0)
-    layers = [keras.Input((None,), dtype="int32"), keras.layers.Embedding(7, 3),
-              keras.layers.SimpleRNN(3, return_sequences=True), keras.layers.Dense(7)]  # fmt: skip
+    layers = [
+        keras.Input((None,), dtype="int32"),
+        keras.layers.Embedding(7, 3),
+        keras.layers.SimpleRNN(3, return_sequences=True),
+        keras.layers.Dense(7),
+    ]
     model = ks.to_stateful(keras.Sequential(layers), sequence)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return sequence, model
 
 
 def run(hooks, keras_list, monkeypatch, **arguments):
-    """What a callback hears, how often Keras's list tells of the end of a batch, and what `fit`
-    gives back.
+    """Runs a `fit` with a callback of these hooks.
+
+    Returns:
+        What the callback hears, the batches whose end Keras's list tells of, and the history.
     """
     told = []
     on_train_batch_end = keras.callbacks.CallbackList.on_train_batch_end
     with monkeypatch.context() as patch:
-        patch.setattr(keras.callbacks.CallbackList, "on_train_batch_end",
-                      lambda self, *given: (told.append(given[0]), on_train_batch_end(self, *given))[1])  # fmt: skip
+        patch.setattr(
+            keras.callbacks.CallbackList,
+            "on_train_batch_end",
+            lambda self, *given: (told.append(given[0]), on_train_batch_end(self, *given))[1],
+        )
         if keras_list:
             patch.setattr(
                 "keras_stateful.conversion.model.lightest", lambda callbacks, *_: callbacks
@@ -115,9 +135,12 @@ def test_a_hook_that_comes_late_is_heard(when):
 
 
 def test_a_callback_may_ask_for_a_new_step():
-    """As `ResetStatesCallback` does where `layers=` leaves a plain `stateful=True` layer as it is."""
-    layers = [keras.Input((None, 2), batch_size=2), keras.layers.LSTM(3, stateful=True, return_sequences=True, name="a"),
-              keras.layers.LSTM(3, stateful=True, return_sequences=True, name="b")]  # fmt: skip
+    """As `ResetStatesCallback` does where `layers=` leaves a plain stateful layer as it is."""
+    layers = [
+        keras.Input((None, 2), batch_size=2),
+        keras.layers.LSTM(3, stateful=True, return_sequences=True, name="a"),
+        keras.layers.LSTM(3, stateful=True, return_sequences=True, name="b"),
+    ]
     model = ks.to_stateful(keras.Sequential(layers), 2, layers=["a"])
     model.compile("sgd", "mse")
     x = np.ones((50, 2), "float32")
