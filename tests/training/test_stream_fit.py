@@ -48,6 +48,7 @@ class StopAfter(keras.callbacks.Callback):
 @pytest.mark.parametrize("last", [0, 2, 10])
 def test_a_fit_that_was_stopped_goes_on_where_it_was(last):
     """What was trained on is not read again, what was only read ahead is."""
+    # The value of each step is its number in its document, which `Count` gives too.
     steps = [
         np.arange(n, dtype="float32")[:, None] for n in (23, 9, 15, 4, 30, 1, 8, 12, 17, 3, 3, 40)
     ]
