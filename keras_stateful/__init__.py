@@ -25,12 +25,12 @@ _HOME = {
     "get_states": "carry.states",
     "initial_states": "conversion.step_model",
     "load_session": "session.session",
-    "plot_activations": "inspection.figures",
-    "plot_layout": "inspection.figures",
+    "plot_activations": "inspection.text_figure",
+    "plot_layout": "inspection.layout_figure",
     "predict_documents": "evaluation.documents",
     "preserve_states": "carry.states",
-    "rank_units": "inspection.activations",
-    "record_states": "inspection.activations",
+    "rank_units": "inspection.ranking",
+    "record_states": "inspection.recording",
     "reset_states": "carry.states",
     "set_states": "carry.states",
     "stream": "generation.generate",
@@ -75,9 +75,11 @@ if TYPE_CHECKING:
     from keras_stateful.export.export import export_step_model
     from keras_stateful.generation.generate import generate, stream
     from keras_stateful.generation.sample_text import SampleText
-    from keras_stateful.inspection.activations import rank_units, record_states
-    from keras_stateful.inspection.figures import plot_activations, plot_layout
+    from keras_stateful.inspection.layout_figure import plot_layout
     from keras_stateful.inspection.monitor import StateMonitor
+    from keras_stateful.inspection.ranking import rank_units
+    from keras_stateful.inspection.recording import record_states
+    from keras_stateful.inspection.text_figure import plot_activations
     from keras_stateful.resuming.callback import ResumeTraining
     from keras_stateful.session.session import Session, load_session
     from keras_stateful.training.resets import ResetStatesCallback
