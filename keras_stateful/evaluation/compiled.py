@@ -28,6 +28,7 @@ def fresh_compile_arguments(model: keras.Model) -> dict[str, Structure]:
         )
     check_methods(model, "evaluate_documents", OF_THE_LOSS)
     arguments = keras_internals.compile_arguments(model)
+    # Text and functions have no `reduction`, and Keras takes the mean for them.
     for loss in keras.tree.flatten(arguments.get("loss")):
         if getattr(loss, "reduction", None) in ("sum", "mean_with_sample_weight"):
             raise ValueError(
@@ -36,6 +37,7 @@ def fresh_compile_arguments(model: keras.Model) -> dict[str, Structure]:
                 "how a document is cut. Compile the model with "
                 'reduction="sum_over_batch_size", the default.'
             )
+    # Left out with the optimizer: how a step is run, which another model decides for itself.
     kept = ("loss", "loss_weights", "metrics", "weighted_metrics")
     return {name: _copied(arguments[name]) for name in kept if arguments.get(name) is not None}
 
@@ -55,6 +57,7 @@ def _copied_metric(metric: keras.metrics.Metric) -> keras.metrics.Metric:
     """A metric made anew from a config, which must hold all that the metric was made with."""
     label = f"The metric {metric.name!r} ({type(metric).__name__})"
     try:
+        # Functions that a metric wraps need not be registered to be found by their names.
         with keras.saving.custom_object_scope(functions_of(metric)):
             copy = type(metric).from_config(metric.get_config())
     except Exception as error:

@@ -83,6 +83,7 @@ def _evaluate_one_by_one(
     model: keras.Model, documents: Structure, sequence_length: int, layout: Layout
 ) -> dict[str, np.ndarray]:
     """The same, each document by Keras's own `evaluate`, in one row."""
+    # With one row, no two documents share a batch, and Keras's mean is the document's.
     twin = twin_with_resets(model, 1)
     twin.compile(**fresh_compile_arguments(model))
     scores = []
@@ -141,6 +142,7 @@ def predict_documents(
     reader = DocumentReader(model, documents, batch_size, sequence_length, layout)
     collected = _REDUCTIONS[reduce](reader.count)
     for window, outputs in reader.outputs():
+        # Behind the document's last step the outputs are those of padding.
         real = [o[: window.span.steps] for o in keras.tree.flatten(outputs)]
         collected.add(window.span.document, real)
     return _as_output(model, [collected.of_output(k) for k in range(len(model.outputs))])
@@ -200,6 +202,7 @@ class _MeanOfSteps:
 
     def of_output(self, k: int) -> np.ndarray:
         pairs = zip(self.sums, self.steps, strict=True)
+        # Summed in float64, since a long document would lose its last steps in float32.
         return np.stack([(sums[k] / steps).astype("float32") for sums, steps in pairs])
 
 

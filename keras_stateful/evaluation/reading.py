@@ -4,8 +4,10 @@ The twin shares the model's variables and has states of its own at a batch size 
 nothing has to be cut to fit the training batch, and neither the model's state nor its metrics are
 touched.
 
-    row 0   | a0 a1 | a2 a3 | a4 -- |           each | | a window, each letter a document,
-    row 1   | b0 b1 | c0 c1 | c2 c3 |           -- padding, which is no part of a result
+Documents a (5 time steps), b (2) and c (4) in windows of 2 steps, where -- is padding:
+
+    row 0   | a0 a1 | a2 a3 | a4 -- |
+    row 1   | b0 b1 | c0 c1 | c2 c3 |
 """
 
 import warnings
@@ -102,6 +104,7 @@ class Window(NamedTuple):
         """`(time,)` for each output; ones where the sequence gives none."""
         if len(self.batch) > 2:
             return keras.tree.map_structure(lambda a: a[self.row], self.batch[2])
+        # All targets have the same time steps, and one array of weights serves every output.
         first = keras.tree.flatten(self.batch[1])[0]
         return np.ones(first.shape[1:2], "float32")
 
@@ -136,7 +139,7 @@ class DocumentReader:
     ):
         _check_documents(documents)
         self.count = count_documents(documents)
-        if batch_size is None:
+        if batch_size is None:  # no rows that would stand idle, and as many as the devices need
             batch_size = devices.whole_rows(max(1, min(_SIDE_BY_SIDE, self.count)))
         self.sequence = layout.sequence(documents, batch_size, sequence_length)
         self.twin = twin_with_resets(model, batch_size)
@@ -149,6 +152,7 @@ class DocumentReader:
             )
         check_inputs(self.twin, "documents", self.sequence)
         check_ids(self.twin, self.sequence)
+        # Told from the twin: the mask of a Keras layer is attached to what it was called with.
         self.masked = any(keras_internals.mask_of(o) is not None for o in self.twin.outputs)
 
     def windows(self) -> Iterator[Window]:
@@ -159,6 +163,8 @@ class DocumentReader:
     def outputs(self) -> Iterator[tuple[Window, Structure]]:
         """All windows with the model's outputs `(time, ...)`, padding included."""
         for batch, windows in self._batches():
+            # One batch after the other: the twin's state goes on from each to the next, and the
+            # resets among the inputs start a document from the initial state.
             y_pred = self.twin.predict_on_batch(batch[0])
             for window in windows:
                 yield window, keras.tree.map_structure(lambda o, row=window.row: o[row], y_pred)
@@ -178,6 +184,7 @@ def _check_documents(documents: Structure) -> None:
             "`documents` must be the documents themselves. Received: a "
             f"{type(documents).__name__}. Pass the list of arrays that it was made of."
         )
+    # A dict holds the documents of each input, and each of these may be one array by mistake.
     columns = documents.values() if isinstance(documents, dict) else [documents]
     for column in columns:
         if hasattr(column, "ndim"):

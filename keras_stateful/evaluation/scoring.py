@@ -122,8 +122,9 @@ class Scorer:
             for parts in zip(*document.waiting, strict=True)
         )
         for array in keras.tree.flatten(weights):
-            array[real:] = 0
+            array[real:] = 0  # in place: `np.stack` has made a copy
         inputs = keras.tree.flatten(outputs)
+        # A reset puts the document's own values back; `test_on_batch` begins with one more.
         self._model.put_away = document.metrics
         self._model.reset_metrics()
         scores = self._model.test_on_batch(

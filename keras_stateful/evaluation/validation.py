@@ -86,12 +86,14 @@ class ValidateDocuments(keras.callbacks.Callback):
         training = sequence_or_none(arguments.get("x"))
         check_labels(training, reader.sequence, "ValidateDocuments(...)")
         reader.sequence.check_classes(check_targets(self.model, "documents", reader.sequence))
+        # The twin shares the weights: what it scores later are those of that epoch.
         reader.twin.compile(**fresh_compile_arguments(self.model))
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if (epoch + 1) % self.every or logs is None or self._reader is None:
             return
         results = self._reader.twin.evaluate(self._reader.sequence, verbose=0, return_dict=True)
+        # Keras hands the same dict on to the callbacks that come later.
         logs.update({f"val_{name}": value for name, value in results.items()})
 
     def get_state(self) -> CallbackState:

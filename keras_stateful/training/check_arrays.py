@@ -138,7 +138,7 @@ def check_rows_of_predict(model: keras.Model, data: Structure, batch_size: int |
 def _check_row_axis(model: keras.Model, data: Structure, rows: int) -> None:
     """Refuses one window in place of a batch of windows: its steps would be taken for rows."""
     if len(model.inputs) > 1 or isinstance(data, dict):
-        return
+        return  # of several inputs, each may have another number of axes
     expected = tuple(model.inputs[0].shape)
     array = keras.tree.flatten(data)[0]
     # An input with a last axis of length 1 may be given without it: Keras adds it.

@@ -72,6 +72,7 @@ def check_targets(
             spec = specs if output.key is None else specs[output.key]
             _check_shape(name, spec, output, weighted)
         elif _is_among(output.loss, _SPARSE) and output.shape[-1] is not None:
+            # Keras checks the shapes itself, but on JAX it takes any id.
             ignored = getattr(output.loss, "ignore_class", None)
             if weighted:
                 _check_ignored(name, output, ignored)
@@ -92,6 +93,8 @@ def check_labels(training: Readable | None, validation: Readable, received: str)
     """
     if training is None:
         return
+    # Where one of them alone has targets, their offsets differ by default: the next check says it
+    # better.
     if (
         training.target_offsets != validation.target_offsets
         and training.has_targets == validation.has_targets

@@ -52,6 +52,7 @@ def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | N
                 f"callback: {described(resets_for)}; fit: {described(x)}. Make one sequence and "
                 "give it to both."
             )
+    # Keras splits off the last rows of arrays; of a sequence it would refuse it in its own words.
     if arguments.get("validation_split"):
         raise ValueError(
             "`validation_split` cuts rows off and so whole streams. Received: validation_split="
@@ -85,6 +86,7 @@ def check_validation(model: keras.Model, validation: Structure, arguments: Argum
             f"{len(validation)}. For documents pass `StatefulSequence(documents, ...)`, or "
             "`callbacks=[ValidateDocuments(documents)]`; for arrays a tuple, `(x, y)`."
         )
+    # A tuple is `(x, y)` or `(x, y, sample_weight)`; a sequence gives its own targets.
     data = validation[0] if isinstance(validation, tuple) else validation
     check_data(model, "validation_data", data, arguments, arguments.get("validation_batch_size"))
     check_validation_rows(model, data, arguments)

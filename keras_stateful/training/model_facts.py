@@ -55,6 +55,7 @@ class ModelFacts:
     @cached_property
     def along_time(self) -> tuple[bool, ...]:
         """For each output, True if it has a value for every time step."""
+        # The key of a shared layer's second call is "path#1".
         carrying = [state.key.split("#")[0] for state in find_states(self.model)]
         try:
             return tuple(find_time_axis(self.graph, carrying).outputs)
@@ -70,6 +71,7 @@ class ModelFacts:
         if not keras_internals.is_graph(self.model):
             return {}
         inputs = self.functional.input
+        # Batches name inputs by the keys of a dict, or in a list by the tensors' names.
         names = [tensor.name for tensor in self.functional.inputs]
         keys = list(inputs) if isinstance(inputs, dict) else names
         return ids_known(self.graph, [None, *keys])

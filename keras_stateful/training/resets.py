@@ -144,7 +144,7 @@ class ResetStatesCallback(ModelCallback):
         self._reading = self.sequence
         arguments = keras_internals.fit_arguments(self._network)
         if arguments:
-            if not is_converted(self._network):  # which checked them before Keras saw them
+            if not is_converted(self._network):  # whose `fit` did so, before Keras's
                 check_fit(self._network, arguments, self.sequence)
             _check_alone(arguments.get("callbacks"))
             self._check_validation(sequence_or_none(arguments.get("validation_data")))
@@ -152,6 +152,7 @@ class ResetStatesCallback(ModelCallback):
                 self._reading = sequence_or_none(arguments.get("x"))
         self._position, self._pass = 0, None
         if self._reading is not None:
+            # Keras counts no steps of a stream, whose epochs are passes as well.
             self._whole_passes = self.params.get("steps") in (None, self._reading.num_batches)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
@@ -159,6 +160,7 @@ class ResetStatesCallback(ModelCallback):
             if self.at_epoch_begin:
                 self._reset(None)
             return
+        # Under `steps_per_epoch` an epoch may end in mid-pass; the next goes on from there.
         if self._whole_passes or self._position == 0:
             self._begin_pass(self._reading, epoch)
         self._epochs_begun, self._first_step = self._reading.epochs_begun, True
@@ -169,6 +171,7 @@ class ResetStatesCallback(ModelCallback):
         if self._first_step:
             self._first_step = False
             self._check_read(self._reading)
+        # At position 0 all rows start anew, unless the state is to go on from pass to pass.
         if not self._resets_inside and (self._position or self.at_epoch_begin):
             self._reset_rows(self._reading, self._position, self._pass)
         # Not counted at the step's end: a callback with `on_train_batch_end` makes Keras wait for
@@ -249,6 +252,7 @@ class ResetStatesCallback(ModelCallback):
     def _reset_rows(self, sequence: Readable, index: int, epoch: int | None) -> None:
         mask = sequence.reset_mask(index, epoch=epoch)
         if mask.any():
+            # All rows at once need no selection between the old state and the initial one.
             self._reset(None if mask.all() else mask)
 
     def _reset(self, mask: np.ndarray | None) -> None:
@@ -270,6 +274,7 @@ class ResetStatesCallback(ModelCallback):
                 f"Received: a sequence with resets=False. Make it {remedy}"
             )
         for i in range(total):
+            # Batches at multiples of `steps` begin an execution: a callback runs before them.
             if i % steps and sequence.reset_mask(i, epoch=epoch).any():
                 raise ValueError(
                     f"`steps_per_execution={steps}` would lose the reset that is due at batch {i} "
