@@ -1,4 +1,5 @@
-"""Which row reads which piece: documents cut into pieces, pieces dealt over the rows of the batch.
+"""Which row reads which piece: documents are cut into pieces, pieces dealt over the rows.
+
 NumPy only.
 """
 
@@ -7,16 +8,26 @@ from typing import NamedTuple
 
 import numpy as np
 
-_NEIGHBOURS = 64  # rows that an overlong row is compared with at a time
+from keras_stateful.data.spans import counted_up
+
+_NEIGHBOURS = 64  # rows, the shortest first, that an overlong row is compared with
+_ROUNDS_A_ROW, _ROUNDS = 40, 200  # exchanges that `balance` tries, for each row and in all
 
 
 class Pieces(NamedTuple):
-    """What is read without a reset in between."""
+    """What is read without a reset in between: parts of documents, one array element each.
+
+    Attributes:
+        document: index of the document.
+        first: the document's time step that is read first.
+        steps: how many time steps are read.
+        skip: how many of them, from the first on, are read and not trained on.
+    """
 
     document: np.ndarray
-    first: np.ndarray  # first time step read
+    first: np.ndarray
     steps: np.ndarray
-    skip: np.ndarray  # leading steps that are read and not trained on
+    skip: np.ndarray
 
 
 def cut(lengths: np.ndarray, window: int, limit: int | None, burn_in: int, aligned: bool) -> Pieces:
@@ -27,7 +38,7 @@ def cut(lengths: np.ndarray, window: int, limit: int | None, burn_in: int, align
         window: time steps of a window.
         limit: time steps that a piece trains on at most; None: a document is one piece.
         burn_in: time steps read before each cut piece, and not trained on at each start.
-        aligned: whether pieces fill whole windows, but for the last of a document.
+        aligned: True if pieces fill whole windows, but for the last of a document.
 
     Returns:
         Pieces in the order of the documents.
@@ -36,13 +47,14 @@ def cut(lengths: np.ndarray, window: int, limit: int | None, burn_in: int, align
     if limit is None or (len(lengths) and limit >= lengths.max()):
         zeros = np.zeros(len(lengths), "int64")
         return Pieces(np.arange(len(lengths)), zeros, lengths, np.minimum(burn_in, lengths))
+    # Steps that a document's first piece trains on, and each later one.
     head, rest = limit, limit
     if aligned:  # the steps read before a cut count towards its windows
         head = limit // window * window
         rest = (limit + burn_in) // window * window - burn_in
-    more = np.maximum(0, -(-(lengths - head) // rest))
-    document = np.repeat(np.arange(len(lengths)), more + 1)
-    number = np.arange(len(document)) - np.repeat(np.cumsum(more + 1) - (more + 1), more + 1)
+    count = 1 + np.maximum(0, -(-(lengths - head) // rest))  # pieces of each document
+    document = np.repeat(np.arange(len(lengths)), count)
+    number = counted_up(np.zeros_like(count), count)  # 0, 1, ... in each document
     begin = np.where(number > 0, head + (number - 1) * rest, 0)
     end = np.minimum(head + number * rest, lengths[document])
     first = np.where(number > 0, begin - burn_in, 0)
@@ -50,65 +62,106 @@ def cut(lengths: np.ndarray, window: int, limit: int | None, burn_in: int, align
 
 
 def greedy(sizes: np.ndarray, order: np.ndarray, rows: int) -> np.ndarray:
-    """Gives each piece, in `order`, to the row with the least so far."""
-    heap, took = list(range(rows)), []  # load * rows + row
+    """Gives each piece, in `order`, to the row with the least so far; returns the row of each."""
+    # Load and row in one number, load * rows + row, so that the heap compares plain ints.
+    heap, taken = list(range(rows)), []
     for size in (sizes[order] * rows).tolist():
-        took.append(heap[0])
+        taken.append(heap[0])
         heapq.heapreplace(heap, heap[0] + size)
     assignment = np.empty(len(sizes), "int64")
-    assignment[order] = np.array(took, "int64") % rows
+    assignment[order] = np.array(taken, "int64") % rows
     return assignment
 
 
+class _Exchange(NamedTuple):
+    """A piece of the longest row goes to another row, and perhaps one comes back."""
+
+    longer: int  # load of the longer of the two rows afterwards
+    other: int  # that row
+    going: int  # which of the longest row's pieces
+    coming: int  # which of the other's; -1: none
+
+
 def balance(sizes: np.ndarray, assignment: np.ndarray, rows: int, goal: int) -> np.ndarray:
-    """Moves and swaps pieces between the longest row and shorter ones until no row exceeds `goal`,
-    or none helps.
+    """Makes the longest row shorter, by moving pieces one by one or exchanging them.
+
+    Args:
+        sizes: of the pieces.
+        assignment: the row of each piece.
+        rows: how many rows there are.
+        goal: what no row should exceed; reached or not, this ends where no exchange helps.
+
+    Returns:
+        The row of each piece.
     """
     assignment = assignment.copy()
     load = np.bincount(assignment, sizes, rows).astype("int64")
     if load.max(initial=0) <= goal:
         return assignment
     order = np.lexsort((sizes, assignment))
+    # The pieces of each row, ascending in size.
     members = np.split(order, np.cumsum(np.bincount(assignment, minlength=rows))[:-1])
-    for _ in range(40 * rows + 200):
+    # Each round shortens one row. A greedy deal needs some rounds a row at most; the bound ends the
+    # search where many rows are long and each round wins a step or two.
+    for _ in range(_ROUNDS_A_ROW * rows + _ROUNDS):
         longest = int(load.argmax())
         if load[longest] <= goal:
             break
-        best = None
-        mine = sizes[members[longest]]
-        for other in np.argsort(load, kind="stable")[:_NEIGHBOURS].tolist():
-            gap = int(load[longest] - load[other])
-            if gap <= 1 or (best and best[0] <= max(goal, load[longest] - gap // 2)):
-                break
-            theirs = np.concatenate([[0], sizes[members[other]]])  # 0: nothing comes back
-            near = np.searchsorted(theirs, mine - gap / 2)
-            for j in (np.maximum(near - 1, 0), np.minimum(near, len(theirs) - 1)):
-                gain = mine - theirs[j]
-                worth = np.where((gain > 0) & (gain < gap), np.abs(2 * gain - gap), gap)
-                i = int(worth.argmin())
-                result = int(max(load[longest] - gain[i], load[other] + gain[i]))
-                if worth[i] < gap and (best is None or result < best[0]):
-                    best = (result, other, i, int(j[i]) - 1)
+        best = _best_exchange(sizes, members, load, longest, goal)
         if best is None:
             break
-        _, other, i, back = best
-        going = members[longest][i]
-        coming = members[other][back : back + 1] if back >= 0 else members[other][:0]
+        going = members[longest][best.going]
+        coming = members[best.other][best.coming : best.coming + 1]  # one piece
+        if best.coming < 0:
+            coming = coming[:0]
         moved = sizes[going] - sizes[coming].sum()
         load[longest] -= moved
-        load[other] += moved
-        assignment[going] = other
+        load[best.other] += moved
+        assignment[going] = best.other
         assignment[coming] = longest
-        for row, out, into in ((longest, [going], coming), (other, coming, [going])):
-            held = np.concatenate(
-                [np.setdiff1d(members[row], out, assume_unique=True), into]
-            ).astype("int64")
-            members[row] = held[np.argsort(sizes[held], kind="stable")]
+        for row, lost, gained in ((longest, [going], coming), (best.other, coming, [going])):
+            kept = np.setdiff1d(members[row], lost, assume_unique=True)
+            pieces = np.concatenate([kept, gained]).astype("int64")
+            members[row] = pieces[np.argsort(sizes[pieces], kind="stable")]
     return assignment
 
 
+def _best_exchange(
+    sizes: np.ndarray, members: list[np.ndarray], load: np.ndarray, longest: int, goal: int
+) -> _Exchange | None:
+    """The exchange that leaves the longest row and another one shortest; None if none helps."""
+    best: _Exchange | None = None
+    mine = sizes[members[longest]]
+    for other in np.argsort(load, kind="stable")[:_NEIGHBOURS].tolist():
+        gap = int(load[longest] - load[other])
+        # At best both rows meet in the middle, and rows that follow are no shorter than this one.
+        if gap <= 1 or (best and best.longer <= max(goal, load[longest] - gap // 2)):
+            break
+        theirs = np.concatenate([[0], sizes[members[other]]])  # 0: nothing comes back
+        # For each of mine the two of theirs next to the size that would make the rows meet.
+        near = np.searchsorted(theirs, mine - gap / 2)
+        for j in (np.maximum(near - 1, 0), np.minimum(near, len(theirs) - 1)):
+            gain = mine - theirs[j]  # what the longest row loses
+            miss = np.abs(2 * gain - gap)  # how far apart the rows are afterwards
+            miss = np.where((gain > 0) & (gain < gap), miss, gap)  # no better than before
+            i = int(miss.argmin())
+            longer = int(max(load[longest] - gain[i], load[other] + gain[i]))
+            if miss[i] < gap and (best is None or longer < best.longer):
+                best = _Exchange(longer, other, i, int(j[i]) - 1)
+    return best
+
+
 def deal(sizes: np.ndarray, rows: int, unit: int = 1) -> np.ndarray:
-    """Deals pieces over rows so that the longest row is as short as a quick search can make it."""
+    """Deals pieces over rows so that the longest is as short as a quick search can make it.
+
+    Args:
+        sizes: of the pieces.
+        rows: how many rows there are.
+        unit: sizes within the same multiple of it are as good as each other: a window.
+
+    Returns:
+        The row of each piece.
+    """
     assignment = greedy(sizes, np.argsort(-sizes, kind="stable"), rows)
     least = max(-(-int(sizes.sum()) // rows), int(sizes.max()))
     return balance(sizes, assignment, rows, -(-least // unit) * unit)

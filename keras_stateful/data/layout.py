@@ -1,176 +1,248 @@
-"""Where every time step of an epoch stands: lengths of documents in, spans of batches out. NumPy
-only.
+"""Where every time step of an epoch stands: lengths of documents in, spans of batches out.
 
     documents          pieces                  rows (batch_size = 2, window = 4)
 
-    0: aaaaaa          aaaaaa                  "align"  aaaa aa.. cccc        "pack"  aaaa aacc cc..
-    1: bbbbbbb         bbbbbbb                          bbbb bbb. ....                bbbb bbb. ....
+    0: aaaaaa          aaaaaa                  "align"  aaaa aa.. cccc      "pack"  aaaa aacc cc..
+    1: bbbbbbb         bbbbbbb                          bbbb bbb. ....              bbbb bbb. ....
     2: cccc            cccc
-                                               "ignore" aaaa aabb     one text in two streams, its last
-    max_document_length cuts a document                 bbbb bccc     steps dropped
+                                               "ignore" aaaa aabb    one text in two streams, its
+    max_document_length cuts a document                 bbbb bccc    last step dropped
     into pieces, burn_in reads some steps
     before each
 
 A piece is read from its first step to its last, in one row. In "align" it begins at a window's
 first column and its last window is padded; in "pack" it begins where the one before it ends. A
 layout is a pure function of what it is made with: the lengths or pieces, their order and rows; what
-is drawn at random is drawn in `plan`.
+is drawn at random is drawn in `plan`. NumPy only.
 """
-
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from keras_stateful.data.dealing import Pieces
-from keras_stateful.data.spans import Spans
+from keras_stateful.data.spans import Spans, counted_up
 
 
-def _remembered(count: Callable[[Any, str], int]) -> Callable[[Any, str], int]:
-    """Keeps what a layout counted: it counts all its pieces."""
+class Layout:
+    """The layout of one epoch."""
 
-    def counted(layout: Any, label_at: str) -> int:
-        if label_at not in layout.counts:
-            layout.counts[label_at] = count(layout, label_at)
-        return layout.counts[label_at]
-
-    return counted
-
-
-class Dealt:
-    """The layout of one epoch in "align" and "pack"."""
-
-    def __init__(self, pieces: Pieces, assignment: np.ndarray, within: np.ndarray, rows: int, window: int,
-                 num_batches: int, packed: bool, idle: np.ndarray | None = None):  # fmt: skip
-        order = np.lexsort((within, assignment))
-        self.pieces = Pieces(*(a[order] for a in pieces))
-        self.row = assignment[order]
-        self.window, self.num_batches, self.packed = window, num_batches, packed
-        self.length = (
-            num_batches * window if packed else num_batches
-        )  # of a row, in steps or windows
-        size = self.pieces.steps if packed else -(-self.pieces.steps // window)
-        self.size = size
-        before = np.cumsum(size) - size
-        self.row_begin = np.searchsorted(self.row, np.arange(rows + 1))
-        base = np.append(before, before[-1] + size[-1])[self.row_begin[:-1]]
-        self.position = before - base[self.row]
-        if idle is not None:
-            self.position = self.position + idle[self.row]
-        self.key = self.row * self.length + self.position
-        self.counts: dict[str, int] = {}
+    def __init__(self) -> None:
+        self._counts: dict[str, int] = {}  # by `label_at`; a count looks at all pieces
 
     def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
-        """Spans of batches `begin` to `end` in rows `low` to `high`, `shift` steps later in their
-        documents.
+        """What some batches read.
 
-        Rows of several batches are numbered one batch after the other, as if they were one tall
-        batch.
+        Args:
+            begin: the first batch.
+            end: the batch behind the last one. Their rows are numbered one batch after the other,
+                as if they were one tall batch.
+            low: the first row.
+            high: the row behind the last one.
+            shift: time steps later in the documents, for targets.
         """
+        raise NotImplementedError
+
+    def counted(self, label_at: str) -> int:
+        """Time steps of the epoch, in all rows, that are trained on."""
+        if label_at not in self._counts:
+            self._counts[label_at] = self._count(label_at)
+        return self._counts[label_at]
+
+    def _count(self, label_at: str) -> int:
+        raise NotImplementedError
+
+
+class Dealt(Layout):
+    """The layout of one epoch in "align" and "pack".
+
+    Places in a row are counted in windows in "align", where each piece takes whole ones, and in
+    time steps in "pack".
+
+    Args:
+        pieces: what is read without a reset in between.
+        assignment: the row of each piece.
+        within: numbers by which the pieces of a row are ordered.
+        rows: of a batch, in all shards.
+        window: time steps of a batch.
+        num_batches: of the epoch.
+        packed: True for "pack".
+        idle: time steps at the start of each row without a piece; None for none. For "pack".
+    """
+
+    def __init__(
+        self,
+        pieces: Pieces,
+        assignment: np.ndarray,
+        within: np.ndarray,
+        rows: int,
+        window: int,
+        num_batches: int,
+        packed: bool,
+        idle: np.ndarray | None = None,
+    ):
+        super().__init__()
+        order = np.lexsort((within, assignment))  # by row, then in the row's order
+        self.pieces = Pieces(*(a[order] for a in pieces))
+        self.row = assignment[order]
+        self.window, self.packed = window, packed
+        size = self.pieces.steps if packed else -(-self.pieces.steps // window)
+        self.size = size  # of each piece, in places
+        # For the drawing above, "align": a has row 0 and size 2, c row 0 and 1, b row 1 and 2.
+        before = np.cumsum(size) - size  # a 0, c 2, b 3: sizes of all pieces before, in any row
+        self.row_begin = np.searchsorted(self.row, np.arange(rows + 1))  # 0, 2, 3: first pieces
+        total = before[-1] + size[-1]  # what rows behind the last piece begin at
+        base = np.append(before, total)[self.row_begin[:-1]]  # 0, 3: `before` of the first pieces
+        self.position = before - base[self.row]  # a 0, c 2, b 0: the place where a piece begins
+        if idle is not None:
+            self.position = self.position + idle[self.row]
+        # Rows one behind the other as one line of places, on which pieces are sorted: a 0, c 2, b 3.
+        self.length = num_batches * window if packed else num_batches  # places of a row
+        self.key = self.row * self.length + self.position
+
+    def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
         batch, rows = _tall(begin, end, low, high)
-        tall = np.arange(len(rows))
-        if not self.packed:
-            j = np.searchsorted(self.key, rows * self.length + batch, "right") - 1
-            real = (self.row[j] == rows) & (j >= 0) & (batch < self.position[j] + self.size[j])
-            if not real.all():
-                tall, batch, j = tall[real], batch[real], j[real]
-            inside = (batch - self.position[j]) * self.window
-            column = np.zeros(len(j), "int64")
-        else:
-            at = batch * self.window
-            first = np.searchsorted(self.key, rows * self.length + at, "right") - 1
-            first = np.maximum(first, self.row_begin[rows])
-            last = np.searchsorted(self.key, rows * self.length + at + self.window, "left")
-            j, tall = _ranges(first, last, tall)
-            past = at[tall] - self.position[j]
-            inside, column = np.maximum(past, 0), np.maximum(-past, 0)
-            real = inside < self.pieces.steps[j]
-            if not real.all():
-                tall, j, inside, column = tall[real], j[real], inside[real], column[real]
+        find = self._find_packed if self.packed else self._find_aligned
+        tall, j, inside, column = find(batch, rows)
         pieces = self.pieces
         left = pieces.steps[j] - inside
         steps = np.minimum(left, self.window - column)
-        skip = np.clip(pieces.skip[j] - inside, 0, steps)
-        return Spans(tall, column, pieces.document[j], pieces.first[j] + inside + shift, steps, skip,
-                     inside == 0, steps == left, not self.packed)  # fmt: skip
+        return Spans(
+            row=tall,
+            column=column,
+            document=pieces.document[j],
+            start=pieces.first[j] + inside + shift,
+            steps=steps,
+            skip=np.clip(pieces.skip[j] - inside, 0, steps),
+            opens=inside == 0,
+            closes=steps == left,
+            single=not self.packed,
+        )
 
-    @_remembered
-    def counted(self, label_at: str) -> int:
-        """Time steps of the epoch, in all rows, that are trained on."""
+    def _find_aligned(self, batch: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The piece of each window: its row of the tall batch, the piece, its step, the column."""
+        tall = np.arange(len(rows))
+        # The last piece that begins at the window or before. In the drawing the keys are 0, 2, 3;
+        # batch 1 of row 0 is place 1 of the line and finds piece 0, a, whose window 1 it is.
+        j = np.searchsorted(self.key, rows * self.length + batch, "right") - 1
+        # None where that piece stands in a row before (-1: in none), or has ended: batch 2 of row 1
+        # is place 5 and finds b, which has the two windows 0 and 1.
+        real = (self.row[j] == rows) & (j >= 0) & (batch < self.position[j] + self.size[j])
+        if not real.all():
+            tall, batch, j = tall[real], batch[real], j[real]
+        inside = (batch - self.position[j]) * self.window  # a: (1 - 0) * 4, its time step 4
+        return tall, j, inside, np.zeros(len(j), "int64")
+
+    def _find_packed(self, batch: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The pieces of each window, likewise."""
+        at = batch * self.window  # the window's first place in its row
+        # From the last piece that begins there or before to the last that begins inside. The keys
+        # are a 0, c 6, b 12; batch 1 of row 0 has the places 4 to 7 and finds a and c.
+        first = np.searchsorted(self.key, rows * self.length + at, "right") - 1
+        first = np.maximum(first, self.row_begin[rows])  # not one of the row before
+        last = np.searchsorted(self.key, rows * self.length + at + self.window, "left")
+        j, tall = _ranges(first, last, np.arange(len(rows)))
+        past = at[tall] - self.position[j]  # a 4 - 0, c 4 - 6: steps before the window
+        inside = np.maximum(past, 0)  # a goes on at its step 4, c begins
+        column = np.maximum(-past, 0)  # a in column 0, c in column 2
+        real = inside < self.pieces.steps[j]  # the first found may have ended before the window
+        if not real.all():
+            tall, j, inside, column = tall[real], j[real], inside[real], column[real]
+        return tall, j, inside, column
+
+    def _count(self, label_at: str) -> int:
         _, _, steps, skip = self.pieces
+        last = skip < steps  # the last step is trained on, unless all are burnt in
         if label_at == "every":
             return int((steps - skip).sum())
         if label_at == "last":
-            return int((skip < steps).sum())
-        offset = self.position % self.window if self.packed else 0
-        others = -(-(offset + steps) // self.window) - 1  # windows but the piece's last
-        return int(
-            (others - np.minimum((skip + offset) // self.window, others) + (skip < steps)).sum()
-        )
+            return int(last.sum())
+        # One step a window: of the windows but the piece's last, those that are not burnt in whole.
+        offset = self.position % self.window if self.packed else 0  # column where a piece begins
+        others = -(-(offset + steps) // self.window) - 1
+        burnt_in = np.minimum((offset + skip) // self.window, others)
+        return int((others - burnt_in + last).sum())
 
 
-class Streams:
-    """The layout of one epoch in "ignore": one text in streams of equal length."""
+class Streams(Layout):
+    """The layout of one epoch in "ignore": one text in streams of equal length.
 
-    packed = False
+    Args:
+        lengths: time steps of each document.
+        rows: how many streams there are, in all shards.
+        window: time steps of a batch.
+        num_batches: of the epoch.
+        burn_in: time steps at the start of each stream that are not trained on.
+        begin: time steps of the text that are left out at its start.
+        order: of the documents; None for as they are.
+    """
 
-    def __init__(self, lengths: np.ndarray, rows: int, window: int, num_batches: int, burn_in: int,
-                 begin: int = 0, order: np.ndarray | None = None):  # fmt: skip
+    def __init__(
+        self,
+        lengths: np.ndarray,
+        rows: int,
+        window: int,
+        num_batches: int,
+        burn_in: int,
+        begin: int = 0,
+        order: np.ndarray | None = None,
+    ):
+        super().__init__()
         self.order = order
+        # Where documents end in the text. In the drawing a 6, b 13, c 17.
         self.ends = np.cumsum(lengths if order is None else lengths[order])
         self.rows, self.window, self.num_batches = rows, window, num_batches
         self.burn_in, self.begin = burn_in, begin
-        self.counts: dict[str, int] = {}
 
     @property
     def one_text(self) -> bool:
-        """Whether it is no more than one document, so that a stream is one piece of it."""
+        """True if it is no more than one document, so that a stream is one piece of it."""
         return len(self.ends) == 1
 
     def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
-        """Spans of batches `begin` to `end` in rows `low` to `high`, `shift` steps later in the
-        text.
-
-        Rows of several batches are numbered one batch after the other, as if they were one tall
-        batch.
-        """
         batch, rows = _tall(begin, end, low, high)
         tall = np.arange(len(rows))
+        # Windows by their first step in the text. Batch 1 of row 0 begins at (0 * 2 + 1) * 4 = 4.
         at = self.begin + shift + (rows * self.num_batches + batch) * self.window
         if self.one_text:
             start, j = at, np.zeros(len(rows), "int64")
             column, steps = j, np.full(len(rows), self.window)
         else:
+            # From the document of its first step, 4: a, to that of its last, 7: b.
             first = np.searchsorted(self.ends, at, "right")
             last = np.searchsorted(self.ends, at + self.window - 1, "right") + 1
             j, tall = _ranges(first, last, tall)
             at, batch = at[tall], batch[tall]
-            opening = np.where(j > 0, self.ends[j - 1], 0)
-            column = np.maximum(opening - at, 0)
-            start = at + column - opening
-            steps = np.minimum(self.ends[j] - at, self.window) - column
-        document = j if self.order is None else self.order[j]
-        skip = np.clip(self.burn_in - batch * self.window - column, 0, steps)
-        return Spans(tall, column, document, start, steps, skip, (batch == 0) & (column == 0),
-                     at + column + steps == self.ends[j], self.one_text)  # fmt: skip
+            opening = np.where(j > 0, self.ends[j - 1], 0)  # a 0, b 6: where documents begin
+            column = np.maximum(opening - at, 0)  # a 0, b 6 - 4
+            start = at + column - opening  # a 4, b 0: the document's own step there
+            steps = np.minimum(self.ends[j] - at, self.window) - column  # a 2, b 2
+        return Spans(
+            row=tall,
+            column=column,
+            document=j if self.order is None else self.order[j],
+            start=start,
+            steps=steps,
+            skip=np.clip(self.burn_in - batch * self.window - column, 0, steps),
+            opens=(batch == 0) & (column == 0),
+            closes=at + column + steps == self.ends[j],
+            single=self.one_text,
+        )
 
-    @_remembered
-    def counted(self, label_at: str) -> int:
-        """Time steps of the epoch, in all rows, that are trained on."""
-        total = self.rows * self.num_batches
+    def _count(self, label_at: str) -> int:
+        windows = self.rows * self.num_batches
         if label_at == "every":
-            return total * self.window - self.rows * min(
-                self.burn_in, self.num_batches * self.window
-            )
-        inner = self.ends - self.begin  # where documents end, counted from the first step read
-        inner = inner[(inner > 0) & (inner <= total * self.window)]
-        found = len(inner) if label_at == "last" else total + int((inner % self.window != 0).sum())
+            burnt_in = min(self.burn_in, self.num_batches * self.window)  # of each stream
+            return windows * self.window - self.rows * burnt_in
+        ends = self.ends - self.begin  # counted from the first step read
+        ends = ends[(ends > 0) & (ends <= windows * self.window)]
+        # A window has one run, and one more for each document that ends before its last step.
+        inside = int((ends % self.window != 0).sum())
+        count = len(ends) if label_at == "last" else windows + inside
+        # Less the runs that are burnt in whole: they lie in the first windows of each stream.
         for i in range(min(self.num_batches, -(-self.burn_in // self.window))):
             spans = self.spans(i, i + 1, 0, self.rows)
-            found -= int(
-                ((spans.skip == spans.steps) & (spans.closes | (label_at == "window"))).sum()
-            )
-        return found
+            labelled = spans.closes | (label_at == "window")
+            count -= int(((spans.skip == spans.steps) & labelled).sum())
+        return count
 
 
 def _tall(begin: int, end: int, low: int, high: int) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +254,6 @@ def _tall(begin: int, end: int, low: int, high: int) -> tuple[np.ndarray, np.nda
 
 
 def _ranges(first: np.ndarray, last: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All of `first[k]:last[k]` one after the other, and the row of each."""
+    """`first[k], ..., last[k] - 1` for each row one after the other, and the row of each."""
     count = np.maximum(last - first, 0)
-    ends = np.cumsum(count)
-    return np.arange(ends[-1]) + np.repeat(first - ends + count, count), np.repeat(rows, count)
+    return counted_up(first, count), np.repeat(rows, count)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_stateful.data.dealing import Pieces, balance, cut, deal, greedy
-from keras_stateful.data.layout import Dealt, Streams
+from keras_stateful.data.layout import Dealt, Layout, Streams
 from keras_stateful.foundation.arguments import whole_number
 
 _TRIES = (
@@ -65,7 +65,7 @@ class Plan:
     def __init__(self, lengths: np.ndarray, settings: Settings, reach: int = 0):
         self.lengths, self.settings = lengths, settings
         s = settings
-        self._layouts: dict[int, Dealt | Streams] = {}
+        self._layouts: dict[int, Layout] = {}
         self._lock = threading.Lock()
         self.deal = None if s.boundary == "ignore" else _first_deal(lengths, s)
         if self.deal is None:
@@ -95,7 +95,7 @@ class Plan:
         """Whether any epoch has a step that is not real or not trained on."""
         return self.utilization < 1 or self.settings.burn_in > 0
 
-    def layout(self, epoch: int) -> Dealt | Streams:
+    def layout(self, epoch: int) -> Layout:
         """The layout of an epoch."""
         if not (self.settings.shuffle or self.settings.shift_windows):
             epoch = 0
@@ -106,7 +106,7 @@ class Plan:
                 self._layouts[epoch] = self._make(epoch)
             return self._layouts[epoch]
 
-    def _make(self, epoch: int) -> Dealt | Streams:
+    def _make(self, epoch: int) -> Layout:
         s, first, rng = self.settings, self.deal, np.random.default_rng((self.settings.seed, epoch))
         if first is None:
             return Streams(self.lengths, s.rows, s.window, self.num_batches, s.burn_in,

@@ -9,7 +9,7 @@ import numpy as np
 from keras_stateful.data.batch import assemble, mark_resets, no_resets, rows_of
 from keras_stateful.data.fields import Field, Flat
 from keras_stateful.data.ids import Classes, Vocabulary
-from keras_stateful.data.layout import Dealt, Streams
+from keras_stateful.data.layout import Layout, Streams
 from keras_stateful.data.parts import IdChecks, Parts
 from keras_stateful.data.plan import Plan
 from keras_stateful.data.spans import Spans
@@ -151,7 +151,7 @@ class Windows:
         y = {name: batches(t.field, t.offsets[0], t.lifted) for name, t in targets}
         return zip(*map(_together, assemble(inputs, masks, y, None)), strict=True)
 
-    def _gathered(self, layout: Dealt | Streams, begin: int, end: int) -> Iterator[tuple]:
+    def _gathered(self, layout: Layout, begin: int, end: int) -> Iterator[tuple]:
         """Batches read span by span, together as one tall batch."""
         window, low, high = self._plan.settings.window, self._rows.start, self._rows.stop
         count, rows = end - begin, high - low
@@ -169,7 +169,7 @@ class Windows:
         for k in range(count):
             yield tuple(rows_of(part, slice(k * rows, (k + 1) * rows)) for part in tall)
 
-    def _scale(self, layout: Dealt | Streams) -> Callable[[Target], float]:
+    def _scale(self, layout: Layout) -> Callable[[Target], float]:
         """All steps / counted steps of the epoch, in all shards, by target."""
         settings = self._plan.settings
         steps = self._plan.num_batches * settings.rows * settings.window
