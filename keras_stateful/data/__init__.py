@@ -1,9 +1,12 @@
 """From a corpus to batches. NumPy only, but for `feed`, through which Keras reads them.
 
-    corpus ─▶ documents (corpus, fields) ─▶ pieces in rows (dealing, plan) ─▶ spans of a window (layout)
-                                                                                     │
-    fit ◀─ feed ◀─ sequence: any batch by its index, an epoch is a pure function ◀─ windows
-                   stream: the next batch of a source that is read once         ◀─ stream_windows ◀─ source
+    corpus ─▶ documents (corpus, fields) ─▶ pieces in rows (dealing, plan) ─▶ spans (layout)
+    source ─▶ documents as they come ─────────────────────────────────────▶ spans │ (stream_windows)
+                                                                                  ▼
+              parts: inputs, targets and weights, gathered where spans say ─▶ batches (windows)
+                                                                                  │
+    fit ◀─ feed ◀─ sequence: any batch by its index, an epoch is a pure function ◀┤
+                   stream: the next batch of a source that is read once         ◀─┘
 
-It may import `foundation`.
+It may import `foundation`; `feed` asks `training` for the checks of a fit that reads it.
 """

@@ -1,5 +1,6 @@
-"""What one array may be, and a document of such: numbers, which batches have as `int32` or
-`float32`. NumPy only.
+"""What one array may be, and a document of such. NumPy only.
+
+Batches have numbers as `int32` or `float32`; what these cannot hold is refused.
 """
 
 from collections.abc import Callable
@@ -12,44 +13,54 @@ _TOO_LARGE = (2 - 2.0**-24) * 2.0**127  # the smallest float64 that float32 roun
 
 
 def is_array(value: Any) -> bool:
-    """Whether a value is one array, not a list of them."""
+    """True if a value is one array, not a list of them."""
     return hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__array__")
 
 
 def is_tf_dataset(value: Any) -> bool:
-    """Whether a value is a `tf.data.Dataset`; TensorFlow is not imported."""
+    """True if a value is a `tf.data.Dataset`; TensorFlow is not imported."""
     return type(value).__module__.startswith("tensorflow") and hasattr(value, "as_numpy_iterator")
 
 
 def as_document(name: str, item: Any, encode: Callable | None) -> dict[str | None, np.ndarray]:
-    """One document of a source as arrays by name; the name is None where it is a single array."""
+    """One document of a source as arrays by key.
+
+    Args:
+        name: name of the document, used in error messages.
+        item: what the source gave.
+        encode: a function from that to a document, or None.
+
+    Returns:
+        Arrays by key; the key is None where the document is a single array.
+    """
     if encode is not None:
         item = _encoded(name, item, encode)
-    if isinstance(item, dict):
-        found: dict[str | None, np.ndarray] = {
-            k: as_array(f"{name}[{k!r}]", v) for k, v in item.items()
-        }
-    else:
-        found = {None: as_array(name, item)}
-    for k, value in found.items():
-        out_dtype(name if k is None else f"{name}[{k!r}]", value.dtype)
-    return found
+    if not isinstance(item, dict):
+        array = as_array(name, item)
+        out_dtype(name, array.dtype)
+        return {None: array}
+    document: dict[str | None, np.ndarray] = {}
+    for key, value in item.items():
+        document[key] = as_array(f"{name}[{key!r}]", value)
+        out_dtype(f"{name}[{key!r}]", document[key].dtype)
+    return document
 
 
 def _encoded(name: str, item: Any, encode: Callable) -> Any:
+    """What `encode` makes of an item, which must be numbers."""
     try:
-        found = encode(item)
+        document = encode(item)
     except Exception as error:
         error.add_note(f"`encode` failed for `{name}`.")
         raise
-    first = found[0] if isinstance(found, (list, tuple)) and found else found
+    first = document[0] if isinstance(document, (list, tuple)) and document else document
     if first is None or isinstance(first, (str, bytes)):
         raise TypeError(
             "`encode` must return the ids of a document, an array of numbers. Received: "
-            f"{str(found)[:40]!r} of type {type(found).__name__} for `{name}`. Look each token up "
-            "in a vocabulary: `[index[t] for t in tokens]`."
+            f"{str(document)[:40]!r} of type {type(document).__name__} for `{name}`. Look each "
+            "token up in a vocabulary: `[index[t] for t in tokens]`."
         )
-    return found
+    return document
 
 
 def as_array(name: str, value: Any) -> np.ndarray:
@@ -83,7 +94,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
 
 
 def refuse_masked(name: str, value: Any) -> None:
-    """Raises for a masked array with masked values: batches would hold what lies behind the mask."""
+    """Refuses a masked array with masked values: batches would hold what the mask hides."""
     if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
         raise ValueError(
             f"`{name}` is a masked array, and what its mask hides would be read. Received: "
@@ -139,7 +150,7 @@ def missing_steps(values: np.ndarray) -> np.ndarray:
 
 
 def fits_int32(low: int, high: int) -> bool:
-    """Whether integers from `low` to `high` fit what batches have."""
+    """True if integers from `low` to `high` fit int32, which batches have."""
     return _INT32.min <= low and high <= _INT32.max
 
 
@@ -149,7 +160,7 @@ def is_wide_integer(dtype: np.dtype) -> bool:
 
 
 def check_int32(name: str, values: np.ndarray) -> None:
-    """Raises for integers that batches cannot hold."""
+    """Refuses integers that batches cannot hold."""
     if is_wide_integer(values.dtype) and values.size:
         low, high = int(values.min()), int(values.max())
         if not fits_int32(low, high):
@@ -160,8 +171,13 @@ def check_int32(name: str, values: np.ndarray) -> None:
 
 
 def refuse_not_finite(name: str, document: int, step: int, offsets: tuple[int, ...] = (0,)) -> None:
-    """Raises for a value that is NaN or infinite; `offsets`: how many steps later the targets of a
-    step stand.
+    """Raises a ValueError for a value that is NaN or infinite.
+
+    Args:
+        name: name of the array; one that starts with "targets" is told how to leave targets out.
+        document: where the value stands.
+        step: its time step there.
+        offsets: how many steps later the targets of a step stand.
     """
     remedy = (
         f"Give missing targets weight 0: {_known_targets(offsets)}; their value then does not "
@@ -176,8 +192,9 @@ def refuse_not_finite(name: str, document: int, step: int, offsets: tuple[int, .
 
 
 def _known_targets(offsets: tuple[int, ...]) -> str:
-    """The weights that leave out missing targets, as Python: a weight belongs to the step that is
-    read.
+    """The weights that leave out missing targets, as Python.
+
+    A weight belongs to the step that is read, its targets stand at all `offsets` behind it.
     """
     reach = max(offsets)
     if not reach:

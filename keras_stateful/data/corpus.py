@@ -1,7 +1,12 @@
-"""What data may be: arrays, memory maps, lists, random-access sources and dicts of these, opened as
-fields.
+"""A corpus: arrays, memory maps, lists, sources with `[]` or dicts of these, opened as fields.
 
-A corpus has fields, one array per document each.
+    np.arange(90)             one text: a field `Flat`, one document
+    [d0, d1, ...]             `Separate`; `Flat` where they are slices of one array
+    source[i], encode(...)    `Lazy`
+    {"a": ..., "b": ...}      a field for each key
+    [{"a": ..., "b": 3}, ...] `Lazy` fields; single values are labels of documents
+
+NumPy only.
 """
 
 from collections.abc import Callable, Iterable
@@ -19,25 +24,29 @@ class Corpus:
     """All the data.
 
     Attributes:
-        fields: by name; the name is None where the corpus is no dict.
-        labels: values that documents of a dict have once, not per time step, each
-            `(documents, ...)`.
-        lengths: time steps of each document.
-        continuous: whether it is one text without documents.
+        fields: one array per document, by key; the key is None where the corpus is no dict.
+        lengths: time steps of each document, `(documents,)`.
+        continuous: True if it is one text without documents.
+        labels: values that documents have once, not per time step, each `(documents, ...)`.
     """
 
-    fields: dict[Any, Field]
+    fields: dict[str | None, Field]
     lengths: np.ndarray
     continuous: bool
-    labels: dict[str, np.ndarray] = field(default_factory=dict)
+    labels: dict[str | None, np.ndarray] = field(default_factory=dict)
 
     @property
     def is_dict(self) -> bool:
+        """True if fields have keys."""
         return None not in self.fields
 
 
 def open_corpus(corpus: Any, encode: Callable | None = None) -> Corpus:
     """Opens whatever a corpus may be.
+
+    Args:
+        corpus: as `StatefulSequence` takes it.
+        encode: a function from an item to a document, or None.
 
     Raises:
         TypeError: something else, text that is not encoded, an iterator.
@@ -64,20 +73,20 @@ def _open_dict(corpus: dict) -> Corpus:
         raise ValueError(
             "`corpus` holds nothing. Received: {}. Give at least one array or list of documents."
         )
-    fields = {}
+    fields: dict[str | None, Field] = {}
     for name, value in corpus.items():
         if not isinstance(name, str) or name == "resets":
             raise ValueError(
                 'The keys of a dict `corpus` name the model\'s inputs, and "resets" is kept for '
                 f"the mask. Received: key {name!r}. Rename it."
             )
-        found = open_field(f"corpus[{name!r}]", value, None)
-        if isinstance(found, Corpus):
+        opened = open_field(f"corpus[{name!r}]", value, None)
+        if isinstance(opened, Corpus):
             raise TypeError(
                 f"`corpus[{name!r}]` has documents that are dicts themselves. Give one dict of "
                 "lists, or one list of dicts."
             )
-        fields[name] = found
+        fields[name] = opened
     kinds = {is_array(v) for v in corpus.values()}
     if len(kinds) > 1:
         raise ValueError(
@@ -96,7 +105,16 @@ def _open_dict(corpus: dict) -> Corpus:
 
 
 def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus:
-    """Opens one array, or documents; a `Corpus` where the documents are dicts."""
+    """Opens one array, or documents.
+
+    Args:
+        name: name used in error messages.
+        value: what the user gave.
+        encode: a function from an item to a document, or None.
+
+    Returns:
+        A field; a `Corpus` where the documents are dicts.
+    """
     if is_tf_dataset(value):
         value, encode = _read_tf_dataset(name, value, encode), None
     if isinstance(value, (str, bytes)):
@@ -146,6 +164,7 @@ def _one_array(name: str, array: np.ndarray) -> Field:
 
 
 def _in_memory(name: str, values: Iterable) -> Field:
+    """Documents in a list."""
     documents = [
         v if type(v) is np.ndarray else as_array(f"{name}[{i}]", v) for i, v in enumerate(values)
     ]
@@ -167,52 +186,53 @@ def _in_memory(name: str, values: Iterable) -> Field:
             f"{', '.join(sorted(str(d) for d, _ in kinds))}. Convert them to one."
         )
     dtype = np.result_type(*(dtype for dtype, _ in kinds))
-    if (
-        all(d.kind in "iu" for d, _ in kinds) and dtype.kind == "f"
-    ):  # of uint64 and int64; what does not fit is refused
-        dtype = np.dtype("int64")
+    if all(d.kind in "iu" for d, _ in kinds) and dtype.kind == "f":
+        dtype = np.dtype("int64")  # of int64 and uint64; what does not fit is refused as it is read
     return _slices(name, documents, lengths) or Separate(name, documents, lengths, dtype)
 
 
 def _slices(name: str, documents: list[np.ndarray], lengths: np.ndarray) -> Flat | None:
-    """Documents cut from one array, as `np.split` does, read from that array."""
-    base = documents[0].base
-    if not isinstance(base, np.ndarray) or any(d.base is not base for d in documents):
-        return None
-    first = documents[0]
-    if (
-        base.dtype != first.dtype
-        or base.ndim < 1
-        or not base.flags.c_contiguous
-        or not first.flags.c_contiguous
-    ):
-        return None
+    """Documents cut from one array, as `np.split` does, read from that array; else None.
+
+    Gathering from one array takes no Python for each document.
+    """
+    base, first = documents[0].base, documents[0]
+    if not isinstance(base, np.ndarray) or base.ndim < 1:
+        return None  # unowned
+    if any(d.base is not base for d in documents):
+        return None  # scattered
+    if any(d.dtype != base.dtype for d in documents):
+        return None  # reinterpreted
+    if not (base.flags.c_contiguous and all(d.flags.c_contiguous for d in documents)):
+        return None  # strided
     step = first[0].nbytes
-    if not step or any(d.dtype != base.dtype or not d.flags.c_contiguous for d in documents):
-        return None
-    address = base.__array_interface__["data"][0]
-    places = (
-        np.fromiter((d.__array_interface__["data"][0] for d in documents), "int64", len(documents))
-        - address
-    )
+    if not step:
+        return None  # featureless
+    addresses = (d.__array_interface__["data"][0] for d in documents)
+    places = np.fromiter(addresses, "int64", len(documents))
+    places -= base.__array_interface__["data"][0]  # bytes from the start of the array
     if (places % step).any() or base.nbytes % step:
-        return None
+        return None  # misaligned
     return Flat(name, base.reshape(-1, *first.shape[1:]), places // step, lengths)
 
 
 def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
+    """Documents that a source reads when asked.
+
+    Their lengths and labels must be known: all are read once, unless the source has `lengths`.
+    """
     reader = LazySource(name, source, encode)
-    known = None if encode is not None else getattr(source, "lengths", None)
+    told = None if encode is not None else getattr(source, "lengths", None)
     first = reader.get(0)
     labels: dict[Any, list] = {k: [] for k, v in first.items() if v.ndim == 0}
     lengths = np.empty(len(source), "int64")
-    for i in range(len(source) if known is None or labels else 1):
-        document = reader.get(i) if i < 2 else reader.load(i)
+    for i in range(len(source) if told is None or labels else 1):
+        document = reader.get(i) if i < 2 else reader.load(i)  # the first are kept
         lengths[i] = document_length(name, i, document, first)
-        for k, found in labels.items():
-            found.append(document[k])
-    if known is not None and not labels:
-        lengths = np.asarray(known, "int64")
+        for k, values in labels.items():
+            values.append(document[k])
+    if told is not None and not labels:
+        lengths = np.asarray(told, "int64")
         if lengths.shape != (len(source),):
             raise ValueError(
                 f"`{name}.lengths` must have one number for each of {len(source)} documents. "
@@ -264,6 +284,7 @@ def document_length(
 
 
 def _check_documents(name: str, lengths: np.ndarray) -> None:
+    """Checks that documents are arrays and not empty; -1 stands for a single number."""
     if (lengths < 0).any():
         i = int((lengths < 0).argmax())
         raise ValueError(

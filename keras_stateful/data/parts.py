@@ -189,7 +189,7 @@ def _inputs(corpus: Corpus, given: Any, targets: dict[Any, Target], weights: Any
     if not chosen:
         raise ValueError(
             f"`targets` takes the only input. Received: targets={given!r} with a corpus of "
-            f"{sorted(corpus.fields)}. Pass `target_offset=1` to predict the next time step from "
+            f"{sorted(map(str, corpus.fields))}. Pass `target_offset=1` to predict the next time step from "
             "the last."
         )
     for key in chosen:

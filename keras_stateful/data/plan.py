@@ -1,8 +1,7 @@
-"""The layouts of all epochs, planned from the lengths of documents; and how to waste less. NumPy
-only.
+"""The layouts of all epochs, planned from the lengths of documents; and how to waste less.
 
 Everything here is a pure function of the lengths and of (seed, epoch); nothing is kept but two
-epochs' layouts.
+epochs' layouts. NumPy only.
 """
 
 import threading
@@ -15,16 +14,23 @@ from keras_stateful.data.dealing import Pieces, balance, cut, deal, greedy
 from keras_stateful.data.layout import Dealt, Layout, Streams
 from keras_stateful.foundation.arguments import whole_number
 
-_TRIES = (
-    None,
-    0.5,
-    0.1,
-)  # how much a shuffled deal may differ from longest-first; None: not bound by it
+# Shuffled deals are tried from free to bound. A greedy deal fills rows evenly if long pieces come
+# first: sizes are jittered by this factor's exponent before they are sorted. None: any order.
+_SPREADS = (None, 0.5, 0.1)
+_MANY = 100_000  # documents for which other arguments are not tried out, which would take long
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a layout depends on beside the lengths."""
+    """What a layout depends on beside the lengths.
+
+    Attributes:
+        rows: of a batch, in all shards.
+        window: time steps of a batch.
+        boundary: as in `StatefulSequence`, but "ignore" for one text too; and so are `burn_in`,
+            `shuffle`, `shift_windows` and `seed`.
+        limit: `max_document_length` in time steps; None where nothing is cut.
+    """
 
     rows: int
     window: int
@@ -37,14 +43,19 @@ class Settings:
 
 
 class _Deal(NamedTuple):
-    """Pieces of documents and the rows that they were first dealt to; the deals of a shuffle are
-    made from it.
+    """Pieces of documents and the rows that they are first dealt to; a shuffle deals them anew.
+
+    Attributes:
+        pieces: what is read without a reset in between.
+        packed: True for "pack".
+        sizes: of the pieces, in time steps where they are packed, else in windows.
+        rows: of each piece.
     """
 
     pieces: Pieces
     packed: bool
-    sizes: np.ndarray  # of the pieces, in time steps where they are packed, else in windows
-    rows: np.ndarray  # of each piece
+    sizes: np.ndarray
+    rows: np.ndarray
 
 
 class Plan:
@@ -81,6 +92,7 @@ class Plan:
 
     @property
     def _slack(self) -> int:
+        """Time steps of a row that `shift_windows` may leave out or idle."""
         return self.settings.window - 1 if self.settings.shift_windows else 0
 
     @property
@@ -92,7 +104,7 @@ class Plan:
 
     @property
     def padded(self) -> bool:
-        """Whether any epoch has a step that is not real or not trained on."""
+        """True if any epoch has a step that is not real or not trained on."""
         return self.utilization < 1 or self.settings.burn_in > 0
 
     def layout(self, epoch: int) -> Layout:
@@ -107,16 +119,19 @@ class Plan:
             return self._layouts[epoch]
 
     def _make(self, epoch: int) -> Layout:
-        s, first, rng = self.settings, self.deal, np.random.default_rng((self.settings.seed, epoch))
+        s, first = self.settings, self.deal
+        rng = np.random.default_rng((s.seed, epoch))
         if first is None:
-            return Streams(self.lengths, s.rows, s.window, self.num_batches, s.burn_in,
-                           int(rng.integers(s.window)) if s.shift_windows else 0,
-                           rng.permutation(len(self.lengths)) if s.shuffle else None)  # fmt: skip
+            begin = int(rng.integers(s.window)) if s.shift_windows else 0
+            order = rng.permutation(len(self.lengths)) if s.shuffle else None
+            return Streams(
+                self.lengths, s.rows, s.window, self.num_batches, s.burn_in, begin, order
+            )
         assignment, within = first.rows, np.arange(len(first.sizes))
         if s.shuffle:
             assignment, within = self._dealt_anew(first, rng), rng.permutation(len(first.sizes))
         idle = None
-        if s.shift_windows:
+        if s.shift_windows:  # each row begins a little later, where it has the room
             load = np.bincount(assignment, first.sizes, s.rows).astype("int64")
             idle = rng.integers(0, np.minimum(self.num_batches * s.window - load, s.window - 1) + 1)
         return Dealt(
@@ -124,9 +139,10 @@ class Plan:
         )
 
     def _dealt_anew(self, first: _Deal, rng: np.random.Generator) -> np.ndarray:
+        """A row for each piece, drawn at random, so that no row exceeds the epoch's batches."""
         s, sizes = self.settings, first.sizes
         room = self.num_batches * s.window - self._slack if first.packed else self.num_batches
-        for spread in _TRIES:
+        for spread in _SPREADS:
             order = rng.permutation(len(sizes))
             if spread is not None:
                 order = np.argsort(
@@ -135,7 +151,8 @@ class Plan:
             assignment = balance(sizes, greedy(sizes, order, s.rows), s.rows, room)
             if np.bincount(assignment, sizes).max() <= room:
                 return assignment
-        # The first deal, its rows renamed, pieces of equal size exchanged.
+        # None fits: the first deal with its rows renamed and pieces of equal size exchanged. Sorted
+        # by size, `order` and `mixed` stand for the same sizes, ties of `mixed` at random.
         order = np.argsort(sizes, kind="stable")
         mixed = np.lexsort((rng.random(len(sizes)), sizes))
         assignment = np.empty_like(first.rows)
@@ -145,51 +162,64 @@ class Plan:
 
 def _first_deal(lengths: np.ndarray, settings: Settings) -> _Deal:
     s = settings
-    pieces = cut(lengths, s.window, s.limit, s.burn_in, s.boundary == "align")
-    packed = s.boundary == "pack"
-    sizes = pieces.steps if packed else -(-pieces.steps // s.window)
-    return _Deal(pieces, packed, sizes, deal(sizes, s.rows, s.window if packed else 1))
+    pieces, sizes, unit = _cut(lengths, s, s.limit)
+    return _Deal(pieces, s.boundary == "pack", sizes, deal(sizes, s.rows, unit))
+
+
+def _cut(
+    lengths: np.ndarray, settings: Settings, limit: int | None
+) -> tuple[Pieces, np.ndarray, int]:
+    """Pieces, their sizes in time steps or windows, and what of these a window is."""
+    s = settings
+    pieces = cut(lengths, s.window, limit, s.burn_in, s.boundary == "align")
+    if s.boundary == "pack":
+        return pieces, pieces.steps, s.window
+    return pieces, -(-pieces.steps // s.window), 1
 
 
 def longest_unwasted(lengths: np.ndarray, settings: Settings, waste: float = 0.03) -> int | None:
-    """The longest `max_document_length`, in whole windows, that leaves under `waste` of the rows
-    idle.
+    """The longest `max_document_length` that leaves under `waste` of the rows idle.
 
-    None where nothing need be cut. What cutting cannot change, the padding of last windows, is not
-    counted. If no length will do, the one that wastes least.
+    What cutting cannot change, the padding of last windows, is not counted.
+
+    Returns:
+        Time steps, whole windows; if no length will do, that which wastes least. None where nothing
+        need be cut.
     """
     window = settings.window
 
     def idle(windows: int | None) -> float:
-        limit = None if windows is None else windows * window
-        pieces = cut(lengths, window, limit, settings.burn_in, settings.boundary == "align")
-        packed = settings.boundary == "pack"
-        sizes = pieces.steps if packed else -(-pieces.steps // window)
-        unit = window if packed else 1
-        total = int(sizes.sum())
-        least = -(-max(-(-total // settings.rows), int(sizes.max())) // unit) * unit
-        if 1 - total / (least * settings.rows) >= waste:
-            return 1 - total / (least * settings.rows)
-        longest = int(np.bincount(deal(sizes, settings.rows, unit), sizes).max())
-        return 1 - total / (-(-longest // unit) * unit * settings.rows)
+        return _idle(lengths, settings, None if windows is None else windows * window, waste)
 
     if idle(None) < waste:
         return None
     low = max(1, -(-settings.burn_in // window))  # a cut piece holds at least its burn-in
     high = max(low, -(-int(lengths.max()) // window))
-    best, windows, tried = (idle(low), low), high, high
-    while windows > low:
-        found = idle(windows)
-        best = min(best, (found, windows), key=lambda pair: (pair[0], -pair[1]))
-        if found < waste:  # a longer one, up to the last that failed
-            for longer in np.unique(np.linspace(windows + 1, tried - 1, 16).astype(int))[
-                ::-1
-            ].tolist():
-                if windows < longer < tried and idle(longer) < waste:
+    best, windows, failed = (idle(low), low), high, high
+    while windows > low:  # in steps of 5 % down to the first that will do
+        share = idle(windows)
+        best = min(best, (share, windows), key=lambda pair: (pair[0], -pair[1]))
+        if share < waste:  # perhaps a longer one will, up to the last that failed
+            between = np.unique(np.linspace(windows + 1, failed - 1, 16).astype(int))
+            for longer in between[::-1].tolist():
+                if windows < longer < failed and idle(longer) < waste:
                     return longer * window
             return windows * window
-        tried, windows = windows, min(windows - 1, int(windows * 0.95))
+        failed, windows = windows, min(windows - 1, int(windows * 0.95))
     return best[1] * window
+
+
+def _idle(lengths: np.ndarray, settings: Settings, limit: int | None, waste: float) -> float:
+    """The share of all rows that is idle if documents are cut at `limit`; a bound over `waste`."""
+    _, sizes, unit = _cut(lengths, settings, limit)
+    rows, total = settings.rows, int(sizes.sum())
+    # No deal has a longest row shorter than the mean, or than the longest piece.
+    longest = max(-(-total // rows), int(sizes.max()))
+    bound = 1 - total / (-(-longest // unit) * unit * rows)
+    if bound >= waste:  # so that none need be made
+        return bound
+    longest = int(np.bincount(deal(sizes, rows, unit), sizes).max())
+    return 1 - total / (-(-longest // unit) * unit * rows)
 
 
 def piece_limit(given: Any, lengths: np.ndarray, settings: Settings) -> int | None:
@@ -226,7 +256,7 @@ def remedies(plan: Plan, boundary: str) -> str:
     settings, lengths = plan.settings, plan.lengths
     rows, window = settings.rows, settings.window
     tried: list[tuple[str, Settings]] = []
-    if len(lengths) <= 100_000:
+    if len(lengths) <= _MANY:
         tried = [
             (f"batch_size={r}", replace(settings, rows=r)) for r in (rows // 2, rows // 4) if r
         ]

@@ -219,7 +219,7 @@ class Source:
                 corpus.fields[key] = Separate(name, arrays, lengths, like.dtype)
                 # As `_checked` saw when the documents were taken.
                 corpus.fields[key].searched = corpus.fields[key].fits = True
-            elif key is not None:  # single values have a key
+            else:
                 corpus.labels[key] = np.array(arrays)
         return corpus
 

@@ -1,9 +1,9 @@
-"""What a batch is trained on: targets and weights.
+"""What a batch is trained on: targets, and where they count. NumPy only.
 
 A target is what an output shall give at a time step: the corpus some steps later, an array laid out
-as the corpus, or one label for the whole document. Weights say where it counts, and are scaled so
-that the mean that Keras takes over all steps of a batch is, over an epoch, the mean over the steps
-that count.
+as the corpus, or one label for the whole document. A batch has weights that say where it counts;
+they are scaled so that the mean that Keras takes over all steps of a batch is, over an epoch, the
+mean over the steps that count.
 """
 
 import operator
@@ -29,44 +29,51 @@ class Target:
     """One output's target.
 
     Attributes:
-        name: how errors call it.
+        name: name used in error messages.
         field: values for every time step, or None.
         labels: one value per document, `(documents, ...)`, or None.
         offsets: how many steps later the target stands.
-        horizon: whether targets have an axis for the offsets, `(batch, time, offsets, ...)`.
+        horizon: True if targets have an axis for the offsets, `(batch, time, offsets, ...)`.
         label_at: which steps of a document are trained on: "every", "window" or "last".
     """
 
     name: str
     field: Field | None
-    labels: Any
+    labels: np.ndarray | None
     offsets: tuple[int, ...]
     horizon: bool
     label_at: str
 
     @property
     def reach(self) -> int:
+        """How many steps later the latest target stands."""
         return max(self.offsets)
 
     @property
     def lifted(self) -> bool:
-        """Whether single values get an axis; see `lifted`."""
+        """True if single values get an axis; see the function."""
         return lifted(self.dtype, self.shape, self.horizon)
 
     @property
     def shape(self) -> tuple:
         """Of the values at one time step, as given."""
-        return self.labels.shape[1:] if self.field is None else self.field.shape
+        return self._labels.shape[1:] if self.field is None else self.field.shape
 
     @property
     def dtype(self) -> np.dtype:
-        return self.labels.dtype if self.field is None else self.field.out_dtype
+        """As batches have it."""
+        return self._labels.dtype if self.field is None else self.field.out_dtype
+
+    @property
+    def _labels(self) -> np.ndarray:
+        assert self.labels is not None  # where there is no field
+        return self.labels
 
     def ids_within(self, allowed: IdRange) -> bool | None:
         """True if all ids are allowed; None where a search would take long."""
         if self.field is not None:
             return self.field.ids_within(allowed)
-        return allowed.holds_all(self.labels)
+        return allowed.holds_all(self._labels)
 
     def specs(self, rows: int, window: int) -> tuple[Spec, Spec]:
         """What a batch has as this target, and as its weights."""
@@ -104,12 +111,12 @@ class Target:
 
         Args:
             spans: for each offset, the steps that many later.
-            weights: where they are 0, targets that are no numbers become 0.
+            weights: where they are 0, missing targets become 0. None where all count.
         """
         if self.field is not None:
             keep = None if weights is None or self.field.searched else weights > 0
-            found = [self.field.batch(s, rows, window, keep, self.offsets) for s in spans]
-            values = np.stack(found, axis=2) if self.horizon else found[0]
+            later = [self.field.batch(s, rows, window, keep, self.offsets) for s in spans]
+            values = np.stack(later, axis=2) if self.horizon else later[0]
         else:
             values = self._repeated(spans[0], rows, window)
         return values[..., None] if self.lifted else values
@@ -117,14 +124,14 @@ class Target:
     def _repeated(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         """Each document's label at each of its steps."""
         if spans.fill(rows, window):
-            return np.repeat(self.labels[spans.document][:, None], window, axis=1)
-        out = np.zeros((rows, window, *self.labels.shape[1:]), self.labels.dtype)
-        spread(out, spans, self.labels[spans.document])
+            return np.repeat(self._labels[spans.document][:, None], window, axis=1)
+        out = np.zeros((rows, window, *self.shape), self.dtype)
+        spread(out, spans, self._labels[spans.document])
         return out
 
 
 def lifted(dtype: np.dtype, shape: tuple, horizon: bool) -> bool:
-    """Whether single floating-point targets get an axis of length 1, as a `Dense(1)` gives.
+    """True if single floating-point targets get an axis of length 1, as a `Dense(1)` gives.
 
     Without it Keras's losses would take the time axis for it, and weights `(batch, time)` would not
     fit.
@@ -146,7 +153,9 @@ def open_targets(
         corpus: the corpus.
         given: what the user gave as corpus.
         targets: what the user gave as targets.
-        weights: where they are 0, targets may be missing.
+        target_offset: how many steps later they stand; an int, several, or None.
+        label_at: where labels of documents are trained on.
+        weights: the user's own; where they are 0, targets may be missing.
 
     Raises:
         TypeError: something that cannot be a target.
@@ -188,7 +197,7 @@ def _open(
             f"label_at={label_at!r} with targets for every time step. Leave it out, or give "
             "one label per document, (documents,)."
         )
-    own = field is not None and (value is None or value is given)
+    searched = value is None or value is given  # with the corpus
     offsets, horizon = read_offsets(target_offset, 1 if value is None else 0)
     if value is None and offsets == (0,):
         raise ValueError(
@@ -201,7 +210,7 @@ def _open(
             f"One label per document cannot be shifted. Received: target_offset={target_offset!r} "
             f"with `{name}` of shape {labels.shape}. Leave `target_offset` out."
         )
-    if field is not None and not own:
+    if field is not None and not searched:
         if weights is None:
             field.search(offsets)
         else:
@@ -218,13 +227,13 @@ def _open(
 def _values(
     corpus: Corpus, given: Any, name: str, value: Any
 ) -> tuple[Field | None, np.ndarray | None]:
-    """Values for every step, or one per document."""
+    """Values for every step as a field, or one label per document as an array."""
     if value is None:
         if len(corpus.fields) > 1:
             raise ValueError(
                 "`targets` must say which of several inputs is to be predicted. Received: "
-                f"targets=None with a corpus of {sorted(corpus.fields)}. Pass the key, e.g. "
-                f"`targets={min(corpus.fields)!r}, target_offset=1`."
+                f"targets=None with a corpus of {sorted(map(str, corpus.fields))}. Pass the key, e.g. "
+                f"`targets={min(map(str, corpus.fields))!r}, target_offset=1`."
             )
         return next(iter(corpus.fields.values())), None
     if isinstance(value, str):
@@ -237,7 +246,7 @@ def _values(
         return corpus.fields[None], None
     count, whole = len(corpus.lengths), next(iter(corpus.fields.values()))
     if corpus.continuous:
-        found = open_field(name, value, None)
+        field = open_field(name, value, None)
         if not is_array(value):
             raise ValueError(
                 f"`{name}` must be laid out as the corpus, which is one array. Received: "
@@ -258,14 +267,14 @@ def _values(
             )  # fmt: skip
         return None, labels
     else:
-        found = open_field(name, value, None)
-    if isinstance(found, Corpus):
+        field = open_field(name, value, None)
+    if isinstance(field, Corpus):
         raise TypeError(
             f"`{name}` must be numbers. Received: documents that are dicts. Pass "
             f"`targets={{output: [...]}}`."
         )
-    check_laid_out(found, whole)
-    return found, None
+    check_laid_out(field, whole)
+    return field, None
 
 
 def _labels(name: str, labels: np.ndarray) -> np.ndarray:
@@ -277,6 +286,15 @@ def _labels(name: str, labels: np.ndarray) -> np.ndarray:
 
 
 def read_offsets(given: Any, default: int) -> tuple[tuple[int, ...], bool]:
+    """Reads `target_offset`.
+
+    Args:
+        given: what the user gave: an int, several, or None.
+        default: what None means.
+
+    Returns:
+        The offsets, and True if they have an axis of their own.
+    """
     if given is None:
         return (default,), False
     horizon = not np.isscalar(given)
