@@ -1,5 +1,4 @@
-"""How a batch is put together: arrays by name, the reset mask, targets and weights; its signature
-and its checksum. NumPy only.
+"""How a batch is put together; its signature and its checksum. NumPy only.
 
 A signature is a batch with a `Spec` in place of each array.
 """
@@ -20,8 +19,7 @@ from keras_stateful.foundation.types import Structure
 
 
 def assemble(inputs: dict, mask: Any, targets: dict, weights: dict | None) -> tuple:
-    """`(x, y)` or `(x, y, sample_weight)`, as a model takes it; of arrays, or of what stands for
-    them.
+    """`(x, y)` or `(x, y, sample_weight)` as a model takes it; of arrays, or what stands for them.
 
     Args:
         inputs: by key of the corpus; the key is None where it is no dict.
@@ -102,8 +100,13 @@ def _leaves(parts: Structure) -> list:
 def in_order(
     read: Callable[[int], Any], indices: Iterable[int], workers: int, ahead: int
 ) -> Iterator[Any]:
-    """`read(i)` for each index, in their order, up to `ahead` of them read beforehand by `workers`
-    threads.
+    """`read(i)` for each index, in their order; threads read some ahead.
+
+    Args:
+        read: makes what belongs to an index; threads may call it at the same time.
+        indices: in the order that is kept.
+        workers: threads; with fewer than two, each is read when it is asked for.
+        ahead: how many are read beforehand.
     """
     if workers < 2:
         yield from map(read, indices)

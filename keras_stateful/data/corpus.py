@@ -222,17 +222,17 @@ def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
     Their lengths and labels must be known: all are read once, unless the source has `lengths`.
     """
     reader = LazySource(name, source, encode)
-    told = None if encode is not None else getattr(source, "lengths", None)
+    listed = None if encode is not None else getattr(source, "lengths", None)
     first = reader.get(0)
     labels: dict[Any, list] = {k: [] for k, v in first.items() if v.ndim == 0}
     lengths = np.empty(len(source), "int64")
-    for i in range(len(source) if told is None or labels else 1):
+    for i in range(len(source) if listed is None or labels else 1):
         document = reader.get(i) if i < 2 else reader.load(i)  # the first are kept
         lengths[i] = document_length(name, i, document, first)
         for k, values in labels.items():
             values.append(document[k])
-    if told is not None and not labels:
-        lengths = np.asarray(told, "int64")
+    if listed is not None and not labels:
+        lengths = np.asarray(listed, "int64")
         if lengths.shape != (len(source),):
             raise ValueError(
                 f"`{name}.lengths` must have one number for each of {len(source)} documents. "

@@ -14,10 +14,8 @@ import keras
 from keras_stateful.data.batch import spec_bytes
 from keras_stateful.foundation import keras_internals
 
-_PREFETCH = 2
-_SMALL = (
-    1 << 20
-)  # bytes of a batch that is made in no time, so that nothing is won by reading it ahead
+_PREFETCH = 2  # batches that TensorFlow reads ahead
+_SMALL = 1 << 20  # bytes of a batch that is made at once, so that reading it ahead wins nothing
 
 
 class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
@@ -37,7 +35,7 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
 
     @property
     def immediate(self) -> bool:
-        """Whether batches are there at once, so that nothing is won by reading them ahead."""
+        """True if batches come straight from memory, so that reading them ahead wins nothing."""
         return False
 
     @property
@@ -53,9 +51,7 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
         return self.read_pass()
 
     def trained(self, batches: int) -> None:
-        """Takes note that so many batches of the present pass were trained on; more may have been
-        read ahead.
-        """
+        """Says how many batches of the present pass were trained on; more may have been read."""
 
     # Where a training stands in the data, for `ResumeTraining`
 
@@ -64,13 +60,12 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
         raise NotImplementedError
 
     def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:
-        """Where a pass stands after some batches, as JSON; batches that were only read ahead do not
-        count.
+        """Where a pass stands after some batches, as JSON.
 
         Args:
-            batches: of the pass, those that were trained on.
+            batches: of the pass, those that were trained on, not only read ahead.
             epoch: the pass.
-            over: whether the next epoch begins a new pass.
+            over: True if the next epoch begins a new pass.
         """
         raise NotImplementedError
 
@@ -86,7 +81,7 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
         """Raises a ValueError for data that cannot be repositioned."""
 
     def ends_at(self, batches: int) -> bool:
-        """Whether the present pass has no more than these batches."""
+        """True if the present pass has no more than these batches."""
         return self.num_batches is not None and batches >= self.num_batches
 
     # What Keras asks of a data adapter
@@ -118,13 +113,11 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
         small = self.immediate and spec_bytes(self.signature()) <= _SMALL
         if small and call is not None and keras_internals.takes_plain_batches(call):
             return _Passes(self)
-        return self._tf_dataset(
-            counted=False
-        )  # a pass that is resumed has fewer batches than `num_batches`
+        # Not counted: a pass that is resumed has fewer batches than `num_batches`.
+        return self._tf_dataset(counted=False)
 
     def as_tf_dataset(self) -> Any:
-        """The batches as a `tf.data.Dataset`, for a training loop of one's own; `fit` needs only
-        the sequence itself.
+        """The batches as a `tf.data.Dataset`, for a loop of one's own; `fit` needs only the data.
 
         Returns:
             A `tf.data.Dataset` of batches with static shapes. Each iterator of it reads one pass.
@@ -164,9 +157,7 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
 
 
 def _as_torch(batches: Iterator[tuple]) -> Iterator[tuple]:
-    """Batches as tensors on Keras's device; a few microseconds each, where `keras.ops` would take
-    tens.
-    """
+    """Batches as tensors on Keras's device, in a tenth of the time that `keras.ops` takes."""
     import torch
 
     device = keras.ops.convert_to_tensor(0).device
@@ -177,9 +168,7 @@ def _as_torch(batches: Iterator[tuple]) -> Iterator[tuple]:
 
 
 class _Passes:
-    """What Keras's TensorFlow step can read in place of a `tf.data.Dataset`, which costs a step up
-    to a millisecond.
-    """
+    """What Keras's TensorFlow step reads in place of a `tf.data.Dataset`, a millisecond faster."""
 
     def __init__(self, batches: Batches):
         self.batches = batches
@@ -189,6 +178,5 @@ class _Passes:
 
         for batch in self.batches.read_pass():
             yield keras.tree.map_structure(tf.convert_to_tensor, batch)
-        # The end comes unforeseen in a pass that is resumed; this is how a `tf.data.Dataset` tells
-        # it.
+        # A pass that is resumed ends unforeseen; this is how a `tf.data.Dataset` tells it.
         raise tf.errors.OutOfRangeError(None, None, "the pass is over")

@@ -62,7 +62,7 @@ class Field:
         raise NotImplementedError
 
     def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
-        """The steps of all spans, `(rows, window, ...)`, zeros elsewhere; as stored, or converted."""
+        """The steps of all spans, `(rows, window, ...)`, 0 elsewhere; as stored or converted."""
         checked = self.searched and self.fits  # nothing to look for: converted as they are copied
         out = np.zeros((rows, window, *self.shape), self.out_dtype if checked else self.dtype)
         start, column = spans.start, spans.column

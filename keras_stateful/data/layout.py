@@ -94,7 +94,7 @@ class Dealt(Layout):
         self.position = before - base[self.row]  # a 0, c 2, b 0: the place where a piece begins
         if idle is not None:
             self.position = self.position + idle[self.row]
-        # Rows one behind the other as one line of places, on which pieces are sorted: a 0, c 2, b 3.
+        # Rows one behind the other are a line of places, on which pieces are sorted: a 0, c 2, b 3.
         self.length = num_batches * window if packed else num_batches  # places of a row
         self.key = self.row * self.length + self.position
 

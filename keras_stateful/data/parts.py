@@ -142,7 +142,7 @@ class IdChecks:
 
 def open_parts(
     corpus: Corpus,
-    given: Any,
+    raw: Any,
     targets: Any,
     target_offset: Any,
     label_at: str,
@@ -152,7 +152,7 @@ def open_parts(
 
     Args:
         corpus: the corpus.
-        given: what the user gave as corpus.
+        raw: what the user gave as corpus.
         targets: what the user gave as targets, and so are `target_offset`, `label_at` and
             `sample_weight`.
 
@@ -161,12 +161,12 @@ def open_parts(
         ValueError: what does not fit the corpus, or leaves nothing to read.
     """
     weights = None if sample_weight is None else open_weights(corpus, sample_weight)
-    opened = open_targets(corpus, given, targets, target_offset, label_at, weights)
+    opened = open_targets(corpus, raw, targets, target_offset, label_at, weights)
     inputs = {k: corpus.fields[k] for k in _inputs(corpus, targets, opened, sample_weight)}
     return Parts(inputs, opened, weights)
 
 
-def _inputs(corpus: Corpus, given: Any, targets: dict[Any, Target], weights: Any) -> list:
+def _inputs(corpus: Corpus, raw: Any, targets: dict[Any, Target], weights: Any) -> list:
     """Keys of the fields that a model reads.
 
     A field that is a target at the same step would give the answer away; one that is a target of
@@ -174,23 +174,23 @@ def _inputs(corpus: Corpus, given: Any, targets: dict[Any, Target], weights: Any
 
     Args:
         corpus: the corpus.
-        given: what the user gave as targets.
+        raw: what the user gave as targets.
         targets: what was read from it.
         weights: what the user gave as weights.
 
     Raises:
         ValueError: no field is left, or one that is neither ids nor features.
     """
-    named = given.values() if isinstance(given, dict) else [given]
+    named = raw.values() if isinstance(raw, dict) else [raw]
     at_same_step = all(0 in target.offsets for target in targets.values())
     left_out = {t for t in named if isinstance(t, str)} if at_same_step else set()
     left_out |= {weights} if isinstance(weights, str) else set()
     chosen = [k for k in corpus.fields if k not in left_out]
     if not chosen:
         raise ValueError(
-            f"`targets` takes the only input. Received: targets={given!r} with a corpus of "
-            f"{sorted(map(str, corpus.fields))}. Pass `target_offset=1` to predict the next time step from "
-            "the last."
+            f"`targets` takes the only input. Received: targets={raw!r} with a corpus of "
+            f"{sorted(map(str, corpus.fields))}. Pass `target_offset=1` to predict the next time "
+            "step from the last."
         )
     for key in chosen:
         _check_input(key, corpus.fields[key])

@@ -222,14 +222,14 @@ def _idle(lengths: np.ndarray, settings: Settings, limit: int | None, waste: flo
     return 1 - total / (-(-longest // unit) * unit * rows)
 
 
-def piece_limit(given: Any, lengths: np.ndarray, settings: Settings) -> int | None:
+def piece_limit(argument: Any, lengths: np.ndarray, settings: Settings) -> int | None:
     """`max_document_length` in time steps, checked; None where nothing is cut."""
     window = settings.window
-    if given is None:
+    if argument is None:
         return None
-    if given == "auto":
+    if argument == "auto":
         return longest_unwasted(lengths, settings)
-    limit = whole_number("max_document_length", given, 1, alternative='or "auto"')
+    limit = whole_number("max_document_length", argument, 1, alternative='or "auto"')
     if settings.boundary == "align" and limit < window:
         raise ValueError(
             '`max_document_length` cuts at the edges of windows in boundary="align". Received: '
@@ -267,10 +267,10 @@ def remedies(plan: Plan, boundary: str) -> str:
             tried.append(('boundary="pack"', replace(settings, boundary="pack")))
         if window > 1:
             tried.append((f"sequence_length={window // 2}", replace(settings, window=window // 2)))
-    found = [(Plan(lengths, s).utilization, name) for name, s in tried]
+    utilizations = [(Plan(lengths, s).utilization, name) for name, s in tried]
     better = [
         f"{name} gives {u:.2f}"
-        for u, name in sorted(found, reverse=True)
+        for u, name in sorted(utilizations, reverse=True)
         if u > plan.utilization + 0.005
     ]
     cause = (

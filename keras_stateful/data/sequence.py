@@ -17,12 +17,13 @@ from keras_stateful.data.ids import Classes, of_id_targets
 from keras_stateful.data.parts import open_parts
 from keras_stateful.data.plan import Plan, Settings, piece_limit, remedies
 from keras_stateful.data.windows import Windows
-from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.arguments import one_of, whole_number
 
 BOUNDARIES = ("align", "pack", "ignore")
-_WASTEFUL = 0.8
+_WASTEFUL = 0.8  # utilization below which the user is warned
 _TALL = 1 << 21  # bytes of batches that are gathered together
 _CHECKED = 1 << 28  # bytes of a corpus in memory that a fingerprint reads
+_SAMPLED = 32  # batches that it reads at least
 
 
 class Span(NamedTuple):
@@ -42,8 +43,7 @@ class Span(NamedTuple):
 
 
 class StatefulSequence(Batches):
-    """A corpus as windows of consecutive time steps: row `i` of each batch goes on where row `i` of
-    the last ended.
+    """A corpus as windows: row `i` of each batch goes on where row `i` of the last ended.
 
     Give it to `fit`, `evaluate` or `predict` of a model that carries its state (`to_stateful`). The
     order of batches is kept whatever `shuffle` and `workers` say.
@@ -75,15 +75,15 @@ class StatefulSequence(Batches):
             initial state. "auto": the longest that leaves under 3 % of the rows idle. None: never.
         burn_in: time steps that are read and not trained on after each start, and read again before
             each cut piece.
-        shuffle: whether documents are assigned to rows anew in each epoch.
+        shuffle: True if documents are assigned to rows anew in each epoch.
         seed: for `shuffle` and `shift_windows`; None follows `keras.utils.set_random_seed`.
-        resets: whether each batch has the reset mask as the model's last input, `(x, mask)` or the
+        resets: True if each batch has the reset mask as the model's last input, `(x, mask)` or the
             key "resets".
         shard: `(index, count)`: gives rows `index * batch_size / count` and following of the one
             layout.
         encode: a function from a document as the source gives it to its array or dict of arrays.
             Called when it is read.
-        shift_windows: whether the edges of windows lie elsewhere in each epoch, so that
+        shift_windows: True if the edges of windows lie elsewhere in each epoch, so that
             backpropagation is not always cut at the same places (the purpose of varying window
             lengths in Merity et al. 2017, arXiv:1708.02182). For "pack" and "ignore"; costs at most
             one window per row.
@@ -98,7 +98,7 @@ class StatefulSequence(Batches):
         num_batches: batches of an epoch, `len(sequence)`; the same in every epoch.
         utilization: real time steps / all time steps, in (0, 1].
         dropped: time steps that "ignore" leaves out.
-        has_targets: whether `targets` other than the corpus were given.
+        has_targets: True if there are `targets` other than the corpus.
         max_document_length: time steps, also where "auto" was given.
 
     Raises:
@@ -147,11 +147,8 @@ class StatefulSequence(Batches):
         self.global_batch_size = whole_number("batch_size", batch_size, 1)
         self.sequence_length = whole_number("sequence_length", sequence_length, 1)
         self.burn_in = whole_number("burn_in", burn_in, 0)
-        if boundary not in BOUNDARIES:
-            raise ValueError(
-                f'`boundary` must be "align", "pack" or "ignore". Received: boundary={boundary!r}.'
-            )
-        self.boundary, self.resets = boundary, bool(resets)
+        self.boundary = one_of("boundary", boundary, BOUNDARIES)
+        self.resets = bool(resets)
         self.shuffle, self.shift_windows = bool(shuffle), bool(shift_windows)
         self.shard = self._checked_shard(shard)
         self._rows = self.global_batch_size // self.shard[1]
@@ -204,9 +201,7 @@ class StatefulSequence(Batches):
         return self._plan.num_batches
 
     def __getitem__(self, index: int) -> tuple:
-        """Batch `index` of the present epoch: `(x, y)`, or `(x, y, sample_weight)` if anything is
-        ever padded.
-        """
+        """Batch `index` of the present epoch: `(x, y)`, or `(x, y, sample_weight)` if any pads."""
         i = self._checked(index)
         return next(self._windows.read(i, i + 1, self.epoch))
 
@@ -250,8 +245,9 @@ class StatefulSequence(Batches):
         return self._rows
 
     def check_ids(self, known: dict[Any, int]) -> None:
-        """Refuses ids that a model does not know, at once or, of sources on disk and very long
-        texts, as they are read.
+        """Refuses ids that a model does not know.
+
+        At once, or as they are read: of sources on disk and very long texts.
 
         Args:
             known: how many ids the model's `Embedding` knows, by key of the input; the key is None
@@ -264,8 +260,7 @@ class StatefulSequence(Batches):
         self._windows.check_ids(known, lengths)
 
     def check_classes(self, known: dict[Any, Classes]) -> None:
-        """Refuses target ids that a model's output has no class for, at once or as they are read
-        likewise.
+        """Refuses target ids that a model's output has no class for, at once or as they are read.
 
         Args:
             known: the classes of each output, by its name; the name is None for a single one.
@@ -275,8 +270,9 @@ class StatefulSequence(Batches):
     # How it is read
 
     def read_pass(self) -> Iterator[tuple]:
-        """The batches of one epoch: the present one when the first is asked for; with the last, the
-        next begins.
+        """The batches of the epoch that is present when the first is asked for.
+
+        With the last one the next epoch begins.
         """
         epoch, total = self.epoch, self.num_batches
         first, self._begin_at = self._begin_at, 0
@@ -284,17 +280,14 @@ class StatefulSequence(Batches):
 
         def read(begin: int) -> Iterable[tuple]:
             batches = self._windows.read(begin, min(begin + at_once, total), epoch)
-            return (
-                batches if self.workers < 2 else list(batches)
-            )  # in the thread that was given them
+            # A worker reads them here, in its thread; without one they are read as they are asked.
+            return batches if self.workers < 2 else list(batches)
 
-        given = first
-        for batches in in_order(
-            read, range(first, total, at_once), self.workers, -(-self.max_queue_size // at_once)
-        ):
+        done, ahead = first, -(-self.max_queue_size // at_once)
+        for batches in in_order(read, range(first, total, at_once), self.workers, ahead):
             for batch in batches:
-                given += 1
-                if given == total and self.epoch == epoch:
+                done += 1
+                if done == total and self.epoch == epoch:  # unless somebody set another
                     self.epoch = epoch + 1
                 yield batch
 
@@ -316,16 +309,18 @@ class StatefulSequence(Batches):
         self.epoch, self._begin_at = epoch, self._checked(position["batch"])
 
     def fingerprint(self) -> dict[str, Any]:
-        """Arguments, and checksums of data: of all batches up to 256 MB in memory, else of 32
-        batches spread over the epoch.
+        """Arguments, and checksums of data.
+
+        Of all batches if they are in memory and no more than 256 MB, else of some spread over the
+        epoch.
         """
-        least, bytes_each = 32, spec_bytes(self.signature())
         in_memory = all(f.in_memory for f in self._corpus.fields.values())
-        count = min(self.num_batches, max(least, _CHECKED // bytes_each if in_memory else 0))
-        found = 0
+        fitting = _CHECKED // spec_bytes(self.signature()) if in_memory else 0
+        count = min(self.num_batches, max(_SAMPLED, fitting))
+        data = 0
         for i in sorted({round(i) for i in np.linspace(0, self.num_batches - 1, count)}):
             for batch in self._windows.read(i, i + 1, 0):
-                found = checksum(batch, found)
+                data = checksum(batch, data)
         drawn = self.shuffle or self.shift_windows
         return {
             "kind": type(self).__name__,
@@ -342,7 +337,7 @@ class StatefulSequence(Batches):
             "documents": len(self._lengths),
             "time steps": int(self._lengths.sum()),
             "lengths": checksum(self._lengths),
-            "data": found,
+            "data": data,
         }
 
     # Arguments
@@ -425,26 +420,8 @@ class StatefulSequence(Batches):
             )
 
     def _check_plan(self) -> None:
-        rows, window, corpus = self.global_batch_size, self.sequence_length, self._corpus
         if self._ignores and self.num_batches < 1:
-            total = int(corpus.lengths.sum())
-            spare = self._reach + (window - 1 if self.shift_windows else 0)
-            fits = (total - spare) // window
-            shape = next(iter(corpus.fields.values())).shape
-            listed = (
-                f" If the first axis counts documents, pass `list(x)`: {total} documents of "
-                f"{shape[0]} time steps."
-                if corpus.continuous and shape and shape[0] > 1
-                else ""
-            )
-            raise ValueError(
-                f"The corpus is shorter than one window for each row. Received: {total} time "
-                f"steps, batch_size={rows}, sequence_length={window}, which need "
-                f"{rows * window + spare}. "
-                + (f"Take batch_size={fits} or less, a shorter window, or more text." if fits > 0 else
-                   "Take a shorter window, or more text.")
-                + listed
-            )  # fmt: skip
+            raise self._too_short()
         layout = self._plan.layout(0)
         for target in self._parts.targets.values():
             if layout.counted(target.label_at) == 0:
@@ -453,3 +430,22 @@ class StatefulSequence(Batches):
                     f"the longest document of {self._lengths.max()} time steps with a target. Take "
                     "a smaller `burn_in`."
                 )
+
+    def _too_short(self) -> ValueError:
+        rows, window, corpus = self.global_batch_size, self.sequence_length, self._corpus
+        total = int(corpus.lengths.sum())
+        spare = self._reach + (window - 1 if self.shift_windows else 0)
+        fitting = (total - spare) // window
+        fewer = f"batch_size={fitting} or less, " if fitting > 0 else ""
+        shape = next(iter(corpus.fields.values())).shape
+        listed = (
+            f" If the first axis counts documents, pass `list(x)`: {total} documents of "
+            f"{shape[0]} time steps."
+            if corpus.continuous and shape and shape[0] > 1
+            else ""
+        )
+        return ValueError(
+            f"The corpus is shorter than one window for each row. Received: {total} time steps, "
+            f"batch_size={rows}, sequence_length={window}, which need {rows * window + spare}. "
+            f"Take {fewer}a shorter window, or more text.{listed}"
+        )

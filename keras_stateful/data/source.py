@@ -48,7 +48,7 @@ class Source:
     """The documents of a source, one after the other.
 
     Args:
-        given: what the user gave as source, and so are `encode`, `targets`, `target_offset`,
+        raw: what the user gave as source, and so are `encode`, `targets`, `target_offset`,
             `label_at`, `sample_weight`.
         again: True if it begins again where it ends.
 
@@ -65,7 +65,7 @@ class Source:
 
     def __init__(
         self,
-        given: Any,
+        raw: Any,
         encode: Callable | None,
         targets: str | dict[str, str] | None,
         target_offset: Any,
@@ -74,7 +74,7 @@ class Source:
         *,
         again: bool,
     ):
-        self._given, self._encode, self._again = _checked_source(given), encode, again
+        self._raw, self._encode, self._again = _checked_source(raw), encode, again
         items = self._open()
         first = _first(items, encode)
         # Zeros that look like the first document and take no memory: all others must be like it.
@@ -98,7 +98,7 @@ class Source:
     @property
     def once(self) -> bool:
         """True if it is read once: an iterator."""
-        return isinstance(self._given, Iterator)
+        return isinstance(self._raw, Iterator)
 
     # Reading
 
@@ -170,8 +170,8 @@ class Source:
         return [None if reached is None else documents[reached[0]] for reached in progress]
 
     def _open(self) -> Iterator:
-        makes_one = callable(self._given) and not isinstance(self._given, Iterable)
-        source = self._given() if makes_one else self._given
+        makes_one = callable(self._raw) and not isinstance(self._raw, Iterable)
+        source = self._raw() if makes_one else self._raw
         return iter(source.as_numpy_iterator() if is_tf_dataset(source) else source)
 
     def _read(self, items: Iterator, number: int = 0) -> Iterator[Document]:

@@ -1,112 +1,18 @@
-"""`StatefulStream`: documents that come one after the other, as the batches of stateful training."""
+"""`StatefulStream`: documents that come one after the other, as batches for stateful training."""
 
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from keras_stateful.data.feed import Batches
 from keras_stateful.data.ids import Classes, of_id_targets
+from keras_stateful.data.passes import KEPT, MadeBatch, Pass, StepCounts
 from keras_stateful.data.source import Source
-from keras_stateful.data.stream_windows import Made, StreamWindows
+from keras_stateful.data.stream_windows import StreamWindows
 from keras_stateful.data.targets import LABEL_AT
 from keras_stateful.foundation.arguments import one_of, whole_number
-
-# Batches that Keras may take from an iterator that it then leaves: to see their shape, or ahead of
-# its steps. They are given again.
-_PEEKED = 8
-_KEPT = 64  # masks and positions that are kept behind the last batch made
-
-
-class _Batch(NamedTuple):
-    """A batch, and where the stream stands behind it."""
-
-    made: Made
-    after: dict[str, Any]
-
-
-@dataclass
-class Pass:
-    """How far one epoch has come, in batches: `trained <= given <= made`.
-
-    Attributes:
-        made: batches made, among them those that the pass before gives back.
-        given: batches handed out.
-        trained: batches trained on; Keras may have been given more.
-        finished: True if there are no more to give.
-        resumed: True if `seek` made it, and it has not begun.
-        waiting: batches made and not given.
-        last: the last ones given.
-        masks: reset masks by index of the batch, the last ones.
-        positions: where the stream stands after so many batches, the last ones.
-    """
-
-    made: int = 0
-    given: int = 0
-    trained: int = 0
-    finished: bool = False
-    resumed: bool = False
-    waiting: deque[_Batch] = field(default_factory=deque)
-    last: deque[_Batch] = field(default_factory=lambda: deque(maxlen=_PEEKED))
-    masks: dict[int, np.ndarray] = field(default_factory=dict)
-    positions: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    @property
-    def untouched(self) -> bool:
-        """True if no batch was given."""
-        return not self.given and not self.finished
-
-    def add(self, batch: _Batch) -> None:
-        """Takes in the next batch made; what lies far behind is forgotten."""
-        self.masks[self.made] = batch.made.mask
-        self.masks.pop(self.made - _KEPT, None)
-        self.made += 1
-        self.positions[self.made] = batch.after
-        self.positions.pop(self.made - _KEPT, None)
-        self.waiting.append(batch)
-
-    def give(self, limit: int | None) -> _Batch:
-        """Hands out the next batch that waits; the pass ends after `limit` of them."""
-        batch = self.waiting.popleft()
-        self.last.append(batch)
-        self.given += 1
-        self.finished = self.given == limit
-        return batch
-
-
-@dataclass
-class _Steps:
-    """Time steps of batches, of which the scale of weights is made.
-
-    Attributes:
-        counted: trained on, since the source was opened last.
-        read: in all rows, padding included, since then.
-        real: in documents, since the stream was made.
-        ever: in all rows, padding included, since then.
-        share: counted / read of the whole pass before; None before there is one.
-    """
-
-    counted: float = 0.0
-    read: float = 0.0
-    real: int = 0
-    ever: int = 0
-    share: float | None = None
-
-    def add(self, counted: int, real: int, read: int) -> float:
-        """Adds a batch and returns the weight of each step of it that counts."""
-        self.counted, self.read = self.counted + counted, self.read + read
-        self.real, self.ever = self.real + real, self.ever + read
-        share = self.share or (self.counted / self.read if self.counted else 1.0)
-        return float(np.float32(1) / np.float32(share))
-
-    def reopen(self, whole: bool) -> None:
-        """The source begins again; `whole` says that it was read to its end."""
-        if whole and self.read:
-            self.share = self.counted / self.read
-        self.counted = self.read = 0.0
 
 
 class StatefulStream(Batches):
@@ -138,7 +44,7 @@ class StatefulStream(Batches):
         boundary: "align": each document begins at the first step of a window. "pack": back to back,
             with resets inside windows.
         burn_in: time steps that are read and not trained on at the start of each document.
-        resets: whether each batch has the reset mask as the model's last input, `(x, mask)` or the
+        resets: True if each batch has the reset mask as the model's last input, `(x, mask)` or the
             key "resets".
         encode: a function from what the source gives to a document.
         steps_per_epoch: batches of an epoch; the next epoch goes on where it stopped, and the
@@ -151,8 +57,8 @@ class StatefulStream(Batches):
 
     Attributes:
         num_batches: `steps_per_epoch`.
-        has_targets: whether `targets` were given.
-        once: whether the source is read once: an iterator.
+        has_targets: True if there are `targets`.
+        once: True if the source is read once: an iterator.
         utilization: real time steps / all time steps that were read so far, in (0, 1].
 
     Raises:
@@ -226,7 +132,7 @@ class StatefulStream(Batches):
         )
         self.has_targets = targets is not None
         self._lock = threading.RLock()
-        self._pass, self._steps = Pass(), _Steps()
+        self._pass, self._steps = Pass(), StepCounts()
 
     # What it gives
 
@@ -288,7 +194,7 @@ class StatefulStream(Batches):
                 pass
             if i < self._pass.made and i not in self._pass.masks:
                 raise ValueError(
-                    f"A stream keeps the masks of its last {_KEPT} batches. Received: batch {i}; "
+                    f"A stream keeps the masks of its last {KEPT} batches. Received: batch {i}; "
                     f"{self._pass.made} were read."
                 )
             return self._pass.masks.get(i, self._windows.no_resets())
@@ -419,7 +325,7 @@ class StatefulStream(Batches):
         with self._lock:
             over = bool(position["over"])
             counted, read, real, ever = position["steps"]
-            self._steps = _Steps(counted, read, real, ever, position["share"])
+            self._steps = StepCounts(counted, read, real, ever, position["share"])
             if over and self.steps_per_epoch is None:
                 self._reopen(whole=bool(position["finished"]))
             else:
@@ -475,5 +381,5 @@ class StatefulStream(Batches):
             )
         everything = self.batch_size * self.sequence_length
         scale = self._steps.add(self._windows.counted(reading), reading.steps, everything)
-        self._pass.add(_Batch(self._windows.make(reading, scale), self._here()))
+        self._pass.add(MadeBatch(self._windows.make(reading, scale), self._here()))
         return True

@@ -15,9 +15,9 @@ from keras_stateful.data.spans import Spans
 
 @dataclass
 class _Row:
-    """What a row of the batch is reading: a document, from time step `at` on; None: the next one."""
+    """What a row of the batch is reading: a document, from time step `at` on."""
 
-    document: Document | None = None
+    document: Document | None = None  # None: the next one of the source
     at: int = 0
 
 
@@ -96,7 +96,10 @@ class StreamWindows:
         self._checks.classes = classes
 
     def give(self, made: Made) -> tuple:
-        """A batch as a model takes it, checked; it may have been made before the checks were known."""
+        """A batch as a model takes it.
+
+        Checked only now: it may have been made before the model that reads it was known.
+        """
         self._checks.check(made.gathered, made.parts, made.spans)
         return made.gathered.assemble(made.mask if self._resets else None)
 

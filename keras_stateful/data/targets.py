@@ -56,7 +56,7 @@ class Target:
 
     @property
     def shape(self) -> tuple:
-        """Of the values at one time step, as given."""
+        """Of the values at one time step, before an axis is added."""
         return self._labels.shape[1:] if self.field is None else self.field.shape
 
     @property
@@ -141,7 +141,7 @@ def lifted(dtype: np.dtype, shape: tuple, horizon: bool) -> bool:
 
 def open_targets(
     corpus: Corpus,
-    given: Any,
+    raw: Any,
     targets: Any,
     target_offset: Any,
     label_at: str,
@@ -151,7 +151,7 @@ def open_targets(
 
     Args:
         corpus: the corpus.
-        given: what the user gave as corpus.
+        raw: what the user gave as corpus.
         targets: what the user gave as targets.
         target_offset: how many steps later they stand; an int, several, or None.
         label_at: where labels of documents are trained on.
@@ -170,7 +170,7 @@ def open_targets(
     return {
         key: _open(
             corpus,
-            given,
+            raw,
             "targets" if key is None else f"targets[{key!r}]",
             value,
             target_offset,
@@ -183,21 +183,21 @@ def open_targets(
 
 def _open(
     corpus: Corpus,
-    given: Any,
+    raw: Any,
     name: str,
     value: Any,
     target_offset: Any,
     label_at: str,
     weights: Weights | None,
 ) -> Target:
-    field, labels = _values(corpus, given, name, value)
+    field, labels = _values(corpus, raw, name, value)
     if labels is None and label_at != "every":
         raise ValueError(
             "`label_at` says where one label per document is trained on. Received: "
             f"label_at={label_at!r} with targets for every time step. Leave it out, or give "
             "one label per document, (documents,)."
         )
-    searched = value is None or value is given  # with the corpus
+    searched = value is None or value is raw  # with the corpus
     offsets, horizon = read_offsets(target_offset, 1 if value is None else 0)
     if value is None and offsets == (0,):
         raise ValueError(
@@ -225,56 +225,69 @@ def _open(
 
 
 def _values(
-    corpus: Corpus, given: Any, name: str, value: Any
+    corpus: Corpus, raw: Any, name: str, value: Any
 ) -> tuple[Field | None, np.ndarray | None]:
     """Values for every step as a field, or one label per document as an array."""
     if value is None:
-        if len(corpus.fields) > 1:
-            raise ValueError(
-                "`targets` must say which of several inputs is to be predicted. Received: "
-                f"targets=None with a corpus of {sorted(map(str, corpus.fields))}. Pass the key, e.g. "
-                f"`targets={min(map(str, corpus.fields))!r}, target_offset=1`."
-            )
-        return next(iter(corpus.fields.values())), None
+        return _only_field(corpus), None
     if isinstance(value, str):
         if value in corpus.labels:
             return None, _labels(name, corpus.labels[value])
         if value in corpus.fields:
             return corpus.fields[value], None
         raise unknown_key(corpus, name, value)
-    if value is given and not corpus.is_dict:
+    if value is raw and not corpus.is_dict:
         return corpus.fields[None], None
-    count, whole = len(corpus.lengths), next(iter(corpus.fields.values()))
-    if corpus.continuous:
-        field = open_field(name, value, None)
-        if not is_array(value):
-            raise ValueError(
-                f"`{name}` must be laid out as the corpus, which is one array. Received: "
-                f"{type(value).__name__} of length {len(value)}. Pass one array "
-                f"`({corpus.lengths[0]}, ...)`; for labels of documents, pass the corpus as a list "
-                "of documents."
-            )
-    elif is_array(value) or all_scalars(value):
-        labels = _labels(name, np.asarray(value))
-        if len(labels) != count:
-            total = int(corpus.lengths.sum())
-            raise ValueError(
-                f"`{name}` as one array means one label per document. Received: shape "
-                f"{labels.shape} for {count} documents. "
-                + ("Split it like the documents: a list with one array per document, `np.split(...)`."
-                   if len(labels) == total else
-                   "Give one label for each, or a list with one array per document.")
-            )  # fmt: skip
-        return None, labels
-    else:
-        field = open_field(name, value, None)
+    if not corpus.continuous and (is_array(value) or all_scalars(value)):
+        return None, _labels_of_all(corpus, name, value)
+    return _laid_out(corpus, name, value), None
+
+
+def _only_field(corpus: Corpus) -> Field:
+    if len(corpus.fields) > 1:
+        keys = list(map(str, corpus.fields))
+        raise ValueError(
+            "`targets` must say which of several inputs is to be predicted. Received: "
+            f"targets=None with a corpus of {sorted(keys)}. Pass the key, e.g. "
+            f"`targets={min(keys)!r}, target_offset=1`."
+        )
+    return next(iter(corpus.fields.values()))
+
+
+def _laid_out(corpus: Corpus, name: str, value: Any) -> Field:
+    """Values laid out as the corpus: one array for one text, else an array for each document."""
+    field = open_field(name, value, None)
+    if corpus.continuous and not is_array(value):
+        raise ValueError(
+            f"`{name}` must be laid out as the corpus, which is one array. Received: "
+            f"{type(value).__name__} of length {len(value)}. Pass one array "
+            f"`({corpus.lengths[0]}, ...)`; for labels of documents, pass the corpus as a list "
+            "of documents."
+        )
     if isinstance(field, Corpus):
         raise TypeError(
             f"`{name}` must be numbers. Received: documents that are dicts. Pass "
-            f"`targets={{output: [...]}}`."
+            "`targets={output: [...]}`."
         )
-    check_laid_out(field, whole)
-    return field, None
+    check_laid_out(field, next(iter(corpus.fields.values())))
+    return field
+
+
+def _labels_of_all(corpus: Corpus, name: str, value: Any) -> np.ndarray:
+    """One label for each document."""
+    labels = _labels(name, np.asarray(value))
+    count = len(corpus.lengths)
+    if len(labels) != count:
+        remedy = (
+            "Split it like the documents: a list with one array per document, `np.split(...)`."
+            if len(labels) == int(corpus.lengths.sum())
+            else "Give one label for each, or a list with one array per document."
+        )
+        raise ValueError(
+            f"`{name}` as one array means one label per document. Received: shape "
+            f"{labels.shape} for {count} documents. {remedy}"
+        )
+    return labels
 
 
 def _labels(name: str, labels: np.ndarray) -> np.ndarray:
@@ -285,29 +298,30 @@ def _labels(name: str, labels: np.ndarray) -> np.ndarray:
     return labels.astype(out_dtype(name, labels.dtype))
 
 
-def read_offsets(given: Any, default: int) -> tuple[tuple[int, ...], bool]:
+def read_offsets(argument: Any, default: int) -> tuple[tuple[int, ...], bool]:
     """Reads `target_offset`.
 
     Args:
-        given: what the user gave: an int, several, or None.
+        argument: what the user gave: an int, several, or None.
         default: what None means.
 
     Returns:
         The offsets, and True if they have an axis of their own.
     """
-    if given is None:
+    if argument is None:
         return (default,), False
-    horizon = not np.isscalar(given)
+    horizon = not np.isscalar(argument)
     try:
-        offsets = tuple(operator.index(o) for o in (given if horizon else [given]))
+        offsets = tuple(operator.index(o) for o in (argument if horizon else [argument]))
     except TypeError:
         raise TypeError(
             "`target_offset` must be an int or a sequence of ints, in time steps. Received: "
-            f"target_offset={given!r}."
+            f"target_offset={argument!r}."
         ) from None
     if not offsets or min(offsets) < 0:
         raise ValueError(
-            f"`target_offset` must be 0 or more time steps. Received: target_offset={given!r}. To "
+            "`target_offset` must be 0 or more time steps. Received: "
+            f"target_offset={argument!r}. To "
             "predict the past, pass `targets` that are shifted already."
         )
     return offsets, horizon

@@ -77,19 +77,19 @@ def trained_steps(weights: np.ndarray, offsets: tuple[int, ...]) -> np.ndarray:
     return marks
 
 
-def open_weights(corpus: Corpus, given: Any, name: str = "sample_weight") -> Weights:
+def open_weights(corpus: Corpus, argument: Any, name: str = "sample_weight") -> Weights:
     """Reads `sample_weight`.
 
     Args:
         corpus: the corpus.
-        given: what the user gave: laid out as the corpus, one value per document, or a key.
+        argument: what the user gave: laid out as the corpus, one value per document, or a key.
         name: name of the argument, used in error messages.
 
     Raises:
         TypeError: what holds no numbers.
         ValueError: negative, NaN or infinite weights, or ones that do not fit the corpus.
     """
-    weights = _opened(corpus, given, name)
+    weights = _opened(corpus, argument, name)
     if weights.documents is not None:
         _check_of_documents(weights.documents, len(corpus.lengths), name)
     elif weights.field is not None:
@@ -97,22 +97,22 @@ def open_weights(corpus: Corpus, given: Any, name: str = "sample_weight") -> Wei
     return weights
 
 
-def _opened(corpus: Corpus, given: Any, name: str) -> Weights:
-    if isinstance(given, dict):
+def _opened(corpus: Corpus, argument: Any, name: str) -> Weights:
+    if isinstance(argument, dict):
         raise TypeError(
             f"`{name}` is one for all outputs: a number for each time step, or for each "
-            f"document. Received: a dict of {sorted(map(str, given))}. To weigh whole outputs "
+            f"document. Received: a dict of {sorted(map(str, argument))}. To weigh whole outputs "
             "there is `compile(loss_weights=...)`."
         )
-    if isinstance(given, str):
-        if given in corpus.labels:
-            return Weights(None, corpus.labels[given].astype("float32"))
-        if given in corpus.fields:
-            return Weights(corpus.fields[given], None)
-        raise unknown_key(corpus, name, given)
-    if not corpus.continuous and (is_array(given) or all_scalars(given)):
-        return Weights(None, np.asarray(given, "float32"))
-    field = open_field(name, given, None)
+    if isinstance(argument, str):
+        if argument in corpus.labels:
+            return Weights(None, corpus.labels[argument].astype("float32"))
+        if argument in corpus.fields:
+            return Weights(corpus.fields[argument], None)
+        raise unknown_key(corpus, name, argument)
+    if not corpus.continuous and (is_array(argument) or all_scalars(argument)):
+        return Weights(None, np.asarray(argument, "float32"))
+    field = open_field(name, argument, None)
     if isinstance(field, Corpus):
         raise TypeError(f"`{name}` must be numbers. Received: documents that are dicts.")
     check_laid_out(field, next(iter(corpus.fields.values())))

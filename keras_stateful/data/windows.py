@@ -1,4 +1,4 @@
-"""The windows of a corpus: batches by index and epoch, where the layout of an epoch says they stand."""
+"""The windows of a corpus: batches by index and epoch, as the layout of the epoch says."""
 
 from collections.abc import Callable, Iterator
 from operator import methodcaller
@@ -96,7 +96,7 @@ class Windows:
         return mark_resets(no_resets(rows, window, self._boundary), spans)
 
     def reset_mask(self, i: int, epoch: int) -> np.ndarray:
-        """The reset mask of one batch; those around it are made with it, since a fit asks for all."""
+        """The reset mask of one batch; those around it are made with it, as a fit asks for all."""
         rows = len(self._rows)
         flags = no_resets(rows, self._plan.settings.window, self._boundary).size
         several = max(1, min(_MASKS, _MASK_FLAGS // flags))

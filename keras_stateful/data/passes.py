@@ -1,0 +1,102 @@
+"""What a stream remembers while it is read: how far a pass has come, and how many steps it had."""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_stateful.data.stream_windows import Made
+
+# Batches that Keras may take from an iterator that it then leaves: to see their shape, or ahead of
+# its steps. They are given again.
+_PEEKED = 8
+KEPT = 64  # masks and positions that are kept behind the last batch made
+
+
+class MadeBatch(NamedTuple):
+    """A batch, and where the stream stands behind it."""
+
+    made: Made
+    after: dict[str, Any]
+
+
+@dataclass
+class Pass:
+    """How far one epoch has come, in batches: `trained <= given <= made`.
+
+    Attributes:
+        made: batches made, among them those that the pass before gives back.
+        given: batches handed out.
+        trained: batches trained on; Keras may have been given more.
+        finished: True if there are no more to give.
+        resumed: True if `seek` made it, and it has not begun.
+        waiting: batches made and not given.
+        last: the last ones given.
+        masks: reset masks by index of the batch, the last ones.
+        positions: where the stream stands after so many batches, the last ones.
+    """
+
+    made: int = 0
+    given: int = 0
+    trained: int = 0
+    finished: bool = False
+    resumed: bool = False
+    waiting: deque[MadeBatch] = field(default_factory=deque)
+    last: deque[MadeBatch] = field(default_factory=lambda: deque(maxlen=_PEEKED))
+    masks: dict[int, np.ndarray] = field(default_factory=dict)
+    positions: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def untouched(self) -> bool:
+        """True if no batch was given."""
+        return not self.given and not self.finished
+
+    def add(self, batch: MadeBatch) -> None:
+        """Takes in the next batch made; what lies far behind is forgotten."""
+        self.masks[self.made] = batch.made.mask
+        self.masks.pop(self.made - KEPT, None)
+        self.made += 1
+        self.positions[self.made] = batch.after
+        self.positions.pop(self.made - KEPT, None)
+        self.waiting.append(batch)
+
+    def give(self, limit: int | None) -> MadeBatch:
+        """Hands out the next batch that waits; the pass ends after `limit` of them."""
+        batch = self.waiting.popleft()
+        self.last.append(batch)
+        self.given += 1
+        self.finished = self.given == limit
+        return batch
+
+
+@dataclass
+class StepCounts:
+    """Time steps of batches, of which the scale of weights is made.
+
+    Attributes:
+        counted: trained on, since the source was opened last.
+        read: in all rows, padding included, since then.
+        real: in documents, since the stream was made.
+        ever: in all rows, padding included, since then.
+        share: counted / read of the whole pass before; None before there is one.
+    """
+
+    counted: float = 0.0
+    read: float = 0.0
+    real: int = 0
+    ever: int = 0
+    share: float | None = None
+
+    def add(self, counted: int, real: int, read: int) -> float:
+        """Adds a batch and returns the weight of each step of it that counts."""
+        self.counted, self.read = self.counted + counted, self.read + read
+        self.real, self.ever = self.real + real, self.ever + read
+        share = self.share or (self.counted / self.read if self.counted else 1.0)
+        return float(np.float32(1) / np.float32(share))
+
+    def reopen(self, whole: bool) -> None:
+        """The source begins again; `whole` says that it was read to its end."""
+        if whole and self.read:
+            self.share = self.counted / self.read
+        self.counted = self.read = 0.0
