@@ -38,7 +38,7 @@ def check_sequence(
     if sequence not in facts.inputs_agreed:
         _check_outputs(model, name, sequence)
         check_inputs(model, name, sequence)
-        facts.inputs_agreed[sequence] = True
+        facts.inputs_agreed.add(sequence)
     # Told each time, since another model may have read the sequence in between. Data in memory are
     # searched once, others as they are read.
     check_ids(model, sequence)

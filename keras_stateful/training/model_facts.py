@@ -6,7 +6,7 @@ may be the first. The graph of a model is read at the first of them and remember
 
 from functools import cached_property
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import keras
 
@@ -39,12 +39,12 @@ class ModelFacts:
         model: the model.
         functional: the Functional model behind it.
         inputs_agreed: sequences whose inputs were found to fit.
-        targets_agreed: sequences whose targets were.
+        targets_agreed: sequences whose targets were, and under which loss.
     """
 
     def __init__(self, model: keras.Model):
         self.model, self.functional = model, keras_internals.functional(model)
-        self.inputs_agreed: WeakKeyDictionary[Readable, bool] = WeakKeyDictionary()
+        self.inputs_agreed: WeakSet[Readable] = WeakSet()
         self.targets_agreed: WeakKeyDictionary[Readable, Agreement] = WeakKeyDictionary()
 
     @cached_property
