@@ -17,6 +17,10 @@ import keras_stateful as ks
 
 FOLDER = Path(__file__).resolve().parents[1] / "fixtures" / "flat"
 BACKEND = keras.backend.backend()
+# Keras 3.15 wrote them: an older one does not know its configs, and `ResumeTraining` compares them.
+KERAS = tuple(int(part) for part in keras.__version__.split(".")[:2])
+loads = pytest.mark.skipif(KERAS < (3, 15), reason="Keras reads no files of a later one")
+resumes = pytest.mark.skipif(KERAS != (3, 15), reason="a training goes on with the Keras it had")
 TOLERANCE = 1e-5  # two machines add up in different orders
 
 
@@ -27,18 +31,21 @@ def expected() -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+@loads
 def test_an_inference_model(expected):
     model = keras.models.load_model(FOLDER / "inference.keras")
     scores = model.predict(expected["ids"], verbose=0)
     np.testing.assert_allclose(scores, expected["scores"], atol=TOLERANCE)
 
 
+@loads
 def test_a_training_model_that_is_converted_now(expected):
     model = keras.models.load_model(FOLDER / "training.keras")
     scores = ks.to_inference(model).predict(expected["ids"], verbose=0)
     np.testing.assert_allclose(scores, expected["scores"], atol=TOLERANCE)
 
 
+@loads
 def test_a_training_model_goes_on_with_its_optimizer():
     model = keras.models.load_model(FOLDER / "training.keras")
     if BACKEND != "jax":
@@ -49,6 +56,7 @@ def test_a_training_model_goes_on_with_its_optimizer():
     assert history["loss"][0] < np.log(old_files.IDS)
 
 
+@loads
 def test_every_kind_of_layer_with_resets(expected):
     model = keras.models.load_model(FOLDER / "kinds.keras", compile=False)
     images = model.predict_on_batch([expected["readings"], expected["resets"]])
@@ -63,6 +71,7 @@ def test_weights_in_a_model_that_is_built_now(expected):
     np.testing.assert_allclose(scores, expected["scores"], atol=TOLERANCE)
 
 
+@loads
 def test_a_step_model(expected):
     model = keras.models.load_model(FOLDER / "step.keras")
     states = ks.initial_states(model, 1)
@@ -80,6 +89,7 @@ def test_an_artifact(expected):
         np.testing.assert_allclose(np.squeeze(session.step(ids)), scores, atol=TOLERANCE)
 
 
+@resumes
 def test_a_stopped_training_goes_on_and_ends_as_if_unbroken(tmp_path):
     """Losses from the saved step on; the history, the samples and the log from the first one."""
     written = FOLDER / f"backup-{BACKEND}"
