@@ -143,9 +143,23 @@ def main() -> None:
         for backend in options.backends:
             for devices in options.devices:
                 answer = Path(folder) / "answer.json"
-                command = [sys.executable, __file__, "--in-this-process", "--backends", backend, "--devices", str(devices),
-                           "--rounds", str(options.rounds), "--json", answer]  # fmt: skip
-                flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--in-this-process",
+                    "--backends",
+                    backend,
+                    "--devices",
+                    str(devices),
+                    "--rounds",
+                    str(options.rounds),
+                    "--json",
+                    answer,
+                ]
+                flags = (
+                    f"{os.environ.get('XLA_FLAGS', '')} "
+                    f"--xla_force_host_platform_device_count={devices}"
+                )
                 environment = {
                     **os.environ,
                     "KERAS_BACKEND": backend,
@@ -161,9 +175,11 @@ def main() -> None:
         f"{where['date']}; {where['cpu']}, {where['cores']} cores; Python {where['python']}, "
         f"{names}"
     )
-    print(f"LSTM {UNITS}, batch {BATCH_SIZE} in all, window {WINDOW}; "
-          f"{results[0]['parameter_bytes']:,} bytes of parameters, {results[0]['state_bytes']:,} "
-          "bytes of states\n")  # fmt: skip
+    print(
+        f"LSTM {UNITS}, batch {BATCH_SIZE} in all, window {WINDOW}; "
+        f"{results[0]['parameter_bytes']:,} bytes of parameters, {results[0]['state_bytes']:,} "
+        "bytes of states\n"
+    )
     print("| backend | devices | ms a step | to one device | bytes in collectives |")
     print("|---|---|---|---|---|")
     for result in results:

@@ -127,10 +127,15 @@ def measure() -> tuple:
     def against(ours: str, theirs: str, faster: bool, **reach: float) -> dict:
         value = took[theirs] / took[ours] if faster else took[ours] / took[theirs]
         return row(
-            f"{ours}, "
-            f"{'times faster' if faster else 'time'}", value, against=theirs, ours=f"{took[ours]:.3f} ms",
-            theirs=f"{took[theirs]:.3f} ms", backend=backend, higher_is_better=faster, **reach
-        )  # fmt: skip
+            f"{ours}, {'times faster' if faster else 'time'}",
+            value,
+            against=theirs,
+            ours=f"{took[ours]:.3f} ms",
+            theirs=f"{took[theirs]:.3f} ms",
+            backend=backend,
+            higher_is_better=faster,
+            **reach,
+        )
 
     reach = {"at_least": REACH[backend]} if backend in REACH else {}
     rows = [against("generate", "predict", True, **reach)]

@@ -1,7 +1,7 @@
 """What a GPU makes of it: `fit` against the bare step and PyTorch's cuDNN loop, resets, data,
 generation.
 
-    KERAS_BACKEND=torch python benchmarks/gpu.py            # or jax; needs keras, numpy and that backend only
+    KERAS_BACKEND=torch python benchmarks/gpu.py    # or jax; needs keras, numpy and that backend
     KERAS_BACKEND=jax python benchmarks/gpu.py --json out.json
     KERAS_BACKEND=jax python benchmarks/gpu.py --tiny       # small, also on a CPU, without cuDNN
 
@@ -77,7 +77,7 @@ def device() -> str | None:
 
 
 def takes_fused_kernel(model, x: np.ndarray) -> bool:
-    """Whether a call of the model runs cuDNN's recurrent kernel, by what the backend says it ran."""
+    """True if the backend's profile of a call of the model shows cuDNN's recurrent kernel."""
     if keras.backend.backend() == "torch":
         import torch
 
@@ -161,7 +161,7 @@ def torch_loop(units: int, layers: int, batches: list, bfloat16: bool):
 
 
 def precisions() -> list[tuple[str, str | None]]:
-    """Policies of the models, and the dtype of their LSTM layers: on JAX cuDNN knows float32 only."""
+    """Policies of models and the dtype of their LSTMs: on JAX, cuDNN knows float32 only."""
     found: list[tuple[str, str | None]] = [("float32", None), ("mixed_bfloat16", None)]
     return found + [("mixed_bfloat16", "float32")] * (keras.backend.backend() == "jax")
 
@@ -189,9 +189,15 @@ def training(size: dict) -> list:
                 name = f"fit, LSTM {units}, {layers} layer{'s' * (layers > 1)}, {policy}{kept}"
                 for against in [w for w in took if w != "fit"]:
                     found.append(
-                        row(name, took["fit"] / took[against], against=against, at_most=1.05 if "bare" in against else 1.0,
-                            ours=f"{tokens / took['fit']:,.0f} tokens/s", theirs=f"{tokens / took[against]:,.0f} tokens/s")
-                    )  # fmt: skip
+                        row(
+                            name,
+                            took["fit"] / took[against],
+                            against=against,
+                            at_most=1.05 if "bare" in against else 1.0,
+                            ours=f"{tokens / took['fit']:,.0f} tokens/s",
+                            theirs=f"{tokens / took[against]:,.0f} tokens/s",
+                        )
+                    )
     return found
 
 
@@ -212,15 +218,20 @@ def resets(size: dict) -> list:
     took = interleaved(ways, size["rounds"])
     base = took.pop("no resets")
     return [
-        row(f"a step with resets in {name}, LSTM {units}", seconds / base, against="no resets",
-            at_most=1.02 if "align" in name else None, ours=f"{seconds / steps * 1e3:.2f} ms",
-            theirs=f"{base / steps * 1e3:.2f} ms")
+        row(
+            f"a step with resets in {name}, LSTM {units}",
+            seconds / base,
+            against="no resets",
+            at_most=1.02 if "align" in name else None,
+            ours=f"{seconds / steps * 1e3:.2f} ms",
+            theirs=f"{base / steps * 1e3:.2f} ms",
+        )
         for name, seconds in took.items()
-    ]  # fmt: skip
+    ]
 
 
 def host_and_device(size: dict) -> list:
-    """Batches that lie on the device already against batches that each step takes from host memory."""
+    """Batches that lie on the device, against those that each step takes from host memory."""
     units, rows, window, steps = size["units"][0], size["rows"], size["window"], size["steps"]
     ids = np.random.default_rng(0).integers(0, VOCABULARY, rows * window * steps + 1, dtype="int32")
     sequence = ks.StatefulSequence(ids, rows, window, boundary="ignore")
@@ -245,9 +256,14 @@ def host_and_device(size: dict) -> list:
         size["rounds"],
     )
     return [
-        row(f"fit from host memory, LSTM {units}", took["host"] / took["device"], against="from device memory",
-            ours=f"{took['host'] / steps * 1e3:.2f} ms", theirs=f"{took['device'] / steps * 1e3:.2f} ms")
-    ]  # fmt: skip
+        row(
+            f"fit from host memory, LSTM {units}",
+            took["host"] / took["device"],
+            against="from device memory",
+            ours=f"{took['host'] / steps * 1e3:.2f} ms",
+            theirs=f"{took['device'] / steps * 1e3:.2f} ms",
+        )
+    ]
 
 
 def generation(size: dict) -> list:

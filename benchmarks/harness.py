@@ -86,10 +86,17 @@ def row(
     if higher_is_better is None:
         higher_is_better = at_least is not None
     return {
-        "what": what, "against": against, "backend": backend, "value": value, "unit": unit,
-        "ours": ours, "theirs": theirs, "at_least": at_least, "at_most": at_most,
+        "what": what,
+        "against": against,
+        "backend": backend,
+        "value": value,
+        "unit": unit,
+        "ours": ours,
+        "theirs": theirs,
+        "at_least": at_least,
+        "at_most": at_most,
         "higher_is_better": higher_is_better,
-    }  # fmt: skip
+    }
 
 
 def short(found: dict[str, Any]) -> bool:
@@ -160,7 +167,8 @@ def surroundings() -> dict[str, Any]:
 def described(where: dict[str, Any]) -> str:
     """Date, hardware and versions in one line."""
     names = ", ".join(f"{package} {number}" for package, number in where["versions"].items())
-    return f"{where['date']}; {where['cpu']}, {where['cores']} cores; Python {where['python']}, {names}"
+    machine = f"{where['cpu']}, {where['cores']} cores"
+    return f"{where['date']}; {machine}; Python {where['python']}, {names}"
 
 
 def _lines(path: str) -> list[str]:

@@ -72,7 +72,7 @@ print(statistics.median(times))
 
 
 def fastai_seconds() -> float | str:
-    """Seconds a batch of fastai's loader, in an environment of its own; or why there is no figure."""
+    """Seconds a batch of fastai's loader, in its own environment; or why there is no figure."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(os.environ.get("FASTAI_ENVIRONMENT", scratch))
         python = folder / "bin" / "python"
@@ -87,7 +87,10 @@ def fastai_seconds() -> float | str:
                 command, check=True, capture_output=True, timeout=300, env=environment, text=True
             )
         except (OSError, subprocess.SubprocessError) as error:
-            return f"fastai could not be installed or run here, so `LMDataLoader` is left out ({type(error).__name__})."
+            return (
+                "fastai could not be installed or run here, so `LMDataLoader` is left out "
+                f"({type(error).__name__})."
+            )
         return float(done.stdout.split()[-1])
 
 
@@ -112,11 +115,19 @@ def iteration() -> tuple[list, str]:
         warnings.simplefilter("ignore")
         aligned = StatefulSequence(documents, ROWS, WINDOW, resets=True)
     batches = len(ignoring)
-    ways = {KERAS: theirs, NUMPY: lambda: copies(ids, batches),
-            "ignore": lambda: read(ignoring), "align": lambda: read(aligned)}  # fmt: skip
+    ways = {
+        KERAS: theirs,
+        NUMPY: lambda: copies(ids, batches),
+        "ignore": lambda: read(ignoring),
+        "align": lambda: read(aligned),
+    }
     took = interleaved(ways, ROUNDS)
-    each = {KERAS: took[KERAS] / 300, NUMPY: took[NUMPY] / batches,
-            "ignore": took["ignore"] / batches, "align": took["align"] / len(aligned)}  # fmt: skip
+    each = {
+        KERAS: took[KERAS] / 300,
+        NUMPY: took[NUMPY] / batches,
+        "ignore": took["ignore"] / batches,
+        "align": took["align"] / len(aligned),
+    }
     lmloader, note = fastai_seconds(), ""
     if isinstance(lmloader, str):
         note = lmloader
@@ -180,8 +191,12 @@ def building() -> list:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for boundary in ("align", "pack"):
-            add(f'1,000,000 documents, "{boundary}"',
-                lambda b=boundary: StatefulSequence(million, ROWS, WINDOW, boundary=b), 2, None)  # fmt: skip
+            add(
+                f'1,000,000 documents, "{boundary}"',
+                lambda b=boundary: StatefulSequence(million, ROWS, WINDOW, boundary=b),
+                2,
+                None,
+            )
     return rows
 
 
@@ -196,6 +211,11 @@ def _in_a_fresh_process() -> list:
     import json
 
     program = "import json, iterate; print(json.dumps(iterate.building()))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=Path(__file__).parent, check=True,
-                          capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
     return json.loads(done.stdout.splitlines()[-1])

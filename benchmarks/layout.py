@@ -30,7 +30,7 @@ def pad_to_longest(lengths: np.ndarray, rows: int) -> float:
 
 
 def epoch_of(boundary: str):
-    """A function that trains for `STEPS` steps with the resets of this boundary, batches in place."""
+    """A function that trains for `STEPS` steps with the resets of a boundary, batches in place."""
     from keras_stateful import StatefulSequence, to_stateful
 
     rng = np.random.default_rng(0)
@@ -73,10 +73,15 @@ def measure() -> tuple:
             for boundary in took
         }
         rows += [
-            row(f'utilization, {corpus}, "{boundary}"', share[boundary], "of all steps",
-                at_least=reach.get((boundary, k)), higher_is_better=True)
+            row(
+                f'utilization, {corpus}, "{boundary}"',
+                share[boundary],
+                "of all steps",
+                at_least=reach.get((boundary, k)),
+                higher_is_better=True,
+            )
             for boundary in took
-        ]  # fmt: skip
+        ]
         speed = {b: share[b] * ROWS * WINDOW * STEPS / took[b] for b in took}
         rows.append(
             row(
@@ -89,7 +94,12 @@ def measure() -> tuple:
             )
         )
     rows.append(
-        row('speed, a training step in "pack"', took["pack"] / took["align"], against='"align"',
-            ours=f"{took['pack'] / STEPS * 1e3:.1f} ms", theirs=f"{took['align'] / STEPS * 1e3:.1f} ms")
-    )  # fmt: skip
+        row(
+            'speed, a training step in "pack"',
+            took["pack"] / took["align"],
+            against='"align"',
+            ours=f"{took['pack'] / STEPS * 1e3:.1f} ms",
+            theirs=f"{took['align'] / STEPS * 1e3:.1f} ms",
+        )
+    )
     return (rows,)

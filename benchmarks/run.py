@@ -4,7 +4,7 @@
     python benchmarks/run.py iterate fit_overhead             # some
     python benchmarks/run.py fit_overhead --backends jax      # on one backend
     python benchmarks/run.py --page                           # only writes docs/benchmarks.md
-    python benchmarks/run.py --compare OLD.json NEW.json      # exit status 1 where a ratio got worse
+    python benchmarks/run.py --compare OLD.json NEW.json      # status 1 where a ratio got worse
 
 Each benchmark runs in a process of its own for each backend, prints a table and writes
 `benchmarks/results/NAME.json` (`--results FOLDER` elsewhere). The page is made of
@@ -36,7 +36,10 @@ NAMES = (
     "generation",
 )
 RESULTS, PAGE = FOLDER / "results", FOLDER.parent / "docs" / "benchmarks.md"
-WARNING = "<!-- Written by `python benchmarks/run.py --page` from benchmarks/page.md and benchmarks/results. -->\n\n"
+WARNING = (
+    "<!-- Written by `python benchmarks/run.py --page` from benchmarks/page.md and "
+    "benchmarks/results. -->\n\n"
+)
 
 
 def page(template: str, results: dict[str, dict]) -> str:

@@ -32,7 +32,7 @@ UNITS = 32
 
 
 class Probe(NamedTuple):
-    """What a network answers and holds after each step, from each letter: `(letters, steps, ...)`."""
+    """Answers and states after each step, started from each letter: `(letters, steps, ...)`."""
 
     answers: np.ndarray
     states: np.ndarray
@@ -149,15 +149,21 @@ def show(probe: Probe, count: int) -> None:
     print(f"          says   {said}")
     first = (probe.answers[:, 0] == next_letter(np.arange(count), count)).sum()
     print(f"  right at the first step: {first} of {count}")
-    print(f"  at all steps: {by_letter(probe, count):.0%} the letter after the one read, "
-          f"{by_step(probe, count):.0%} the letter that the alphabet has at that step")  # fmt: skip
-    print("  variance of the state explained by the step: "
-          f"{explained(probe.states, probe.steps):.1%}, by the letter: "
-          f"{explained(probe.states, probe.letters):.1%}")  # fmt: skip
+    print(
+        f"  at all steps: {by_letter(probe, count):.0%} the letter after the one read, "
+        f"{by_step(probe, count):.0%} the letter that the alphabet has at that step"
+    )
+    print(
+        "  variance of the state explained by the step: "
+        f"{explained(probe.states, probe.steps):.1%}, by the letter: "
+        f"{explained(probe.states, probe.letters):.1%}"
+    )
     same = np.linalg.norm(probe.states[0, 3] - probe.states[start, 3])
     other = np.linalg.norm(probe.states[0, 3] - probe.states[0, 5])
-    print(f"  distance of the states after step 4 from A and from {asked[0]}: {same:.2f}; "
-          f"from A after steps 4 and 6: {other:.2f}")  # fmt: skip
+    print(
+        f"  distance of the states after step 4 from A and from {asked[0]}: {same:.2f}; "
+        f"from A after steps 4 and 6: {other:.2f}"
+    )
 
 
 def by_letter(probe: Probe, count: int) -> float:

@@ -105,8 +105,11 @@ def main() -> None:
             "loss"
         ]
         milliseconds = 1000 * clock.seconds / len(sequence)
-        print(f"  {name:<34} {options.epochs} x {len(sequence):,} steps of {milliseconds:.1f} ms, "
-              f"loss {losses[0]:.4f} ... {losses[-1]:.4f}", flush=True)  # fmt: skip
+        print(
+            f"  {name:<34} {options.epochs} x {len(sequence):,} steps of {milliseconds:.1f} ms, "
+            f"loss {losses[0]:.4f} ... {losses[-1]:.4f}",
+            flush=True,
+        )
         return Trained(model, losses)
 
     print("\ntraining")

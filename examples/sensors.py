@@ -69,9 +69,13 @@ def main() -> None:
     errors = {}
     for name, forecast in forecasts.items():
         errors[name] = DEGREES * np.array(
-            [rms(f[:-h, j] - s["winding"][h:, 0] for f, s in zip(forecast, held_out, strict=True))
-             for j, h in enumerate(HORIZONS)]
-        )  # fmt: skip
+            [
+                rms(
+                    f[:-h, j] - s["winding"][h:, 0] for f, s in zip(forecast, held_out, strict=True)
+                )
+                for j, h in enumerate(HORIZONS)
+            ]
+        )
         print(f"  {name:<30}" + "".join(f"{error:8.2f}" for error in errors[name]))
 
     # The monitor has no Keras: an exported file, NumPy, a reading at a time. It gives what the
@@ -103,13 +107,20 @@ def main() -> None:
         monitor.close()
     hottest = max(session["winding"].max() for session in training)
     delays = [a - fault for a in alarms if a is not None and a >= fault]
-    too_hot = [int((s["winding"][fault:, 0] > hottest).argmax()) for s in faulty
-               if (s["winding"][fault:] > hottest).any()]  # fmt: skip
+    too_hot = [
+        int((s["winding"][fault:, 0] > hottest).argmax())
+        for s in faulty
+        if (s["winding"][fault:] > hottest).any()
+    ]
     print(f"alarms in {len(held_out)} healthy sessions: {false}")
-    print(f"the coolant fails at minute {fault}: noticed in {len(delays)} of {len(faulty)} "
-          f"sessions, after {median(delays)} minutes (median)")  # fmt: skip
-    print(f"  a limit at the highest temperature of training: in {len(too_hot)} of {len(faulty)}, "
-          f"after {median(too_hot)} minutes (median)")  # fmt: skip
+    print(
+        f"the coolant fails at minute {fault}: noticed in {len(delays)} of {len(faulty)} "
+        f"sessions, after {median(delays)} minutes (median)"
+    )
+    print(
+        f"  a limit at the highest temperature of training: in {len(too_hot)} of {len(faulty)}, "
+        f"after {median(too_hot)} minutes (median)"
+    )
 
     if options.figure:
         draw(options.figure, held_out[0], forecasts, faulty[0], scores[0], limit, fault)
@@ -182,8 +193,10 @@ def train(
     name = (
         "carried" if max_document_length == "auto" else f"reset every {max_document_length} minutes"
     )
-    print(f"  state {name}: {epochs} epochs of {len(sequence)} steps, "
-          f"loss {losses[0]:.4f} to {losses[-1]:.4f}")  # fmt: skip
+    print(
+        f"  state {name}: {epochs} epochs of {len(sequence)} steps, "
+        f"loss {losses[0]:.4f} to {losses[-1]:.4f}"
+    )
     return model
 
 

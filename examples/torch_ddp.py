@@ -3,7 +3,9 @@ one's own.
 
     python examples/torch_ddp.py                                   # one process
     torchrun --nproc_per_node 2 examples/torch_ddp.py              # two on this host
-    torchrun --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 examples/torch_ddp.py    # two hosts: --node_rank 1 there
+
+    # The first of two hosts; the second one with --node_rank 1:
+    torchrun --nnodes 2 --node_rank 0 --master_addr 10.0.0.1 examples/torch_ddp.py
 
 Each process holds a model of its own rows and their states; after each backward pass the processes
 average their gradients. The losses are the same, whatever their number. Keras's own `fit` knows

@@ -1,7 +1,7 @@
 """Words instead of characters: one-hot against embedding, one and several words ahead, against a
 trigram.
 
-    python examples/words.py                        # 38 plays; needs pip install "keras-stateful[examples]"
+    python examples/words.py                        # 38 plays; needs "keras-stateful[examples]"
     python examples/words.py --corpus a.txt b.txt   # your own UTF-8 texts, each file a document
     python examples/words.py --drop-stop-words --drop-punctuation --only embedding
     python examples/words.py --figure words.png     # needs pip install "keras-stateful[plots]"
@@ -62,8 +62,10 @@ def main() -> None:
     vocabulary = tokenizer.get_vocab_size()
     for name, documents in (("training on", training), ("holding out", held_out)):
         words = np.concatenate(documents)
-        print(f"{name} {len(documents)} documents, {len(words):,} words and marks, "
-              f"{np.mean(words == UNKNOWN):.1%} of them [UNK]")  # fmt: skip
+        print(
+            f"{name} {len(documents)} documents, {len(words):,} words and marks, "
+            f"{np.mean(words == UNKNOWN):.1%} of them [UNK]"
+        )
     print(f"vocabulary: {vocabulary:,}; each [UNK] is predicted and counted like any other word")
 
     print(f"\nperplexity of held-out words, {options.epochs} epochs of training")
@@ -77,9 +79,12 @@ def main() -> None:
     for name, ahead in {"embedding": 1, "one-hot": 1, "ahead": AHEAD}.items():
         if options.only in (None, name):
             networks[name] = found = train(name, ahead, training, held_out, vocabulary, options)
-            print(f"  {'LSTM, ' + name:<36} {' '.join(f'{p:8.1f}' for p in found.perplexity)}   "
-                  f"{found.parameters:10,} parameters, {found.seconds:6.1f} "
-                  "s", flush=True)  # fmt: skip
+            print(
+                f"  {'LSTM, ' + name:<36} {' '.join(f'{p:8.1f}' for p in found.perplexity)}   "
+                f"{found.parameters:10,} parameters, {found.seconds:6.1f} "
+                "s",
+                flush=True,
+            )
 
     if "embedding" in networks:
         model = networks["embedding"].model
@@ -147,7 +152,7 @@ def train(
 
 
 def mean_cost(y_true, y_pred):
-    """Loss `(batch, time)`: the cross-entropy, averaged over the distances where there are several."""
+    """Loss `(batch, time)`: the cross-entropy, averaged over distances where there are several."""
     cost = keras.losses.sparse_categorical_crossentropy(y_true, y_pred, from_logits=True)
     return cost if len(cost.shape) == 2 else keras.ops.mean(cost, axis=2)
 

@@ -1,15 +1,15 @@
-"""Run every check of this repository: the one script for people and for CI.
+"""Runs every check of this repository: the one script for people and for CI.
 
-    python3 scripts/test.py                  # makes .venv, installs what pyproject.toml names, runs all checks but slow
+    python3 scripts/test.py                  # makes .venv, installs, runs all checks but slow
     python3 scripts/test.py --only jax       # one check; names below
-    python3 scripts/test.py --here           # in the Python that runs this script: makes and installs nothing
+    python3 scripts/test.py --here           # in this Python as it is: installs nothing
     python3 scripts/test.py --keras 3.14.0   # with this release of Keras
 
-Checks: lint, types, site, once (tests that do not depend on the backend, documentation, examples),
-tensorflow, jax, torch; and, where `--only` names it, slow (the tests with that marker, some minutes
-more, on JAX or on what KERAS_BACKEND says). As many run side by side as there are cores, each on
-one thread. The output of what fails is printed; the last line sums everything up, and the exit
-status is 0 only if nothing failed and every run of tests found tests.
+Checks: lint, types, site; once (the tests with the marker `backend_free`); tensorflow, jax, torch
+(all others, on that backend); and slow (the tests with that marker, some minutes more, on JAX or on
+what KERAS_BACKEND says), which runs only where `--only` names it. As many run side by side as there
+are cores, each on one thread. The output of what fails is printed; the last line sums everything
+up, and the exit status is 0 only if nothing failed and every run of tests found tests.
 """
 
 import argparse
@@ -84,11 +84,11 @@ def environment(keras: str | None) -> Path:
     """The Python of `.venv`, with everything installed that the checks need."""
     folder = ROOT / ".venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    wanted = hashlib.sha256(
+    expected = hashlib.sha256(
         (ROOT / "pyproject.toml").read_bytes() + f"{TORCH} {keras}".encode()
     ).hexdigest()
     stamp = folder / "installed-for-tests"
-    if stamp.exists() and stamp.read_text() == wanted:
+    if stamp.exists() and stamp.read_text() == expected:
         return python
     if not python.exists():
         say("making .venv")
@@ -98,32 +98,45 @@ def environment(keras: str | None) -> Path:
     pin = [f"keras=={keras}"] if keras else []
     for packages in ([TORCH], ["-e", f"{ROOT}[{EXTRAS}]", TORCH, *pin]):
         command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages]
-        done = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, text=True)  # fmt: skip
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         if done.returncode:
             print(
                 f"{done.stdout}\npip could not install {' '.join(packages)}\n0 passed, 1 failed",
                 flush=True,
             )
             sys.exit(1)
-    if npm := shutil.which(
-        "npm"
-    ):  # for the clients of examples/deploy; without it their tests are skipped
-        done = subprocess.run([npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"],
-                              cwd=ROOT / "examples" / "deploy", stdin=subprocess.DEVNULL, capture_output=True)  # fmt: skip
+    # For the clients of examples/deploy; without npm their tests are skipped.
+    if npm := shutil.which("npm"):
+        done = subprocess.run(
+            [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts"],
+            cwd=ROOT / "examples" / "deploy",
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+        )
         if done.returncode:
             say(
                 "npm could not install the packages of examples/deploy: the tests of its clients "
                 "will be skipped"
             )
-    stamp.write_text(wanted)
+    stamp.write_text(expected)
     say(f"installed in {time.monotonic() - start:.0f} s")
     return python
 
 
 def check(name: str, python: Path, compiled: Path) -> Result:
-    """Run one check in a process of its own; `compiled`: a folder for what JAX compiles, which is
-    much the same in many tests.
+    """Runs one check in a process of its own.
+
+    Args:
+        name: a key of `CHECKS`.
+        python: the interpreter to run it with.
+        compiled: a folder for what JAX compiles, which is much the same in many tests.
     """
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -131,30 +144,38 @@ def check(name: str, python: Path, compiled: Path) -> Result:
         command = [str(python), "-m", *CHECKS[name]]
         if command[2] == "pytest":
             command += ["-q", "--color=no", "--durations=10", f"--junitxml={report}"]
-        one_thread = {
-            "OMP_NUM_THREADS": "1",
-            "TF_NUM_INTRAOP_THREADS": "1",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        }
-        kept = {
-            "JAX_COMPILATION_CACHE_DIR": str(compiled),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        backend = name if name in BACKENDS else os.environ.get("KERAS_BACKEND", "jax")
         try:
-            done = subprocess.run(command, cwd=ROOT, env={**os.environ, **one_thread, **kept, "KERAS_BACKEND": backend},
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                                  text=True, errors="replace", timeout=LIMIT)  # fmt: skip
+            done = subprocess.run(
+                command,
+                cwd=ROOT,
+                env={**os.environ, **variables(name, compiled)},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                timeout=LIMIT,
+            )
             status, output = done.returncode, done.stdout
         except subprocess.TimeoutExpired as late:
             partial = late.stdout or b""
             status, output = 1, f"{partial.decode(errors='replace')}\nstopped after {LIMIT} seconds"
         passed, failed = counts(report) if command[2] == "pytest" else (int(status == 0), 0)
-        if (
-            status and not failed
-        ):  # a crash, a timeout, a check that is not a test run, or no test found
-            failed = 1
+        if status and not failed:
+            failed = 1  # a crash, a timeout, no test found, or a check that is not a test run
     return Result(name, passed, failed, time.monotonic() - start, output)
+
+
+def variables(name: str, compiled: Path) -> dict[str, str]:
+    """Environment of a check: its backend, one thread, and where JAX keeps what it compiled."""
+    return {
+        "KERAS_BACKEND": name if name in BACKENDS else os.environ.get("KERAS_BACKEND", "jax"),
+        "OMP_NUM_THREADS": "1",
+        "TF_NUM_INTRAOP_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "JAX_COMPILATION_CACHE_DIR": str(compiled),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
 
 
 def counts(report: Path) -> tuple[int, int]:

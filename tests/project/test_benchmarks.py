@@ -22,8 +22,16 @@ def modules(monkeypatch):
 
 
 def results(*rows):
-    return {"rows": list(rows), "notes": [], "command": "python benchmarks/run.py it", "date": "2026-01-02",
-            "cpu": "a processor", "cores": 2, "python": "3.11", "versions": {"keras": "3.15.1"}}  # fmt: skip
+    return {
+        "rows": list(rows),
+        "notes": [],
+        "command": "python benchmarks/run.py it",
+        "date": "2026-01-02",
+        "cpu": "a processor",
+        "cores": 2,
+        "python": "3.11",
+        "versions": {"keras": "3.15.1"},
+    }
 
 
 def test_what_falls_short_is_marked_and_stays(modules):

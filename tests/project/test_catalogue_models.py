@@ -122,42 +122,74 @@ ELSEWHERE = "keep it out with `layers=[...]`"
 MODELS = {
     "Conv1D": Bad(
         converting(lambda: sequential(layers.Conv1D(3, 3, padding="causal", name="conv"), lstm())),
-        ValueError, "`conv`", "kernel_size=3", ELSEWHERE,
+        ValueError,
+        "`conv`",
+        "kernel_size=3",
+        ELSEWHERE,
     ),
     "Conv1D behind": Bad(
         converting(lambda: sequential(lstm(), layers.Conv1D(3, 3, padding="same", name="conv"))),
-        ValueError, "`conv`", "neighbouring time steps", ELSEWHERE,
+        ValueError,
+        "`conv`",
+        "neighbouring time steps",
+        ELSEWHERE,
     ),
-    "Conv1D in a "
-    "sub-model": Bad(converting(nested), ValueError, "`encoder/conv`", "kernel_size=3", ELSEWHERE),
+    "Conv1D in a sub-model": Bad(
+        converting(nested), ValueError, "`encoder/conv`", "kernel_size=3", ELSEWHERE
+    ),
     "an average over time": Bad(
         converting(lambda: sequential(lstm(), layers.GlobalAveragePooling1D(name="mean"))),
-        ValueError, "`mean`", "averages over the window", ELSEWHERE,
+        ValueError,
+        "`mean`",
+        "averages over the window",
+        ELSEWHERE,
     ),
     "pooling": Bad(
         converting(lambda: sequential(layers.MaxPooling1D(2, name="pool"), lstm())),
-        ValueError, "`pool`", "neighbouring time steps", ELSEWHERE,
+        ValueError,
+        "`pool`",
+        "neighbouring time steps",
+        ELSEWHERE,
     ),
     "Flatten": Bad(
-        converting(lambda: sequential(lstm(), layers.Flatten(name="flat"), layers.Dense(2), shape=(6, 3))),
-        ValueError, "`flat`", "merges the time steps", ELSEWHERE,
+        converting(
+            lambda: sequential(lstm(), layers.Flatten(name="flat"), layers.Dense(2), shape=(6, 3))
+        ),
+        ValueError,
+        "`flat`",
+        "merges the time steps",
+        ELSEWHERE,
     ),
     "Reshape": Bad(
         converting(lambda: sequential(layers.Reshape((3, 6), name="shape"), lstm(), shape=(6, 3))),
-        ValueError, "`shape` (Reshape)", "the number of time steps", ELSEWHERE,
+        ValueError,
+        "`shape` (Reshape)",
+        "the number of time steps",
+        ELSEWHERE,
     ),
-    "attention": Bad(converting(attending), ValueError, "`attention`", "within the window alone", ELSEWHERE),
+    "attention": Bad(
+        converting(attending), ValueError, "`attention`", "within the window alone", ELSEWHERE
+    ),
     "Bidirectional": Bad(
         converting(lambda: sequential(layers.Bidirectional(lstm(), name="both"))),
-        ValueError, "`both`", "not known yet", ELSEWHERE,
+        ValueError,
+        "`both`",
+        "not known yet",
+        ELSEWHERE,
     ),
     "go_backwards": Bad(
         converting(lambda: sequential(lstm(go_backwards=True, name="back"))),
-        ValueError, "`back`", "from the end", ELSEWHERE,
+        ValueError,
+        "`back`",
+        "from the end",
+        ELSEWHERE,
     ),
     "a layer of one's own that sums over time": Bad(
         converting(lambda: sequential(custom(lambda x: keras.ops.cumsum(x, 1)), lstm())),
-        ValueError, "`custom`", "time steps", ELSEWHERE,
+        ValueError,
+        "`custom`",
+        "time steps",
+        ELSEWHERE,
     ),
     "a layer of one's own that counts positions": Bad(
         converting(positions), ValueError, "`custom`", "time steps", ELSEWHERE
@@ -169,87 +201,168 @@ MODELS = {
         converting(encoder_and_decoder), ValueError, "`decoder`", "end of the window", ELSEWHERE
     ),
     "a norm over time": Bad(
-        converting(lambda: sequential(layers.UnitNormalization(axis=-2, name="unit"), lstm(), shape=(6, 3))),
-        ValueError, "`unit`", "time steps", ELSEWHERE,
+        converting(
+            lambda: sequential(layers.UnitNormalization(axis=-2, name="unit"), lstm(), shape=(6, 3))
+        ),
+        ValueError,
+        "`unit`",
+        "time steps",
+        ELSEWHERE,
     ),
     "a mean for each step of the window": Bad(
-        converting(lambda: sequential(layers.BatchNormalization(axis=-2, name="batch"), lstm(), shape=(6, 3))),
-        ValueError, "`batch`", "number of time steps", ELSEWHERE,
+        converting(
+            lambda: sequential(
+                layers.BatchNormalization(axis=-2, name="batch"), lstm(), shape=(6, 3)
+            )
+        ),
+        ValueError,
+        "`batch`",
+        "number of time steps",
+        ELSEWHERE,
     ),
     "a Dense of one's own that sums over time": Bad(
-        converting(lambda: sequential(Sums(4, name="sums"), lstm())), ValueError, "`sums`", "time steps", ELSEWHERE
+        converting(lambda: sequential(Sums(4, name="sums"), lstm())),
+        ValueError,
+        "`sums`",
+        "time steps",
+        ELSEWHERE,
     ),
     "a loss of one's own": Bad(
         converting(lambda: OwnLoss([keras.Input((None, 3)), lstm()])),
-        ValueError, "`OwnLoss.compute_loss` would be lost", "own_loss", "`ResetStatesCallback`",
+        ValueError,
+        "`OwnLoss.compute_loss` would be lost",
+        "own_loss",
+        "`ResetStatesCallback`",
     ),
     "a call of one's own": Bad(
         converting(lambda: OwnCall([keras.Input((None, 3)), lstm()])),
-        ValueError, "`OwnCall.call` would be lost", "own_call", "`ResetStatesCallback`",
+        ValueError,
+        "`OwnCall.call` would be lost",
+        "own_call",
+        "`ResetStatesCallback`",
     ),
     "some layers stateful": Bad(
         converting(some_stateful),
-        ValueError, "stateful ['first'], not stateful ['second']", "first", "`layers=['first', 'second']`",
+        ValueError,
+        "stateful ['first'], not stateful ['second']",
+        "first",
+        "`layers=['first', 'second']`",
     ),
     "a stateful layer inside TimeDistributed": Bad(
         converting(stateful_slices), ValueError, "`slices`", "from slice to slice", ELSEWHERE
     ),
     "no recurrent layer": Bad(
         converting(lambda: sequential(layers.Dense(3, name="dense"))),
-        ValueError, "no recurrent layer", "['dense']", "Recurrent are SimpleRNN, GRU, LSTM",
+        ValueError,
+        "no recurrent layer",
+        "['dense']",
+        "Recurrent are SimpleRNN, GRU, LSTM",
     ),
     "recurrent along another axis only": Bad(
-        converting(slices), ValueError, "no recurrent layer", "time_distributed", "run along another axis"
+        converting(slices),
+        ValueError,
+        "no recurrent layer",
+        "time_distributed",
+        "run along another axis",
     ),
     "a batch size written into the graph": Bad(
-        converting(lambda: reshaped(3)), ValueError, "`lstm`", "3 rows where the model has 2", "`keras.layers.Reshape`"
+        converting(lambda: reshaped(3)),
+        ValueError,
+        "`lstm`",
+        "3 rows where the model has 2",
+        "`keras.layers.Reshape`",
     ),
     "a subclassed model": Bad(
-        converting(lambda: Subclassed(name="own")), ValueError, "subclass", "'own'", "Functional API"
+        converting(lambda: Subclassed(name="own")),
+        ValueError,
+        "subclass",
+        "'own'",
+        "Functional API",
     ),
     "no input": Bad(
-        converting(lambda: keras.Sequential([lstm()])), ValueError, "shape of the model's input", "not built", "`keras.Input("
+        converting(lambda: keras.Sequential([lstm()])),
+        ValueError,
+        "shape of the model's input",
+        "not built",
+        "`keras.Input(",
     ),
     "a recurrent sub-model called twice": Bad(
-        converting(siamese), ValueError, "`encoder`", "called 2 times", "one sub-model for each call"
+        converting(siamese),
+        ValueError,
+        "`encoder`",
+        "called 2 times",
+        "one sub-model for each call",
     ),
     "an input named resets": Bad(
         converting(with_an_input_named_resets), ValueError, "input", "'resets'", "Rename"
     ),
-    "no "
-    "model": Bad(converting(lambda: "model"), TypeError, "`model`", "'model' of type str", "Keras model"),
+    "no model": Bad(
+        converting(lambda: "model"), TypeError, "`model`", "'model' of type str", "Keras model"
+    ),
     "model and sequence exchanged": Bad(
         lambda: ks.to_stateful(ks.StatefulSequence([np.arange(30)] * 2, 2, 8), sequential(lstm())),
-        TypeError, "`model`", "StatefulSequence", "to_stateful(model, sequence)",
+        TypeError,
+        "`model`",
+        "StatefulSequence",
+        "to_stateful(model, sequence)",
     ),
     "no rows": Bad(
-        converting(lambda: sequential(lstm()), batch_size=0), ValueError, "`batch_size`", "batch_size=0", "1 or more"
+        converting(lambda: sequential(lstm()), batch_size=0),
+        ValueError,
+        "`batch_size`",
+        "batch_size=0",
+        "1 or more",
     ),
     "half a row": Bad(
-        converting(lambda: sequential(lstm()), batch_size=2.5), TypeError, "`batch_size`", "batch_size=2.5", "an int"
+        converting(lambda: sequential(lstm()), batch_size=2.5),
+        TypeError,
+        "`batch_size`",
+        "batch_size=2.5",
+        "an int",
     ),
     "a batch size of True": Bad(
-        converting(lambda: sequential(lstm()), batch_size=True), TypeError, "`batch_size`", "batch_size=True", "an int"
+        converting(lambda: sequential(lstm()), batch_size=True),
+        TypeError,
+        "`batch_size`",
+        "batch_size=True",
+        "an int",
     ),
     "unknown resets": Bad(
-        converting(lambda: sequential(lstm()), resets="windows"), ValueError, "`resets`", "'windows'", '"window" or "step"'
+        converting(lambda: sequential(lstm()), resets="windows"),
+        ValueError,
+        "`resets`",
+        "'windows'",
+        '"window" or "step"',
     ),
     "a layer that does not exist": Bad(
         converting(lambda: sequential(lstm(name="carried")), layers=["nobody"]),
-        ValueError, "`layers`", "'nobody'", "there are ['carried']",
+        ValueError,
+        "`layers`",
+        "'nobody'",
+        "there are ['carried']",
     ),
     "a layer that is not in a list": Bad(
         converting(lambda: sequential(lstm(name="carried")), layers="carried"),
-        TypeError, "`layers`", "layers='carried'", "Pass `['carried']`",
+        TypeError,
+        "`layers`",
+        "layers='carried'",
+        "Pass `['carried']`",
     ),
     "to_inference of no rows": Bad(
-        lambda: ks.to_inference(sequential(lstm()), 0), ValueError, "`batch_size`", "batch_size=0", "1 or more"
+        lambda: ks.to_inference(sequential(lstm()), 0),
+        ValueError,
+        "`batch_size`",
+        "batch_size=0",
+        "1 or more",
     ),
     "to_stateless without a recurrent layer": Bad(
         lambda: ks.to_stateless(sequential(layers.Dense(3, name="dense"))),
-        ValueError, "`to_stateless`", "['dense']", "Recurrent are",
+        ValueError,
+        "`to_stateless`",
+        "['dense']",
+        "Recurrent are",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in MODELS.items()])

@@ -61,90 +61,168 @@ STATES = {
     "a row below 0": Bad(
         lambda m: ks.reset_states(m, rows=[-1]), ValueError, "`rows`", "[-1]", "from 0 to 3"
     ),
-    "half a "
-    "row": Bad(lambda m: ks.reset_states(m, rows=[0.5]), ValueError, "`rows`", "[0.5]", "from 0 to 3"),
+    "half a row": Bad(
+        lambda m: ks.reset_states(m, rows=[0.5]), ValueError, "`rows`", "[0.5]", "from 0 to 3"
+    ),
     "rows in a table": Bad(
-        lambda m: ks.reset_states(m, rows=[[0, 1]]), ValueError, "`rows`", "[[0, 1]]", "a list of row indices"
+        lambda m: ks.reset_states(m, rows=[[0, 1]]),
+        ValueError,
+        "`rows`",
+        "[[0, 1]]",
+        "a list of row indices",
     ),
     "a mask of another length": Bad(
-        lambda m: ks.reset_states(m, rows=np.ones(3, bool)), ValueError, "`rows`", "(3,)", "shape (4,)"
+        lambda m: ks.reset_states(m, rows=np.ones(3, bool)),
+        ValueError,
+        "`rows`",
+        "(3,)",
+        "shape (4,)",
     ),
-    "no "
-    "states": Bad(lambda m: ks.set_states(m, {}), ValueError, "`states`", "[]", "['lower', 'upper']"),
-    "states in a "
-    "list": Bad(lambda m: ks.set_states(m, [1]), TypeError, "`states`", "list", "`get_states`"),
+    "no states": Bad(
+        lambda m: ks.set_states(m, {}), ValueError, "`states`", "[]", "['lower', 'upper']"
+    ),
+    "states in a list": Bad(
+        lambda m: ks.set_states(m, [1]), TypeError, "`states`", "list", "`get_states`"
+    ),
     "states of another batch size": Bad(
         lambda m: ks.set_states(m, {"lower": [np.zeros((2, 6))] * 2, "upper": [np.zeros((4, 5))]}),
-        ValueError, "`states['lower']`", "(2, 6)", "at the batch size they were read at",
+        ValueError,
+        "`states['lower']`",
+        "(2, 6)",
+        "at the batch size they were read at",
     ),
     "a model without states": Bad(
         lambda m: ks.get_states(keras.Sequential([keras.Input((3,)), layers.Dense(1)])),
-        ValueError, "carries no state", "'sequential", "`to_stateful(model, batch_size)`",
+        ValueError,
+        "carries no state",
+        "'sequential",
+        "`to_stateful(model, batch_size)`",
     ),
     "no model": Bad(lambda m: ks.get_states("model"), TypeError, "`model`", "str", "Keras model"),
     "no model to preserve": Bad(
-        lambda m: ks.preserve_states("model").__enter__(), TypeError, "`model`", "str", "Keras model"
+        lambda m: ks.preserve_states("model").__enter__(),
+        TypeError,
+        "`model`",
+        "str",
+        "Keras model",
     ),
     "initial states of no rows": Bad(
-        lambda m: ks.initial_states(ks.to_step_model(m), 0), ValueError, "`batch_size`", "batch_size=0", "1 or more"
+        lambda m: ks.initial_states(ks.to_step_model(m), 0),
+        ValueError,
+        "`batch_size`",
+        "batch_size=0",
+        "1 or more",
     ),
     "initial states of another model": Bad(
-        lambda m: ks.initial_states(m), TypeError, "`step_model`", "StatefulModel", "`to_step_model(model)`"
+        lambda m: ks.initial_states(m),
+        TypeError,
+        "`step_model`",
+        "StatefulModel",
+        "`to_step_model(model)`",
     ),
-}  # fmt: skip
+}
 
 DOCUMENTS = {
     "a sequence": Bad(
         lambda m: ks.evaluate_documents(m, ks.StatefulSequence(TEXTS, 2, 4)),
-        TypeError, "`documents`", "StatefulSequence", "Pass the list",
+        TypeError,
+        "`documents`",
+        "StatefulSequence",
+        "Pass the list",
     ),
     "one array": Bad(
         lambda m: ks.evaluate_documents(m, np.zeros((3, 9), int)),
-        ValueError, "`documents`", "(3, 9)", "`list(x)`",
+        ValueError,
+        "`documents`",
+        "(3, 9)",
+        "`list(x)`",
     ),
     "a generator": Bad(
         lambda m: ks.evaluate_documents(m, (d for d in TEXTS)),
-        TypeError, "`documents`", "generator", "`list(documents)`",
+        TypeError,
+        "`documents`",
+        "generator",
+        "`list(documents)`",
     ),
-    "a "
-    "number": Bad(lambda m: ks.predict_documents(m, 5), TypeError, "`documents`", "int", "Pass a list"),
+    "a number": Bad(
+        lambda m: ks.predict_documents(m, 5), TypeError, "`documents`", "int", "Pass a list"
+    ),
     "documents that are not read whole": Bad(
         lambda m: ks.evaluate_documents(m, TEXTS, boundary="ignore"),
-        TypeError, "keyword argument", "'boundary'", "evaluate_documents",
+        TypeError,
+        "keyword argument",
+        "'boundary'",
+        "evaluate_documents",
     ),
     "documents that are cut": Bad(
         lambda m: ks.ValidateDocuments(TEXTS, max_document_length=16),
-        TypeError, "keyword argument", "'max_document_length'", "ValidateDocuments",
+        TypeError,
+        "keyword argument",
+        "'max_document_length'",
+        "ValidateDocuments",
     ),
     "one document as a dict": Bad(
-        lambda m: ks.evaluate_documents(m, {"ids": np.arange(9)}), ValueError, "`documents`", "shape (9,)", "pass `[x]`"
+        lambda m: ks.evaluate_documents(m, {"ids": np.arange(9)}),
+        ValueError,
+        "`documents`",
+        "shape (9,)",
+        "pass `[x]`",
     ),
-    "no "
-    "document": Bad(lambda m: ks.evaluate_documents(m, []), ValueError, "no documents", "length 0", "path"),
+    "no document": Bad(
+        lambda m: ks.evaluate_documents(m, []), ValueError, "no documents", "length 0", "path"
+    ),
     "a document of one step": Bad(
         lambda m: ks.evaluate_documents(m, [np.arange(1)]),
-        ValueError, "target", "document 0 of 1 time steps", "Leave such documents out",
+        ValueError,
+        "target",
+        "document 0 of 1 time steps",
+        "Leave such documents out",
     ),
     "an unknown reduce": Bad(
-        lambda m: ks.predict_documents(m, TEXTS, reduce="max"), ValueError, "`reduce`", "'max'", '"last" or "mean"'
+        lambda m: ks.predict_documents(m, TEXTS, reduce="max"),
+        ValueError,
+        "`reduce`",
+        "'max'",
+        '"last" or "mean"',
     ),
     "no rows": Bad(
-        lambda m: ks.predict_documents(m, TEXTS, batch_size=0), ValueError, "`batch_size`", "batch_size=0", "1 or more"
+        lambda m: ks.predict_documents(m, TEXTS, batch_size=0),
+        ValueError,
+        "`batch_size`",
+        "batch_size=0",
+        "1 or more",
     ),
     "a model that was not compiled": Bad(
         lambda m: ks.evaluate_documents(network(), TEXTS),
-        ValueError, "compiled", "'sequential", "`model.compile(loss=",
+        ValueError,
+        "compiled",
+        "'sequential",
+        "`model.compile(loss=",
     ),
     "a model with one output a window": Bad(
         lambda m: ks.predict_documents(
-            keras.Sequential([keras.Input((None,), dtype="int32"), layers.Embedding(VOCABULARY, 4), layers.GRU(5)]), TEXTS
+            keras.Sequential(
+                [
+                    keras.Input((None,), dtype="int32"),
+                    layers.Embedding(VOCABULARY, 4),
+                    layers.GRU(5),
+                ]
+            ),
+            TEXTS,
         ),
-        ValueError, "output at every time step", "(None, 5)", "`return_sequences=True`",
+        ValueError,
+        "output at every time step",
+        "(None, 5)",
+        "`return_sequences=True`",
     ),
     "a validation at no epoch": Bad(
-        lambda m: ks.ValidateDocuments(TEXTS, every=0), ValueError, "`every`", "every=0", "1 or more"
+        lambda m: ks.ValidateDocuments(TEXTS, every=0),
+        ValueError,
+        "`every`",
+        "every=0",
+        "1 or more",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", cases(STATES, DOCUMENTS))
@@ -157,34 +235,48 @@ def generating(**arguments):
 
 
 GENERATION = {
-    "an empty "
-    "prompt": Bad(generating(prompt=[]), ValueError, "`prompt`", "shape (0,)", "at least one step"),
+    "an empty prompt": Bad(
+        generating(prompt=[]), ValueError, "`prompt`", "shape (0,)", "at least one step"
+    ),
     "an empty prompt among others": Bad(
         generating(prompt=[[1], []]), ValueError, "prompt", "row 1", "at least one step"
     ),
-    "a prompt of "
-    "text": Bad(generating(prompt="abc"), TypeError, "`prompt`", "'abc'", "Encode it first"),
-    "prompts of "
-    "text": Bad(generating(prompt=["abc", "d"]), TypeError, "`prompt`", "'abc'", "Encode it first"),
-    "half an "
-    "id": Bad(generating(prompt=[0.5]), TypeError, "prompt", "float64", "`.astype('int32')`"),
+    "a prompt of text": Bad(
+        generating(prompt="abc"), TypeError, "`prompt`", "'abc'", "Encode it first"
+    ),
+    "prompts of text": Bad(
+        generating(prompt=["abc", "d"]), TypeError, "`prompt`", "'abc'", "Encode it first"
+    ),
+    "half an id": Bad(
+        generating(prompt=[0.5]), TypeError, "prompt", "float64", "`.astype('int32')`"
+    ),
     "an id above the vocabulary": Bad(
         generating(prompt=[1, VOCABULARY]), ValueError, "prompt", "id 11", "it reads 0 to 10"
     ),
-    "an id below "
-    "0": Bad(generating(prompt=[[1], [-1]]), ValueError, "row 1", "id -1", "it reads 0 to 10"),
-    "a prompt with too many axes": Bad(
-        generating(prompt=np.zeros((1, 1, 1), "int32")), ValueError, "`prompt`", "(1, 1, 1)", "(timesteps,)"
+    "an id below 0": Bad(
+        generating(prompt=[[1], [-1]]), ValueError, "row 1", "id -1", "it reads 0 to 10"
     ),
-    "a prompt without an "
-    "axis": Bad(generating(prompt=3), ValueError, "`prompt`", "shape ()", "(timesteps,)"),
+    "a prompt with too many axes": Bad(
+        generating(prompt=np.zeros((1, 1, 1), "int32")),
+        ValueError,
+        "`prompt`",
+        "(1, 1, 1)",
+        "(timesteps,)",
+    ),
+    "a prompt without an axis": Bad(
+        generating(prompt=3), ValueError, "`prompt`", "shape ()", "(timesteps,)"
+    ),
     "no length": Bad(generating(length=0), ValueError, "`length`", "length=0", "1 or more"),
     "half a step": Bad(generating(length=2.5), TypeError, "`length`", "length=2.5", "an int"),
     "a temperature below 0": Bad(
         generating(temperature=-0.1), ValueError, "`temperature`", "temperature=-0.1", "at least 0"
     ),
     "a temperature of NaN": Bad(
-        generating(temperature=float("nan")), ValueError, "`temperature`", "temperature=nan", "finite"
+        generating(temperature=float("nan")),
+        ValueError,
+        "`temperature`",
+        "temperature=nan",
+        "finite",
     ),
     "a temperature in words": Bad(
         generating(temperature="hot"), ValueError, "`temperature`", "temperature='hot'", "number"
@@ -207,22 +299,36 @@ GENERATION = {
     ),
     "next_input and a temperature": Bad(
         generating(next_input=lambda y: y, top_k=2, temperature=0),
-        ValueError, "`next_input`", "'top_k': 2", "Leave them out",
+        ValueError,
+        "`next_input`",
+        "'top_k': 2",
+        "Leave them out",
     ),
     "a model of signals": Bad(
         lambda m: ks.generate(signals(), np.ones(4, "int32"), 3),
-        ValueError, "`model`", "reads (3,) features", "Pass `next_input`",
+        ValueError,
+        "`model`",
+        "reads (3,) features",
+        "Pass `next_input`",
     ),
     "a model that says ids it cannot read": Bad(
-        lambda m: ks.generate(network(units=20), [1], 3), ValueError, "Embedding", "outputs of 20 ids", "input_dim=11"
+        lambda m: ks.generate(network(units=20), [1], 3),
+        ValueError,
+        "Embedding",
+        "outputs of 20 ids",
+        "input_dim=11",
     ),
     "a last activation that is neither": Bad(
         lambda m: ks.generate(network("relu"), [1], 3),
-        ValueError, "from_logits=None", "activation=relu", "from_logits=False",
+        ValueError,
+        "from_logits=None",
+        "activation=relu",
+        "from_logits=False",
     ),
-    "no "
-    "model": Bad(lambda m: ks.generate("model", [1], 3), TypeError, "model", "str", "Keras model"),
-}  # fmt: skip
+    "no model": Bad(
+        lambda m: ks.generate("model", [1], 3), TypeError, "model", "str", "Keras model"
+    ),
+}
 
 SAMPLE = {"prompt": "a", "length": 5, "encode": list, "decode": str}
 
@@ -260,28 +366,51 @@ DATA = np.zeros((1, 2), "int32")
 
 EXPORT = {
     "model and directory exchanged": Bad(
-        lambda m, d: ks.export_step_model(d, m), TypeError, "`model`", "PosixPath", "export_step_model(model, directory)"
+        lambda m, d: ks.export_step_model(d, m),
+        TypeError,
+        "`model`",
+        "PosixPath",
+        "export_step_model(model, directory)",
     ),
-    "an unknown "
-    "format": Bad(exporting(format="tflite"), ValueError, "`format`", "'tflite'", "one of onnx, litert"),
-    "no "
-    "rows": Bad(exporting(batch_size=0), ValueError, "`batch_size`", "batch_size=0", "1 or more"),
-    "half a "
-    "row": Bad(exporting(batch_size=2.5), TypeError, "`batch_size`", "batch_size=2.5", "an int"),
-    "an unknown "
-    "quantizer": Bad(exporting(quantize="int4"), ValueError, "`quantize`", "'int4'", '"int8"'),
+    "an unknown format": Bad(
+        exporting(format="tflite"), ValueError, "`format`", "'tflite'", "one of onnx, litert"
+    ),
+    "no rows": Bad(
+        exporting(batch_size=0), ValueError, "`batch_size`", "batch_size=0", "1 or more"
+    ),
+    "half a row": Bad(
+        exporting(batch_size=2.5), TypeError, "`batch_size`", "batch_size=2.5", "an int"
+    ),
+    "an unknown quantizer": Bad(
+        exporting(quantize="int4"), ValueError, "`quantize`", "'int4'", '"int8"'
+    ),
     "int8 without data": Bad(
-        exporting(quantize="int8"), ValueError, "`representative_data`", "quantize='int8'", "go together"
+        exporting(quantize="int8"),
+        ValueError,
+        "`representative_data`",
+        "quantize='int8'",
+        "go together",
     ),
     "data without int8": Bad(
-        exporting(representative_data=DATA), ValueError, '`quantize="int8"`', "quantize=None", "go together"
+        exporting(representative_data=DATA),
+        ValueError,
+        '`quantize="int8"`',
+        "quantize=None",
+        "go together",
     ),
     "a format without a quantizer": Bad(
         exporting(quantize="int8", format="tf_saved_model", representative_data=DATA),
-        ValueError, '"tf_saved_model"', "int8", 'Export as "onnx" or "litert"',
+        ValueError,
+        '"tf_saved_model"',
+        "int8",
+        'Export as "onnx" or "litert"',
     ),
     "metadata that JSON does not hold": Bad(
-        exporting(metadata={"size": np.float32(1)}), TypeError, "`metadata['size']`", "float32", "what JSON holds"
+        exporting(metadata={"size": np.float32(1)}),
+        TypeError,
+        "`metadata['size']`",
+        "float32",
+        "what JSON holds",
     ),
     "metadata of NaN": Bad(
         exporting(metadata=[float("nan")]), TypeError, "`metadata[0]`", "nan", "finite numbers"
@@ -290,13 +419,20 @@ EXPORT = {
         exporting(metadata={0: "a"}), TypeError, "`metadata`", "the key 0", "a list of its tokens"
     ),
     "a directory that exists": Bad(
-        lambda m, path: ks.export_step_model(m, path), ValueError, "`directory`", "test_export", "export beside it"
+        lambda m, path: ks.export_step_model(m, path),
+        ValueError,
+        "`directory`",
+        "test_export",
+        "export beside it",
     ),
     "an initial state from the graph": Bad(
         lambda m, path: ks.export_step_model(started_by_an_input(), path / "out"),
-        ValueError, "initial_state", "gru", "inputs",
+        ValueError,
+        "initial_state",
+        "gru",
+        "inputs",
     ),
-}  # fmt: skip
+}
 
 
 def started_by_an_input():
@@ -319,46 +455,82 @@ def exported(model, tmp_path_factory):
 
 SESSION = {
     "a time axis too many": Bad(
-        lambda s: s.step(np.zeros((2, 3), int)), ValueError, "Input", "shape (2, 3)", "`read` takes many"
+        lambda s: s.step(np.zeros((2, 3), int)),
+        ValueError,
+        "Input",
+        "shape (2, 3)",
+        "`read` takes many",
     ),
     "a time axis too few": Bad(
-        lambda s: s.read(np.zeros(2, int)), ValueError, "Input", "shape (2,)", "`step` takes one step"
+        lambda s: s.read(np.zeros(2, int)),
+        ValueError,
+        "Input",
+        "shape (2,)",
+        "`step` takes one step",
     ),
     "too few rows": Bad(lambda s: s.step([1]), ValueError, "Input", "shape (1,)", "`rows=`"),
     "no array": Bad(lambda s: s.read([[1, 2], [1]]), ValueError, "Input", "inhomogeneous", "array"),
-    "half an "
-    "id": Bad(lambda s: s.step([0.5, 1.5]), TypeError, "Input", "float64", '`x.astype("int32")`'),
-    "text": Bad(lambda s: s.step(["a", "b"]), TypeError, "is int32", "<U1", "Encode it first: pass ids"),
+    "half an id": Bad(
+        lambda s: s.step([0.5, 1.5]), TypeError, "Input", "float64", '`x.astype("int32")`'
+    ),
+    "text": Bad(
+        lambda s: s.step(["a", "b"]), TypeError, "is int32", "<U1", "Encode it first: pass ids"
+    ),
     "no row axis": Bad(lambda s: s.step(3), ValueError, "shape (rows,).", "shape ()", "`x[None]`"),
     "an id above the vocabulary": Bad(
         lambda s: s.step([0, VOCABULARY]), ValueError, "Input", "11", "ids from 0 to 10"
     ),
     "an id below 0": Bad(lambda s: s.step([0, -1]), ValueError, "Input", "-1", "ids from 0 to 10"),
     "nothing to read": Bad(
-        lambda s: s.read(np.zeros((2, 0), int)), ValueError, "`x`", "no time steps", "at least one time step"
+        lambda s: s.read(np.zeros((2, 0), int)),
+        ValueError,
+        "`x`",
+        "no time steps",
+        "at least one time step",
     ),
-    "inputs by other "
-    "names": Bad(lambda s: s.step({"x": [1, 1]}), ValueError, "`x`", "['x']", "one entry for each"),
-    "a row "
-    "twice": Bad(lambda s: s.step([1, 1], rows=[0, 0]), ValueError, "`rows`", "[0, 0]", "each row once"),
+    "inputs by other names": Bad(
+        lambda s: s.step({"x": [1, 1]}), ValueError, "`x`", "['x']", "one entry for each"
+    ),
+    "a row twice": Bad(
+        lambda s: s.step([1, 1], rows=[0, 0]), ValueError, "`rows`", "[0, 0]", "each row once"
+    ),
     "a row beyond the last": Bad(
-        lambda s: s.step([1], rows=[2]), ValueError, "`rows`", "[2]", "`load_session(directory, batch_size=...)`"
+        lambda s: s.step([1], rows=[2]),
+        ValueError,
+        "`rows`",
+        "[2]",
+        "`load_session(directory, batch_size=...)`",
     ),
-    "no "
-    "rows": Bad(lambda s: s.step([], rows=[]), ValueError, "`rows`", "rows=[]", "at least one row index"),
+    "no rows": Bad(
+        lambda s: s.step([], rows=[]), ValueError, "`rows`", "rows=[]", "at least one row index"
+    ),
     "a mask of another length": Bad(
-        lambda s: s.reset([True, False, True]), ValueError, "`rows`", "(3,)", "one value for each row"
+        lambda s: s.reset([True, False, True]),
+        ValueError,
+        "`rows`",
+        "(3,)",
+        "one value for each row",
     ),
     "states of other layers": Bad(
-        lambda s: s.set_states({"lower": []}), ValueError, "`states`", "['lower']", "['lower', 'upper']"
+        lambda s: s.set_states({"lower": []}),
+        ValueError,
+        "`states`",
+        "['lower']",
+        "['lower', 'upper']",
     ),
     "states of another shape": Bad(
-        lambda s: s.set_states({"lower": [np.zeros((2, 6)), np.zeros((2, 5))], "upper": [np.zeros((2, 5))]}),
-        ValueError, "`states['lower']`", "(2, 5)", "it must be (2, 6)",
+        lambda s: s.set_states(
+            {"lower": [np.zeros((2, 6)), np.zeros((2, 5))], "upper": [np.zeros((2, 5))]}
+        ),
+        ValueError,
+        "`states['lower']`",
+        "(2, 5)",
+        "it must be (2, 6)",
     ),
-    "states in a "
-    "list": Bad(lambda s: s.set_states([1]), TypeError, "`states`", "list", "`get_states`"),
-}  # fmt: skip
+    "states in a list": Bad(
+        lambda s: s.set_states([1]), TypeError, "`states`", "list", "`get_states`"
+    ),
+}
 
 
 @pytest.mark.parametrize("case", cases(SESSION))
@@ -453,31 +625,74 @@ def outside_of(path):
 
 
 ARTIFACTS = {
-    "an artifact cut "
-    "off": (truncated, "model.onnx", "the manifest says", "copy the whole directory again"),
-    "an artifact altered": (altered, "model.onnx", "SHA-256 differs", "export again"),
-    "the artifact of another "
-    "model": (artifact_of_another, "model.onnx", "bytes", "copy the whole directory again"),
-    "the manifest of another "
-    "model": (manifest_of_another, "model.onnx", "bytes", "copy the whole directory again"),
-    "another model with its checksum": (
-        another_with_checksums_made_to_fit, "another artifact", "'keras_tensor", "Copy the whole directory"
+    "an artifact cut off": (
+        truncated,
+        "model.onnx",
+        "the manifest says",
+        "copy the whole directory again",
     ),
-    "no "
-    "artifact": (lambda d, o: (d / "model.onnx").unlink(), "model.onnx", "No such file", "Copy the whole directory"),
-    "no "
-    "manifest": (lambda d, o: (d / "manifest.json").unlink(), "`directory`", "manifest.json", "`export_step_model`"),
-    "a manifest of a newer "
-    "version": (of_a_newer_version, "newer", "format_version=2", "pip install -U keras-stateful"),
-    "no "
-    "JSON": (lambda d, o: (d / "manifest.json").write_text("{"), "manifest.json", "not JSON", "export again"),
-    "some other "
-    "JSON": (lambda d, o: (d / "manifest.json").write_text("{}"), "manifest.json", '"kind"', "keras_stateful"),
-    "an artifact above the "
-    "directory": (outside_of("../secret.onnx"), "artifact", "../secret.onnx", "below the directory"),
-    "an artifact by its full "
-    "path": (outside_of("/etc/passwd"), "artifact", "/etc/passwd", "below the directory"),
-}  # fmt: skip
+    "an artifact altered": (altered, "model.onnx", "SHA-256 differs", "export again"),
+    "the artifact of another model": (
+        artifact_of_another,
+        "model.onnx",
+        "bytes",
+        "copy the whole directory again",
+    ),
+    "the manifest of another model": (
+        manifest_of_another,
+        "model.onnx",
+        "bytes",
+        "copy the whole directory again",
+    ),
+    "another model with its checksum": (
+        another_with_checksums_made_to_fit,
+        "another artifact",
+        "'keras_tensor",
+        "Copy the whole directory",
+    ),
+    "no artifact": (
+        lambda d, o: (d / "model.onnx").unlink(),
+        "model.onnx",
+        "No such file",
+        "Copy the whole directory",
+    ),
+    "no manifest": (
+        lambda d, o: (d / "manifest.json").unlink(),
+        "`directory`",
+        "manifest.json",
+        "`export_step_model`",
+    ),
+    "a manifest of a newer version": (
+        of_a_newer_version,
+        "newer",
+        "format_version=2",
+        "pip install -U keras-stateful",
+    ),
+    "no JSON": (
+        lambda d, o: (d / "manifest.json").write_text("{"),
+        "manifest.json",
+        "not JSON",
+        "export again",
+    ),
+    "some other JSON": (
+        lambda d, o: (d / "manifest.json").write_text("{}"),
+        "manifest.json",
+        '"kind"',
+        "keras_stateful",
+    ),
+    "an artifact above the directory": (
+        outside_of("../secret.onnx"),
+        "artifact",
+        "../secret.onnx",
+        "below the directory",
+    ),
+    "an artifact by its full path": (
+        outside_of("/etc/passwd"),
+        "artifact",
+        "/etc/passwd",
+        "below the directory",
+    ),
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Files that an earlier version wrote are read, and mean the same: models, weights, artifacts, backups.
+"""Files that an earlier version wrote are read: models, weights, artifacts, backups.
 
 Commit 6a65e60 wrote `tests/fixtures/flat/`, with the program `tests/support/old_files.py`. Its
 modules lay in one folder: what its files name by module must be found by another name since.

@@ -106,7 +106,7 @@ class Copies(keras.callbacks.Callback):
 
 
 def train(made, backup, callbacks=(), save_freq=3, epochs=EPOCHS, **arguments):
-    """Trains what `make` made beside `ResumeTraining`, and returns all that may depend on a stop."""
+    """Trains what `make` made beside `ResumeTraining`; returns all that may depend on a stop."""
     data, model, made_callbacks = made
     losses = Losses()
     history = model.fit(

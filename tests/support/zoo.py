@@ -148,7 +148,7 @@ def build(name: str) -> keras.Model:
 
 
 def data(model: keras.Model, rows: int, steps: int, seed: int = 0) -> list[np.ndarray]:
-    """An array `(rows, steps, ...)` for each of a model's inputs, in the order of `model.inputs`."""
+    """An array `(rows, steps, ...)` for each input of a model, in the order of `model.inputs`."""
     rng = np.random.default_rng(seed)
     return [
         rng.integers(1, 7, (rows, steps))
