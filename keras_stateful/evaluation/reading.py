@@ -152,7 +152,7 @@ class DocumentReader:
             )
         check_inputs(self.twin, "documents", self.sequence)
         check_ids(self.twin, self.sequence)
-        # Told from the twin: the mask of a Keras layer is attached to what it was called with.
+        # Asked of the twin, since a mask belongs to the tensors of one graph.
         self.masked = any(keras_internals.mask_of(o) is not None for o in self.twin.outputs)
 
     def windows(self) -> Iterator[Window]:

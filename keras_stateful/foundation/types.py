@@ -1,4 +1,4 @@
-"""Names for what passes from room to room, where Python has no type of its own for it. No imports."""
+"""Names for what passes from room to room and has no type of its own in Python. Imports nothing."""
 
 from typing import Any, TypeAlias
 

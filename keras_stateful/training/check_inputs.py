@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import keras
 
+from keras_stateful.carry.graph import RESETS
 from keras_stateful.carry.vocabulary import entries
 from keras_stateful.data.batch import Spec
 from keras_stateful.foundation import keras_internals
@@ -49,10 +50,10 @@ def check_inputs(model: keras.Model, name: str, sequence: Readable) -> None:
     x = sequence.signature()[0]
     if isinstance(x, dict):
         _check_names(model, name, x)
-    for given in _inputs(model, x):
-        _check_window(name, given)
-        if not fits_at_a_step(given.step, tuple(given.tensor.shape[2:])):
-            _refuse_step(model, name, given)
+    for entry in _inputs(model, x):
+        _check_window(name, entry)
+        if not fits_at_a_step(entry.step, tuple(entry.tensor.shape[2:])):
+            _refuse_step(model, name, entry)
 
 
 def check_ids(model: keras.Model, sequence: Readable) -> None:
@@ -61,7 +62,7 @@ def check_ids(model: keras.Model, sequence: Readable) -> None:
     On JAX an id that an `Embedding` does not know would turn into NaN, without an error.
     """
     x = sequence.signature()[0]
-    keys = x.keys() - {"resets"} if isinstance(x, dict) else {None}
+    keys = x.keys() - {RESETS} if isinstance(x, dict) else {None}
     known = facts_of(model).ids_known
     sequence.check_ids({key: known[key] for key in known if key in keys})
 
@@ -69,46 +70,46 @@ def check_ids(model: keras.Model, sequence: Readable) -> None:
 def _inputs(model: keras.Model, x: Structure) -> Iterator[_Input]:
     """Each input of the model but the resets, with what it is given."""
     if isinstance(x, dict):
-        given = {key: spec for key, spec in x.items() if key != "resets"}
+        specs = {key: spec for key, spec in x.items() if key != RESETS}
     else:
-        given = {None: x[0] if isinstance(x, tuple) else x}  # a pair has the mask behind it
-    for key, tensor in entries(model, list(given)).items():
+        specs = {None: x[0] if isinstance(x, tuple) else x}  # a pair has the mask behind it
+    for key, tensor in entries(model, list(specs)).items():
         if len(tensor.shape) > 1:
-            yield _Input(key, tensor, given[key])
+            yield _Input(key, tensor, specs[key])
 
 
-def _check_window(name: str, given: _Input) -> None:
+def _check_window(name: str, entry: _Input) -> None:
     """Refuses another window length than a model was made for, if it was made for one."""
-    window = given.tensor.shape[1]
-    if window not in (None, given.spec.shape[1]):
+    window = entry.tensor.shape[1]
+    if window not in (None, entry.spec.shape[1]):
         raise ValueError(
             f"The model takes windows of {window} time steps. Received: {name} with "
-            f"sequence_length={given.spec.shape[1]}, the input {given.tensor.name!r} of shape "
-            f"{tuple(given.tensor.shape)}. Make the sequence with `sequence_length={window}`, or "
+            f"sequence_length={entry.spec.shape[1]}, the input {entry.tensor.name!r} of shape "
+            f"{tuple(entry.tensor.shape)}. Make the sequence with `sequence_length={window}`, or "
             "the model with a time axis of None, `keras.Input((None, ...))`."
         )
 
 
-def _refuse_step(model: keras.Model, name: str, given: _Input) -> None:
+def _refuse_step(model: keras.Model, name: str, entry: _Input) -> None:
     """Raises for an input of another shape at a time step than the model takes."""
-    vocabulary = facts_of(model).ids_known.get(given.key)
-    if vocabulary is not None and given.spec.dtype.kind == "f":
-        one_hot = given.step == (vocabulary,)
+    vocabulary = facts_of(model).ids_known.get(entry.key)
+    if vocabulary is not None and entry.spec.dtype.kind == "f":
+        one_hot = entry.step == (vocabulary,)
         raise ValueError(
             "The model looks ids up in an `Embedding`, and the corpus has features. Received: "
-            f"{name} of {given.spec.dtype}, {given.step} at each time step. "
+            f"{name} of {entry.spec.dtype}, {entry.step} at each time step. "
             + ("Pass ids, `x.argmax(-1)`, or" if one_hot else "Pass ids, an integer array, or")
             + " put a `Dense` in the place of the `Embedding`."
         )
     remedy = (
-        f"Make the model with `keras.Input({(None, *given.step)})`, or change the features."
-        if given.step
+        f"Make the model with `keras.Input({(None, *entry.step)})`, or change the features."
+        if entry.step
         else 'Ids need an `Embedding` and an input `keras.Input((None,), dtype="int32")`, or '
         "one-hot features."
     )
     raise ValueError(
         f"The corpus has another shape at each time step than the model. Received: {name} of "
-        f"{given.step}, the input {given.tensor.name!r} of {tuple(given.tensor.shape[2:])}. "
+        f"{entry.step}, the input {entry.tensor.name!r} of {tuple(entry.tensor.shape[2:])}. "
         f"{remedy}"
     )
 

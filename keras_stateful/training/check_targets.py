@@ -112,16 +112,16 @@ def check_labels(training: Readable | None, validation: Readable, received: str)
         )
 
 
-def fits_at_a_step(given: tuple, expected: tuple) -> bool:
+def fits_at_a_step(shape: tuple, expected: tuple) -> bool:
     """True if shapes beyond `(batch, time)` agree, but for a last axis of length 1.
 
     Keras adds such an axis where it is missing, and takes it away where it is too much.
     """
-    if len(given) == len(expected) + 1 and given[-1] == 1:
-        given = given[:-1]
-    elif len(expected) == len(given) + 1 and expected[-1] == 1:
+    if len(shape) == len(expected) + 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    elif len(expected) == len(shape) + 1 and expected[-1] == 1:
         expected = expected[:-1]
-    return fits(given, expected)
+    return fits(shape, expected)
 
 
 # Targets and outputs, by name
