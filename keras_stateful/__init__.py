@@ -1,7 +1,8 @@
 """Stateful recurrent networks in Keras 3, right on TensorFlow, JAX and torch.
 
-Names are imported when first used, so that `from keras_stateful import load_session` needs NumPy
-and the artifact's own runtime, and nothing else.
+Public is what `__all__` names, and nothing else: the folders and modules behind it may move at any
+time. Names are imported when first used, so that `from keras_stateful import load_session` needs
+NumPy and the artifact's own runtime, and nothing else.
 """
 
 import sys
