@@ -34,7 +34,7 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path):
     assert package == {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "keras_stateful").rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix in (".py", ".html") or path.name == "py.typed"
     }
     assert "keras_stateful/py.typed" in package
     assert any(name.endswith("licenses/LICENSE") for name in names)
