@@ -8,7 +8,7 @@ import keras
 
 from keras_stateful.carry.states import find_states, preserve_states, reset_states
 from keras_stateful.data.batch import Spec
-from keras_stateful.foundation import devices, keras_internals
+from keras_stateful.foundation import device_checks, devices, keras_internals
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
 from keras_stateful.foundation.types import Structure
 from keras_stateful.training import check_arrays, checks
@@ -101,7 +101,7 @@ class StatefulModel(keras.Model):
         after the other.
         """
         arguments = _named(super().predict, args, kwargs)
-        devices.check_predict(self, find_states(self)[0].variables[0])
+        device_checks.check_predict(self, find_states(self)[0].variables[0])
         check_arrays.check_rows_of_predict(self, arguments.get("x"), arguments.get("batch_size"))
         arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
         check_ids_of_arrays(self, arguments.get("x"))
@@ -119,19 +119,19 @@ class StatefulModel(keras.Model):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.train_on_batch`, not on several replicas."""
-        devices.check_one_step(self, "train_on_batch")
+        device_checks.check_one_step(self, "train_on_batch")
         check_arrays.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
         return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.test_on_batch`, not on several replicas."""
-        devices.check_one_step(self, "test_on_batch")
+        device_checks.check_one_step(self, "test_on_batch")
         check_arrays.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
         return super().test_on_batch(*args, **kwargs)
 
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict_on_batch`, not on several replicas."""
-        devices.check_one_step(self, "predict_on_batch")
+        device_checks.check_one_step(self, "predict_on_batch")
         check_arrays.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
         check_ids_of_arrays(self, args[0] if args else kwargs.get("x"))
         return super().predict_on_batch(*args, **kwargs)

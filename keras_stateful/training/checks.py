@@ -13,7 +13,7 @@ from typing import NamedTuple
 import keras
 
 from keras_stateful.carry.states import find_states
-from keras_stateful.foundation import devices, keras_internals
+from keras_stateful.foundation import device_checks, devices, keras_internals
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
 from keras_stateful.foundation.types import Arguments, Structure
 from keras_stateful.training.check_arrays import (
@@ -118,7 +118,7 @@ def check_data(
         ValueError: data that do not fit, with the remedy.
     """
     states = [v for layer_state in find_states(model) for v in layer_state.variables]
-    devices.check_data(model, states, name, sequence_or_none(data))
+    device_checks.check_data(model, states, name, sequence_or_none(data))
     if is_sequence(data):
         _check_batch_size(name, data, arguments, batch_size)
         check_sequence(model, name, data)

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.backend_free
 
 HERE = Path(__file__).resolve().parents[1] / "support"
 ROOT = HERE.parents[1]
+PATHS = os.pathsep.join(map(str, (ROOT, HERE / "devices")))  # what the processes import
 FAST = "--xla_backend_optimization_level=0"
 
 
@@ -30,7 +31,7 @@ def start(*command, **environment: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, *map(str, command)],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        env={**os.environ, "PYTHONPATH": PATHS, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
