@@ -130,12 +130,12 @@ def all_finite(values: np.ndarray) -> bool:
     return is_finite(values.min()) and is_finite(values.max())
 
 
-def is_finite(number: Any) -> bool:
+def is_finite(number: float | np.number) -> bool:
     """True if one number is neither NaN nor infinite, as float32."""
     return -_TOO_LARGE < float(number) < _TOO_LARGE
 
 
-def finite(values: Any) -> Any:
+def finite(values: np.ndarray) -> np.ndarray:
     """Marks values that are neither NaN nor infinite, as float32."""
     with np.errstate(over="ignore"):
         return np.isfinite(np.asarray(values).astype("float32", copy=False))
@@ -145,8 +145,7 @@ def missing_steps(values: np.ndarray) -> np.ndarray:
     """Marks time steps of a document with a value that is NaN or infinite, bool `(steps,)`."""
     if all_finite(values):
         return np.zeros(len(values), bool)
-    marks: np.ndarray = ~finite(values).reshape(len(values), -1).all(1)
-    return marks
+    return ~np.asarray(finite(values).reshape(len(values), -1).all(1))
 
 
 def fits_int32(low: int, high: int) -> bool:

@@ -10,15 +10,17 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
 from keras_stateful.data.spans import Spans
 from keras_stateful.foundation.types import Structure
 
+_Item = TypeVar("_Item")
 
-def assemble(inputs: dict, mask: Any, targets: dict, weights: dict | None) -> tuple:
+
+def assemble(inputs: dict, mask: Structure, targets: dict, weights: dict | None) -> tuple:
     """`(x, y)` or `(x, y, sample_weight)` as a model takes it; of arrays, or what stands for them.
 
     Args:
@@ -36,7 +38,7 @@ def assemble(inputs: dict, mask: Any, targets: dict, weights: dict | None) -> tu
     return (x, *(part.get(None, part) for part in answers))
 
 
-def rows_of(part: Any, rows: slice) -> Any:
+def rows_of(part: Structure, rows: slice) -> Structure:
     """Some rows of an array, or of all arrays in a dict or pair."""
     if isinstance(part, dict):
         return {k: v[rows] for k, v in part.items()}
@@ -79,7 +81,7 @@ def spec_bytes(signature: Structure) -> int:
 # Whole passes
 
 
-def checksum(parts: Any, start: int = 0) -> int:
+def checksum(parts: Structure, start: int = 0) -> int:
     """CRC-32 of the bytes of all arrays in a structure, in the order of `keras.tree.flatten`."""
     for part in _leaves(parts):
         array = np.ascontiguousarray(part)
@@ -98,8 +100,8 @@ def _leaves(parts: Structure) -> list:
 
 
 def in_order(
-    read: Callable[[int], Any], indices: Iterable[int], workers: int, ahead: int
-) -> Iterator[Any]:
+    read: Callable[[int], _Item], indices: Iterable[int], workers: int, ahead: int
+) -> Iterator[_Item]:
     """`read(i)` for each index, in their order; threads read some ahead.
 
     Args:

@@ -224,7 +224,7 @@ def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
     reader = LazySource(name, source, encode)
     listed = None if encode is not None else getattr(source, "lengths", None)
     first = reader.get(0)
-    labels: dict[Any, list] = {k: [] for k, v in first.items() if v.ndim == 0}
+    labels: dict[str | None, list] = {k: [] for k, v in first.items() if v.ndim == 0}
     lengths = np.empty(len(source), "int64")
     for i in range(len(source) if listed is None or labels else 1):
         document = reader.get(i) if i < 2 else reader.load(i)  # the first are kept
@@ -241,7 +241,7 @@ def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
     _check_documents(name, lengths)
     if None in first:
         return Lazy(name, None, reader, lengths, first[None])
-    fields: dict[Any, Field] = {
+    fields: dict[str | None, Field] = {
         k: Lazy(f"{name}[...][{k!r}]", k, reader, lengths, v)
         for k, v in first.items()
         if k not in labels

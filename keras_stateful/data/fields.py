@@ -93,7 +93,7 @@ class Field:
         """
         values = self.gather(spans, rows, window)
         if not self.searched and not all_finite(values):
-            missing = ~finite(values).reshape(rows, window, -1).all(-1)
+            missing = ~np.asarray(finite(values).reshape(rows, window, -1).all(-1))
             refused = missing if keep is None else missing & keep
             if refused.any():
                 refuse_not_finite(self.name, *place(spans, refused), offsets)
@@ -384,7 +384,7 @@ class LazySource:
         return as_document(f"{self.name}[{index}]", self.source[index], self.encode)
 
 
-def _mapped(array: Any) -> bool:
+def _mapped(array: np.ndarray | None) -> bool:
     """True if an array is a memory map or a view of one."""
     while isinstance(array, np.ndarray):
         if isinstance(array, np.memmap):

@@ -5,7 +5,6 @@ NumPy only.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -116,13 +115,13 @@ class Classes(IdRange):
 
 
 def of_id_targets(
-    classes: Mapping[Any, Classes], targets: Spec | dict[str, Spec]
-) -> dict[Any, Classes]:
+    classes: Mapping[str | None, Classes], targets: Spec | dict[str, Spec]
+) -> dict[str | None, Classes]:
     """The classes of those outputs whose targets are ids.
 
     Args:
         classes: by name of the output; the name is None for a single one.
         targets: the targets' part of a signature.
     """
-    specs = targets if isinstance(targets, dict) else {None: targets}
+    specs: Mapping = targets if isinstance(targets, dict) else {None: targets}
     return {name: c for name, c in classes.items() if specs[name].dtype == np.int32}

@@ -15,7 +15,7 @@ from keras_stateful.data.corpus import Corpus
 from keras_stateful.data.fields import Field
 from keras_stateful.data.ids import Classes, Vocabulary
 from keras_stateful.data.spans import Spans, place
-from keras_stateful.data.targets import Target, open_targets
+from keras_stateful.data.targets import Offsets, Target, open_targets
 from keras_stateful.data.weights import Weights, open_weights
 
 
@@ -28,9 +28,9 @@ class Gathered(NamedTuple):
         weights: likewise; None where nothing is weighted.
     """
 
-    inputs: dict[Any, np.ndarray]
-    targets: dict[Any, np.ndarray]
-    weights: dict[Any, np.ndarray] | None
+    inputs: dict[str | None, np.ndarray]
+    targets: dict[str | None, np.ndarray]
+    weights: dict[str | None, np.ndarray] | None
 
     def assemble(self, mask: np.ndarray | None) -> tuple:
         """The batch as a model takes it; see `batch.assemble`."""
@@ -47,8 +47,8 @@ class Parts:
         weights: the user's own, or None.
     """
 
-    inputs: dict[Any, Field]
-    targets: dict[Any, Target]
+    inputs: dict[str | None, Field]
+    targets: dict[str | None, Target]
     weights: Weights | None
 
     @property
@@ -91,8 +91,8 @@ class Parts:
             scale: weight of a step that counts; None where nothing is weighted.
         """
         inputs = {k: f.batch(spans, rows, window) for k, f in self.inputs.items()}
-        targets: dict[Any, np.ndarray] = {}
-        weights: dict[Any, np.ndarray] = {}
+        targets: dict[str | None, np.ndarray] = {}
+        weights: dict[str | None, np.ndarray] = {}
         for name, target in self.targets.items():
             if scale is not None:
                 weights[name] = target.weights(spans, rows, window, scale(target))
@@ -115,8 +115,8 @@ class IdChecks:
         classes: what its outputs can be trained on, by name of the output.
     """
 
-    vocabularies: dict[Any, Vocabulary] = field(default_factory=dict)
-    classes: dict[Any, Classes] = field(default_factory=dict)
+    vocabularies: dict[str | None, Vocabulary] = field(default_factory=dict)
+    classes: dict[str | None, Classes] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.vocabularies or self.classes)
@@ -144,7 +144,7 @@ def open_parts(
     corpus: Corpus,
     raw: Any,
     targets: Any,
-    target_offset: Any,
+    target_offset: Offsets,
     label_at: str,
     sample_weight: Any,
 ) -> Parts:
@@ -166,7 +166,7 @@ def open_parts(
     return Parts(inputs, opened, weights)
 
 
-def _inputs(corpus: Corpus, raw: Any, targets: dict[Any, Target], weights: Any) -> list:
+def _inputs(corpus: Corpus, raw: Any, targets: dict[str | None, Target], weights: Any) -> list:
     """Keys of the fields that a model reads.
 
     A field that is a target at the same step would give the answer away; one that is a target of

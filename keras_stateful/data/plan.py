@@ -6,7 +6,7 @@ epochs' layouts. NumPy only.
 
 import threading
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -222,7 +222,7 @@ def _idle(lengths: np.ndarray, settings: Settings, limit: int | None, waste: flo
     return 1 - total / (-(-longest // unit) * unit * rows)
 
 
-def piece_limit(argument: Any, lengths: np.ndarray, settings: Settings) -> int | None:
+def piece_limit(argument: int | str | None, lengths: np.ndarray, settings: Settings) -> int | None:
     """`max_document_length` in time steps, checked; None where nothing is cut."""
     window = settings.window
     if argument is None:

@@ -3,7 +3,7 @@
 import operator
 import random
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -127,7 +127,7 @@ class StatefulSequence(Batches):
         sequence_length: int,
         *,
         targets: Any = None,
-        target_offset: Any = None,
+        target_offset: int | Sequence[int] | None = None,
         label_at: str = "every",
         sample_weight: Any = None,
         boundary: str = "align",
@@ -184,6 +184,7 @@ class StatefulSequence(Batches):
         self._windows = Windows(
             self._parts, self._plan, boundary, self.resets, range(low, low + self._rows)
         )
+        # A source keeps the documents that the rows are reading, and some that come next.
         for source in {f.source for f in self._corpus.fields.values() if isinstance(f, Lazy)}:
             source.capacity = max(source.capacity, 4 * self._rows)
         self.epoch = self._begin_at = 0
@@ -244,7 +245,7 @@ class StatefulSequence(Batches):
         """Rows of the batches given: those of this shard."""
         return self._rows
 
-    def check_ids(self, known: dict[Any, int]) -> None:
+    def check_ids(self, known: dict[str | None, int]) -> None:
         """Refuses ids that a model does not know.
 
         At once, or as they are read: of sources on disk and very long texts.
@@ -259,7 +260,7 @@ class StatefulSequence(Batches):
             lengths[-1] = max(0, lengths[-1] - self._reach)
         self._windows.check_ids(known, lengths)
 
-    def check_classes(self, known: dict[Any, Classes]) -> None:
+    def check_classes(self, known: dict[str | None, Classes]) -> None:
         """Refuses target ids that a model's output has no class for, at once or as they are read.
 
         Args:
@@ -343,6 +344,7 @@ class StatefulSequence(Batches):
     # Arguments
 
     def _checked(self, index: int) -> int:
+        """A batch's index counted from the front; IndexError where there is no such batch."""
         index = operator.index(index)
         if not -self.num_batches <= index < self.num_batches:
             raise IndexError(
@@ -350,7 +352,7 @@ class StatefulSequence(Batches):
             )
         return index % self.num_batches
 
-    def _checked_shard(self, shard: Any) -> tuple[int, int]:
+    def _checked_shard(self, shard: tuple[int, int]) -> tuple[int, int]:
         try:
             index, count = (operator.index(n) for n in shard)
         except (TypeError, ValueError):
@@ -371,6 +373,7 @@ class StatefulSequence(Batches):
 
     @property
     def _ignores(self) -> bool:
+        """True if documents, if any, are one text: nothing is reset but at the start."""
         return self._continuous or self.boundary == "ignore"
 
     def _readable(self) -> np.ndarray:
@@ -389,7 +392,8 @@ class StatefulSequence(Batches):
             )
         return lengths - self._reach
 
-    def _check_arguments(self, limit: Any, seed: Any) -> None:
+    def _check_arguments(self, limit: int | str | None, seed: int | None) -> None:
+        """Refuses arguments that mean nothing together."""
         if self._corpus.continuous and self.boundary == "ignore" and limit is not None:
             raise ValueError(
                 '`max_document_length` cuts documents, and boundary="ignore" knows none. Received: '
@@ -420,6 +424,7 @@ class StatefulSequence(Batches):
             )
 
     def _check_plan(self) -> None:
+        """Refuses a layout without a batch, or without a step to train on."""
         if self._ignores and self.num_batches < 1:
             raise self._too_short()
         layout = self._plan.layout(0)

@@ -24,7 +24,7 @@ from keras_stateful.data.batch import checksum
 from keras_stateful.data.corpus import Corpus, document_length
 from keras_stateful.data.fields import Separate
 from keras_stateful.data.parts import Parts, open_parts
-from keras_stateful.data.targets import Target
+from keras_stateful.data.targets import Offsets, Target
 from keras_stateful.data.weights import check_values, trained_steps
 
 
@@ -68,7 +68,7 @@ class Source:
         raw: Any,
         encode: Callable | None,
         targets: str | dict[str, str] | None,
-        target_offset: Any,
+        target_offset: Offsets,
         label_at: str,
         sample_weight: str | None,
         *,
@@ -192,7 +192,7 @@ class Source:
     def parts_of(self, documents: list[Document]) -> Parts:
         """What a batch of these documents is made of; spans count them from 0."""
         corpus = self._corpus(documents)
-        targets: dict[Any, Target] = {}
+        targets: dict[str | None, Target] = {}
         for name, target in self.parts.targets.items():
             key = self._target_keys[name]
             if target.field is None:
@@ -274,7 +274,7 @@ class Source:
             )
 
 
-def _first(items: Iterator, encode: Callable | None) -> dict[Any, np.ndarray]:
+def _first(items: Iterator, encode: Callable | None) -> dict[str | None, np.ndarray]:
     for item in items:
         document = as_document("source[0]", item, encode)
         if all(v.ndim == 0 for v in document.values()):

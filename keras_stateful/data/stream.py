@@ -1,7 +1,7 @@
 """`StatefulStream`: documents that come one after the other, as batches for stateful training."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ class StatefulStream(Batches):
         sequence_length: int,
         *,
         targets: str | dict[str, str] | None = None,
-        target_offset: Any = None,
+        target_offset: int | Sequence[int] | None = None,
         label_at: str = "every",
         sample_weight: str | None = None,
         boundary: str = "align",
@@ -199,7 +199,7 @@ class StatefulStream(Batches):
                 )
             return self._pass.masks.get(i, self._windows.no_resets())
 
-    def check_ids(self, known: dict[Any, int]) -> None:
+    def check_ids(self, known: dict[str | None, int]) -> None:
         """Refuses ids that a model does not know, as they are read.
 
         Args:
@@ -208,7 +208,7 @@ class StatefulStream(Batches):
         """
         self._windows.check_ids(known)
 
-    def check_classes(self, known: dict[Any, Classes]) -> None:
+    def check_classes(self, known: dict[str | None, Classes]) -> None:
         """Refuses target ids that a model's output has no class for, as they are read.
 
         Args:

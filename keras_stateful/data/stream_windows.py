@@ -2,7 +2,7 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -82,7 +82,7 @@ class StreamWindows:
         """The mask of a batch in which no document starts."""
         return no_resets(len(self._rows), self._window, self._boundary)
 
-    def check_ids(self, known: dict[Any, int]) -> None:
+    def check_ids(self, known: dict[str | None, int]) -> None:
         """Refuses ids that a model does not know, in batches as they are given."""
         inputs = self._source.parts.inputs
         self._checks.vocabularies = {
@@ -91,7 +91,7 @@ class StreamWindows:
             if inputs[key].out_dtype == np.int32
         }
 
-    def check_classes(self, classes: dict[Any, Classes]) -> None:
+    def check_classes(self, classes: dict[str | None, Classes]) -> None:
         """Refuses target ids that an output has no class for, in batches as they are given."""
         self._checks.classes = classes
 

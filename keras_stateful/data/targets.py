@@ -7,8 +7,9 @@ mean over the steps that count.
 """
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from keras_stateful.data.spans import Spans, spread, trained
 from keras_stateful.data.weights import Weights
 from keras_stateful.foundation.arguments import one_of
 
+Offsets: TypeAlias = int | Sequence[int] | None  # `target_offset`
 LABEL_AT = ("every", "window", "last")  # where one label per document is trained on
 
 
@@ -143,10 +145,10 @@ def open_targets(
     corpus: Corpus,
     raw: Any,
     targets: Any,
-    target_offset: Any,
+    target_offset: Offsets,
     label_at: str,
     weights: Weights | None = None,
-) -> dict[Any, Target]:
+) -> dict[str | None, Target]:
     """Reads `targets`, `target_offset` and `label_at`; the key is None for a single output.
 
     Args:
@@ -186,7 +188,7 @@ def _open(
     raw: Any,
     name: str,
     value: Any,
-    target_offset: Any,
+    target_offset: Offsets,
     label_at: str,
     weights: Weights | None,
 ) -> Target:
@@ -298,7 +300,7 @@ def _labels(name: str, labels: np.ndarray) -> np.ndarray:
     return labels.astype(out_dtype(name, labels.dtype))
 
 
-def read_offsets(argument: Any, default: int) -> tuple[tuple[int, ...], bool]:
+def read_offsets(argument: Offsets, default: int) -> tuple[tuple[int, ...], bool]:
     """Reads `target_offset`.
 
     Args:
@@ -311,8 +313,9 @@ def read_offsets(argument: Any, default: int) -> tuple[tuple[int, ...], bool]:
     if argument is None:
         return (default,), False
     horizon = not np.isscalar(argument)
+    several: Any = argument if horizon else [argument]
     try:
-        offsets = tuple(operator.index(o) for o in (argument if horizon else [argument]))
+        offsets = tuple(operator.index(offset) for offset in several)
     except TypeError:
         raise TypeError(
             "`target_offset` must be an int or a sequence of ints, in time steps. Received: "

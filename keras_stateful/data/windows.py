@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from operator import methodcaller
-from typing import Any
 
 import numpy as np
 
@@ -35,7 +34,7 @@ class Windows:
         self._parts, self._plan, self._rows = parts, plan, rows
         self._boundary, self._resets = boundary, resets
         self._checks = IdChecks()  # of what is checked as it is read
-        self._checked_classes: dict[Any, Classes] = {}  # that a whole epoch was read for
+        self._checked_classes: dict[str | None, Classes] = {}  # that a whole epoch was read for
         self._masks: tuple[tuple[int, int] | None, np.ndarray] = (None, np.empty(0))
         every = {t.label_at for t in parts.targets.values()} == {"every"}
         self._weighted = plan.padded or parts.weights is not None or not every
@@ -58,7 +57,7 @@ class Windows:
             weighted=self._weighted,
         )
 
-    def check_ids(self, known: dict[Any, int], lengths: np.ndarray) -> None:
+    def check_ids(self, known: dict[str | None, int], lengths: np.ndarray) -> None:
         """Refuses ids that a model does not know: now, or as they are read where a search is slow.
 
         Args:
@@ -72,7 +71,7 @@ class Windows:
                 later[key] = vocabulary
         self._checks.vocabularies = later
 
-    def check_classes(self, classes: dict[Any, Classes]) -> None:
+    def check_classes(self, classes: dict[str | None, Classes]) -> None:
         """Refuses target ids that an output has no class for: now, or as they are read, likewise.
 
         Args:

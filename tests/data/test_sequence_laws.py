@@ -351,8 +351,15 @@ def test_one_text_is_its_windows_side_by_side(data):
 
         corpus = {k: part(v) for k, v in corpus.items()} if several else part(corpus)
         targets = part(answers) if kind != "own" else targets
-    arguments = {"boundary": boundary, "resets": reset, "shift_windows": shift, "seed": 1,
-                 "targets": targets, "target_offset": offset, "workers": draw(st.sampled_from([1, 2]))}  # fmt: skip
+    arguments = {
+        "boundary": boundary,
+        "resets": reset,
+        "shift_windows": shift,
+        "seed": 1,
+        "targets": targets,
+        "target_offset": offset,
+        "workers": draw(st.sampled_from([1, 2])),
+    }
     shard = draw(st.integers(0, count - 1))
     sequence = StatefulSequence(corpus, rows * count, window, shard=(shard, count), **arguments)
     if dtype == "int64" and draw(st.booleans()):

@@ -266,8 +266,15 @@ def test_rows_are_filled_evenly(boundary, least):
 
 
 @pytest.mark.parametrize("structure", [
-    np.arange(3), (np.arange(3), np.ones(2)), {"b": np.arange(3), "a": np.ones(2), "Z": np.zeros(0)}, {None: np.ones(2)},
-    ({"b": np.arange(3), "a": (np.ones(2), np.float32(4))}, {"y": np.arange(5)[::2], "x": np.eye(2)}, 0.5),
+    np.arange(3),
+    (np.arange(3), np.ones(2)),
+    {"b": np.arange(3), "a": np.ones(2), "Z": np.zeros(0)},
+    {None: np.ones(2)},
+    (
+        {"b": np.arange(3), "a": (np.ones(2), np.float32(4))},
+        {"y": np.arange(5)[::2], "x": np.eye(2)},
+        0.5,
+    ),
     {10: np.ones(1), 2: np.arange(3)},
 ])  # fmt: skip
 def test_checksums_are_those_of_the_arrays_in_the_order_of_keras(structure):

@@ -255,7 +255,7 @@ def test_a_position_in_a_pass_that_gives_batches_back(trained, after):
 
 
 def test_positions_saved_before_are_read():
-    """Literal, as they lie in checkpoints; the checksums are of documents with missing targets set to 0."""
+    """As they lie in checkpoints; checksums are of documents whose missing targets are 0."""
     lengths = [40, 25, 31, 60, 80]
     saved = {
         "taken": 3, "rows": [[0, 36, 4135549437], [2, 12, 2959098432]], "share": None,
