@@ -1,4 +1,12 @@
-"""What every room stands on: arguments read, Keras's private parts named, devices counted.
+"""What every room stands on. It imports nothing of the rooms above.
 
-It may import NumPy and Keras, and nothing of this package. `arguments` is NumPy only.
+    NumPy only        arguments         numbers, words and shapes that a user gives
+                      rows              which rows of a batch are meant
+                      types, version    names
+    Keras             protocols         what is asked of classes that are written further above
+                      devices           which device holds which rows
+                      device_checks     what several devices cannot do with states
+    Keras's inside    keras_internals   everything of Keras that is not public, in one folder
+
+`session` may import what is NumPy only.
 """

@@ -1,13 +1,13 @@
 """`StateMonitor`: what the recurrent states do while a network trains."""
 
 import warnings
-from typing import Any
 
 import numpy as np
 
 from keras_stateful.carry.states import LayerState, find_states, get_states
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.types import CallbackState, Logs
 from keras_stateful.inspection.measures import drift, illness, rows_of, saturation
 from keras_stateful.training.callbacks import ModelCallback, check_readers_come_after
 
@@ -82,18 +82,18 @@ class StateMonitor(ModelCallback):
         self.every = whole_number("every", every, 1)
         self.layers = [layers] if isinstance(layers, str) else layers
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         self._layer_states = self._chosen()
         check_readers_come_after(self, keras_internals.fit_arguments(self._network))
         self._steps = self._looked_at = 0
         self._warned: set[tuple[str, str]] = set()  # layer and illness
         self._previous = self._read()
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch, self._batch = epoch, 0
         self._looks: list[dict[str, float]] = []
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._steps += self._network.steps_per_execution
         self._batch = batch
         if self._steps - self._looked_at >= self.every:
@@ -101,14 +101,14 @@ class StateMonitor(ModelCallback):
         if self._looks and logs is not None:
             logs.update(self._looks[-1])
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if not self._looks:
             self._look()
         if logs is not None:
             for name in self._looks[0]:
                 logs[name] = float(np.mean([look[name] for look in self._looks]))
 
-    def get_state(self) -> dict[str, Any]:
+    def get_state(self) -> CallbackState:
         """What `ResumeTraining` saves, by the position of each layer.
 
         Layers that the user gave no name have another one each time the script's model is made.
@@ -125,7 +125,7 @@ class StateMonitor(ModelCallback):
             ],
         }
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: CallbackState) -> None:
         """Takes back what `get_state` gave, when training has begun."""
         keys = [s.key for s in self._layer_states]
         if len(state["previous"]) != len(keys):

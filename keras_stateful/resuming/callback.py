@@ -26,6 +26,7 @@ from keras_stateful.carry.states import sync
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
+from keras_stateful.foundation.types import Logs
 from keras_stateful.resuming import callback_states, checkpoint, training_state
 from keras_stateful.resuming.checkpoint import Checkpoint
 from keras_stateful.resuming.fingerprint import difference, fingerprint
@@ -117,7 +118,7 @@ class ResumeTraining(ModelCallback):
 
     # What Keras calls
 
-    def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         arguments = keras_internals.fit_arguments(self._network)
         self._list = arguments["callbacks"]
         self._check(arguments["x"])
@@ -134,7 +135,7 @@ class ResumeTraining(ModelCallback):
         else:
             self._begin_from(self._checkpoint)
 
-    def on_epoch_begin(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         keras_internals.begin_at(self._network, None)
         self._iterator = keras_internals.epoch_iterator(self._network)
         self._epoch, self._step = epoch, 0
@@ -144,13 +145,13 @@ class ResumeTraining(ModelCallback):
             self._restore(saved)
         self._take_place(first=self._generators is not None)
 
-    def on_train_batch_begin(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         if self._generators is not None:
             training_state.set_generators(self._generators)
             self._generators = None
             self._take_place(first=False)
 
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
         self._steps_since_saving += batch + 1 - self._step
         self._step = batch + 1
         if self._steps_since_saving < self._steps_between:
@@ -161,12 +162,12 @@ class ResumeTraining(ModelCallback):
         else:
             self._save(self._epoch, self._step, over=False)
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         ended = self._network.stop_training or epoch + 1 >= self.params["epochs"]
         if ended or self._save_is_due or not self._steps_between:
             self._save(epoch + 1, 0, over=self._resets.position().over)
 
-    def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         if self._checkpoint is not None:  # of a training that had ended: no epoch was begun
             self._restore_callbacks(self._checkpoint)
         keras_internals.begin_at(self._network, None)

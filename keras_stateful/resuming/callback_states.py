@@ -6,12 +6,12 @@ package do. Keras's own do not; `keras_internals` knows what they remember.
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import keras
 from keras.callbacks import Callback
 
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.types import CallbackState
 from keras_stateful.resuming import packing
 
 # What to do about callbacks that no method could help.
@@ -71,7 +71,7 @@ def check_goes_on(callbacks: list[Callback], ended: int, epochs: int) -> None:
             )
 
 
-def get_states(callbacks: list[Callback]) -> dict[str, Any]:
+def get_states(callbacks: list[Callback]) -> dict[str, CallbackState]:
     """What all callbacks remember, by name.
 
     Raises:
@@ -80,7 +80,7 @@ def get_states(callbacks: list[Callback]) -> dict[str, Any]:
     return {name: _get_state(callback) for name, callback in _named(callbacks)}
 
 
-def set_states(callbacks: list[Callback], states: dict[str, Any]) -> list[str]:
+def set_states(callbacks: list[Callback], states: dict[str, CallbackState]) -> list[str]:
     """Gives callbacks back what they remembered.
 
     Args:
@@ -120,7 +120,7 @@ def _saves_itself(callback: Callback) -> bool:
     return not (inherited and owners[0].__module__.startswith("keras_stateful."))
 
 
-def _get_state(callback: Any) -> Any:
+def _get_state(callback: Callback) -> CallbackState:
     if not _saves_itself(callback):
         known = type(callback) in keras_internals.CALLBACK_MEMORY
         return keras_internals.get_memory(callback) if known else {}
@@ -135,7 +135,7 @@ def _get_state(callback: Any) -> Any:
     return state
 
 
-def _set_state(callback: Any, state: Any) -> None:
+def _set_state(callback: Callback, state: CallbackState) -> None:
     if _saves_itself(callback):
         callback.set_state(state)
     elif type(callback) in keras_internals.CALLBACK_MEMORY:

@@ -5,9 +5,10 @@ Private: the attributes named here. Callbacks have no `get_state` and `set_state
 
 import os
 from pathlib import Path
-from typing import Any
 
 import keras
+
+from keras_stateful.foundation.types import CallbackState
 
 # By class, the attributes that hold what a callback remembers. Those with none remember nothing, or
 # make it anew when training begins. `CSVLogger` has a file beside them.
@@ -35,7 +36,7 @@ CALLBACK_MEMORY: dict[type[keras.callbacks.Callback], tuple[str, ...]] = {
 }
 
 
-def get_memory(callback: keras.callbacks.Callback) -> dict[str, Any]:
+def get_memory(callback: keras.callbacks.Callback) -> CallbackState:
     """What a callback of one of these classes remembers, by name."""
     names = CALLBACK_MEMORY[type(callback)]
     memory = {name: getattr(callback, name) for name in names if hasattr(callback, name)}
@@ -47,7 +48,7 @@ def get_memory(callback: keras.callbacks.Callback) -> dict[str, Any]:
     return memory
 
 
-def set_memory(callback: keras.callbacks.Callback, memory: dict[str, Any]) -> None:
+def set_memory(callback: keras.callbacks.Callback, memory: CallbackState) -> None:
     """Gives a callback back what `get_memory` gave, when training has begun."""
     for name in CALLBACK_MEMORY[type(callback)]:
         if name in memory:

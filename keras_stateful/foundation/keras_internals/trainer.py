@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_stateful.foundation.types import Structure
+from keras_stateful.foundation.types import Arguments, Structure
 
 
 class TrainerCall(NamedTuple):
@@ -21,7 +21,7 @@ class TrainerCall(NamedTuple):
 
     method: str
     model: keras.Model
-    arguments: dict[str, Any]
+    arguments: Arguments
     epoch_iterator: Any
 
 
@@ -54,7 +54,7 @@ def trainer_call() -> TrainerCall | None:
     return None
 
 
-def trainer_arguments(model: keras.Model) -> dict[str, Any]:
+def trainer_arguments(model: keras.Model) -> Arguments:
     """The arguments of the `fit`, `evaluate` or `predict` of this model that is running, by name.
 
     Empty if none is running, or that of another model.
@@ -69,13 +69,13 @@ def fit_call(model: keras.Model) -> TrainerCall | None:
     return call if call is not None and call.method == "fit" and call.model is model else None
 
 
-def fit_arguments(model: keras.Model) -> dict[str, Any]:
+def fit_arguments(model: keras.Model) -> Arguments:
     """The arguments of the `fit` of this model that is running, by name; else empty."""
     call = fit_call(model)
     return {} if call is None else call.arguments
 
 
-def is_validation(arguments: dict[str, Any]) -> bool:
+def is_validation(arguments: Arguments) -> bool:
     """True if arguments of `evaluate`, by name, are those that `fit` validates with.
 
     Private: `evaluate(_use_cached_eval_dataset=)`. Nothing else tells the two apart.
@@ -86,7 +86,7 @@ def is_validation(arguments: dict[str, Any]) -> bool:
 # What a model was compiled with
 
 
-def compile_arguments(model: keras.Model) -> dict[str, Any]:
+def compile_arguments(model: keras.Model) -> Arguments:
     """What a model was compiled with (loss, metrics, ...), as the objects themselves.
 
     Private: `Trainer._compile_config`. The public `get_compile_config` serializes, which fails for
