@@ -67,10 +67,10 @@ class Readable(Protocol):
 
     # What a model knows
 
-    def check_ids(self, known: dict[Any, int]) -> None:
+    def check_ids(self, known: dict[Key, int]) -> None:
         """Refuses ids that a model's `Embedding` does not know, by key of the input."""
 
-    def check_classes(self, known: dict[Any, Any]) -> None:
+    def check_classes(self, known: dict[Key, Any]) -> None:
         """Refuses target ids that a model's output has no class for, by key of the target."""
 
     # How they are read
