@@ -49,7 +49,7 @@ def test_windows_equal_one_long_call(name, resets):
 
 @pytest.mark.parametrize("name", ["heads", "nested", "stacked_cells"])
 def test_windows_of_changing_length(name):
-    """TensorFlow compiles the second length for any, where `TimeDistributed` of Keras goes wrong."""
+    """TensorFlow compiles the second length for any: Keras's `TimeDistributed` goes wrong there."""
     model = zoo.build(name)
     arrays = zoo.data(model, ROWS, STEPS)
     whole = zoo.outputs(model.predict_on_batch(zoo.window(model, arrays, slice(None))))
@@ -63,7 +63,7 @@ def test_windows_of_changing_length(name):
 @pytest.mark.parametrize("resets", [None, "window", "step"])
 @pytest.mark.parametrize("name", zoo.MASKED)
 def test_masked_steps_are_carried_through(name, resets):
-    """States and unmasked steps; what Keras puts out at masked steps differs between its backends."""
+    """States and unmasked steps; what Keras puts out at masked steps depends on the backend."""
     model = zoo.build(name)
     (x,) = zoo.data(model, ROWS, STEPS)
     masked = np.random.default_rng(1).random((ROWS, STEPS)) < 0.4

@@ -1,4 +1,4 @@
-"""Reading, writing, resetting and preserving states, in any model, also in the middle of an epoch."""
+"""Reading, writing, resetting and preserving states, in any model, also within an epoch."""
 
 import keras
 import numpy as np
@@ -91,8 +91,15 @@ def test_preserve_puts_back_also_after_an_error():
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("make", [stateful, lambda: plain(keras.layers.LSTM(4, stateful=True, return_sequences=True),
-                                                          keras.layers.Dense(2))])  # fmt: skip
+@pytest.mark.parametrize(
+    "make",
+    [
+        stateful,
+        lambda: plain(
+            keras.layers.LSTM(4, stateful=True, return_sequences=True), keras.layers.Dense(2)
+        ),
+    ],
+)
 def test_in_the_middle_of_an_epoch(make):
     """What a callback reads at each step is what a hand loop has there; what it writes is what the
     next step reads.

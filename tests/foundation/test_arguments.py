@@ -15,12 +15,14 @@ DOCUMENTS = [np.arange(30) % IDS, np.arange(50) % IDS]
 
 
 def network():
-    return keras.Sequential([
-        keras.Input((None,), dtype="int32"),
-        keras.layers.Embedding(IDS, 4),
-        keras.layers.GRU(6, return_sequences=True),
-        keras.layers.Dense(IDS, activation="softmax"),
-    ])  # fmt: skip
+    return keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            keras.layers.Embedding(IDS, 4),
+            keras.layers.GRU(6, return_sequences=True),
+            keras.layers.Dense(IDS, activation="softmax"),
+        ]
+    )
 
 
 @pytest.fixture(scope="module")

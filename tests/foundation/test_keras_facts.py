@@ -137,7 +137,7 @@ def test_fit_shuffles_the_batches_of_a_dataset():
 
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras hands torch's batches over in order")
 def test_steps_per_execution_hides_batches_from_callbacks():
-    """Refused, or right with resets inside the step: `test_fit_arguments.py`, `test_trajectory.py`."""
+    """Refused, or right with resets inside the step: `test_fit_arguments`, `test_trajectory`."""
     seen = []
 
     class Look(keras.callbacks.Callback):
@@ -168,7 +168,7 @@ def test_tensorflow_broadcasts_a_last_batch_of_one_row():
 
 
 def test_batches_are_asked_for_before_the_epoch_begins():
-    """Ours are a pure function of index and epoch: `test_a_batch_depends_on_index_and_epoch_alone`."""
+    """Ours depend on index and epoch: `test_a_batch_depends_on_index_and_epoch_alone`."""
     data, asked = Recorded(), []
 
     class Look(keras.callbacks.Callback):

@@ -1,7 +1,7 @@
 """Private parts of Keras are used in `foundation/keras_internals` alone.
 
 Private is what begins with an underscore and is nothing of this package's own, what is imported
-from `keras.src`, and a few attributes without an underscore that no page of Keras's reference names.
+from `keras.src`, and a few attributes without an underscore that Keras's reference does not name.
 """
 
 import ast

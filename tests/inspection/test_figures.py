@@ -155,34 +155,53 @@ def test_without_matplotlib_the_error_gives_the_command(draw, monkeypatch):
 
 
 BAD = {
-    "a layer that does not "
-    "exist": (lambda m: ks.record_states(m, [1], "lstm"), ["layer", "lstm", "above"]),
-    "a state that does not "
-    "exist": (lambda m: ks.record_states(m, [1], state=2), ["state=2", "above"]),
+    "a layer that does not exist": (
+        lambda m: ks.record_states(m, [1], "lstm"),
+        ["layer", "lstm", "above"],
+    ),
+    "a state that does not exist": (
+        lambda m: ks.record_states(m, [1], state=2),
+        ["state=2", "above"],
+    ),
     "text for ids": (lambda m: ks.record_states(m, "abc"), ["ids", "<U3", "Encode"]),
     "an id beyond the vocabulary": (lambda m: ks.record_states(m, [IDS]), [str(IDS)]),
     "no recurrent layer": (
-        lambda m: ks.record_states(keras.Sequential([keras.Input((None, 2)), keras.layers.Dense(2)]), np.ones((3, 2))),
+        lambda m: ks.record_states(
+            keras.Sequential([keras.Input((None, 2)), keras.layers.Dense(2)]), np.ones((3, 2))
+        ),
         ["no recurrent layer"],
     ),
-    "a unit that does not "
-    "exist": (lambda m: ks.plot_activations("ab", np.ones((2, 3)), 3), ["unit", "0 to 2", "3"]),
-    "text of another "
-    "length": (lambda m: ks.plot_activations("abc", np.ones((2, 3))), ["3 characters", "2 time steps"]),
-    "activations of one "
-    "axis": (lambda m: ks.plot_activations("ab", np.ones(2)), ["activations", "(2,)"]),
-    "activations that are "
-    "NaN": (lambda m: ks.plot_activations("ab", np.full((2, 1), np.nan)), ["finite", "nan"]),
-    "a page that is no "
-    "page": (lambda m: ks.plot_activations("ab", np.ones((2, 1)), path="x.png"), ["path", ".html"]),
+    "a unit that does not exist": (
+        lambda m: ks.plot_activations("ab", np.ones((2, 3)), 3),
+        ["unit", "0 to 2", "3"],
+    ),
+    "text of another length": (
+        lambda m: ks.plot_activations("abc", np.ones((2, 3))),
+        ["3 characters", "2 time steps"],
+    ),
+    "activations of one axis": (
+        lambda m: ks.plot_activations("ab", np.ones(2)),
+        ["activations", "(2,)"],
+    ),
+    "activations that are NaN": (
+        lambda m: ks.plot_activations("ab", np.full((2, 1), np.nan)),
+        ["finite", "nan"],
+    ),
+    "a page that is no page": (
+        lambda m: ks.plot_activations("ab", np.ones((2, 1)), path="x.png"),
+        ["path", ".html"],
+    ),
     "a constant feature": (lambda m: ks.rank_units(np.ones((2, 1)), [1, 1]), ["feature"]),
-    "a feature of another "
-    "length": (lambda m: ks.rank_units(np.ones((2, 1)), [1, 0, 1]), ["feature", "(3,)"]),
+    "a feature of another length": (
+        lambda m: ks.rank_units(np.ones((2, 1)), [1, 0, 1]),
+        ["feature", "(3,)"],
+    ),
     "a layout of something else": (lambda m: ks.plot_layout([1]), ["StatefulSequence", "list"]),
     "a batch that does not exist": (
-        lambda m: ks.plot_layout(ks.StatefulSequence(np.arange(40), 2, 4), first=9), ["first=9"],
+        lambda m: ks.plot_layout(ks.StatefulSequence(np.arange(40), 2, 4), first=9),
+        ["first=9"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", BAD)

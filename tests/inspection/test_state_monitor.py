@@ -42,8 +42,16 @@ def two_layers():
 
 def fit(model, *callbacks, x=None, epochs=1, steps=STEPS, **arguments):
     given, y = data(steps)
-    model.fit(given if x is None else x, y, batch_size=ROWS, shuffle=False, verbose=0, epochs=epochs,
-              callbacks=[ks.ResetStatesCallback(), *callbacks], **arguments)  # fmt: skip
+    model.fit(
+        given if x is None else x,
+        y,
+        batch_size=ROWS,
+        shuffle=False,
+        verbose=0,
+        epochs=epochs,
+        callbacks=[ks.ResetStatesCallback(), *callbacks],
+        **arguments,
+    )
     return model.history.history
 
 
@@ -115,7 +123,7 @@ def test_training_is_the_same_with_and_without_it(converted):
 
 
 def test_what_reads_the_logs_finds_every_layer_in_every_epoch(tmp_path):
-    """Also where an epoch is shorter than `every`, next to validation, and for some of the layers."""
+    """Also where an epoch is shorter than `every`, beside validation, and for some layers."""
     model = network(*two_layers(), rate=0.1)
     x, y = data(1)
     stop = keras.callbacks.EarlyStopping(monitor="gru/norm", mode="min", patience=9)
@@ -217,22 +225,34 @@ def test_several_steps_in_one_execution():
 def rnn(activation, recurrent, bias, kernel=0.0):
     """A SimpleRNN of 4 units, each for itself."""
     return layers.SimpleRNN(
-        4, activation, return_sequences=True, name="rnn",
+        4,
+        activation,
+        return_sequences=True,
+        name="rnn",
         kernel_initializer=keras.initializers.Constant(kernel),
         recurrent_initializer=keras.initializers.Identity(recurrent),
         bias_initializer=keras.initializers.Constant(bias),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
     ("layer", "says"),
     [
-        (lambda: rnn("linear", 1.5, 1.0), "`rnn` blows up: a value of .* at epoch 1, batch 4.*tanh"),
-        (lambda: rnn("relu", 0.5, -1.0), "`rnn` is dead: no value above 0.0001 in any of 4 rows at epoch 1, batch 2"),
-        (lambda: rnn("tanh", 0.0, 1.0), "`rnn` stands still: no row changed .* at epoch 1, batch 4"),
+        (
+            lambda: rnn("linear", 1.5, 1.0),
+            "`rnn` blows up: a value of .* at epoch 1, batch 4.*tanh",
+        ),
+        (
+            lambda: rnn("relu", 0.5, -1.0),
+            "`rnn` is dead: no value above 0.0001 in any of 4 rows at epoch 1, batch 2",
+        ),
+        (
+            lambda: rnn("tanh", 0.0, 1.0),
+            "`rnn` stands still: no row changed .* at epoch 1, batch 4",
+        ),
     ],
     ids=["blows up", "dead", "stands still"],
-)  # fmt: skip
+)
 def test_sick_states_are_told_once(layer, says):
     with pytest.warns(UserWarning, match=says) as told:
         fit(network(layer()), ks.StateMonitor(every=2), epochs=2)

@@ -103,8 +103,12 @@ def test_any_change_of_any_file_is_noticed(data, tmp_path):
 
 
 @QUIET
-@given(content=st.binary(max_size=200) | st.recursive(LEAVES, lambda p: st.lists(p) | st.dictionaries(st.text(), p)).map(
-    lambda value: json.dumps(value).encode()))  # fmt: skip
+@given(
+    content=st.binary(max_size=200)
+    | st.recursive(LEAVES, lambda p: st.lists(p) | st.dictionaries(st.text(), p)).map(
+        lambda value: json.dumps(value).encode()
+    )
+)
 def test_a_made_up_run_is_an_error_or_a_dict(content, tmp_path):
     path = write(tmp_path, {"a": np.arange(5)})
     rewrite(path, checkpoint.RUN, content)
@@ -149,7 +153,10 @@ def test_deep_and_hostile_files(tmp_path):
 def test_a_second_process_is_refused(tmp_path):
     checkpoint.lock(tmp_path)
     checkpoint.lock(tmp_path)  # the same process may
-    code = f"from pathlib import Path; from keras_stateful.resuming import checkpoint; checkpoint.lock(Path({str(tmp_path)!r}))"
+    code = (
+        "from pathlib import Path; from keras_stateful.resuming import checkpoint; "
+        f"checkpoint.lock(Path({str(tmp_path)!r}))"
+    )
     second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "ValueError: Another process trains in `backup_dir`" in second.stderr
     checkpoint.unlock(tmp_path)

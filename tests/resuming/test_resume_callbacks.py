@@ -130,16 +130,22 @@ def tensorboard(folder):
 RESUMED = {
     "CSVLogger": lambda f: kc.CSVLogger(str(f / "log.csv")),
     "CSVLogger, append": appending,
-    "EarlyStopping": lambda f: kc.EarlyStopping("val_loss", patience=2, baseline=0.0, restore_best_weights=True),
+    "EarlyStopping": lambda f: kc.EarlyStopping(
+        "val_loss", patience=2, baseline=0.0, restore_best_weights=True
+    ),
     "History": lambda f: kc.History(),
     "LambdaCallback": each_step,
     "LearningRateScheduler": lambda f: kc.LearningRateScheduler(lambda epoch, rate: rate * 0.9),
-    "ModelCheckpoint": lambda f: kc.ModelCheckpoint(str(f / "{epoch}-{batch}.weights.h5"), save_freq=5,
-                                                    save_weights_only=True),
-    "ModelCheckpoint, "
-    "best": lambda f: kc.ModelCheckpoint(str(f / "{epoch}.keras"), "loss", save_best_only=True),
+    "ModelCheckpoint": lambda f: kc.ModelCheckpoint(
+        str(f / "{epoch}-{batch}.weights.h5"), save_freq=5, save_weights_only=True
+    ),
+    "ModelCheckpoint, best": lambda f: kc.ModelCheckpoint(
+        str(f / "{epoch}.keras"), "loss", save_best_only=True
+    ),
     "ProgbarLogger": lambda f: kc.ProgbarLogger(),
-    "ReduceLROnPlateau": lambda f: kc.ReduceLROnPlateau("loss", 0.5, patience=1, min_delta=9, cooldown=1),
+    "ReduceLROnPlateau": lambda f: kc.ReduceLROnPlateau(
+        "loss", 0.5, patience=1, min_delta=9, cooldown=1
+    ),
     "RemoteMonitor": lambda f: kc.RemoteMonitor(str(f), send_as_json=True),
     "SwapEMAWeights": lambda f: kc.SwapEMAWeights(),
     "SwapEMAWeights, swap_on_epoch": lambda f: kc.SwapEMAWeights(swap_on_epoch=True),
@@ -153,7 +159,7 @@ RESUMED = {
     ),
     "a user's own with get_state": lambda f: Counts(),
     "a user's own without attributes": writes,
-}  # fmt: skip
+}
 
 
 class Remembers(kc.Callback):
