@@ -1,116 +1,134 @@
-"""Whether an artifact computes what Keras does: which of its outputs is which, chained steps side
-by side, and int8's price.
-"""
+"""Whether an artifact computes what Keras does: chained steps side by side, and int8's price."""
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
 
+from keras_stateful.foundation.types import Structure
 from keras_stateful.session.manifest import Manifest, Tensor
-from keras_stateful.session.runtimes import Runtime
 from keras_stateful.session.session import Session, load_session
 
 STEPS = 16  # chained steps that an artifact must agree on with Keras
 TOLERANCE = 1e-5  # of the largest number of that output, at least of 1
+_ANY_SIZE = 3  # what stands for a size that the model leaves open
+
+Arrays: TypeAlias = list[np.ndarray]
 
 
-def _random(tensor: Tensor, rows: int, rng: np.random.Generator) -> np.ndarray:
-    shape = (rows, *(3 if d is None else d for d in tensor.shape[1:]))
+def compare(
+    model: keras.Model,
+    directory: Path,
+    manifest: Manifest,
+    batch_size: int,
+    *,
+    states_only: bool = False,
+) -> None:
+    """Chains steps through Keras and through a `Session`, at two batch sizes.
+
+    Args:
+        model: a step model or a `single_step` model.
+        directory: the exported one.
+        manifest: of that directory.
+        batch_size: one of the batch sizes; the other one is larger by 1, so that an artifact with
+            fixed rows pads.
+        states_only: True where the model's outputs are not to be compared, only its states.
+
+    Raises:
+        RuntimeError: numbers that differ; says which, and after how many steps.
+    """
+    rng = np.random.default_rng(1)
+    session, keras_step = load_session(directory, batch_size), keras_function(model)
+    outputs = [t.name for t in manifest.outputs]
+    names = outputs + [s.name for s in manifest.states]
+    first = len(outputs) if states_only else 0
+    for rows in (batch_size, batch_size + 1):
+        session = session.fork(rows=np.zeros(rows, int))
+        session.reset()
+        steps = _side_by_side(keras_step, session, rows, rng)
+        for count, (computed, expected) in enumerate(steps, start=1):
+            compared = list(zip(names, computed, expected, strict=True))[first:]
+            for name, array, expected_array in compared:
+                if (distance := apart(array, expected_array)) > TOLERANCE:
+                    raise RuntimeError(
+                        f"The artifact computes something else than Keras: {name!r} differs by "
+                        f"{distance:.1e} after {count} steps with {rows} rows (at most "
+                        f"{TOLERANCE:.0e}). Nothing was written. Try another `format`; a layer "
+                        "that is random at inference can never agree."
+                    )
+
+
+def _side_by_side(
+    keras_step: Callable[[Arrays], Arrays], session: Session, rows: int, rng: np.random.Generator
+) -> Iterator[tuple[Arrays, Arrays]]:
+    """Outputs and states of the session and of Keras, step after step on the same random inputs.
+
+    Each goes on from its own states, so that a small error would grow.
+    """
+    manifest = session.manifest
+    states = [np.repeat(s.initial[None], rows, axis=0) for s in manifest.states]
+    for _ in range(STEPS):
+        feeds = [random_input(t, rows, rng) for t in manifest.inputs]
+        expected = keras_step([*feeds, *states])
+        states = expected[len(manifest.outputs) :]
+        yield _session_step(session, feeds), expected
+
+
+def _session_step(session: Session, feeds: Arrays) -> Arrays:
+    """One step with the arrays as Keras takes them; outputs and states as Keras gives them."""
+    manifest = session.manifest
+    inputs = zip(manifest.inputs, feeds, strict=True)
+    x = {tensor.name: feed[:, 0] if tensor.time else feed for tensor, feed in inputs}
+    results = _all_outputs(session.step(x))
+    outputs = zip(manifest.outputs, results, strict=True)
+    states = {layer: iter(arrays) for layer, arrays in session.get_states().items()}
+    return [
+        *(o[:, None] if tensor.time else o for tensor, o in outputs),
+        *(next(states[s.layer]) for s in manifest.states),
+    ]
+
+
+def _all_outputs(result: Structure) -> tuple[np.ndarray, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def random_input(tensor: Tensor, rows: int, rng: np.random.Generator) -> np.ndarray:
+    """Something that an input takes, `(rows, ...)`: ids of its vocabulary, flags or numbers."""
+    shape = (rows, *(_ANY_SIZE if size is None else size for size in tensor.shape[1:]))
     if tensor.dtype == "bool" or "int" in tensor.dtype or tensor.vocabulary is not None:
         return rng.integers(0, tensor.vocabulary or 2, shape).astype(tensor.dtype)
     return rng.standard_normal(shape).astype(tensor.dtype)
 
 
-def _keras_call(model: keras.Model) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
-    """Calls a model without gradients on flat lists of arrays."""
+def keras_function(model: keras.Model) -> Callable[[Arrays], Arrays]:
+    """A model without gradients as a function of flat lists of arrays."""
     call = model.predict_on_batch
-    # JAX compiles a loop anew in every call that is not compiled as a whole.
     if keras.backend.backend() == "jax":
-        import jax
+        # A loop inside a call that is not compiled as a whole is compiled anew every time.
+        call = _jitted(model)
 
-        variables = list(model.variables)
+    def function(feeds: Arrays) -> Arrays:
+        return [np.asarray(output) for output in keras.tree.flatten(call(feeds))]
 
-        def stateless(values: list, feeds: list) -> Any:
-            with keras.StatelessScope(zip(variables, values, strict=True)):
-                return model(feeds, training=False)
-
-        compiled = jax.jit(stateless)
-
-        def call(feeds: list[np.ndarray]) -> Any:
-            return compiled([v.value for v in variables], feeds)
-
-    return lambda feeds: [np.asarray(o) for o in keras.tree.flatten(call(feeds))]
+    return function
 
 
-def output_tensors(
-    single: keras.Model,
-    runtime: Runtime,
-    inputs: list[Tensor],
-    states: list[str],
-    start: list,
-    rows: int | None,
-) -> list[str]:
-    """The artifact's name for each Keras output.
+def _jitted(model: keras.Model) -> Callable[[Arrays], Structure]:
+    import jax
 
-    Exporters rename outputs, and some reorder them or let one stand for two: numbers tell. Outputs
-    that differ for rare inputs only are told apart by their order, where the numbers agree with it
-    throughout.
+    variables = list(model.variables)
 
-    Raises:
-        RuntimeError: an output that the artifact does not have, or that could be one of several.
-    """
-    rng = np.random.default_rng(0)
-    count = rows or 2
-    feeds = [_random(t, count, rng) for t in inputs]
-    feeds += [rng.uniform(-1, 1, (count, *s.shape)).astype(s.dtype) for s in start]
-    wanted = _keras_call(single)(feeds)
-    names = list(runtime.output_names())
-    got = dict(
-        zip(
-            names,
-            runtime.run(
-                dict(zip([*(t.tensor for t in inputs), *states], feeds, strict=True)), names
-            ),
-            strict=True,
-        )
-    )
-    hits = []
-    for tensor, array in zip(single.outputs, wanted, strict=True):
-        hits.append([n for n in names if _apart(got[n], array) <= 100 * TOLERANCE])
-        if not hits[-1]:
-            raise RuntimeError(
-                f"The artifact has no output that computes what {tensor.name!r} does in Keras, "
-                f"shape {tensor.shape}. The exporter is likely to have changed the model's "
-                "meaning: try another `format`, and report it to Keras."
-            )
-    ordered = _in_order(names)
-    if len(ordered) == len(hits) and all(n in h for n, h in zip(ordered, hits, strict=True)):
-        return ordered
-    for tensor, several in zip(single.outputs, hits, strict=True):
-        if len(set(several)) > 1:
-            raise RuntimeError(
-                f"Which output of the artifact is {tensor.name!r} cannot be told. Received: "
-                f"{several}, in an order that is not the model's, with the same numbers for random "
-                "inputs. Leave one of them out of the model's outputs, or try another `format`."
-            )
-    return [several[0] for several in hits]
+    def stateless(values: list, feeds: Arrays) -> Structure:
+        with keras.StatelessScope(zip(variables, values, strict=True)):
+            return model(feeds, training=False)
+
+    compiled = jax.jit(stateless)
+    return lambda feeds: compiled([v.value for v in variables], feeds)
 
 
-def _in_order(names: list[str]) -> list[str]:
-    """The artifact's outputs in the model's order: by the number in `output_<number>`, else as the
-    artifact lists them.
-    """
-    numbers = [re.fullmatch(r"output_(\d+)", name) for name in names]
-    if all(numbers):
-        return [name for _, name in sorted((int(m[1]), m[0]) for m in numbers if m)]
-    return names
-
-
-def _apart(a: np.ndarray, b: np.ndarray) -> float:
+def apart(a: np.ndarray, b: np.ndarray) -> float:
     """The largest difference, as a share of the largest number where that is above 1."""
     if a.shape != b.shape:
         return float("inf")
@@ -123,77 +141,53 @@ def _apart(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.max(np.abs(a - b)) / max(1.0, float(np.max(np.abs(b)))))
 
 
-def compare(
-    model: keras.Model,
-    directory: Path,
-    told: Manifest,
-    batch_size: int,
-    *,
-    states_only: bool = False,
-) -> None:
-    """Chains steps through Keras and through a `Session`, at two batch sizes."""
-    start = [s.initial for s in told.states]
-    rng = np.random.default_rng(1)
-    session, run_keras = load_session(directory, batch_size), _keras_call(model)
-    for rows in (batch_size, batch_size + 1):
-        session = session.fork(rows=np.zeros(rows, int))
-        session.reset()
-        states = [np.repeat(s[None], rows, axis=0) for s in start]
-        for step in range(STEPS):
-            feeds = [_random(t, rows, rng) for t in told.inputs]
-            wanted = run_keras([*feeds, *states])
-            states = wanted[len(told.outputs) :]
-            got = _step(session, told, feeds)
-            names = [*(t.name for t in told.outputs), *(s.name for s in told.states)]
-            compared = list(zip(names, got, wanted, strict=True))
-            for name, g, w in compared[len(told.outputs) if states_only else 0 :]:
-                if (apart := _apart(g, w)) > TOLERANCE:
-                    raise RuntimeError(
-                        f"The artifact computes something else than Keras: {name!r} differs by "
-                        f"{apart:.1e} after {step + 1} steps with {rows} rows (at most "
-                        f"{TOLERANCE:.0e}). Nothing was written. Try another `format`; a layer "
-                        "that is random at inference can never agree."
-                    )
+def deviation(exact: Path, manifest: Manifest, quantized: Path, data: Structure) -> dict[str, Any]:
+    """How far quantized outputs move on the user's data.
+
+    Args:
+        exact: an exported directory.
+        manifest: of both directories, whose tensors are the same.
+        quantized: the directory with weights in int8.
+        data: as `Session.read` takes it.
+
+    Returns:
+        What the manifest records: `{"weights", "states", "rows", "time_steps", "outputs"}`, the
+        last one `{output name: {"max_deviation", "mean_deviation", "largest_output"}}`, for scores
+        with "same_argmax", the share of steps whose most likely id is the same.
+
+    Raises:
+        RuntimeError: NaN or infinite values on the data.
+    """
+    rows = max(1, len(np.asarray(_first_input(data))))
+    with load_session(exact, rows) as session, load_session(quantized, rows) as small:
+        expected, moved = _all_outputs(session.read(data)), _all_outputs(small.read(data))
+    outputs = {
+        tensor.name: _moved(tensor, e, m)
+        for tensor, e, m in zip(manifest.outputs, expected, moved, strict=True)
+    }
+    record = {"weights": "int8", "states": "float32", "rows": rows, "outputs": outputs}
+    steps = [e.shape[1] for t, e in zip(manifest.outputs, expected, strict=True) if t.time]
+    return record | ({"time_steps": int(steps[0])} if steps else {})
 
 
-def _step(session: Session, told: Manifest, feeds: list[np.ndarray]) -> list[np.ndarray]:
-    """One step with the arrays as Keras takes them; outputs and states as Keras gives them."""
-    result = session.step(tuple(f[:, 0] if t.time else f for t, f in zip(told.inputs, feeds, strict=True))
-                          if len(feeds) > 1 else feeds[0][:, 0] if told.inputs[0].time else feeds[0])  # fmt: skip
-    results = result if isinstance(result, tuple) else (result,)
-    outputs = [o[:, None] if t.time else o for t, o in zip(told.outputs, results, strict=True)]
-    left = {layer: list(arrays) for layer, arrays in session.get_states().items()}
-    return [*outputs, *(left[s.layer].pop(0) for s in told.states)]
+def _first_input(data: Structure) -> Any:
+    if isinstance(data, dict):
+        return next(iter(data.values()))
+    return data[0] if isinstance(data, tuple) else data
 
 
-def deviation(exact: Path, told: Manifest, quantized: Path, data: Any) -> dict[str, Any]:
-    """Runs the exact and the quantized artifact side by side on the user's data."""
-    first = (
-        next(iter(data.values()))
-        if isinstance(data, dict)
-        else data[0]
-        if isinstance(data, tuple)
-        else data
-    )
-    rows = len(np.asarray(first))
-    with load_session(exact, max(rows, 1)) as a, load_session(quantized, max(rows, 1)) as b:
-        wanted, got = a.read(data), b.read(data)
-    record: dict[str, Any] = {"weights": "int8", "states": "float32", "rows": rows, "outputs": {}}
-    wanted, got = (r if isinstance(r, tuple) else (r,) for r in (wanted, got))
-    for tensor, w, g in zip(told.outputs, wanted, got, strict=True):
-        moved = np.abs(g.astype("float64") - w)
-        if not np.isfinite(moved).all():
-            raise RuntimeError(
-                f"The quantized model gives NaN or infinite values for {tensor.name!r} on the data."
-            )
-        record["outputs"][tensor.name] = {
-            "max_deviation": float(moved.max()),
-            "mean_deviation": float(moved.mean()),
-            "largest_output": float(np.abs(w).max()),
-        }
-        if tensor.from_logits is not None:
-            same = np.argmax(w, axis=-1) == np.argmax(g, axis=-1)
-            record["outputs"][tensor.name]["same_argmax"] = float(same.mean())
-        if tensor.time:
-            record["time_steps"] = int(w.shape[1])
+def _moved(tensor: Tensor, expected: np.ndarray, moved: np.ndarray) -> dict[str, float]:
+    distance = np.abs(moved.astype("float64") - expected)
+    if not np.isfinite(distance).all():
+        raise RuntimeError(
+            f"The quantized model gives NaN or infinite values for {tensor.name!r} on the data."
+        )
+    record = {
+        "max_deviation": float(distance.max()),
+        "mean_deviation": float(distance.mean()),
+        "largest_output": float(np.abs(expected).max()),
+    }
+    if tensor.from_logits is not None:  # scores, of which the most likely id is asked for
+        same = np.argmax(expected, axis=-1) == np.argmax(moved, axis=-1)
+        record["same_argmax"] = float(same.mean())
     return record

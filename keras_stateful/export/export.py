@@ -1,14 +1,15 @@
-"""`export_step_model`: from a trained model to a directory that a `Session`, or any other language,
-runs.
+"""`export_step_model`: from a trained model to a directory that runs without Keras.
 
-model ─▶ step model ─▶ one time step, flat ─▶ artifact ─▶ compared with Keras ─▶ manifest ─▶ renamed into place
-         (states are inputs: no live state is ever exported)   └─ int8: deviation measured ─┘
+model ─▶ step model ─▶ one time step, flat ─▶ artifact ─▶ compared with Keras ─▶ manifest
+         └─ states are inputs: no live state    └─ int8 ─▶ deviation measured       │
+            is ever exported                                   renamed into place ◀─┘
 """
 
-import json
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,19 @@ import keras
 
 from keras_stateful.carry.copying import parts_of
 from keras_stateful.carry.graph import Graph
-from keras_stateful.carry.vocabulary import input_vocabulary, reads_as_logits
 from keras_stateful.conversion.step_model import StepModel, initial_states, to_step_model
-from keras_stateful.export import check, writers
-from keras_stateful.export.single_step import has_time, is_mixed, single_step
+from keras_stateful.export import check
+from keras_stateful.export.arguments import check_absent, check_arguments
+from keras_stateful.export.describe import describe
+from keras_stateful.export.formats import Target, backend_for
+from keras_stateful.export.processes import write_artifact
+from keras_stateful.export.single_step import is_mixed, single_step
+from keras_stateful.export.writers import quantize_onnx
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
-from keras_stateful.foundation.version import __version__
-from keras_stateful.session import manifest
+from keras_stateful.foundation.types import Structure
 from keras_stateful.session.artifact import list_files
-from keras_stateful.session.manifest import FORMATS, Manifest, State, Tensor
-from keras_stateful.session.runtimes import Runtime, open_runtime
+from keras_stateful.session.manifest import FILE_NAME, Manifest, write_manifest
 
 
 def export_step_model(
@@ -37,7 +40,7 @@ def export_step_model(
     *,
     batch_size: int = 1,
     quantize: str | None = None,
-    representative_data: Any = None,
+    representative_data: Structure = None,
     metadata: Any = None,
 ) -> None:
     """Writes a model for use one time step at a time, where Keras is not installed.
@@ -86,242 +89,91 @@ def export_step_model(
         )
     directory = Path(directory)
     batch_size = whole_number("batch_size", batch_size, 1)
-    _check(directory, format, quantize, representative_data, metadata)
-    backend = writers.backend_for(format)
+    check_arguments(directory, format, quantize, representative_data, metadata)
+    target = Target(format, backend_for(format), batch_size if format == "litert" else None)
     step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)
+    graph = Graph(step)
     start = [s[0] for s in initial_states(step)]
-    single = single_step(step)
-    rows = batch_size if format == "litert" else None
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(
-        tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}.", suffix=".partial")
-    )
-    try:
+    single = single_step(step, graph)
+    with _staging(directory) as staging:
         exact = staging / "exact"
         exact.mkdir()
-        entry = exact / writers.ENTRY[format]
-        writers.write_artifact(single, format, entry, backend, batch_size=rows)
-        told = _describe(step, single, start, format, entry, rows, backend)
-        told = _finish(replace(told, metadata=metadata), exact)
-        if not _computes_in_float32(step):
-            check.compare(single, exact, told, batch_size)
-        elif _has_masks(step):
-            # What a masked step puts out differs between Keras's loop and its unrolled form.
-            check.compare(single, exact, told, batch_size)
-            check.compare(step, exact, told, batch_size, states_only=True)
-        else:
-            check.compare(step, exact, told, batch_size)
+        write_artifact(single, target, exact / target.entry)
+        described = describe(step, graph, single, start, exact / target.entry, target)
+        manifest = _finish(replace(described, metadata=metadata), exact)
+        _check_against_keras(step, graph, single, exact, manifest, batch_size)
         written = exact
         if quantize is not None:
             written = staging / "int8"
             written.mkdir()
-            _quantize(single, format, entry, written / entry.name, backend, rows)
-            record = check.deviation(exact, _finish(told, written), written, representative_data)
-            _finish(replace(told, quantization=record), written)
-        os.chmod(written, 0o777 & ~_umask())
-        _refuse_existing(directory)
-        os.rename(written, directory)
+            _quantize(single, target, exact / target.entry, written / target.entry)
+            _record_deviation(exact, manifest, written, representative_data)
+        _move(written, directory)
+
+
+@contextmanager
+def _staging(directory: Path) -> Iterator[Path]:
+    """A folder beside the directory, from which it is renamed into place; gone afterwards."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    staging = tempfile.mkdtemp(
+        dir=directory.parent, prefix=f".{directory.name}.", suffix=".partial"
+    )
+    try:
+        yield Path(staging)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _check(
-    directory: Path, artifact_format: str, quantize: str | None, data: Any, metadata: Any
-) -> None:
-    if artifact_format not in FORMATS:
-        raise ValueError(
-            f"`format` must be one of {', '.join(FORMATS)}. Received: format={artifact_format!r}."
-        )
-    _refuse_existing(directory)
-    if quantize not in (None, "int8"):
-        raise ValueError(f'`quantize` must be None or "int8". Received: quantize={quantize!r}.')
-    if quantize is not None and artifact_format == "tf_saved_model":
-        raise ValueError(
-            'The format "tf_saved_model" has no quantizer of its own. Received: quantize="int8". '
-            'Export as "onnx" or "litert".'
-        )
-    if (quantize is None) != (data is None):
-        raise ValueError(
-            '`quantize="int8"` and `representative_data` go together: real input `(rows, time, '
-            "...)`, as `Session.read` takes it, on which the manifest says how far the outputs "
-            f"moved. Received: quantize={quantize!r}, "
-            f"representative_data={'None' if data is None else 'given'}."
-        )
-    _check_json(metadata, "metadata")
-
-
-def _refuse_existing(directory: Path) -> None:
-    if directory.exists() or directory.is_symlink():
-        raise ValueError(
-            "`directory` must not exist yet, so that nothing is overwritten. Received: "
-            f"{str(directory)!r}. Remove it, or export beside it."
-        )
-
-
-def _check_json(value: Any, where: str) -> None:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise TypeError(
-                    f"`{where}` must be what JSON holds, whose keys are strings. Received: the key "
-                    f"{key!r}. For a vocabulary, a list of its tokens in the order of their ids "
-                    "does."
-                )
-            _check_json(inner, f"{where}[{key!r}]")
-    elif isinstance(value, (list, tuple)):
-        for i, inner in enumerate(value):
-            _check_json(inner, f"{where}[{i}]")
-    else:
-        try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"`{where}` must be what JSON holds: dicts, lists, strings, finite numbers, "
-                f"booleans, None. Received: {value!r} of type {type(value).__name__}."
-            ) from error
+def _move(written: Path, directory: Path) -> None:
+    """Renames what was written: the directory appears whole or not at all."""
+    # A temporary folder is closed to others; an export has the permissions of any new directory.
+    os.chmod(written, 0o777 & ~_umask())
+    check_absent(directory)  # again: the export may have taken minutes
+    os.rename(written, directory)
 
 
 def _umask() -> int:
-    mask = os.umask(0)
+    mask = os.umask(0)  # it can only be read by being set
     os.umask(mask)
     return mask
 
 
-def _computes_in_float32(step: StepModel) -> bool:
-    return not any(is_mixed(part) for layer in step.layers for part in parts_of(layer))
-
-
-def _has_masks(step: StepModel) -> bool:
-    return any(
-        keras_internals.mask_of(t) is not None for call in Graph(step).calls for t in call.outputs
-    )
-
-
-def _describe(
-    step: StepModel,
-    single: keras.Model,
-    start: list,
-    artifact_format: str,
-    entry: Path,
-    rows: int | None,
-    backend: str,
-) -> Manifest:
-    """The manifest of an artifact, but for its files: finds its tensors by name and by their
-    numbers.
-    """
-    runtime = open_runtime(artifact_format, entry.read_bytes() if entry.is_file() else b"", entry)
-    graph = Graph(step)
-    inputs = []
-    for given, tensor in zip(step.data_inputs, single.inputs, strict=False):
-        vocabulary = input_vocabulary(graph, given)
-        name = _input_tensor(runtime, tensor.name)
-        inputs.append(
-            Tensor(tensor.name, name, _shape(tensor), tensor.dtype, has_time(given), vocabulary)
-        )
-    states = [_input_tensor(runtime, name) for name in step.state_names]
-    found = check.output_tensors(single, runtime, inputs, states, start, rows)
-    names = _output_names(step)
-    if artifact_format == "onnx":
-        writers.rename_outputs(entry, found, names)
-        found = names
-    count = len(step.data_outputs)
-    outputs = [
-        Tensor(
-            names[i], found[i], _shape(single.outputs[i]), single.outputs[i].dtype, has_time(given),
-            from_logits=reads_as_logits(graph, graph.outputs[i])[0],
-        )
-        for i, given in enumerate(step.data_outputs)
-    ]  # fmt: skip
-    described = [
-        State(
-            name,
-            path,
-            states[i],
-            found[count + i],
-            (None, *start[i].shape),
-            str(start[i].dtype),
-            start[i],
-        )
-        for i, (name, path) in enumerate(zip(step.state_names, step.state_paths, strict=True))
-    ]
-    versions = {"keras_stateful": __version__, "keras": keras.__version__}
-    versions |= {"trained_with": keras.backend.backend(), "exported_with": backend}
-    return Manifest(
-        artifact_format=artifact_format,
-        entry=entry.name,
-        files=(),
-        batch_size=rows,
-        inputs=tuple(inputs),
-        outputs=tuple(outputs),
-        states=tuple(described),
-        versions=versions,
-    )
-
-
-def _finish(told: Manifest, directory: Path) -> Manifest:
+def _finish(manifest: Manifest, directory: Path) -> Manifest:
     """Adds the files' checksums and writes the manifest."""
-    files = tuple(f for f in list_files(directory) if f.path != manifest.FILE_NAME)
-    told = replace(told, files=files)
-    manifest.write_manifest(told, directory)
-    return told
+    files = tuple(f for f in list_files(directory) if f.path != FILE_NAME)
+    manifest = replace(manifest, files=files)
+    write_manifest(manifest, directory)
+    return manifest
 
 
-def _shape(tensor: Any) -> tuple[int | None, ...]:
-    return (None, *tensor.shape[1:])
-
-
-def _input_tensor(runtime: Runtime, name: str) -> str:
-    """The artifact's name for a Keras input: exporters keep it, but for characters they do not
-    allow.
-    """
-
-    def plain(text: str) -> str:
-        return "".join(c if c.isalnum() else "_" for c in text.split(":")[0]).lower()
-
-    hits = [n for n in runtime.input_names() if n == name] or [
-        n for n in runtime.input_names() if plain(n) == plain(name)
-    ]
-    if len(hits) != 1:
-        raise RuntimeError(
-            f"The artifact has no input for {name!r}: {runtime.input_names()}. The outputs of the "
-            "model may not depend on it; leave it out of the model. Otherwise give the input a "
-            "plain name."
-        )
-    return hits[0]
-
-
-def _output_names(step: StepModel) -> list[str]:
-    """Names for the outputs: the layers that they come from, and the states' with `_new`."""
-    taken = {t.name for t in step.inputs}
-    names = []
-    for name in [
-        *step.output_names[: len(step.data_outputs)],
-        *(f"{n}_new" for n in step.state_names),
-    ]:
-        unique, i = name, 1
-        while unique in taken:
-            unique, i = f"{name}_{i}", i + 1
-        taken.add(unique)
-        names.append(unique)
-    return names
-
-
-def _quantize(
+def _check_against_keras(
+    step: StepModel,
+    graph: Graph,
     single: keras.Model,
-    artifact_format: str,
-    exact: Path,
-    path: Path,
-    backend: str,
-    rows: int | None,
+    directory: Path,
+    manifest: Manifest,
+    batch_size: int,
 ) -> None:
-    if artifact_format == "litert":
-        writers.write_artifact(
-            single, artifact_format, path, backend, batch_size=rows, quantize=True
-        )
-        return
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    """Compares an artifact with the step model where both must agree, else with its flat copy."""
+    mixed = any(is_mixed(part) for layer in step.layers for part in parts_of(layer))
+    masked = any(keras_internals.mask_of(t) is not None for c in graph.calls for t in c.outputs)
+    if mixed or masked:
+        check.compare(single, directory, manifest, batch_size)
+    if not mixed:  # the artifact computes in float32 what the step model computes in half precision
+        # What a masked step puts out differs between Keras's loop and its unrolled form.
+        check.compare(step, directory, manifest, batch_size, states_only=masked)
 
-    with writers.quiet():  # it recommends a preprocessing meant for vision models
-        quantize_dynamic(
-            exact, path, weight_type=QuantType.QInt8, extra_options={"EnableSubgraph": True}
-        )
+
+def _quantize(single: keras.Model, target: Target, exact: Path, path: Path) -> None:
+    """Writes the artifact with weights in int8: LiteRT's from the model, ONNX's from the file."""
+    if target.format == "litert":
+        write_artifact(single, target, path, quantize=True)
+    else:
+        quantize_onnx(exact, path)
+
+
+def _record_deviation(exact: Path, manifest: Manifest, quantized: Path, data: Structure) -> None:
+    """Finishes a quantized directory; its manifest says how far outputs moved on the data."""
+    manifest = _finish(manifest, quantized)  # a session opens no directory without one
+    record = check.deviation(exact, manifest, quantized, data)
+    _finish(replace(manifest, quantization=record), quantized)

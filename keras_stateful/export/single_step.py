@@ -1,17 +1,17 @@
 """A step model as exporters take it: one time step, flat, unrolled, in float32."""
 
-from typing import Any
+from collections.abc import Callable
 
 import keras
 import numpy as np
 
 from keras_stateful.carry.copying import copy_layer, copy_statistics, parts_of, skip_initializers
-from keras_stateful.carry.graph import Graph
+from keras_stateful.carry.graph import Call, Graph
 from keras_stateful.conversion.step_model import StepModel
 from keras_stateful.foundation import keras_internals
 
 
-def single_step(step: StepModel) -> keras.Model:
+def single_step(step: StepModel, graph: Graph) -> keras.Model:
     """A flat copy of a step model for exactly one time step.
 
     Sub-models are dissolved, recurrent layers unrolled, mixed precision computed in float32: what
@@ -19,60 +19,34 @@ def single_step(step: StepModel) -> keras.Model:
 
     Args:
         step: from `to_step_model`; left as it is.
+        graph: of `step`.
 
     Returns:
         A Functional with inputs `(batch, 1, ...)` where `step` has a time axis; other inputs,
         outputs and their order as in `step`.
     """
     data = len(step.data_inputs)
-    inputs = []
-    renewed: dict[int, Any] = {}
-    for i, tensor in enumerate(step.inputs):
-        shape = list(tensor.shape)
-        if i < data and has_time(tensor):
-            shape[1] = 1
-        dtype = _artifact_dtype(tensor.dtype)
-        inputs.append(keras.Input(batch_shape=tuple(shape), dtype=dtype, name=tensor.name))
-        renewed[id(tensor)] = inputs[-1]
-    copies: dict[int, Any] = {}
-    taken = {t.name for t in inputs}
-    pending = []
-    graph = Graph(step)
+    inputs = [_one_step(t, i < data and has_time(t)) for i, t in enumerate(graph.inputs)]
+    tensors = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
+    copies = _Copies({t.name for t in inputs})
     for call in graph.calls:
-        operation = call.operation
-        if id(operation) not in copies:
-            # Two layers of different sub-models may have one name; a flat model's names are unique.
-            flat = call.path.replace("/", "_")
-            copies[id(operation)] = operation
-            if not isinstance(operation, keras.layers.Layer):
-                if operation.name in taken:
-                    copies[id(operation)] = _renamed(operation, _unique(flat, taken))
-                taken.add(operation.name)
-            else:
-                copy = copy_layer(
-                    operation, **({"unroll": True} if hasattr(operation, "unroll") else {})
-                )
-                copy.name = _unique(flat, taken)
-                for part in parts_of(copy):
-                    keras_internals.without_dropout(part)
-                    if is_mixed(part):
-                        part.dtype_policy = keras.DTypePolicy("float32")
-                pending.append((operation, copy, skip_initializers(copy)))
-                copies[id(operation)] = copy
         args, kwargs = keras.tree.map_structure(
-            lambda a: renewed[id(a)] if isinstance(a, keras.KerasTensor) else a,
+            lambda a: tensors[id(a)] if isinstance(a, keras.KerasTensor) else a,
             (call.args, call.kwargs),
         )
-        outputs = copies[id(operation)](*args, **kwargs)
-        renewed.update(
-            {id(t): new for t, new in zip(call.outputs, keras.tree.flatten(outputs), strict=True)}
-        )
-    for old, new, restore in pending:
-        restore()
-        for source, target in zip(old.weights, new.weights, strict=True):
-            target.assign(np.array(keras.ops.convert_to_numpy(source)))
-        copy_statistics(old, new)
-    return keras.Model(inputs, [renewed[id(t)] for t in graph.outputs], name="step")
+        outputs = keras.tree.flatten(copies.copy_of(call)(*args, **kwargs))
+        tensors.update({id(old): new for old, new in zip(call.outputs, outputs, strict=True)})
+    copies.hand_over_weights()
+    return keras.Model(inputs, [tensors[id(t)] for t in graph.outputs], name="step")
+
+
+def _one_step(tensor: keras.KerasTensor, is_sequence: bool) -> keras.KerasTensor:
+    shape = list(tensor.shape)
+    if is_sequence:
+        shape[1] = 1
+    return keras.Input(
+        batch_shape=tuple(shape), dtype=_artifact_dtype(tensor.dtype), name=tensor.name
+    )
 
 
 def _artifact_dtype(dtype: str) -> str:
@@ -84,30 +58,73 @@ def _artifact_dtype(dtype: str) -> str:
     return str(jax.dtypes.canonicalize_dtype(dtype))
 
 
-def _unique(name: str, taken: set[str]) -> str:
+class _Copies:
+    """Copies of a graph's layers and operations, one of each, under names that are distinct.
+
+    Two layers of different sub-models may have one name; in a flat model they may not.
+    """
+
+    def __init__(self, taken: set[str]):
+        self._taken = taken
+        self._copies: dict[int, keras.Operation] = {}  # by the id of the original
+        # Original, copy, and what gives the copy its initializers back.
+        self._layers: list[tuple[keras.layers.Layer, keras.layers.Layer, Callable]] = []
+
+    def copy_of(self, call: Call) -> keras.Operation:
+        """The copy of what a call calls: the same one for a layer that is called again."""
+        operation = call.operation
+        if id(operation) not in self._copies:
+            is_layer = isinstance(operation, keras.layers.Layer)
+            name = call.path.replace("/", "_")
+            copy = self._layer(operation, name) if is_layer else self._operation(operation, name)
+            self._copies[id(operation)] = copy
+        return self._copies[id(operation)]
+
+    def _layer(self, layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
+        # One step of a loop needs no loop, which some exporters cannot write.
+        copy = copy_layer(layer, **({"unroll": True} if hasattr(layer, "unroll") else {}))
+        copy.name = unique(name, self._taken)
+        for part in parts_of(copy):
+            keras_internals.without_dropout(part)
+            if is_mixed(part):
+                part.dtype_policy = keras.DTypePolicy("float32")
+        self._layers.append((layer, copy, skip_initializers(copy)))
+        return copy
+
+    def _operation(self, operation: keras.Operation, name: str) -> keras.Operation:
+        """An operation has no weights: it is called again itself, unless its name is taken."""
+        if operation.name in self._taken:
+            config = operation.get_config()
+            operation = type(operation).from_config(config)
+            operation.name = unique(name, self._taken)
+        self._taken.add(operation.name)
+        return operation
+
+    def hand_over_weights(self) -> None:
+        """Copies weights into the copies, which must have been called, and so built."""
+        for layer, copy, restore_initializers in self._layers:
+            restore_initializers()
+            for source, target in zip(layer.weights, copy.weights, strict=True):
+                target.assign(np.array(keras.ops.convert_to_numpy(source)))
+            copy_statistics(layer, copy)
+
+
+def unique(name: str, taken: set[str]) -> str:
     """The name, with a number behind it where it is taken; it is taken then."""
-    unique, i = name, 1
-    while unique in taken:
-        unique, i = f"{name}_{i}", i + 1
-    taken.add(unique)
-    return unique
+    candidate, i = name, 1
+    while candidate in taken:
+        candidate, i = f"{name}_{i}", i + 1
+    taken.add(candidate)
+    return candidate
 
 
-def _renamed(operation: Any, name: str) -> Any:
-    copy = type(operation).from_config(operation.get_config())
-    copy.name = name
-    return copy
-
-
-def has_time(tensor: Any) -> bool:
-    """Whether an input or output of a step model has the time axis: there its size is unknown."""
+def has_time(tensor: keras.KerasTensor) -> bool:
+    """True if an input or output of a step model has the time axis: there its size is unknown."""
     return len(tensor.shape) > 1 and tensor.shape[1] is None
 
 
-def is_mixed(layer: Any) -> bool:
-    """Whether a layer computes in half precision, or in another one than its weights have."""
+def is_mixed(layer: keras.layers.Layer) -> bool:
+    """True if a layer computes in half precision, or in another one than its weights have."""
     policy = layer.dtype_policy
-    return policy.compute_dtype != policy.variable_dtype or policy.compute_dtype in (
-        "float16",
-        "bfloat16",
-    )
+    half = policy.compute_dtype in ("float16", "bfloat16")
+    return half or policy.compute_dtype != policy.variable_dtype

@@ -1,21 +1,22 @@
-"""Whether a Python function may be compiled into a loop: traced once, then never called again.
+"""Tells whether a Python function may be compiled into a loop: traced once, never called again.
 
 A traced function that draws from NumPy, counts its calls or writes somewhere would silently repeat
 its first result at every step. So a function is compiled only if what it reaches says that it can
-do none of that.
+do none of that. Whatever is not known to be harmless is not: such a function is called at every
+step instead, which is slow and right.
 """
 
 import builtins
 import dis
 import types
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import numpy as np
 
 from keras_stateful.foundation import keras_internals
 
-_MODULES = {
+# Modules of pure functions. Where names follow, those alone: `keras.random` is in `keras`, too.
+_MODULES: dict[str, set[str]] = {
     "keras.ops": set(),
     "jax.numpy": set(),
     "jax.nn": set(),
@@ -23,35 +24,21 @@ _MODULES = {
     "keras": {"ops", "activations"},
 }
 _BUILTINS = {
-    "len",
-    "range",
-    "min",
-    "max",
-    "abs",
-    "float",
-    "int",
-    "tuple",
-    "list",
-    "zip",
-    "enumerate",
-    "sum",
-    "slice",
+    *("len", "range", "min", "max", "sum", "abs", "float", "int"),
+    *("tuple", "list", "slice", "zip", "enumerate"),
 }
+# Bytecode that changes something outside of the function, or makes what cannot be looked into.
 _WRITES = {
-    "STORE_GLOBAL",
-    "STORE_DEREF",
-    "STORE_ATTR",
-    "STORE_SUBSCR",
-    "IMPORT_NAME",
-    "MAKE_FUNCTION",
-    "YIELD_VALUE",
+    *("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR", "STORE_SUBSCR"),
+    *("IMPORT_NAME", "MAKE_FUNCTION", "YIELD_VALUE"),
 }
 _LARGEST = 1 << 16  # bytes of an array that may be compared on every call
 
+Functions = tuple[types.FunctionType, ...]
+
 
 def pure_key(function: Callable | None) -> Hashable | None:
-    """A key of a function that gives the same results whenever it is traced, or None where that is
-    not certain.
+    """A key of a function that is certain to give the same results whenever it is traced.
 
     Certain are functions and lambdas that only reach `keras.ops`, numbers, small constant arrays,
     and other such functions. Two functions of equal code that reach equal values have the same key.
@@ -60,16 +47,22 @@ def pure_key(function: Callable | None) -> Hashable | None:
         function: any callable; None has the key `()`.
 
     Returns:
-        A hashable key, or None.
+        A hashable key, or None where that is not certain.
     """
     if function is None:
         return ()
     return _key(function, ())
 
 
-def _key(value: Any, above: tuple) -> Hashable | None:
+def _key(value: object, above: Functions) -> Hashable | None:
+    """The key of a value that a function reaches, or None.
+
+    Args:
+        value: a constant, a tuple of such, or a function.
+        above: the functions through which it was reached; one that reaches itself has no key.
+    """
     if value is None or isinstance(value, (bool, int, float, str, np.generic)):
-        return type(value).__name__, repr(value)
+        return type(value).__name__, repr(value)  # 1, 1.0 and True are equal, and traced apart
     if isinstance(value, tuple):
         return _all([_key(v, above) for v in value])
     if isinstance(value, np.ndarray) and value.dtype != object and value.nbytes <= _LARGEST:
@@ -81,7 +74,8 @@ def _key(value: Any, above: tuple) -> Hashable | None:
     return None
 
 
-def _function_key(function: types.FunctionType, above: tuple) -> Hashable | None:
+def _function_key(function: types.FunctionType, above: Functions) -> Hashable | None:
+    """The key of a function: its code, and the keys of all that the code reaches."""
     code = function.__code__
     if any(
         i.opname in _WRITES or i.opname.startswith("DELETE_") for i in dis.get_instructions(code)
@@ -94,6 +88,8 @@ def _function_key(function: types.FunctionType, above: tuple) -> Hashable | None
             reached.append(_reached_key(cell.cell_contents, code, above))
         except ValueError:  # not assigned yet
             return None
+    # `co_names` are globals, builtins and attributes alike. An attribute belongs to a value that is
+    # reached otherwise, or to an argument, a tensor, whose methods are pure.
     for name in code.co_names:
         if name in function.__globals__:
             reached.append(_reached_key(function.__globals__[name], code, above))
@@ -102,7 +98,8 @@ def _function_key(function: types.FunctionType, above: tuple) -> Hashable | None
     return _all(reached)
 
 
-def _reached_key(value: Any, code: types.CodeType, above: tuple) -> Hashable | None:
+def _reached_key(value: object, code: types.CodeType, above: Functions) -> Hashable | None:
+    """The key of what a name in the code stands for; of a module its name, if it is harmless."""
     if not isinstance(value, types.ModuleType):
         return _key(value, above)
     name = keras_internals.module_name(value)
@@ -114,5 +111,5 @@ def _reached_key(value: Any, code: types.CodeType, above: tuple) -> Hashable | N
     return name
 
 
-def _all(keys: list) -> Hashable | None:
+def _all(keys: list[Hashable | None]) -> Hashable | None:
     return None if any(k is None for k in keys) else tuple(keys)

@@ -108,6 +108,7 @@ class SampleText(keras.callbacks.Callback):
         if (epoch + 1) % self.every:
             return
         with _untouched_randomness():
+            # Other numbers in every epoch, and the same ones in a training that was resumed.
             seed = int(np.random.SeedSequence([self._seed, epoch]).generate_state(1, "uint64")[0])
             options = replace(self._options, seed=seed)
             new = generate_with(self.model, self._ids, self.length, options)

@@ -8,7 +8,7 @@ import pytest
 from keras import layers, ops
 
 import keras_stateful as ks
-from keras_stateful.export import check
+from keras_stateful.export import describe
 from keras_stateful.session.manifest import Tensor
 
 STEPS = 1000
@@ -365,7 +365,7 @@ def test_a_layer_that_is_random_at_inference_is_found_out(tmp_path):
 
 @pytest.mark.parametrize("form", ["onnx", "litert", "tf_saved_model"])
 def test_a_missing_extra_is_named_with_its_command(form, tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_stateful.export.writers.find_spec", lambda name: None)
+    monkeypatch.setattr("keras_stateful.export.formats.find_spec", lambda name: None)
     with pytest.raises(
         ImportError,
         match=r'The format ".*" cannot be written here: .*pip install "keras-stateful\[',
@@ -467,7 +467,7 @@ def test_outputs_that_cannot_be_told_apart_are_refused():
     outputs = [2 * x, layers.ReLU(threshold=30.0, name="high")(x), layers.ReLU(threshold=60.0)(x)]
     told = Tensor("x", "x", (None, 1, 3), "float32", True)
     with pytest.raises(RuntimeError, match=r"Which output of the artifact .* cannot be told"):
-        check.output_tensors(keras.Model(x, outputs), Shuffled(), [told], [], [], None)
+        describe.output_tensors(keras.Model(x, outputs), Shuffled(), [told], [], [], None)
 
 
 @keras.saving.register_keras_serializable(package="test_export")

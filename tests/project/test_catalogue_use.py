@@ -373,7 +373,7 @@ EXPORT = {
         "export_step_model(model, directory)",
     ),
     "an unknown format": Bad(
-        exporting(format="tflite"), ValueError, "`format`", "'tflite'", "one of onnx, litert"
+        exporting(format="tflite"), ValueError, "`format`", "'tflite'", '"onnx", "litert" or'
     ),
     "no rows": Bad(
         exporting(batch_size=0), ValueError, "`batch_size`", "batch_size=0", "1 or more"
