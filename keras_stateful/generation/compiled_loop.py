@@ -70,6 +70,7 @@ class Progress(NamedTuple):
 def constants(request: Request) -> Constants:
     """The constants of a request, in buffers and dtypes that do not depend on its values."""
     narrowest = _NARROWEST_IDS if request.next_input is None else _NARROWEST_SIGNAL
+    # Powers of two: texts of 256 to 512 positions run the same compiled loop.
     width = max(narrowest, 1 << (request.positions - 1).bit_length())
     return Constants(
         prompts=_widened(request.prompts, width),
@@ -119,7 +120,7 @@ def advance(
     Returns:
         The progress, and what was emitted since: `(rows, width, ...)`, zeros behind.
     """
-    start = progress.position
+    start = progress.position  # what is emitted here goes into column 0
     rows, width = constants.prompts.shape[:2]
 
     def more(*loop: Tensor) -> Tensor:
@@ -171,7 +172,9 @@ def _finished(constants: Constants, now: Progress, ids: Tensor) -> Tensor:
     if constants.stop is None:
         return now.finished
     stopped = ops.any(ops.expand_dims(ids, -1) == constants.stop, axis=-1)
+    # What is emitted before a prompt ends is thrown away, a stop id among it, too.
     stopped = ops.logical_and(now.position >= constants.lengths - 1, stopped)
+    # A row emits its first id where its prompt ends, at `lengths - 1`, and `length` ids in all.
     full = now.position >= constants.lengths - 2 + constants.length
     return ops.logical_or(now.finished, ops.logical_or(stopped, full))
 

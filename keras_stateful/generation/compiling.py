@@ -17,6 +17,7 @@ def compiled(function: Callable) -> Callable:
         return jax.jit(function)
     import tensorflow as tf
 
+    # Autograph would rewrite the layers' Python, in which `keras.ops` has all loops already.
     with_xla = tf.function(function, jit_compile=True, autograph=False)
     plain = tf.function(function, autograph=False)
     refused: list[Exception] = []
@@ -76,6 +77,7 @@ def recorded(call: ModelCall, values: list, x: Tensor, states: list) -> ModelCal
     except Exception:
         # It looks at values, or calls what cannot be recorded: its Python is run every time.
         return call
+    # Recorded is every ATen call, those of the dropout masks that cells draw in vain among them.
     step.graph.eliminate_dead_code()
     step.graph.set_codegen(CodeGen())  # takes and gives flat tensors
     step.recompile()

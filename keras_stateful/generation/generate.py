@@ -212,7 +212,10 @@ def _handed_out(values: list, request: Request) -> Any:
 
 
 def _emissions(engine: Engine, request: Request, steps: int | None) -> Emissions:
-    """Runs a request, compiled where the engine can, and checks what comes."""
+    """Runs a request, compiled where the engine can, and checks the ids that come.
+
+    Nothing runs before the first block is asked for.
+    """
     emissions = engine.emissions(request, steps) or python_loop.emissions(engine, request)
     if request.next_input is not None:
         return emissions

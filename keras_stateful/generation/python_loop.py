@@ -34,6 +34,7 @@ def _blocks(engine: Engine, request: Request) -> Iterator[np.ndarray]:
                 yield engine.to_numpy(output)[:, None]
             if request.stop is not None:
                 finished |= (t >= lengths - 1) & np.isin(last, request.stop)
+                # A row emits its last id at position `prompt - 1 + length - 1`.
                 if np.all(finished | (t >= lengths - 2 + request.length)):
                     return
 

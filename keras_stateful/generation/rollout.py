@@ -7,8 +7,7 @@ On JAX and TensorFlow the loop is `compiled_loop.advance`. On torch the step is 
 list of ATen calls and the loop is Python's.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
 
 import keras
 import numpy as np
@@ -79,7 +78,7 @@ class Rollout:
         graph = Graph(step)
         self.input_vocabulary = input_vocabulary(graph, entry)
         self.from_logits, self.last_layer = reads_as_logits(graph, graph.outputs[0])
-        self._compiled: dict[Any, Callable] = {}
+        self._compiled: dict[Hashable, Callable] = {}
         self._drawn_in_vain = _drawn_in_vain(graph)
         self._backend = keras.backend.backend()
 
@@ -168,8 +167,10 @@ class Rollout:
         Raises:
             ValueError: a model that changes a variable, as those do that draw random numbers.
         """
-        given = [] if values is None else list(zip(self.variables, values, strict=True))
-        with keras.StatelessScope(given) as scope:
+        # Inside the scope a variable that is assigned to changes for this call alone: a model that
+        # counts or draws is found out, and the user's model stays as it is.
+        mapping = [] if values is None else list(zip(self.variables, values, strict=True))
+        with keras.StatelessScope(mapping) as scope:
             before = keras_internals.values_by_id(scope)
             output, *new = self.step([ops.cast(x, self.dtype), *states], training=False)
         after = keras_internals.values_by_id(scope)
@@ -185,11 +186,11 @@ class Rollout:
         """The variables' values as of now; None on TensorFlow, whose functions read variables."""
         return None if self._backend == "tensorflow" else [v.value for v in self.variables]
 
-    def compiled(self, key: Any, function: Callable) -> Callable:
+    def compiled(self, key: Hashable, function: Callable) -> Callable:
         """A compiled function, kept with the model."""
         return self.kept(key, lambda: compiled(function))
 
-    def kept(self, key: Any, make: Callable[[], Callable]) -> Callable:
+    def kept(self, key: Hashable, make: Callable[[], Callable]) -> Callable:
         """What was made for a key, made when it is first asked for."""
         if key not in self._compiled:
             # A loop over ever new functions must not fill the memory.

@@ -5,16 +5,17 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-from keras_stateful.session.json_fields import ManifestError, in_json, text, whole
+from keras_stateful.session.json_fields import Json, ManifestError, in_json, text, whole
 
 _HEXADECIMAL = frozenset("0123456789abcdef")
 
 
-def path_below(key: str, value: Any) -> str:
+def path_below(key: str, value: Json) -> str:
     """Reads a path that cannot lead out of the directory, on any system."""
     path = text(key, value)
+    # A backslash separates folders, and a colon names a drive or a stream, on Windows alone; a file
+    # that was exported on Linux must mean the same there.
     parts = path.split("/")
     if "\\" in path or "\0" in path or ":" in path or any(p in ("", ".", "..") for p in parts):
         raise ManifestError(
@@ -23,7 +24,7 @@ def path_below(key: str, value: Any) -> str:
     return path
 
 
-def _sha256(key: str, value: Any) -> str:
+def _sha256(key: str, value: Json) -> str:
     digest = text(key, value)
     if len(digest) != 64 or set(digest) - _HEXADECIMAL:
         raise ManifestError(f"`{key}` must be 64 hexadecimal digits. Received: {digest[:80]!r}.")

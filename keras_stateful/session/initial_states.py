@@ -2,11 +2,10 @@
 
 import base64
 import binascii
-from typing import Any
 
 import numpy as np
 
-from keras_stateful.session.json_fields import ManifestError
+from keras_stateful.session.json_fields import JsonObject, ManifestError
 
 _INLINE = 64  # numbers of an initial state written out as lists
 
@@ -16,7 +15,7 @@ def row_shape(shape: tuple[int | None, ...]) -> tuple[int, ...]:
     return tuple(size or 0 for size in shape[1:])
 
 
-def write_initial(array: np.ndarray) -> dict[str, Any]:
+def write_initial(array: np.ndarray) -> JsonObject:
     """One row's initial state as a JSON object.
 
     Args:
@@ -35,11 +34,12 @@ def write_initial(array: np.ndarray) -> dict[str, Any]:
         return {"fill": array.flat[0].item()}
     if array.size <= _INLINE:
         return {"values": array.tolist()}
+    # Little-endian whatever machine this is: the file goes to others.
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return {"base64": base64.b64encode(np.ascontiguousarray(little).tobytes()).decode()}
 
 
-def read_initial(source: dict[str, Any], shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def read_initial(source: JsonObject, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """Reads what `write_initial` gave.
 
     Args:
@@ -61,7 +61,7 @@ def read_initial(source: dict[str, Any], shape: tuple[int, ...], dtype: str) -> 
     return array
 
 
-def _array(source: dict[str, Any], shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def _array(source: JsonObject, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     if "fill" in source:
         if type(source["fill"]) not in (int, float, bool):
             raise ValueError("fill is not a number")

@@ -85,9 +85,9 @@ def read_steps(
         TypeError: as `read_step`.
     """
     arrays, length = [], None
-    for tensor, given in by_input(x, inputs):
+    for tensor, value in by_input(x, inputs):
         axes = (rows, None) if tensor.time else (rows,)
-        array = _checked(tensor, given, axes, batch_size)
+        array = _checked(tensor, value, axes, batch_size)
         if tensor.time and length not in (None, array.shape[1]):
             raise ValueError(
                 "All inputs of one `read` must have the same number of time steps. "
@@ -104,22 +104,23 @@ def read_steps(
 
 
 def _checked(
-    tensor: Tensor, given: ArrayLike, axes: tuple[int | None, ...], batch_size: int
+    tensor: Tensor, value: ArrayLike, axes: tuple[int | None, ...], batch_size: int
 ) -> np.ndarray:
     """One input in the artifact's dtype.
 
     Args:
         tensor: the input.
-        given: what the user gave for it.
+        value: what the user gave for it.
         axes: sizes of its rows and, for `read`, of its time axis; None where any goes.
         batch_size: the session's.
     """
     try:
-        array = np.asarray(given)
+        array = np.asarray(value)
     except ValueError as error:
         raise ValueError(f"Input {tensor.name!r} is not an array: {error}.") from None
     if not fits(array.shape, axes + tensor.step_shape):
         raise ValueError(_wrong_shape(tensor, array, axes, batch_size))
+    # Checked before it is cast: a cast would turn 0.5 into id 0 and 300 into a uint8 of 44.
     if array.dtype != tensor.dtype:
         _check_kind(tensor, array)
     if array.size:
@@ -153,11 +154,11 @@ def _wrong_shape(
 
 def _check_kind(tensor: Tensor, array: np.ndarray) -> None:
     """Refuses dtypes that would lose what they say: text, floats for ids, numbers for flags."""
-    given, expected = array.dtype.kind, np.dtype(tensor.dtype).kind
-    if given not in _NUMBERS:
+    kind, expected = array.dtype.kind, np.dtype(tensor.dtype).kind
+    if kind not in _NUMBERS:
         what = "ids" if expected in "iu" else "numbers"
         remedy = f"Encode it first: pass {what}, as the model was trained on."
-    elif (expected in "iu" and given == "f") or (expected == "b" and given != "b"):
+    elif (expected in "iu" and kind == "f") or (expected == "b" and kind != "b"):
         remedy = f'Convert it first, e.g. `x.astype("{tensor.dtype}")`, if that loses nothing.'
     else:
         return
@@ -174,6 +175,7 @@ def _check_range(tensor: Tensor, array: np.ndarray) -> None:
             f"from then on. Received: {np.count_nonzero(~np.isfinite(array))} such values. Fill in "
             "missing readings as for training, or leave that row out: `rows=`."
         )
+    # A gather reads -1 as the last row of a table; what lies beyond depends on the runtime.
     if tensor.vocabulary is not None:
         low, high = array.min(), array.max()
         if low < 0 or high >= tensor.vocabulary:
@@ -226,8 +228,8 @@ def read_states(states: Any, expected: tuple[State, ...], rows: int) -> list[np.
     return [arrays[state.name] for state in expected]
 
 
-def _state_array(state: State, given: ArrayLike, rows: int) -> np.ndarray:
-    array = np.asarray(given)
+def _state_array(state: State, value: ArrayLike, rows: int) -> np.ndarray:
+    array = np.asarray(value)
     shape = (rows, *state.shape[1:])
     if array.shape != shape:
         raise ValueError(
@@ -238,4 +240,4 @@ def _state_array(state: State, given: ArrayLike, rows: int) -> np.ndarray:
         raise TypeError(
             f"`states[{state.layer!r}]` must hold numbers. Received: dtype {array.dtype}."
         )
-    return array.astype(state.dtype)
+    return array.astype(state.dtype)  # a copy: what the user does to theirs changes no session

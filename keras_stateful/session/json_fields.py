@@ -12,7 +12,7 @@ and whatever else a file may hold is a `ManifestError`. `encode` goes from left 
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from keras_stateful.foundation.arguments import one_of
 
@@ -20,8 +20,12 @@ LONGEST_TEXT = 1024  # characters
 _READING = "json"  # the key of a `_Reading` in the metadata of a dataclass field
 
 Record = TypeVar("Record")
+Kind = TypeVar("Kind")
+Json: TypeAlias = Any  # what `json.loads` gives, and nobody has looked at yet
+JsonObject: TypeAlias = dict[str, Json]
 # Reads the value of a JSON key: `read(key, value, *fields that were read before)`.
-Reader = Callable[..., Any]
+Reader: TypeAlias = Callable[..., Any]
+Metadata: TypeAlias = dict[str, Any]  # of a dataclass field
 
 
 class ManifestError(ValueError):
@@ -33,7 +37,7 @@ class _Reading:
     """How a field of a dataclass stands in JSON; see `in_json`."""
 
     read: Reader
-    write: Callable[[Any], Any]
+    write: Callable[[Any], Json]
     key: str | None
     inside: str | None
     after: tuple[str, ...]
@@ -43,12 +47,12 @@ class _Reading:
 def in_json(
     read: Reader,
     *,
-    write: Callable[[Any], Any] = lambda value: value,
+    write: Callable[[Any], Json] = lambda value: value,
     key: str | None = None,
     inside: str | None = None,
     after: tuple[str, ...] = (),
     omit_none: bool = False,
-) -> dict[str, Any]:
+) -> Metadata:
     """Metadata of a dataclass field that stands in JSON.
 
     A field with a default takes null, too, and may be missing: both give the default.
@@ -64,7 +68,7 @@ def in_json(
     return {_READING: _Reading(read, write, key, inside, after, omit_none)}
 
 
-def decode(cls: type[Record], source: dict[str, Any]) -> Record:
+def decode(cls: type[Record], source: JsonObject) -> Record:
     """Reads a JSON object as a dataclass whose fields are `in_json`.
 
     Raises:
@@ -81,14 +85,15 @@ def decode(cls: type[Record], source: dict[str, Any]) -> Record:
         if value is None and field.default is not dataclasses.MISSING:
             values[field.name] = field.default
         else:
+            # Fields are read in their order, so those that this one looks at are there.
             before = (values[name] for name in reading.after)
             values[field.name] = reading.read(key, value, *before)
     return cls(**values)
 
 
-def encode(instance: Any) -> dict[str, Any]:
+def encode(instance: Any) -> JsonObject:
     """What `decode` reads and `json.dump` takes, keys in the order of the fields."""
-    source: dict[str, Any] = {}
+    source: JsonObject = {}
     for field in dataclasses.fields(instance):
         reading: _Reading = field.metadata[_READING]
         value = getattr(instance, field.name)
@@ -99,17 +104,17 @@ def encode(instance: Any) -> dict[str, Any]:
     return source
 
 
-def anything(key: str, value: Any) -> Any:
+def anything(key: str, value: Json) -> Json:
     """Reads whatever JSON holds."""
     return value
 
 
-def record(key: str, value: Any) -> dict[str, Any]:
+def record(key: str, value: Json) -> JsonObject:
     """Reads an object."""
     return _of_type(key, value, dict)
 
 
-def text(key: str, value: Any) -> str:
+def text(key: str, value: Json) -> str:
     """Reads a string of a length that a name or a path may have."""
     value = _of_type(key, value, str)
     if len(value) > LONGEST_TEXT:
@@ -117,12 +122,12 @@ def text(key: str, value: Any) -> str:
     return value
 
 
-def flag(key: str, value: Any) -> bool:
+def flag(key: str, value: Json) -> bool:
     """Reads true or false."""
     return _of_type(key, value, bool)
 
 
-def any_whole(key: str, value: Any) -> int:
+def any_whole(key: str, value: Json) -> int:
     """Reads a whole number."""
     return _of_type(key, value, int)
 
@@ -130,7 +135,7 @@ def any_whole(key: str, value: Any) -> int:
 def whole(least: int, below: int | None = None) -> Reader:
     """A reader of whole numbers from `least` on, below `below`."""
 
-    def read(key: str, value: Any) -> int:
+    def read(key: str, value: Json) -> int:
         number = any_whole(key, value)
         if number < least or (below is not None and number >= below):
             bounds = f"{least} or more" if below is None else f"from {least} to {below - 1}"
@@ -143,7 +148,7 @@ def whole(least: int, below: int | None = None) -> Reader:
 def word(choices: tuple[str, ...]) -> Reader:
     """A reader of one of a few words."""
 
-    def read(key: str, value: Any) -> str:
+    def read(key: str, value: Json) -> str:
         value = text(key, value)
         try:
             return one_of(key, value, choices)
@@ -153,10 +158,10 @@ def word(choices: tuple[str, ...]) -> Reader:
     return read
 
 
-def list_in_json(cls: type[Record], most: int, *, inside: str | None = None) -> dict[str, Any]:
+def list_in_json(cls: type[Record], most: int, *, inside: str | None = None) -> Metadata:
     """Metadata of a field of dataclasses: in JSON a list of at most `most` objects."""
 
-    def read(key: str, value: Any) -> tuple[Record, ...]:
+    def read(key: str, value: Json) -> tuple[Record, ...]:
         entries = _of_type(key, value, list)
         if len(entries) > most:
             raise ManifestError(
@@ -169,7 +174,7 @@ def list_in_json(cls: type[Record], most: int, *, inside: str | None = None) -> 
     return in_json(read, write=lambda instances: [encode(i) for i in instances], inside=inside)
 
 
-def _of_type(key: str, value: Any, kind: type) -> Any:
+def _of_type(key: str, value: Json, kind: type[Kind]) -> Kind:
     # To Python, true and false are whole numbers; to JSON they are not.
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ManifestError(
@@ -178,5 +183,6 @@ def _of_type(key: str, value: Any, kind: type) -> Any:
     return value
 
 
-def _shortened(value: Any) -> str:
+def _shortened(value: Json) -> str:
+    """The beginning of a value: a file's errors must not be as long as the file."""
     return repr(value)[:60]

@@ -9,13 +9,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from keras_stateful.session.artifact import File, bytes_of, path_below
 from keras_stateful.session.initial_states import read_initial, row_shape, write_initial
 from keras_stateful.session.json_fields import (
+    Json,
+    JsonObject,
     ManifestError,
     any_whole,
     anything,
@@ -49,7 +50,7 @@ _MOST_ROWS = 2**31
 Shape = tuple[int | None, ...]
 
 
-def _shape(key: str, value: Any) -> Shape:
+def _shape(key: str, value: Json) -> Shape:
     sizes = value if isinstance(value, list) else []
     if not 1 <= len(sizes) <= _HIGHEST_RANK or not all(_is_size(size) for size in sizes):
         raise ManifestError(
@@ -59,11 +60,12 @@ def _shape(key: str, value: Any) -> Shape:
     return tuple(sizes)
 
 
-def _is_size(size: Any) -> bool:
+def _is_size(size: Json) -> bool:
+    # `type`, since to Python true and false are integers, too.
     return size is None or (type(size) is int and 0 <= size < 2**31)
 
 
-def _time(key: str, value: Any, shape: Shape) -> bool:
+def _time(key: str, value: Json, shape: Shape) -> bool:
     has_time = flag(key, value)
     if has_time and (len(shape) < 2 or shape[1] not in (1, None)):
         raise ManifestError(
@@ -72,7 +74,7 @@ def _time(key: str, value: Any, shape: Shape) -> bool:
     return has_time
 
 
-def _initial(key: str, value: Any, shape: Shape, dtype: str) -> np.ndarray:
+def _initial(key: str, value: Json, shape: Shape, dtype: str) -> np.ndarray:
     # The sizes first: no array is made of a state that is too large.
     if None in shape[1:] or math.prod(row_shape(shape)) > _LARGEST_STATE:
         raise ManifestError(
@@ -81,7 +83,7 @@ def _initial(key: str, value: Any, shape: Shape, dtype: str) -> np.ndarray:
     return read_initial(record(key, value), row_shape(shape), dtype)
 
 
-def _versions(key: str, value: Any) -> dict[str, str]:
+def _versions(key: str, value: Json) -> dict[str, str]:
     versions = record(key, value)
     if not all(isinstance(version, str) for version in versions.values()):
         raise ManifestError(f"`{key}` must map names to strings.")
@@ -169,8 +171,8 @@ class Manifest:
     inputs: tuple[Tensor, ...] = field(metadata=list_in_json(Tensor, _MOST_TENSORS))
     outputs: tuple[Tensor, ...] = field(metadata=list_in_json(Tensor, _MOST_TENSORS))
     states: tuple[State, ...] = field(metadata=list_in_json(State, _MOST_TENSORS))
-    quantization: dict[str, Any] | None = field(default=None, metadata=in_json(record))
-    metadata: Any = field(default=None, metadata=in_json(anything))
+    quantization: JsonObject | None = field(default=None, metadata=in_json(record))
+    metadata: Json = field(default=None, metadata=in_json(anything))
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
@@ -238,6 +240,7 @@ def _check_version(version: int) -> None:
 
 def _check_together(manifest: Manifest) -> None:
     """Checks what no field shows by itself."""
+    # A path that is among safe ones, or a folder of these, is safe itself.
     entry, states = manifest.entry, manifest.states
     if not any(file.path == entry or file.path.startswith(f"{entry}/") for file in manifest.files):
         raise ManifestError(f"`entry` is not among the files. Received: {entry[:80]!r}.")

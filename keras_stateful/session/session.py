@@ -58,6 +58,7 @@ def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
     batch_size = whole_number("batch_size", batch_size, 1)
     directory = Path(directory)
     manifest = read_manifest(directory)
+    # The bytes that were checked are those that are opened: nobody can change them in between.
     content = read_artifact(directory, manifest.files, manifest.entry)
     runtime = open_runtime(manifest.artifact_format, content, directory / manifest.entry)
     check_names(manifest, runtime)
@@ -100,11 +101,13 @@ class Session:
     def __init__(self, manifest: Manifest, runtime: Runtime, batch_size: int):
         self.manifest = manifest
         self.batch_size = batch_size
-        self._runtime: Runtime | None = runtime
-        self._lock = threading.RLock()
+        self._runtime: Runtime | None = runtime  # None once the session is closed
+        self._lock = threading.RLock()  # held over each call, as a step reads and writes the states
         self._input_names = [t.tensor for t in manifest.inputs] + [s.input for s in manifest.states]
         self._output_names = [t.tensor for t in manifest.outputs]
         self._output_names += [s.output for s in manifest.states]
+        # `(batch, ...)` each, in the manifest's order. The arrays are replaced, never written into:
+        # a step that fails leaves the old ones, and none that was handed out changes.
         self._states: list[np.ndarray] = self._initial(batch_size)
 
     @property
@@ -224,7 +227,7 @@ class Session:
             A `Session` of `len(rows)` rows, independent from now on.
         """
         with self._lock:
-            index = self._rows(rows, repeats=True)
+            index = self._rows(rows, repeats=True)  # one row may go on in several ways
             fork = Session(self.manifest, self._open().for_session(), self._count(index))
             fork._states = [s.copy() if index is None else s[index] for s in self._states]
             return fork

@@ -113,18 +113,21 @@ def test_an_altered_artifact_is_refused(exported, tmp_path):
 
 
 class Browser:
-    """A headless Chromium, spoken to in the DevTools protocol over a pipe: no driver, no package."""
+    """A headless Chromium, spoken to over a pipe in the DevTools protocol: no driver is needed."""
 
     def __init__(self, executable, profile):
-        told, self.out = os.pipe()
+        commands, self.out = os.pipe()
         self.answers, answer = os.pipe()
-        options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-                   "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                   f"--user-data-dir={profile}", "--remote-debugging-pipe", "about:blank"]  # fmt: skip
+        options = [
+            *("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"),
+            *("--no-first-run", "--disable-background-networking", "--disable-component-update"),
+            *("--disable-sync", f"--user-data-dir={profile}", "--remote-debugging-pipe"),
+            "about:blank",
+        ]
 
         def hand_over():  # Chromium reads from 3 and writes to 4
             for number, end in (
-                (3, fcntl.fcntl(told, fcntl.F_DUPFD, 10)),
+                (3, fcntl.fcntl(commands, fcntl.F_DUPFD, 10)),
                 (4, fcntl.fcntl(answer, fcntl.F_DUPFD, 10)),
             ):
                 os.dup2(end, number)
@@ -132,7 +135,7 @@ class Browser:
         self.process = subprocess.Popen(
             [executable, *options], preexec_fn=hand_over, pass_fds=(3, 4), stderr=subprocess.DEVNULL
         )
-        os.close(told)
+        os.close(commands)
         os.close(answer)
         self.number, self.unread, self.session = 0, b"", {}
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
@@ -152,17 +155,17 @@ class Browser:
                 assert part, "the browser has ended"
                 self.unread += part
             line, self.unread = self.unread.split(b"\0", 1)
-            told = json.loads(line)
-            if told.get("id") == self.number:
-                assert "error" not in told, told["error"]
-                return told["result"]
+            reply = json.loads(line)
+            if reply.get("id") == self.number:
+                assert "error" not in reply, reply["error"]
+                return reply["result"]
 
     def run(self, body, *arguments):
         """The value of a function's body in the page."""
         code = f"((...args) => {{ {body} }})(...{json.dumps(arguments)})"
-        told = self.call("Runtime.evaluate", expression=code, returnByValue=True)
-        assert "exceptionDetails" not in told, told
-        return told["result"].get("value")
+        reply = self.call("Runtime.evaluate", expression=code, returnByValue=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
 
     def until(self, body, seconds=60):
         end = time.monotonic() + seconds

@@ -154,9 +154,7 @@ COMBINATIONS = [
 
 
 def _data(model, rows, steps, seed=0):
-    """Random input `(rows, steps, ...)` for each of the model's inputs, with zeros where masks
-    would be.
-    """
+    """Random `(rows, steps, ...)` for each of the model's inputs, zeros where masks would be."""
     rng = np.random.default_rng(seed)
     found = []
     for tensor in model.inputs:
@@ -191,8 +189,8 @@ def _real_steps(model, x):
     return x[0] != 0 if embedding is not None and embedding.mask_zero else None
 
 
-def _close(got, wanted):
-    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5 * max(1, np.abs(wanted).max()))
+def _close(got, expected):
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
 @pytest.mark.parametrize(("build", "form"), COMBINATIONS)
@@ -201,7 +199,7 @@ def test_a_thousand_chained_steps_are_one_pass_of_the_model(build, form, tmp_pat
     ks.export_step_model(model, tmp_path / "out", form)
     session = ks.load_session(tmp_path / "out")
     x = _data(model, 1, STEPS)
-    wanted = [
+    expected = [
         np.asarray(o)
         for o in keras.tree.flatten(model.predict(x if len(x) > 1 else x[0], verbose=0))
     ]
@@ -210,7 +208,7 @@ def test_a_thousand_chained_steps_are_one_pass_of_the_model(build, form, tmp_pat
         result = session.step(_at(x, t))
         outputs.append(result if isinstance(result, tuple) else (result,))
     real = _real_steps(model, x)
-    for i, whole in enumerate(wanted):
+    for i, whole in enumerate(expected):
         if model.outputs[i].shape[1] is None:
             got = np.stack([o[i] for o in outputs], axis=1)
             _close(*((got, whole) if real is None else (got[real], whole[real])))
@@ -218,7 +216,9 @@ def test_a_thousand_chained_steps_are_one_pass_of_the_model(build, form, tmp_pat
             _close(outputs[-1][i], whole)
 
     step = ks.to_step_model(model)
-    after = keras.tree.flatten(step.predict_on_batch([*x, *ks.initial_states(step)]))[len(wanted) :]
+    after = keras.tree.flatten(step.predict_on_batch([*x, *ks.initial_states(step)]))[
+        len(expected) :
+    ]
     kept = session.get_states()
     assert list(kept) == list(dict.fromkeys(step.state_paths))
     for array, path in zip(after, step.state_paths, strict=True):
@@ -292,12 +292,12 @@ def test_the_manifest_says_what_a_client_needs(tmp_path):
         tmp_path / "out",
         metadata={"vocabulary": list("abcdefghijk"), "pi": 3.25, "none": None},
     )
-    told = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert told["format_version"] == 1
-    assert told["artifact"]["entry"] == "model.onnx"
-    assert told["versions"]["trained_with"] == keras.backend.backend()
-    assert told["versions"]["keras"] == keras.__version__
-    assert told["inputs"] == [
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["format_version"] == 1
+    assert manifest["artifact"]["entry"] == "model.onnx"
+    assert manifest["versions"]["trained_with"] == keras.backend.backend()
+    assert manifest["versions"]["keras"] == keras.__version__
+    assert manifest["inputs"] == [
         {
             "name": "ids",
             "tensor": "ids",
@@ -307,10 +307,10 @@ def test_the_manifest_says_what_a_client_needs(tmp_path):
             "vocabulary": VOCABULARY,
         }
     ]
-    (output,) = told["outputs"]
+    (output,) = manifest["outputs"]
     assert (output["shape"], output["from_logits"]) == ([None, 1, VOCABULARY], True)
-    assert told["metadata"] == {"vocabulary": list("abcdefghijk"), "pi": 3.25, "none": None}
-    assert [s["shape"] for s in told["states"]] == [[None, 6]] * 2 + [[None, 5]] * 2
+    assert manifest["metadata"] == {"vocabulary": list("abcdefghijk"), "pi": 3.25, "none": None}
+    assert [s["shape"] for s in manifest["states"]] == [[None, 6]] * 2 + [[None, 5]] * 2
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.json", "model.onnx"]
 
 
@@ -392,8 +392,8 @@ def test_a_class_that_another_process_cannot_import_is_refused(tmp_path):
 @pytest.mark.parametrize("adapted", [True, False])
 def test_normalization_is_exported(adapted, form, tmp_path):
     x = (np.random.default_rng(0).standard_normal((2, 12, 3)) * 5 + 20).astype("float32")
-    told = {} if adapted else {"mean": x.mean((0, 1)), "variance": x.var((0, 1))}
-    normalization = layers.Normalization(**told)
+    statistics = {} if adapted else {"mean": x.mean((0, 1)), "variance": x.var((0, 1))}
+    normalization = layers.Normalization(**statistics)
     if adapted:
         normalization.adapt(x)
     model = _sequential(normalization, layers.LSTM(4, return_sequences=True))
@@ -448,10 +448,10 @@ def test_outputs_that_differ_for_rare_inputs_only_keep_their_names(form, tmp_pat
     ks.export_step_model(model, tmp_path / "out", form)
     session = ks.load_session(tmp_path / "out")
     data = np.full((1, 1, 3), 55, "float32")
-    for told, got, want in zip(
+    for output, got, want in zip(
         session.manifest.outputs, session.read(data), model.predict(data, verbose=0), strict=True
     ):
-        np.testing.assert_allclose(got, want, atol=1e-5, err_msg=told.name)
+        np.testing.assert_allclose(got, want, atol=1e-5, err_msg=output.name)
 
 
 def test_outputs_that_cannot_be_told_apart_are_refused():
@@ -459,15 +459,15 @@ def test_outputs_that_cannot_be_told_apart_are_refused():
         def output_names(self):
             return ["b", "a", "c"]
 
-        def run(self, feeds, wanted):
+        def run(self, feeds, expected):
             x = feeds["x"]
-            return [{"a": 2 * x, "b": 0 * x, "c": 0 * x}[n] for n in wanted]
+            return [{"a": 2 * x, "b": 0 * x, "c": 0 * x}[n] for n in expected]
 
     x = keras.Input((1, 3), name="x")
     outputs = [2 * x, layers.ReLU(threshold=30.0, name="high")(x), layers.ReLU(threshold=60.0)(x)]
-    told = Tensor("x", "x", (None, 1, 3), "float32", True)
+    entry = Tensor("x", "x", (None, 1, 3), "float32", True)
     with pytest.raises(RuntimeError, match=r"Which output of the artifact .* cannot be told"):
-        describe.output_tensors(keras.Model(x, outputs), Shuffled(), [told], [], [], None)
+        describe.output_tensors(keras.Model(x, outputs), Shuffled(), [entry], [], [], None)
 
 
 @keras.saving.register_keras_serializable(package="test_export")

@@ -1,6 +1,4 @@
-"""generate, stream and SampleText against the stateless model read from the start for every single
-id.
-"""
+"""generate, stream, SampleText: as the stateless model that reads all anew for every id."""
 
 import gc
 import weakref
@@ -33,9 +31,7 @@ def text_model(*stack, activation=None, mask_zero=False, dtype="int32", units=VO
 
 
 def lively(model, scale=2.0):
-    """Weights with which the most likely id keeps changing, and rounding errors do not grow from
-    step to step.
-    """
+    """Gives weights with which the most likely id keeps changing, and rounding does not grow."""
     numbers = np.random.default_rng(1)
     for w in model.weights:
         kind = 0.3 if "recurrent" in w.path else 0.0 if "bias" in w.path else scale
@@ -80,9 +76,7 @@ MODELS = {
 
 
 def one_pass(model, rows):
-    """Outputs `(rows, ...)` after each step of one sequence, read by the stateless model from its
-    first step.
-    """
+    """Outputs `(timesteps, ...)` of one sequence, read by the stateless model as a whole."""
     if model.outputs[0].shape[1:2] == (None,):
         return ops.convert_to_numpy(
             model(ops.convert_to_tensor(np.asarray(rows)[None]), training=False)
@@ -92,17 +86,13 @@ def one_pass(model, rows):
 
 
 def assert_greedy(model, prompt, ids):
-    """Each id is the argmax of the pass over all that stands before it (the model is causal: one
-    pass tells all).
-    """
+    """Each id is the argmax of the pass over all before it; a causal model needs one pass."""
     outputs = one_pass(model, [*prompt, *ids[:-1]])[len(prompt) - 1 :]
     assert list(ids) == outputs.argmax(-1).tolist()
 
 
 def assert_followed(model, prompt, outputs, next_input):
-    """Each output is that of the pass over the prompt and what `next_input` made of the outputs
-    before it.
-    """
+    """Each output is that of a pass over the prompt and what `next_input` made of the others."""
     fed = [np.asarray(next_input(y[None]))[0] for y in outputs[:-1]]
     np.testing.assert_allclose(
         outputs, one_pass(model, np.float32([*prompt, *fed]))[len(prompt) - 1 :], atol=1e-5
@@ -160,9 +150,7 @@ def test_same_prompt_in_several_rows_is_continued_differently(model):
 
 @pytest.mark.parametrize("name", ["logits", "softmax"])
 def test_drawn_ids_are_those_of_a_plain_loop(name):
-    """The plain loop: full-prefix passes, float64 filters by sorting, and `searchsorted` for the
-    draw.
-    """
+    """The plain loop: passes over whole prefixes, filters by sorting, draws by `searchsorted`."""
     model = MODELS[name]()
     got = ks.generate(model, [1, 2], 25, temperature=0.8, top_k=7, top_p=0.85, seed=5).tolist()
     uniforms = 1 - np.random.Generator(np.random.PCG64([5, 0])).random(25, dtype="float32")
@@ -223,19 +211,19 @@ def test_stream_is_generate(model, prompt):
 def test_stop_ends_each_row_at_its_first_stop_id(model, stop):
     whole = ks.generate(model, PROMPTS, 60, temperature=1.5, seed=0)
     stops = np.atleast_1d(stop)
-    wanted = []
+    expected = []
     for row in whole.tolist():
         ends = [i for i, id_ in enumerate(row) if id_ in stops]
-        wanted.append(row[: ends[0] + 1] if ends else row)
-    assert len({len(w) for w in wanted}) > 1
-    assert ks.generate(model, PROMPTS, 60, temperature=1.5, seed=0, stop=stop) == wanted
-    assert ks.generate(model, PROMPTS[0], 60, temperature=1.5, seed=0, stop=stop) == wanted[0]
-    assert list(ks.stream(model, PROMPTS[0], 60, temperature=1.5, seed=0, stop=stop)) == wanted[0]
+        expected.append(row[: ends[0] + 1] if ends else row)
+    assert len({len(w) for w in expected}) > 1
+    assert ks.generate(model, PROMPTS, 60, temperature=1.5, seed=0, stop=stop) == expected
+    assert ks.generate(model, PROMPTS[0], 60, temperature=1.5, seed=0, stop=stop) == expected[0]
+    assert list(ks.stream(model, PROMPTS[0], 60, temperature=1.5, seed=0, stop=stop)) == expected[0]
     streamed = np.stack(
         list(ks.stream(model, PROMPTS, 60, temperature=1.5, seed=0, stop=stop)), axis=1
     )
-    assert streamed.shape == (4, max(len(w) for w in wanted))
-    for row, w in zip(streamed.tolist(), wanted, strict=True):
+    assert streamed.shape == (4, max(len(w) for w in expected))
+    for row, w in zip(streamed.tolist(), expected, strict=True):
         assert row == w + [-1] * (len(row) - len(w))
 
 
@@ -423,10 +411,10 @@ def session(model, tmp_path_factory):
 
 def test_a_session_says_what_the_model_says(model, session):
     options = {"temperature": 0.9, "top_k": 9, "top_p": 0.95, "seed": 3}
-    wanted = ks.generate(model, PROMPTS, 20, **options)
-    np.testing.assert_array_equal(ks.generate(session, PROMPTS, 20, **options), wanted)
+    expected = ks.generate(model, PROMPTS, 20, **options)
+    np.testing.assert_array_equal(ks.generate(session, PROMPTS, 20, **options), expected)
     np.testing.assert_array_equal(
-        np.stack(list(ks.stream(session, PROMPTS, 20, **options)), axis=1), wanted
+        np.stack(list(ks.stream(session, PROMPTS, 20, **options)), axis=1), expected
     )
     assert ks.generate(session, PROMPTS, 20, stop=4, **options) == ks.generate(
         model, PROMPTS, 20, stop=4, **options

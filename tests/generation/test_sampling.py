@@ -1,6 +1,4 @@
-"""The samplers against references written another way: sorted lists in float64, counted
-frequencies.
-"""
+"""The samplers against references written another way: sorted lists, counted frequencies."""
 
 import subprocess
 import sys
@@ -52,13 +50,13 @@ def test_filters_keep_what_a_walk_down_the_sorted_ids_keeps(
 ):
     logits = np.array(logits) / 10
     top_k = None if top_k is None else min(top_k, len(logits))
-    wanted = reference(logits, temperature, top_k, top_p, assume)
+    expected = reference(logits, temperature, top_k, top_p, assume)
     scores = logits if from_logits else softmax(logits)
     weights = filtered_weights(
         np.float32(scores)[None], temperature, top_k, top_p, from_logits=from_logits
     )[0]
-    np.testing.assert_array_equal(weights > 0, wanted > 0)
-    np.testing.assert_allclose(weights / weights.sum(), wanted, atol=2e-6)
+    np.testing.assert_array_equal(weights > 0, expected > 0)
+    np.testing.assert_allclose(weights / weights.sum(), expected, atol=2e-6)
 
 
 def test_ids_as_likely_as_the_last_kept_stay():
@@ -101,14 +99,14 @@ def test_uniforms_depend_on_seed_and_row_alone():
 def test_drawn_ids_follow_the_filtered_distribution():
     logits = np.random.default_rng(0).normal(size=20) * 2
     n = 20_000
-    wanted = reference(logits, 0.7, 12, 0.9)
+    expected = reference(logits, 0.7, 12, 0.9)
     ids = next_ids(
         np.repeat(np.float32(logits)[None], n, 0), row_uniforms(3, 1, n)[0], 0.7, 12, 0.9
     )
     counts = np.bincount(ids, minlength=20)
-    likely = wanted > 0
+    likely = expected > 0
     assert counts[~likely].sum() == 0
-    chi_square = ((counts - n * wanted)[likely] ** 2 / (n * wanted[likely])).sum()
+    chi_square = ((counts - n * expected)[likely] ** 2 / (n * expected[likely])).sum()
     assert chi_square < likely.sum() - 1 + 4 * np.sqrt(2 * likely.sum())
 
 

@@ -80,9 +80,9 @@ JSON = st.recursive(
 )
 
 
-def mutated(told, data):
+def mutated(manifest, data):
     """One value somewhere in the manifest is another JSON value, or gone."""
-    place, key = told, data.draw(st.sampled_from(sorted(told)))
+    place, key = manifest, data.draw(st.sampled_from(sorted(manifest)))
     while isinstance(place[key], (dict, list)) and place[key] and data.draw(st.integers(0, 3)):
         place = place[key]
         key = data.draw(
@@ -92,7 +92,7 @@ def mutated(told, data):
         place[key] = data.draw(JSON)
     else:
         del place[key]
-    return json.dumps(told).encode()
+    return json.dumps(manifest).encode()
 
 
 @settings(max_examples=400)
@@ -104,9 +104,7 @@ def test_a_value_changed(content, data):
 @settings(shared_directory, max_examples=100)
 @given(st.data())
 def test_a_value_changed_and_run(copy, content, data):
-    """Where the manifest is still one: the session opens and takes a step, or says what does not
-    fit.
-    """
+    """Where it still is a manifest, the session takes a step, or says what does not fit."""
     (copy / "manifest.json").write_bytes(mutated(json.loads(content), data))
     with (
         contextlib.suppress(ValueError),
@@ -119,10 +117,10 @@ def test_a_value_changed_and_run(copy, content, data):
 @settings(max_examples=200)
 @given(st.data())
 def test_bits_flipped(content, data):
-    told = bytearray(content)
+    manifest = bytearray(content)
     for _ in range(data.draw(st.integers(1, 4))):
-        told[data.draw(st.integers(0, len(told) - 1))] ^= 1 << data.draw(st.integers(0, 7))
-    parsed(bytes(told))
+        manifest[data.draw(st.integers(0, len(manifest) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    parsed(bytes(manifest))
 
 
 @settings(max_examples=100)
@@ -141,40 +139,51 @@ def test_any_bytes(noise):
 
 
 def with_state(content, **changes):
-    told = json.loads(content)
-    told["states"][0].update(changes)
-    return json.dumps(told).encode()
+    manifest = json.loads(content)
+    manifest["states"][0].update(changes)
+    return json.dumps(manifest).encode()
 
+
+def with_version(content, digits):
+    return content.replace(b'"format_version": 1', b'"format_version": ' + b"9" * digits, 1)
+
+
+def with_nested_metadata(content):
+    return content.replace(b'"metadata": {', b'"metadata": ' + b"[" * 100_000 + b"{", 1)
+
+
+def with_a_large_exponent(content):
+    return with_state(content, initial={"fill": 1}).replace(b'"fill": 1', b'"fill": 1e999999')
+
+
+def with_many_states(content):
+    return json.dumps(json.loads(content) | {"states": [{}] * 100_000}).encode()
+
+
+HUGE = [None, 2**31 - 1, 2**31 - 1]
+DEEP = json.loads("[" * 500 + "]" * 500)
+BYTES = base64.b64encode(b"x" * 4_000_000).decode()
 
 HOSTILE = {
     "nested lists": lambda c: b"[" * 1_000_000,
     "nested objects": lambda c: b'{"a":' * 1_000_000,
-    "nested "
-    "metadata": lambda c: c.replace(b'"metadata": {', b'"metadata": ' + b"[" * 100_000 + b"{", 1),
-    "many "
-    "digits": lambda c: c.replace(b'"format_version": 1', b'"format_version": ' + b"9" * 1_000_000, 1),
-    "a version far "
-    "ahead": lambda c: c.replace(b'"format_version": 1', b'"format_version": ' + b"9" * 4000, 1),
-    "a large "
-    "exponent": lambda c: with_state(c, initial={"fill": 1}).replace(b'"fill": 1', b'"fill": 1e999999'),
+    "nested metadata": with_nested_metadata,
+    "many digits": lambda c: with_version(c, 1_000_000),
+    "a version far ahead": lambda c: with_version(c, 4000),
+    "a large exponent": with_a_large_exponent,
     "a number beyond float32": lambda c: with_state(c, initial={"fill": 10**300}),
-    "a state of 2**62 "
-    "numbers": lambda c: with_state(c, shape=[None, 2**31 - 1, 2**31 - 1], initial={"fill": 0}),
+    "a state of 2**62 numbers": lambda c: with_state(c, shape=HUGE, initial={"fill": 0}),
     "a state of 2**27 numbers": lambda c: with_state(c, shape=[None, 2**27], initial={"fill": 0}),
     "a state of 500 axes": lambda c: with_state(c, shape=[None] + [1] * 500, initial={"fill": 0}),
-    "values in deep "
-    "lists": lambda c: with_state(c, initial={"values": json.loads("[" * 500 + "]" * 500)}),
-    "a hundred thousand states": lambda c: (
-        lambda told: json.dumps(told | {"states": [{}] * 100_000}).encode()
-    )(json.loads(c)),
-    "another state's "
-    "bytes": lambda c: with_state(c, initial={"base64": base64.b64encode(b"x" * 4_000_000).decode()}),
+    "values in deep lists": lambda c: with_state(c, initial={"values": DEEP}),
+    "a hundred thousand states": with_many_states,
+    "another state's bytes": lambda c: with_state(c, initial={"base64": BYTES}),
     "no base64": lambda c: with_state(c, initial={"base64": "é" * 1000}),
     "strings where names go": lambda c: with_state(c, name="n" * 2_000_000),
     "lone surrogates": lambda c: with_state(c, dtype="\ud800"),
     "UTF-16": lambda c: c.decode().encode("utf-16"),
     "NaN": lambda c: with_state(c, initial={"fill": float("nan")}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", HOSTILE)
@@ -216,11 +225,11 @@ def test_no_file_at_all(copy, name, kind):
         "a link to itself": lambda: path.symlink_to(path),
     }[kind]()
     if name == "model.onnx":  # a size that a pipe or a device would pass for
-        told = json.loads((copy / "manifest.json").read_text())
-        told["artifact"]["files"][0]["size"] = (
+        manifest = json.loads((copy / "manifest.json").read_text())
+        manifest["artifact"]["files"][0]["size"] = (
             path.stat().st_size if kind != "a link to itself" else 0
         )
-        (copy / "manifest.json").write_text(json.dumps(told))
+        (copy / "manifest.json").write_text(json.dumps(manifest))
     with pytest.raises(ManifestError, match=name):
         ks.load_session(copy)
 
@@ -242,32 +251,31 @@ def test_no_changed_artifact_reaches_its_runtime(copy, exported, data):
             ks.load_session(copy)
 
 
+RUNS_CODE = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "eval()", "exec()"}
+
+
+def names_used(node):
+    """What a syntax node imports, calls or allows, as in `RUNS_CODE`."""
+    if isinstance(node, ast.Import):
+        return {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+        return {node.module or "", *(alias.name for alias in node.names)}
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        return {f"{node.func.id}()"}
+    if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
+        refused = isinstance(node.value, ast.Constant) and node.value.value is False
+        return set() if refused else {"pickle"}
+    return set()
+
+
 def test_nothing_in_the_package_runs_code_from_a_file():
     """No pickle, no eval: a file can at most be wrong."""
-    found = []
+    places = []
     for path in Path(ks.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = (
-                [a.name for a in node.names]
-                if isinstance(node, (ast.Import, ast.ImportFrom))
-                else []
-            )
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-                names.append(f"{node.func.id}()")
-            if isinstance(node, ast.keyword) and node.arg == "allow_pickle":
-                names += (
-                    ["pickle"]
-                    if not (isinstance(node.value, ast.Constant) and node.value.value is False)
-                    else []
-                )
-            if {"pickle", "marshal", "shelve", "dill", "cloudpickle", "eval()", "exec()"} & set(
-                names
-            ):
-                found.append(
-                    f"{path.name}:{node.value.lineno if isinstance(node, ast.keyword) else node.lineno}"
-                )
-    assert not found
+            if names_used(node) & RUNS_CODE:
+                places.append(f"{path.name}:{node.lineno}")
+    assert not places
 
 
 def test_arrays_with_objects_inside_are_not_states():

@@ -43,11 +43,11 @@ def ids(*shape, seed=0):
 
 def test_step_and_read_are_one_pass_of_the_model(model, exported):
     x = ids(3, 40)
-    wanted = model.predict_on_batch(x)
+    expected = model.predict_on_batch(x)
     with ks.load_session(exported, batch_size=3) as session:
-        np.testing.assert_allclose(session.read(x[:, :25]), wanted[:, :25], atol=1e-5)
+        np.testing.assert_allclose(session.read(x[:, :25]), expected[:, :25], atol=1e-5)
         for t in range(25, 40):
-            np.testing.assert_allclose(session.step(x[:, t]), wanted[:, t], atol=1e-5)
+            np.testing.assert_allclose(session.step(x[:, t]), expected[:, t], atol=1e-5)
         assert session.metadata == {"characters": "abc"}
 
 
@@ -108,7 +108,7 @@ def test_forks_go_their_own_ways(exported):
 def test_threads_with_a_session_each_mix_nothing(exported):
     steps, threads = 10_000, 8
     root = ks.load_session(exported)
-    wanted, failures = {}, []
+    expected, failures = {}, []
 
     def run(k, into):
         session, state = root.fork(), np.random.default_rng(k)
@@ -130,8 +130,8 @@ def test_threads_with_a_session_each_mix_nothing(exported):
         t.join()
     assert not failures
     for k in (0, threads - 1):
-        run(k, wanted)
-        np.testing.assert_array_equal(got[k], wanted[k])
+        run(k, expected)
+        np.testing.assert_array_equal(got[k], expected[k])
 
 
 def test_one_session_used_by_several_threads_takes_one_call_after_the_other(exported):
