@@ -13,7 +13,7 @@ from keras_stateful.session.manifest import parse_manifest, write_manifest
 pytestmark = pytest.mark.backend_free
 
 # From 0.1.0: states that start at zero, at a few numbers and at many, one of each form in JSON.
-BEFORE = Path(__file__).parent / "exported_by_0_1"
+BEFORE = Path(__file__).resolve().parents[1] / "fixtures" / "exported_by_0_1"
 
 
 def test_what_an_earlier_release_exported_runs_as_then():
