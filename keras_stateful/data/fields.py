@@ -221,8 +221,11 @@ class Flat(Field):
     ) -> None:
         """Copies runs of steps into `out`, all at once by the index of each step."""
         rows, window, *shape = out.shape
-        into = counted_up(row * window + column, steps)
-        out.reshape(rows * window, *shape)[into] = self.flat[counted_up(begin, steps)]
+        values, line = self.flat[counted_up(begin, steps)], out.reshape(rows * window, *shape)
+        if len(values) == len(line):  # nothing is padding: the runs are in their order already
+            line[:] = values
+        else:
+            line[counted_up(row * window + column, steps)] = values
 
     @property
     def plain(self) -> bool:
