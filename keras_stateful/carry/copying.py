@@ -18,12 +18,13 @@ import numpy as np
 
 from keras_stateful.carry.graph import Unconvertible
 from keras_stateful.carry.layers import Carry, plain_class
-from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation import devices, keras_internals
+from keras_stateful.foundation.types import Structure, Tensor
 
 Layer: TypeAlias = keras.layers.Layer
 
 
-def parts_of(layer: Layer) -> list[Layer]:
+def parts_of(layer: Layer | keras.metrics.Metric) -> list[Layer]:
     """A layer, and every layer or cell below it."""
     parts: list[Layer] = []
     seen: set[int] = set()
@@ -83,7 +84,7 @@ def _classes_of(layer: Layer) -> dict[str, type]:
     return {name: cls for name, cls in classes.items() if not cls.__module__.startswith(ours)}
 
 
-def functions_of(layer: Any) -> dict[str, Callable]:
+def functions_of(layer: Layer | keras.metrics.Metric) -> dict[str, Callable]:
     """The user's own functions that a layer's config names, by name; an activation for instance."""
     functions: dict[str, Callable] = {}
     for name in _function_names(layer.get_config()):
@@ -97,7 +98,7 @@ def functions_of(layer: Any) -> dict[str, Callable]:
     return functions
 
 
-def _function_names(config: Any) -> list[str]:
+def _function_names(config: Structure) -> list[str]:
     """The names of all functions in a config, however deep they lie."""
     if isinstance(config, dict):
         names = [name for value in config.values() for name in _function_names(value)]
@@ -109,7 +110,7 @@ def _function_names(config: Any) -> list[str]:
     return []
 
 
-def _functions_held(layer: Any) -> list[Callable]:
+def _functions_held(layer: Layer | keras.metrics.Metric) -> list[Callable]:
     """The functions in the attributes of a layer and its parts."""
     return [f for part in parts_of(layer) for f in vars(part).values() if inspect.isfunction(f)]
 
@@ -144,29 +145,49 @@ def _copy_vocabularies(old: Layer, new: Layer) -> None:
             ) from error
 
 
-def skip_initializers(layer: Layer) -> Callable[[], None]:
-    """Has an unbuilt layer built with zeros, since its weights are copied in.
+def skip_initializers(old: Layer, new: Layer) -> Callable[[], None]:
+    """Has an unbuilt copy of a layer built without a value of its own, since weights are copied in.
 
     Three LSTM(1840) spend most of a conversion in the orthogonal initializer otherwise.
 
     Returns:
-        A function that gives the layer its initializers back.
+        A function that gives the copy its initializers back.
     """
+    placeholder = _Placeholder(old)
     initializers = [
         (part, name, value)
-        for part in parts_of(layer)
+        for part in parts_of(new)
         for name, value in vars(part).items()
         if isinstance(value, keras.initializers.Initializer)
     ]
-    # `vars`, since Keras would look at each attribute that is set, and the value is put back.
+    # Through `vars`, since Keras would look at each attribute that is set.
     for part, name, _ in initializers:
-        vars(part)[name] = keras.initializers.Zeros()
+        vars(part)[name] = placeholder
 
     def restore() -> None:
         for part, name, value in initializers:
             vars(part)[name] = value
 
     return restore
+
+
+class _Placeholder(keras.initializers.Initializer):
+    """Gives a new variable some value, until `copy_variables` gives it its own.
+
+    Zeros would be written for nothing: 325 MB for three LSTM(1840). Where tensors never change, a
+    variable of the old layer that has the same shape lends its own.
+    """
+
+    def __init__(self, layer: Layer):
+        self._lenders: dict[tuple, keras.Variable] = {}
+        if devices.can_lend_values():
+            self._lenders = {(tuple(v.shape), v.dtype): v for v in layer.variables}
+
+    def __call__(self, shape: tuple, dtype: str | None = None) -> Tensor:
+        lender = self._lenders.get((tuple(shape), dtype))
+        if lender is None:
+            return keras.ops.zeros(shape, dtype)
+        return keras.ops.convert_to_tensor(lender)
 
 
 # Its weights
@@ -187,7 +208,7 @@ def copy_variables(old: Layer, new: Layer) -> None:
         )
     _freeze_as(old, new)
     for source, target in zip(sources, targets, strict=True):
-        target.assign(np.array(keras.ops.convert_to_numpy(source)))
+        devices.copy_value(source, target)
         target.trainable = source.trainable
     copy_statistics(old, new)
 
@@ -230,14 +251,11 @@ def _derives(part: Layer) -> bool:
 
 def _through_store(source: Layer, target: Layer) -> None:
     """Saves one layer's variables as in a weight file, and loads them into another layer."""
-    store: dict[str, Any] = {}
+    store: dict[str, Tensor] = {}
     source.save_own_variables(store)
-    target.load_own_variables({key: _array(value) for key, value in store.items()})
-
-
-def _array(value: Any) -> np.ndarray:
-    """The value of a variable or tensor as an array of its own memory."""
-    return np.array(keras.ops.convert_to_numpy(value))
+    # As a file would give them: arrays, with a memory of their own.
+    arrays = {name: np.array(keras.ops.convert_to_numpy(value)) for name, value in store.items()}
+    target.load_own_variables(arrays)
 
 
 def _freeze_as(old: Layer, new: Layer) -> None:

@@ -21,6 +21,7 @@ import keras
 
 from keras_stateful.carry.layers import Carry
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.types import Structure, Tensor
 
 RESETS = "resets"  # name of the input, and key of a batch, that says which rows start anew
 
@@ -44,7 +45,7 @@ class Call(NamedTuple):
         flat = keras.tree.flatten((self.args, self.kwargs))
         return [t for t in flat if isinstance(t, keras.KerasTensor)]
 
-    def argument(self, position: int, name: str) -> Any:
+    def argument(self, position: int, name: str) -> Structure:
         """The argument that was given at a position or by name; None where it was not given."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name)
 
@@ -59,7 +60,7 @@ class Call(NamedTuple):
         return self.argument(0, "sequences")
 
     @property
-    def initial_state(self) -> Any:
+    def initial_state(self) -> Structure | None:
         """The state that the graph starts a recurrent layer from; None where it gives none."""
         return self.argument(1, "initial_state")
 
@@ -115,7 +116,7 @@ class Graph:
 
 
 def _calls(
-    model: keras.Model, prefix: str, tensors: dict[int, Any], seen: set[int]
+    model: keras.Model, prefix: str, tensors: dict[int, Tensor], seen: set[int]
 ) -> Iterator[Call]:
     """Reads the calls of a model and of the sub-models in it.
 

@@ -13,25 +13,26 @@ the other way round.
                           state ◀───────── new state ───────┘
 """
 
-import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 from keras import ops
 
 from keras_stateful.carry import loops
+from keras_stateful.carry.steps import (
+    StepResets,
+    choose,
+    first_of_last,
+    puts_out_its_first_state,
+    repeat_before,
+    rows_like,
+)
 from keras_stateful.foundation import devices, keras_internals
-
-_ANY_LENGTH = (
-    2**31 - 1
-)  # where TensorFlow knows the time steps at run time only: Keras's loop ends with them
+from keras_stateful.foundation.types import Structure, Tensor
 
 _register = keras.saving.register_keras_serializable(package="keras_stateful")
-
-
-def _rows(flags: Any, like: Any) -> Any:
-    """`(batch,)` flags shaped to be broadcast against a state `(batch, ...)`."""
-    return ops.reshape(flags, (-1,) + (1,) * (len(like.shape) - 1))
 
 
 class Carry:
@@ -43,17 +44,26 @@ class Carry:
         initial_state_given: whether the model's graph passes `initial_state`; a reset then sets
             that. (What it is, is known only inside the step, so a reset from outside marks the rows
             as fresh.)
+
+    Attributes:
+        slot_states: the state variables of each slot, `(batch, ...)` each.
+        fresh_rows: with `initial_state_given`, for each slot `(batch,)`: 1 where the row starts
+            from the given initial state at the next call.
     """
 
-    def __init__(self, *args, slots: int = 1, initial_state_given: bool = False, **kwargs):
+    def __init__(
+        self, *args: Any, slots: int = 1, initial_state_given: bool = False, **kwargs: Any
+    ):
         super().__init__(*args, **{**kwargs, "stateful": False})
         self.slots = slots
         self.initial_state_given = initial_state_given
-        self._slot_states: list[list[keras.Variable]] = []
-        self._fresh: list[keras.Variable] = []
-        self._step_resets: tuple[Any, list] | None = None
+        self.slot_states: list[list[keras.Variable]] = []
+        self.fresh_rows: list[keras.Variable] = []
+        self._step_resets: StepResets | None = None  # see `_inner_loop_told`
 
-    def build(self, sequences_shape, initial_state_shape=None):
+    # The variables
+
+    def build(self, sequences_shape: tuple, initial_state_shape: Structure | None = None) -> None:
         super().build(sequences_shape)
         batch_size = sequences_shape[0]
         if batch_size is None:
@@ -63,211 +73,165 @@ class Carry:
             )
         self.batch_size = batch_size
         initial = keras.tree.flatten(self.get_initial_state(batch_size))
-        slots, fresh = [], []
-        for _ in range(self.slots):
-            states = [
-                self.add_weight(
-                    shape=tuple(value.shape),
-                    initializer="zeros",
-                    dtype=self.variable_dtype,
-                    trainable=False,
-                    autocast=False,
-                    name="rnn_state",
-                )
-                for value in initial
-            ]
+        # Lists that are complete: Keras tracks what is in a list when the attribute is set.
+        self.slot_states = [
+            [_add_state(self, value) for value in initial] for _ in range(self.slots)
+        ]
+        if self.initial_state_given:
+            self.fresh_rows = [_add_fresh_rows(self) for _ in range(self.slots)]
+
+    def state_variables(self) -> list[keras.Variable]:
+        """All state variables, slot by slot, with the fresh rows last."""
+        return [v for states in self.slot_states for v in states] + list(self.fresh_rows)
+
+    @property
+    def weights(self) -> list[keras.Variable]:
+        """The plain layer's weights.
+
+        States are variables, not weights, so that `set_weights`, `count_params`, `EarlyStopping`
+        and every weight file are those of the plain layer at any batch size.
+        """
+        states = {id(v) for v in self.state_variables()}
+        return [w for w in super().weights if id(w) not in states]
+
+    def reset_state(self, rows: Tensor | None = None) -> None:
+        """Sets the state to the initial one, on all replicas.
+
+        Args:
+            rows: bool `(batch,)`, the rows to reset; None for all.
+        """
+        if not self.slot_states:
+            return
+        batch_size = devices.rows(self.slot_states[0][0])
+        initial = keras.tree.flatten(self.get_initial_state(batch_size))
+        for states in self.slot_states:
             for state, value in zip(states, initial, strict=True):
-                state.assign(
-                    ops.copy(ops.cast(value, state.dtype))
-                )  # slots must not share a JAX buffer
-                devices.lay_out_by_rows(state)
-            slots.append(states)
-            if self.initial_state_given:
-                fresh.append(
-                    self.add_weight(
-                        shape=(batch_size,),
-                        initializer="ones",
-                        dtype="float32",
-                        trainable=False,
-                        autocast=False,
-                        name="rnn_fresh",
-                    )
-                )
-        for variable in fresh:
-            devices.lay_out_by_rows(variable)
-        self._slot_states, self._fresh = slots, fresh
+                _write_rows(state, ops.copy(ops.cast(value, state.dtype)), rows)
+        for fresh in self.fresh_rows:
+            _write_rows(fresh, ops.ones((batch_size,), "float32"), rows)
+
+    # The call
 
     def call(
         self,
-        sequences,
-        initial_state=None,
-        mask=None,
-        training=False,
-        resets=None,
-        slot=0,
-        sequences_mask=None,
-    ):
-        if sequences.shape[0] not in (None, self.batch_size):
-            raise ValueError(
-                f"`{self.name}` carries the state of {self.batch_size} rows. Received: a batch of "
-                f"{sequences.shape[0]} rows, shape {tuple(sequences.shape)}. Leave out a smaller "
-                "last batch (`drop_remainder`), or convert the model to that batch size with "
-                "`to_inference(model, batch_size)`."
-            )
+        sequences: Tensor,
+        initial_state: Structure | None = None,
+        mask: Structure | None = None,
+        training: bool = False,
+        resets: Tensor | None = None,
+        slot: int = 0,
+        sequences_mask: Structure | None = None,
+    ) -> Structure:
+        """The plain layer's call, from the state of a slot, which it then updates.
+
+        Args:
+            sequences: `(batch, time, ...)`.
+            initial_state: what a reset sets; by default the cell's own initial state.
+            mask: bool `(batch, time)`.
+            training: as for the plain layer.
+            resets: bool `(batch,)`: rows set to the initial state before the window; or
+                `(batch, time)`: before that step.
+            slot: which of the layer's states.
+            sequences_mask: the same as `mask`; where a call has several tensors, Keras fills this
+                name.
+        """
+        _check_rows(self, sequences)
         sequences = keras_internals.ensure_batch(sequences, self.batch_size)
-        # Where there are several tensors, Keras fills the name `sequences_mask`.
         mask = sequences_mask if mask is None else mask
-        states = self._slot_states[slot]
-        initial = (
-            self.get_initial_state(self.batch_size) if initial_state is None else initial_state
-        )
-        initial = initial if isinstance(initial, (list, tuple)) else [initial]
-        flat_initial = [
-            ops.cast(i, s.dtype) for i, s in zip(keras.tree.flatten(initial), states, strict=True)
+        if resets is not None:
+            resets = ops.cast(resets, "bool")
+        by_window = resets if resets is not None and len(resets.shape) == 1 else None
+        by_step = resets if by_window is None else None
+
+        states = self.slot_states[slot]
+        if initial_state is None:
+            initial_state = self.get_initial_state(self.batch_size)
+        if not isinstance(initial_state, (list, tuple)):
+            initial_state = [initial_state]
+        initial = [
+            ops.cast(value, state.dtype)
+            for value, state in zip(keras.tree.flatten(initial_state), states, strict=True)
         ]
-
-        starts = None
-        if resets is not None and len(resets.shape) == 1:
-            starts = ops.cast(resets, "bool")
-        if self.initial_state_given:
-            fresh = ops.cast(self._fresh[slot], "bool")
-            starts = fresh if starts is None else ops.logical_or(starts, fresh)
-        if starts is None:
-            start = [
-                ops.copy(s) for s in states
-            ]  # torch's autograd must not hold what is written below
-        else:
-            start = [
-                ops.where(_rows(starts, s), i, ops.convert_to_tensor(s))
-                for i, s in zip(flat_initial, states, strict=True)
-            ]
-
-        per_step = resets is not None and len(resets.shape) == 2
-        self._step_resets = (ops.cast(resets, "bool"), flat_initial) if per_step else None
-        wanted, self.return_state = self.return_state, True
-        try:
+        start = self._starting_states(slot, initial, by_window)
+        returns_state = self.return_state
+        with self._inner_loop_told(None if by_step is None else StepResets(by_step, initial)):
             output, *new_states = super().call(
                 sequences,
-                initial_state=keras.tree.pack_sequence_as(initial, start),
+                initial_state=keras.tree.pack_sequence_as(initial_state, start),
                 mask=mask,
                 training=training,
             )
-        finally:
-            self.return_state, self._step_resets = wanted, None
-
         for state, value in zip(states, keras.tree.flatten(new_states), strict=True):
             state.assign(ops.cast(value, state.dtype))
         if self.initial_state_given:
-            self._fresh[slot].assign(ops.zeros((self.batch_size,), "float32"))
-        return (output, *new_states) if wanted else output
+            self.fresh_rows[slot].assign(ops.zeros((self.batch_size,), "float32"))
+        return (output, *new_states) if returns_state else output
 
-    def inner_loop(self, sequences, initial_state, mask, training=False):
+    def _starting_states(
+        self, slot: int, initial: list[Tensor], resets: Tensor | None
+    ) -> list[Tensor]:
+        """The states that a window starts from: the carried ones, or initial ones where reset."""
+        states = self.slot_states[slot]
+        if self.initial_state_given:
+            fresh = ops.cast(self.fresh_rows[slot], "bool")
+            resets = fresh if resets is None else ops.logical_or(resets, fresh)
+        if resets is None:
+            return [ops.copy(s) for s in states]  # torch's autograd must not hold what is written
+        return choose(resets, initial, [ops.convert_to_tensor(s) for s in states])
+
+    @contextmanager
+    def _inner_loop_told(self, step_resets: StepResets | None) -> Iterator[None]:
+        """Tells Keras's `RNN.call` what it has no argument for, by attributes of the layer.
+
+        `Carry.call` wants Keras's own `call` around the loop over time steps (it makes the initial
+        state, the dropout masks and the output), and that passes on to `inner_loop` the sequences,
+        the state, the mask and `training` alone. So for as long as this lasts
+
+        - `return_state` is True: the new states come back, whatever the user's graph asks for;
+        - `_step_resets` says which rows `inner_loop` is to reset before which steps, or None.
+        """
+        returns_state = self.return_state
+        self.return_state, self._step_resets = True, step_resets
+        try:
+            yield
+        finally:
+            self.return_state, self._step_resets = returns_state, None
+
+    def inner_loop(
+        self, sequences: Tensor, initial_state: Structure, mask: Structure, training: bool = False
+    ) -> tuple:
+        """The loop over time steps, which Keras's `call` asks for.
+
+        Returns:
+            The output of the last step, all outputs (or the last alone), and the new states.
+        """
+        resets = self._step_resets
         if plain_class(type(self)) in loops.PLAIN_CELLS:
-            found = loops.run(self, sequences, initial_state, mask, training, self._step_resets)
-            if found is not None:
-                return found
-        if self._step_resets is not None:
-            return self._loop_with_resets(sequences, initial_state, mask, training)
-        own = super().inner_loop
+            result = loops.run(self, sequences, initial_state, mask, training, resets)
+            if result is not None:
+                return result
+        mask = mask[0] if isinstance(mask, (list, tuple)) else mask
+        if resets is not None:
+            return loops.run_with_resets(self, sequences, initial_state, mask, training, resets)
         last, outputs, states = loops.keras_loop(
-            self, own, sequences, initial_state, mask, training
+            self, super().inner_loop, sequences, initial_state, mask, training
         )
         if mask is not None and puts_out_its_first_state(self):
-            mask = mask[0] if isinstance(mask, (list, tuple)) else mask
             before = first_of_last(initial_state)
-            last = _opened(last, before, mask, along_time=False)
-            outputs = (
-                _opened(outputs, before, mask, along_time=True)
-                if self.return_sequences
-                else outputs
-            )
+            last = repeat_before(last, before, mask, along_time=False)
+            if self.return_sequences:
+                outputs = repeat_before(outputs, before, mask, along_time=True)
         return last, outputs, states
 
-    def _loop_with_resets(self, sequences, initial_state, mask, training):
-        """The ordinary scan, with rows set to the initial state before the steps that `resets`
-        marks.
+    # Files
 
-        No fused kernel can do this. Masked steps are handled here and not by Keras's loop, which
-        would throw away the reset of a masked step.
-        """
-        resets, flat_initial = self._step_resets
-        flat_initial = [ops.cast(i, self.cell.compute_dtype) for i in flat_initial]
-        cell_kwargs = {}
-        if "training" in inspect.signature(self.cell.call).parameters:
-            cell_kwargs["training"] = training
-        if isinstance(mask, (list, tuple)):
-            mask = mask[0]
-
-        def choose(rows, yes, no):
-            return [ops.where(_rows(rows, b), a, b) for a, b in zip(yes, no, strict=True)]
-
-        def step(inputs, states):
-            x, reset, *real = inputs
-            flat = choose(reset, flat_initial, keras.tree.flatten(states))
-            states = keras.tree.pack_sequence_as(initial_state, flat)
-            output, new_states = self.cell(x, states, **cell_kwargs)
-            new_flat = keras.tree.flatten(new_states)
-            if real:
-                new_flat = choose(real[0], new_flat, flat)
-                before = (
-                    ops.zeros_like(output) if self.zero_output_for_mask else first_of_last(states)
-                )
-                (output,) = choose(real[0], [output], [ops.cast(before, output.dtype)])
-            return output, keras.tree.pack_sequence_as(initial_state, new_flat)
-
-        flags = [resets] if mask is None else [resets, ops.cast(mask, "bool")]
-        inputs = (sequences, *(ops.expand_dims(f, -1) for f in flags))  # the loop wants rank 3
-        return keras_internals.rnn_loop(
-            step,
-            inputs,
-            initial_state,
-            unroll=self.unroll,
-            input_length=sequences.shape[1] or _ANY_LENGTH,
-            return_all_outputs=self.return_sequences,
-        )
-
-    @property
-    def weights(self) -> list:
-        """The plain layer's weights: states are variables, not weights, so `set_weights`,
-        `count_params`, `EarlyStopping` and every weight file are those of the plain layer at any
-        batch size."""
-        own = {id(v) for v in self.state_variables()}
-        return [w for w in super().weights if id(w) not in own]
-
-    def state_variables(self) -> list:
-        """All state variables, slot by slot, with the fresh flags last."""
-        return [v for states in self._slot_states for v in states] + list(self._fresh)
-
-    def reset_state(self, rows=None) -> None:
-        """Sets the state (of the given rows, a bool mask `(batch,)`) to the initial one, on all
-        replicas.
-        """
-        if not self._slot_states:
-            return
-        batch_size = devices.rows(self._slot_states[0][0])
-        initial = keras.tree.flatten(self.get_initial_state(batch_size))
-        for states in self._slot_states:
-            for state, value in zip(states, initial, strict=True):
-                value = ops.copy(ops.cast(value, state.dtype))
-                new = (
-                    value
-                    if rows is None
-                    else ops.where(_rows(rows, value), value, devices.read(state))
-                )
-                devices.write(state, new)
-        for fresh in self._fresh:
-            ones = ops.ones((batch_size,), "float32")
-            devices.write(
-                fresh, ones if rows is None else ops.where(rows, ones, devices.read(fresh))
-            )
-
-    def save_own_variables(self, store) -> None:
+    def save_own_variables(self, store: dict[str, Tensor]) -> None:
         """Writes nothing: files hold no state."""
 
-    def load_own_variables(self, store) -> None:
+    def load_own_variables(self, store: dict[str, Tensor]) -> None:
         """Reads nothing: files hold no state."""
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "slots": self.slots,
@@ -275,67 +239,50 @@ class Carry:
         }
 
 
-def puts_out_its_first_state(layer: Any) -> bool:
-    """Whether the first state of a layer's (last) cell is the output of the step before, which
-    masked steps repeat.
-    """
-    if layer.zero_output_for_mask:
-        return False
-    if isinstance(layer, _CONV_LSTM):
-        return True
-    cell = getattr(layer.cell, "cells", [layer.cell])[-1]
-    return any(
-        isinstance(cell, known) and type(cell).call is known.call
-        for known in loops.PLAIN_CELLS.values()
+def _add_state(layer: Carry, initial: Tensor) -> keras.Variable:
+    """Adds a state variable that holds an initial state."""
+    state = layer.add_weight(
+        shape=tuple(initial.shape),
+        initializer="zeros",
+        dtype=layer.variable_dtype,
+        trainable=False,
+        autocast=False,
+        name="rnn_state",
     )
+    state.assign(ops.copy(ops.cast(initial, state.dtype)))  # slots must not share a JAX buffer
+    devices.lay_out_by_rows(state)
+    return state
 
 
-def _opened(output: Any, before: Any, mask: Any, *, along_time: bool) -> Any:
-    """Has the masked steps that open a window repeat the output of the step before it.
-
-    Keras's loop has them put out zeros, except for its scan on JAX: what reads those outputs
-    without the mask (a residual connection drops it) would depend on where the stream was cut.
-
-    Args:
-        output: `(batch, time, ...)` or, without `along_time`, that of the last step.
-        before: `(batch, ...)`.
-        mask: bool `(batch, time)`.
-    """
-    seen = ops.cast(mask, "int32")
-    seen = ops.cumsum(seen, axis=1) if along_time else ops.sum(seen, axis=1)
-    before = ops.cast(ops.expand_dims(before, 1) if along_time else before, output.dtype)
-    opens = ops.equal(seen, 0)
-    while len(opens.shape) < len(output.shape):
-        opens = ops.expand_dims(opens, -1)
-    return ops.where(opens, before, output)
+def _add_fresh_rows(layer: Carry) -> keras.Variable:
+    """Adds a variable of the rows that start from the graph's initial state: all, at first."""
+    fresh = layer.add_weight(
+        shape=(layer.batch_size,),
+        initializer="ones",
+        dtype="float32",
+        trainable=False,
+        autocast=False,
+        name="rnn_fresh",
+    )
+    devices.lay_out_by_rows(fresh)
+    return fresh
 
 
-@_register
-class OpenedWindow(keras.layers.Layer):
-    """What `Carry` does to the outputs of masked steps that open a window, where the state is an
-    input of the graph.
-    """
-
-    def call(self, inputs):
-        output, before, mask = inputs
-        return _opened(output, before, mask, along_time=len(output.shape) > len(before.shape))
-
-    def compute_output_shape(self, input_shape):
-        return input_shape[0]
-
-    def compute_mask(self, inputs, previous_mask):
-        return previous_mask[0]
+def _check_rows(layer: Carry, sequences: Tensor) -> None:
+    if sequences.shape[0] not in (None, layer.batch_size):
+        raise ValueError(
+            f"`{layer.name}` carries the state of {layer.batch_size} rows. Received: a batch of "
+            f"{sequences.shape[0]} rows, shape {tuple(sequences.shape)}. Leave out a smaller "
+            "last batch (`drop_remainder`), or convert the model to that batch size with "
+            "`to_inference(model, batch_size)`."
+        )
 
 
-_CONV_LSTM = (keras.layers.ConvLSTM1D, keras.layers.ConvLSTM2D, keras.layers.ConvLSTM3D)
-
-
-def first_of_last(states):
-    """What Keras repeats where a masked step has no output of its own: the (last cell's) first
-    state.
-    """
-    last = states[-1] if isinstance(states[0], (list, tuple)) else states[0]
-    return last[0] if isinstance(last, (list, tuple)) else last
+def _write_rows(variable: keras.Variable, value: Tensor, rows: Tensor | None) -> None:
+    """Writes a value `(batch, ...)` into some rows of a state variable, or into all."""
+    if rows is not None:
+        value = ops.where(rows_like(rows, value), value, devices.read(variable))
+    devices.write(variable, value)
 
 
 @_register
@@ -373,8 +320,9 @@ class ConvLSTM3D(Carry, keras.layers.ConvLSTM3D):
     """`keras.layers.ConvLSTM3D` that carries its state."""
 
 
+# The class that carries, by Keras's (or a user's) own, which stands behind `Carry` in its bases
 _CARRIED: dict[type, type] = {
-    cls.__mro__[2]: cls for cls in (RNN, SimpleRNN, GRU, LSTM, ConvLSTM1D, ConvLSTM2D, ConvLSTM3D)
+    cls.__bases__[1]: cls for cls in (RNN, SimpleRNN, GRU, LSTM, ConvLSTM1D, ConvLSTM2D, ConvLSTM3D)
 }
 
 KERAS_CALLS = {cls.call for cls in _CARRIED}
@@ -389,14 +337,11 @@ def carried_class(cls: type) -> type:
     if issubclass(cls, Carry):
         return cls
     if cls not in _CARRIED:
-        _CARRIED[cls] = keras.saving.register_keras_serializable(package="keras_stateful")(
-            type(
-                cls.__name__, (Carry, cls), {"__doc__": f"`{cls.__name__}` that carries its state."}
-            )
-        )
+        documentation = {"__doc__": f"`{cls.__name__}` that carries its state."}
+        _CARRIED[cls] = _register(type(cls.__name__, (Carry, cls), documentation))
     return _CARRIED[cls]
 
 
 def plain_class(cls: type) -> type:
-    """The Keras (or user's) class behind a class that carries."""
+    """The Keras (or user's) class behind a class that carries; any other class itself."""
     return next(c for c in cls.__mro__[1:] if c is not Carry) if issubclass(cls, Carry) else cls

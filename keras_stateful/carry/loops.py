@@ -1,19 +1,28 @@
-"""Which loop over time steps a recurrent layer runs: Keras's own, or in training on the CPU a
-faster one, same results.
+"""Which loop over time steps a recurrent layer runs; all give the same results.
 
-    layer in training ──▶ `scan_kernels` on JAX and TensorFlow, `torch_kernels` on torch ──▶ else None: `keras_loop`
+    resets inside the window, no kernel ──▶ run_with_resets   one step after the other, any cell
+    in training on the CPU              ──▶ run               `scan_kernels` on JAX and TensorFlow,
+                                                              `torch_kernels` on torch
+    else                                ──▶ keras_loop        Keras's own, which takes cuDNN
 
 Keras 3.14 to 3.15 call `inner_loop` of a recurrent layer for this;
 `tests/carry/test_training_kernels.py` fails when they do not.
 """
 
+import inspect
 from collections.abc import Callable
-from typing import Any
 
 import keras
+from keras import ops
 
 from keras_stateful.carry import scan_kernels, torch_kernels
+from keras_stateful.carry.steps import StepResets, choose, first_of_last
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.types import Structure, Tensor
+
+# Keras's loop wants the number of time steps. Where TensorFlow knows it at run time only, any
+# number will do that is not reached: the loop ends with the steps.
+_ANY_LENGTH = 2**31 - 1
 
 PLAIN_CELLS: dict[type, type] = {
     keras.layers.LSTM: keras.layers.LSTMCell,
@@ -23,39 +32,38 @@ PLAIN_CELLS: dict[type, type] = {
 
 
 def run(
-    layer: Any,
-    sequences: Any,
-    initial_state: Any,
-    mask: Any,
+    layer: keras.layers.RNN,
+    sequences: Tensor,
+    initial_state: list[Tensor],
+    mask: Structure | None,
     training: bool,
-    resets: tuple[Any, list] | None = None,
+    resets: StepResets | None = None,
 ) -> tuple | None:
-    """What `inner_loop` of a layer returns, or None where Keras's loop is to compute it.
+    """What `inner_loop` of a layer returns, or None where no kernel computes it.
 
     Args:
         layer: an `LSTM`, `GRU` or `SimpleRNN`.
         sequences: `(batch, time, features)`.
-        initial_state: arrays `(batch, units)`.
+        initial_state: tensors `(batch, units)`.
         mask: of Keras, or None.
         training: whether gradients are wanted; outside of it the loop is Keras's, which exporters
             and `generate` can record.
-        resets: None, or which rows are set to which states before which steps: bool `(batch, time)`
-            and arrays `(batch, units)`.
+        resets: rows that are set to the initial state inside the window, or None.
     """
     if not training or mask is not None or len(sequences.shape) != 3 or not _eligible(layer):
         return None
     kernels = next((k for k in (scan_kernels, torch_kernels) if k.serves(layer, sequences)), None)
     if kernels is None:
         return None
-    sequences = keras.ops.cast(sequences, layer.cell.compute_dtype)
+    sequences = ops.cast(sequences, layer.cell.compute_dtype)
     if layer.dropout:
-        mask = keras_internals.dropout_mask(layer.cell, sequences[:, 0, :])
-        sequences = sequences * mask[:, None]
+        kept = keras_internals.dropout_mask(layer.cell, sequences[:, 0, :])
+        sequences = sequences * kept[:, None]
     return kernels.run(layer, sequences, initial_state, resets)
 
 
-def _eligible(layer: Any) -> bool:
-    """Whether a layer is one that the kernels compute: what cuDNN asks for, too."""
+def _eligible(layer: keras.layers.RNN) -> bool:
+    """True if a layer is one that the kernels compute: what cuDNN asks for, too."""
     cell = layer.cell
     return (
         type(cell) in PLAIN_CELLS.values()
@@ -71,18 +79,78 @@ def _eligible(layer: Any) -> bool:
     )
 
 
-def keras_loop(
-    layer: Any, inner_loop: Callable, sequences: Any, initial_state: Any, mask: Any, training: bool
+def run_with_resets(
+    layer: keras.layers.RNN,
+    sequences: Tensor,
+    initial_state: Structure,
+    mask: Tensor | None,
+    training: bool,
+    resets: StepResets,
 ) -> tuple:
-    """Keras's own `inner_loop` of a layer, without cuDNN where Keras would take it and it cannot
-    serve.
+    """Calls the cell step by step, with rows set to the initial state before the steps marked.
+
+    Masked steps are handled here and not by Keras's loop, which would throw away the reset of a
+    masked step.
+
+    Args:
+        layer: any recurrent layer, whose cell may hold several.
+        sequences: `(batch, time, ...)`.
+        initial_state: the state at the start of the window, nested as the cell's.
+        mask: bool `(batch, time)`, or None.
+        training: as for the layer's call.
+        resets: which rows are set to what.
+
+    Returns:
+        The last output, all outputs (or the last alone), and the new states.
+    """
+    cell = layer.cell
+    initial = [ops.cast(i, cell.compute_dtype) for i in resets.initial]
+    options = {}
+    if "training" in inspect.signature(cell.call).parameters:
+        options["training"] = training
+
+    def step(inputs: tuple, states: Structure) -> tuple[Tensor, Structure]:
+        x, reset, *real = inputs  # `real` is empty or has the mask of this step
+        flat = choose(reset, initial, keras.tree.flatten(states))
+        states = keras.tree.pack_sequence_as(initial_state, flat)
+        output, new_states = cell(x, states, **options)
+        new_flat = keras.tree.flatten(new_states)
+        if real:
+            new_flat = choose(real[0], new_flat, flat)
+            if layer.zero_output_for_mask:
+                before = ops.zeros_like(output)
+            else:
+                before = ops.cast(first_of_last(states), output.dtype)
+            (output,) = choose(real[0], [output], [before])
+        return output, keras.tree.pack_sequence_as(initial_state, new_flat)
+
+    flags = [resets.flags] if mask is None else [resets.flags, ops.cast(mask, "bool")]
+    return keras_internals.rnn_loop(
+        step,
+        (sequences, *(ops.expand_dims(f, -1) for f in flags)),  # the loop takes rank 3 and more
+        initial_state,
+        unroll=layer.unroll,
+        input_length=sequences.shape[1] or _ANY_LENGTH,
+        return_all_outputs=layer.return_sequences,
+    )
+
+
+def keras_loop(
+    layer: keras.layers.RNN,
+    inner_loop: Callable[..., tuple],
+    sequences: Tensor,
+    initial_state: Structure,
+    mask: Structure | None,
+    training: bool,
+) -> tuple:
+    """Keras's own `inner_loop` of a layer, without cuDNN where it would be taken and fail.
 
     On TensorFlow it stops where a row is all padding: one whose document ended in an earlier
     window. On JAX it computes in float32 alone (`jax.experimental.rnn`): a compiled step in reduced
     precision fails, and float64 is read as float32.
     """
-    wrong = {"tensorflow": mask is not None, "jax": layer.compute_dtype != "float32"}
-    if getattr(layer, "use_cudnn", False) != "auto" or not wrong.get(keras.backend.backend()):
+    fails = {"tensorflow": mask is not None, "jax": layer.compute_dtype != "float32"}
+    if getattr(layer, "use_cudnn", False) != "auto" or not fails.get(keras.backend.backend()):
         return inner_loop(sequences, initial_state, mask=mask, training=training)
     layer.use_cudnn = False
     try:
@@ -91,19 +159,19 @@ def keras_loop(
         layer.use_cudnn = "auto"
 
 
-def install(layer: Any) -> None:
-    """Lets a plain Keras layer choose its loop so, where a step is compiled from now on."""
+def install(layer: keras.layers.Layer) -> None:
+    """Lets a plain Keras layer choose its loop so, in every step that is compiled from now on."""
     if type(layer) not in PLAIN_CELLS or hasattr(layer, "_keras_stateful_loop"):
         return
-    own = layer.inner_loop
+    plain_loop = layer.inner_loop
 
-    def inner_loop(sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> tuple:
-        found = run(layer, sequences, initial_state, mask, training)
-        return (
-            keras_loop(layer, own, sequences, initial_state, mask, training)
-            if found is None
-            else found
-        )
+    def inner_loop(
+        sequences: Tensor, initial_state: Structure, mask: Structure | None, training: bool = False
+    ) -> tuple:
+        result = run(layer, sequences, initial_state, mask, training)
+        if result is not None:
+            return result
+        return keras_loop(layer, plain_loop, sequences, initial_state, mask, training)
 
     layer.inner_loop = inner_loop
     layer._keras_stateful_loop = True

@@ -19,6 +19,7 @@ import keras
 
 from keras_stateful.carry import time_distributed
 from keras_stateful.carry.copying import (
+    Layer,
     copy_layer,
     copy_variables,
     share_variables,
@@ -94,12 +95,14 @@ class Rewriter:
         self.recurrent, self.policy = recurrent, policy
         self.share, self.share_submodels, self.plain = share, share_submodels, plain
         self.batch_size, self.temporal, self.any_length = batch_size, temporal, any_length
-        self._copies: dict[int, Any] = {}  # the new layer or operation, by the old one's id
+        self._copies: dict[
+            int, keras.Operation
+        ] = {}  # the new layer or operation, by the old one's id
         self._levels: dict[int, Level] = {}  # the same for the levels of sub-models
         self._calls: dict[str, int] = {}  # how often each layer was called so far
         # What remains to be done for a copy once it is built: (old, new, way back to initializers)
-        self._without_weights: list[tuple[Any, Any, Callable[[], None]]] = []
-        self._without_shared: list[tuple[Any, Any]] = []
+        self._without_weights: list[tuple[Layer, Layer, Callable[[], None]]] = []
+        self._without_shared: list[tuple[Layer, Layer]] = []
 
     def run(self, graph: Graph) -> tuple[list, list, Level]:
         """Rebuilds a model, without the resets input of an earlier conversion.
@@ -219,7 +222,9 @@ class Rewriter:
 
     # Layers
 
-    def layer(self, layer: Any, cls: type | None = None, **config: Any) -> Any:
+    def layer(
+        self, layer: keras.Operation, cls: type[Layer] | None = None, **config: Any
+    ) -> keras.Operation:
         """The new layer for an old one: the same one when shared, else a copy with its weights.
 
         Args:
@@ -234,14 +239,14 @@ class Rewriter:
                 self._copies[id(layer)] = self._copy(layer, cls, config)
         return self._copies[id(layer)]
 
-    def _copy(self, layer: keras.layers.Layer, cls: type | None, config: dict) -> Any:
+    def _copy(self, layer: Layer, cls: type[Layer] | None, config: dict[str, Any]) -> Layer:
         copy = copy_layer(layer, cls, **config)
         copy = time_distributed.plain(copy) if self.plain else time_distributed.for_any_length(copy)
         if self.share and getattr(layer, "cell", None) is not None:
             keras_internals.replace_attribute(copy, "cell", layer.cell)
             self._without_shared.append((layer, copy))
         else:
-            self._without_weights.append((layer, copy, skip_initializers(copy)))
+            self._without_weights.append((layer, copy, skip_initializers(layer, copy)))
         return copy
 
     def _hand_over_weights(self) -> None:

@@ -1,8 +1,8 @@
-"""Reading, writing and resetting the recurrent state of a model, also in the middle of a JAX epoch."""
+"""Reads, writes and resets the state of a model, also in the middle of an epoch on JAX."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -10,26 +10,33 @@ from keras import ops
 from numpy.typing import ArrayLike
 
 from keras_stateful.carry.layers import Carry
+from keras_stateful.carry.steps import rows_like
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.rows import row_indices
+from keras_stateful.foundation.types import Tensor
 
 
 class LayerState(NamedTuple):
-    """The state variables of one call of one recurrent layer."""
+    """The state variables of one call of one recurrent layer.
+
+    Attributes:
+        key: the layer's path below the model; of later calls of a shared layer `path#1`, `path#2`.
+        layer: the layer, one of `Carry` or a plain one with `stateful=True`.
+        variables: its states, `(batch, ...)` each, for an LSTM h and c; and behind them, where the
+            graph gives an initial state, `(batch,)` flags of fresh rows.
+    """
 
     key: str
-    layer: Any
-    variables: list
+    layer: keras.layers.RNN
+    variables: list[keras.Variable]
 
 
 def find_states(model: keras.Model) -> list[LayerState]:
-    """All state variables of a model, by layer path; a shared layer's later calls are `path#1`,
-    `path#2`.
-    """
-    found: list[LayerState] = []
-    seen: set[int] = set()
+    """All state variables of a model, layer by layer; none of a model that carries nothing."""
+    states: list[LayerState] = []
+    seen: set[int] = set()  # a shared layer lies in several places
 
-    def walk(layer: Any, prefix: str) -> None:
+    def walk(layer: keras.layers.Layer, prefix: str) -> None:
         below = layer.layers if isinstance(layer, keras.Model) else keras_internals.sublayers(layer)
         for part in below:
             if id(part) in seen:
@@ -37,22 +44,25 @@ def find_states(model: keras.Model) -> list[LayerState]:
             seen.add(id(part))
             path = f"{prefix}{part.name}"
             if isinstance(part, Carry):
-                for slot, states in enumerate(part._slot_states):
-                    fresh = [part._fresh[slot]] if part._fresh else []
-                    found.append(
-                        LayerState(path + (f"#{slot}" if slot else ""), part, [*states, *fresh])
-                    )
+                states.extend(_states_of_slots(part, path))
             elif isinstance(part, keras.layers.RNN):
                 if part.stateful and part.states is not None:
-                    found.append(LayerState(path, part, keras.tree.flatten(part.states)))
+                    states.append(LayerState(path, part, keras.tree.flatten(part.states)))
             else:
                 walk(part, f"{path}/")
 
     walk(model, "")
-    return found
+    return states
 
 
-def _found(model: keras.Model) -> list[LayerState]:
+def _states_of_slots(layer: Carry, path: str) -> Iterator[LayerState]:
+    for slot, variables in enumerate(layer.slot_states):
+        fresh = [layer.fresh_rows[slot]] if layer.fresh_rows else []
+        yield LayerState(path + (f"#{slot}" if slot else ""), layer, [*variables, *fresh])
+
+
+def _states_that_must_be(model: keras.Model) -> list[LayerState]:
+    """The states of a model that must carry some."""
     if not isinstance(model, keras.Model):
         raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
     states = find_states(model)
@@ -66,9 +76,7 @@ def _found(model: keras.Model) -> list[LayerState]:
 
 
 def sync(model: keras.Model) -> None:
-    """On JAX `fit` holds the values; this brings them back into the variables, where they can be
-    read and written.
-    """
+    """Brings the values back into the variables, where JAX's `fit` holds them meanwhile."""
     keras_internals.sync_from_jax(model)
 
 
@@ -93,15 +101,19 @@ def get_states(model: keras.Model) -> dict[str, list[np.ndarray]]:
     import keras
     import keras_stateful as ks
 
-    model = ks.to_stateful(keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(4, name="lstm")]), 2)
+    lstm = keras.layers.LSTM(4, name="lstm")
+    model = ks.to_stateful(keras.Sequential([keras.Input((None, 3)), lstm]), 2)
     h, c = ks.get_states(model)["lstm"]                     # (2, 4) each
     ```
     """
     sync(model)
-    return {c.key: [devices.to_numpy(v) for v in c.variables] for c in _found(model)}
+    return {
+        state.key: [devices.to_numpy(v) for v in state.variables]
+        for state in _states_that_must_be(model)
+    }
 
 
-def set_states(model: keras.Model, states: dict[str, list[Any]]) -> None:
+def set_states(model: keras.Model, states: dict[str, list[ArrayLike]]) -> None:
     """Writes what `get_states` gave, into the same model or one of the same layers and batch size.
 
     Args:
@@ -123,7 +135,16 @@ def set_states(model: keras.Model, states: dict[str, list[Any]]) -> None:
     ks.set_states(model, before)
     ```
     """
-    layer_states = _found(model)
+    layer_states = _states_that_must_be(model)
+    _check_states(states, layer_states)
+    sync(model)
+    for layer_state in layer_states:
+        for variable, array in zip(layer_state.variables, states[layer_state.key], strict=True):
+            devices.write(variable, ops.cast(ops.convert_to_tensor(array), variable.dtype))
+
+
+def _check_states(states: dict[str, list[ArrayLike]], layer_states: list[LayerState]) -> None:
+    """Checks that there is an array of the right shape for each state of a model."""
     if not isinstance(states, dict):
         raise TypeError(
             f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}."
@@ -135,17 +156,13 @@ def set_states(model: keras.Model, states: dict[str, list[Any]]) -> None:
         )
     for layer_state in layer_states:
         shapes = [tuple(np.shape(a)) for a in states[layer_state.key]]
-        wanted = [(devices.rows(v), *v.shape[1:]) for v in layer_state.variables]
-        if shapes != wanted:
+        expected = [(devices.rows(v), *v.shape[1:]) for v in layer_state.variables]
+        if shapes != expected:
             raise ValueError(
                 f"`states[{layer_state.key!r}]` has arrays of other shapes than the model's "
-                f"states. Received: {shapes}; the model has {wanted}. States can only be set at "
+                f"states. Received: {shapes}; the model has {expected}. States can only be set at "
                 "the batch size they were read at."
             )
-    sync(model)
-    for layer_state in layer_states:
-        for variable, array in zip(layer_state.variables, states[layer_state.key], strict=True):
-            devices.write(variable, ops.cast(ops.convert_to_tensor(array), variable.dtype))
 
 
 def reset_states(model: keras.Model, rows: ArrayLike | None = None) -> None:
@@ -171,26 +188,31 @@ def reset_states(model: keras.Model, rows: ArrayLike | None = None) -> None:
     ks.reset_states(model, rows=[1])
     ```
     """
-    layer_states = _found(model)
+    layer_states = _states_that_must_be(model)
     mask = None if rows is None else _row_mask(rows, devices.rows(layer_states[0].variables[0]))
     sync(model)
     write_initial(layer_states, mask)
 
 
 def write_initial(layer_states: list[LayerState], mask: np.ndarray | None) -> None:
-    """Sets rows to the initial state; values must have been synced on JAX."""
+    """Sets rows to the initial state.
+
+    Args:
+        layer_states: of a model whose values are in its variables (`sync`).
+        mask: bool `(batch,)`, the rows; None for all.
+    """
     rows = None if mask is None else ops.convert_to_tensor(mask)
     for layer in {id(s.layer): s.layer for s in layer_states}.values():
         if isinstance(layer, Carry):
             layer.reset_state(rows)
             continue
+        # Keras's own layer; its `reset_states` knows neither rows nor a cell's initial state.
         variables = keras.tree.flatten(layer.states)
         initial = keras.tree.flatten(layer.get_initial_state(variables[0].shape[0]))
         for variable, value in zip(variables, initial, strict=True):
             value = ops.copy(ops.cast(value, variable.dtype))
             if rows is not None:
-                flags = ops.reshape(rows, (-1,) + (1,) * (len(variable.shape) - 1))
-                value = ops.where(flags, value, ops.convert_to_tensor(variable))
+                value = ops.where(rows_like(rows, value), value, ops.convert_to_tensor(variable))
             variable.assign(value)
 
 
@@ -200,23 +222,23 @@ def _row_mask(rows: ArrayLike, batch_size: int) -> np.ndarray:
     return mask
 
 
-def snapshot(model: keras.Model) -> list[Any]:
+def snapshot(model: keras.Model) -> list[Tensor]:
     """Copies of all states, left on the device."""
     sync(model)
-    return [ops.copy(devices.read(v)) for c in find_states(model) for v in c.variables]
+    return [ops.copy(devices.read(v)) for state in find_states(model) for v in state.variables]
 
 
-def restore(model: keras.Model, values: list[Any]) -> None:
-    """Writes a snapshot back."""
+def restore(model: keras.Model, values: list[Tensor]) -> None:
+    """Writes back what `snapshot` gave."""
     sync(model)
-    variables = [v for c in find_states(model) for v in c.variables]
+    variables = [v for state in find_states(model) for v in state.variables]
     for variable, value in zip(variables, values, strict=True):
         devices.write(variable, value)
 
 
 @contextmanager
 def preserve_states(model: keras.Model) -> Iterator[None]:
-    """Whatever happens to the states inside, afterwards they are as before.
+    """Puts the states back afterwards, whatever happens to them inside.
 
     Args:
         model: as for `get_states`.
@@ -235,7 +257,7 @@ def preserve_states(model: keras.Model) -> Iterator[None]:
         model.predict(np.ones((2, 5, 3)), verbose=0)
     ```
     """
-    _found(model)
+    _states_that_must_be(model)
     values = snapshot(model)
     try:
         yield

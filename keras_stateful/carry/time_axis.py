@@ -1,40 +1,49 @@
-"""Which layers of a model run along its time axis, and which of them would be wrong at window
-edges.
+"""Which layers run along a model's time axis, and which of those are wrong at window edges.
 
 Time is axis 1 of the inputs that reach a recurrent layer. A layer is *local* in time if a window's
 result does not depend on where the window was cut; recurrent layers are not, and carry a state
 instead. Any other layer along time must be local: what is known is looked up, the rest (custom
-layers, `keras.ops` calls) is tried on random numbers, once whole and once cut in two.
+layers, `keras.ops` calls) is tried on random numbers (`probing`).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import keras
-import numpy as np
-from keras import layers, ops
+from keras import layers
 
 from keras_stateful.carry.graph import Call, Graph, Unconvertible
+from keras_stateful.carry.probing import Holds, NotLocal, probe
 
 _LOCAL = (
-    layers.Activation, layers.ActivityRegularization, layers.BatchNormalization, layers.Dense, layers.Dropout,
-    layers.ELU, layers.Embedding, layers.GaussianDropout, layers.GaussianNoise, layers.Identity, layers.LeakyReLU,
-    layers.Masking, layers.PReLU, layers.ReLU, layers.Rescaling, layers.SpatialDropout1D, layers.SpatialDropout2D,
-    layers.SpatialDropout3D, layers.TimeDistributed,
+    layers.Activation, layers.ActivityRegularization, layers.BatchNormalization, layers.Dense,
+    layers.Dropout, layers.ELU, layers.Embedding, layers.GaussianDropout, layers.GaussianNoise,
+    layers.Identity, layers.LeakyReLU, layers.Masking, layers.PReLU, layers.ReLU,
+    layers.Rescaling, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D,
+    layers.TimeDistributed,
     layers.Add, layers.Average, layers.Maximum, layers.Minimum, layers.Multiply, layers.Subtract,
 )  # fmt: skip
 
+_FROM_THE_END = "from the end, where the next window is not known yet"
+_POOLS = "it mixes neighbouring time steps, across which windows are cut"
+_ATTENDS = "it attends within the window alone"
+
+# Why a layer class is not local
 _MIXES = {
-    layers.Bidirectional: "its backward half reads the window from the end, where the next window is not known yet",
+    layers.Bidirectional: f"its backward half reads the window {_FROM_THE_END}",
     layers.Flatten: "it merges the time steps of a window into one vector",
     layers.GlobalAveragePooling1D: "it averages over the window, not over the stream",
     layers.GlobalMaxPooling1D: "it takes the maximum of the window, not of the stream",
-    layers.AveragePooling1D: "it mixes neighbouring time steps, across which windows are cut",
-    layers.MaxPooling1D: "it mixes neighbouring time steps, across which windows are cut",
-    layers.Attention: "it attends within the window alone",
-    layers.AdditiveAttention: "it attends within the window alone",
-    layers.MultiHeadAttention: "it attends within the window alone",
-    layers.GroupQueryAttention: "it attends within the window alone",
+    layers.AveragePooling1D: _POOLS,
+    layers.MaxPooling1D: _POOLS,
+    layers.Attention: _ATTENDS,
+    layers.AdditiveAttention: _ATTENDS,
+    layers.MultiHeadAttention: _ATTENDS,
+    layers.GroupQueryAttention: _ATTENDS,
 }
+
+
+# What reads its input along time
+_ALONG_TIME = (layers.RNN, layers.Bidirectional)
 
 
 class TimeAxis(NamedTuple):
@@ -66,237 +75,157 @@ def find_time_axis(graph: Graph, chosen: list[str] | None = None) -> TimeAxis:
     Raises:
         ValueError: a layer that cannot be right when the stream is cut into windows, by path.
     """
-    calls, producer = graph.calls, graph.producers
-    along_time = (layers.RNN, layers.Bidirectional)
-    sequences = [c.sequences for c in calls if isinstance(c.operation, along_time)]
-    sources = _upstream(sequences, producer, stop=layers.RepeatVector)
-    temporal = {id(t) for t in graph.inputs if id(t) in sources}
-    checked = None
-    if chosen is not None:
-        checked = _upstream(
-            [c.sequences for c in calls if c.path in chosen], producer, stop=layers.RepeatVector
-        )
+    time = _Time(graph, chosen)
+    for call in graph.calls:
+        time.follow(call)
+    return TimeAxis(
+        list(time.calls),
+        time.calls,
+        {id(t) for t in graph.inputs if id(t) in time.temporal},
+        [id(t) in time.temporal for t in graph.outputs],
+        time.initial_state_given,
+    )
 
-    found: dict[str, int] = {}
-    given: set[str] = set()
-    ends: set[int] = (
-        set()
-    )  # tensors without the time axis that hold what is known at the window's end
-    for call in calls:
-        given_here = call.tensors
-        if not any(id(t) in temporal for t in given_here):
-            if any(id(t) in ends for t in given_here):
-                ends.update(map(id, call.outputs))
-            continue
-        ignore = checked is not None and not any(id(t) in checked for t in call.outputs)
-        if not ignore and any(id(t) in ends for t in given_here):
+
+class _Time:
+    """What is known of time, while the calls of a graph are gone through in order.
+
+    Attributes:
+        temporal: ids of the tensors that have the time axis.
+        ends: ids of the tensors without it that hold what is known at the end of the window.
+        calls: of each recurrent layer along time, by path, the number of calls so far.
+        initial_state_given: paths of those that the graph gives an `initial_state`.
+    """
+
+    def __init__(self, graph: Graph, chosen: list[str] | None):
+        self._chosen = chosen
+        # Time begins at the inputs from which a layer reads it.
+        readers = [c for c in graph.calls if isinstance(c.operation, _ALONG_TIME)]
+        sources = _upstream(readers, graph)
+        self.temporal = {id(t) for t in graph.inputs if id(t) in sources}
+        self.ends: set[int] = set()
+        self.calls: dict[str, int] = {}
+        self.initial_state_given: set[str] = set()
+        self._read_by_chosen: set[int] | None = None
+        if chosen is not None:
+            carrying = [c for c in graph.calls if c.path in chosen]
+            self._read_by_chosen = _upstream(carrying, graph)
+
+    def follow(self, call: Call) -> None:
+        """Notes what the outputs of a call hold, once those of all calls before are known."""
+        reads_ends = any(id(t) in self.ends for t in call.tensors)
+        if not any(id(t) in self.temporal for t in call.tensors):
+            if reads_ends:
+                self.ends.update(map(id, call.outputs))
+            return
+        may_mix = self._may_mix(call)
+        if reads_ends and not may_mix:
             raise _refusal(
                 call,
                 "its time steps are given what is known at the end of the window, which is not the "
                 "end of the stream",
             )
-        if call.is_recurrent:
-            if id(call.sequences) not in temporal:
-                continue
-            found[call.path] = found.get(call.path, 0) + 1
-            if call.initial_state is not None:
-                given.add(call.path)
-            if call.operation.go_backwards and (chosen is None or call.path in chosen):
-                raise _refusal(
-                    call,
-                    "it reads each window from the end, where the next window is not known yet",
-                )
-            goes_on: list[bool | None] = [call.operation.return_sequences] + [False] * (
-                len(call.outputs) - 1
-            )
-        else:
-            goes_on = _follow(call, temporal, ignore)
-        for tensor, has_time in zip(call.outputs, goes_on, strict=True):
-            if has_time is not None:
-                (temporal if has_time else ends).add(id(tensor))
-    return TimeAxis(
-        list(found),
-        found,
-        {id(t) for t in graph.inputs if id(t) in temporal},
-        [id(t) in temporal for t in graph.outputs],
-        given,
-    )
+        for tensor, holds in zip(call.outputs, self._held(call, may_mix), strict=True):
+            if holds is Holds.TIME:
+                self.temporal.add(id(tensor))
+            elif holds is Holds.END:
+                self.ends.add(id(tensor))
+
+    def _may_mix(self, call: Call) -> bool:
+        """True if the user chose the layers that carry, and none of them reads from this call."""
+        read = self._read_by_chosen
+        return read is not None and not any(id(t) in read for t in call.outputs)
+
+    def _held(self, call: Call, may_mix: bool) -> list[Holds]:
+        """What the outputs of a call hold that is given a tensor with the time axis."""
+        if not call.is_recurrent:
+            return _outputs_of(call, self.temporal, may_mix)
+        if id(call.sequences) not in self.temporal:  # time reaches its initial state alone
+            return [Holds.CONSTANT] * len(call.outputs)
+        layer, path = call.operation, call.path
+        self.calls[path] = self.calls.get(path, 0) + 1
+        if call.initial_state is not None:
+            self.initial_state_given.add(path)
+        if layer.go_backwards and (self._chosen is None or path in self._chosen):
+            raise _refusal(call, f"it reads each window {_FROM_THE_END}")
+        output = Holds.TIME if layer.return_sequences else Holds.END
+        return [output, *[Holds.END] * (len(call.outputs) - 1)]  # its states come behind
 
 
-def _upstream(tensors: list, producer: dict[int, Call], stop: type) -> set[int]:
-    """Ids of all tensors whose time axis reaches one of `tensors`; `stop` makes a time axis of its
-    own.
-    """
+def _upstream(readers: list[Call], graph: Graph) -> set[int]:
+    """Ids of all tensors whose time axis reaches what one of the calls reads, that included."""
     seen: set[int] = set()
-    todo = [t for t in tensors if t is not None]
-    while todo:
-        tensor = todo.pop()
-        if id(tensor) in seen:
+    remaining = [call.sequences for call in readers]
+    while remaining:
+        tensor = remaining.pop()
+        if tensor is None or id(tensor) in seen:
             continue
         seen.add(id(tensor))
-        call = producer.get(id(tensor))
-        if call is None or isinstance(call.operation, stop):
-            continue
+        call = graph.producers.get(id(tensor))
+        if call is None or isinstance(call.operation, layers.RepeatVector):
+            continue  # an input; or a layer that makes a time axis of its own
         if call.is_recurrent:
             if call.operation.return_sequences:
-                todo.append(call.sequences)
+                remaining.append(call.sequences)
         else:
-            given = [t for t in call.tensors if len(t.shape) > 1]
-            todo += [t for t in given if not _is_broadcast(t, given, tensor)]
+            arguments = [t for t in call.tensors if len(t.shape) > 1]
+            remaining += [t for t in arguments if not _is_broadcast(t, arguments, tensor)]
     return seen
 
 
-def _is_broadcast(tensor: Any, given: list, output: Any) -> bool:
-    """Whether a call's tensor is the same at all time steps of another one that it meets there, as
-    what says who speaks.
+def _is_broadcast(
+    tensor: keras.KerasTensor, arguments: list[keras.KerasTensor], output: keras.KerasTensor
+) -> bool:
+    """True if an argument of a call is the same at all time steps of another, as who speaks is.
+
+    Such a tensor has one time step, `(batch, 1, ...)`, where the other and the output have more.
     """
     if tensor.shape[1] != 1 or len(output.shape) < 2 or output.shape[1] == 1:
         return False
-    return any(t.shape[1] == output.shape[1] for t in given)
+    return any(t.shape[1] == output.shape[1] for t in arguments)
+
+
+def _outputs_of(call: Call, temporal: set[int], may_mix: bool) -> list[Holds]:
+    """What the outputs of a call hold that is not recurrent; refuses what is not local in time."""
+    layer = call.operation
+    if isinstance(layer, layers.TimeDistributed):
+        if getattr(layer.layer, "stateful", False):
+            raise _refusal(
+                call,
+                "the stateful layer inside it would carry state from slice to slice of one call",
+            )
+        return [Holds.TIME] * len(call.outputs)
+    if type(layer) in _MIXES and not may_mix:
+        raise _refusal(call, _MIXES[type(layer)])
+    if _is_local(call):
+        return [Holds.TIME] * len(call.outputs)
+    try:
+        return probe(call, temporal, may_mix)
+    except NotLocal as error:
+        if may_mix:
+            return [Holds.END] * len(call.outputs)
+        raise _refusal(call, str(error)) from None
+
+
+def _is_local(call: Call) -> bool:
+    """True if a layer is known to be local; a subclass with a `call` of its own is not known."""
+    layer = call.operation
+    if isinstance(layer, layers.BatchNormalization) and _is_axis_one(layer.axis, call.outputs[0]):
+        return False  # it has a mean for each time step of the window
+    return any(isinstance(layer, known) and type(layer).call is known.call for known in _LOCAL)
+
+
+def _is_axis_one(axis: int, tensor: keras.KerasTensor) -> bool:
+    return axis % len(tensor.shape) == 1
 
 
 def _refusal(call: Call, why: str) -> Unconvertible:
     layer = call.operation
     details = [type(layer).__name__]
-    if getattr(layer, "kernel_size", None) is not None:
-        details.append(
-            f"kernel_size={layer.kernel_size[0] if len(layer.kernel_size) == 1 else layer.kernel_size}"
-        )
+    kernel = getattr(layer, "kernel_size", None)
+    if kernel is not None:
+        details.append(f"kernel_size={kernel[0] if len(kernel) == 1 else kernel}")
     return Unconvertible(
         f"`to_stateful` cannot carry `{call.path}` ({', '.join(details)}): {why}. Move it behind "
         "the recurrent layers' time axis, or keep it out with `layers=[...]`."
     )
-
-
-def _follow(call: Call, temporal: set[int], ignore: bool) -> list[bool | None]:
-    """For each output whether it has the time axis; None: it says nothing of the window. Raises
-    where not local in time.
-    """
-    layer = call.operation
-    if isinstance(layer, layers.TimeDistributed):
-        inner = layer.layer
-        if getattr(inner, "stateful", False):
-            raise _refusal(
-                call,
-                "the stateful layer inside it would carry state from slice to slice of one call",
-            )
-        return [True] * len(call.outputs)
-    if type(layer) in _MIXES and not ignore:
-        raise _refusal(call, _MIXES[type(layer)])
-    if _is_local(layer) and not _normalises_time(call):
-        return [True] * len(call.outputs)
-    try:
-        return _try_out(call, temporal, ignore)
-    except _NotLocal as error:
-        if ignore:
-            return [False] * len(call.outputs)
-        raise _refusal(call, str(error)) from None
-
-
-def _is_local(layer: Any) -> bool:
-    """Whether a layer is known to be local in time; a subclass with a `call` of its own is not
-    known.
-    """
-    return any(isinstance(layer, known) and type(layer).call is known.call for known in _LOCAL)
-
-
-def _normalises_time(call: Call) -> bool:
-    """Whether a `BatchNormalization` has a mean for each time step of the window."""
-    if not isinstance(call.operation, layers.BatchNormalization):
-        return False
-    return call.operation.axis % len(call.outputs[0].shape) == 1
-
-
-class _NotLocal(Exception):
-    pass
-
-
-def _try_out(call: Call, temporal: set[int], ignore: bool, steps: int = 6) -> list[bool | None]:
-    """Runs one call on random numbers: the whole window, and its two halves.
-
-    Args:
-        call: whose outputs are asked for.
-        temporal: ids of the tensors that have the time axis.
-        ignore: whether the call may mix time steps; then only shapes count.
-    """
-    tensors = call.tensors
-    fixed = [t.shape[1] for t in tensors if id(t) in temporal and t.shape[1] is not None]
-    steps = max([f for f in fixed if f > 1], default=steps)
-    batch = next((t.shape[0] for t in tensors if t.shape[0] is not None), 2)
-    rng = np.random.default_rng(0)
-    values = {id(t): _random(rng, t, id(t) in temporal, batch, steps) for t in tensors}
-
-    def run(part: slice) -> list[np.ndarray]:
-        def value(t):
-            if not isinstance(t, keras.KerasTensor):
-                return t
-            array = values[id(t)][:, part] if id(t) in temporal else values[id(t)]
-            return ops.convert_to_tensor(array, dtype=t.dtype)
-
-        args, kwargs = keras.tree.map_structure(value, (call.args, call.kwargs))
-        return [
-            ops.convert_to_numpy(o) for o in keras.tree.flatten(call.operation(*args, **kwargs))
-        ]
-
-    cut = steps // 2
-    with keras.StatelessScope():  # leaves counters and seeds of the layer alone
-        try:
-            whole, again = run(slice(0, steps)), run(slice(0, steps))
-        except Exception as error:
-            raise _NotLocal(
-                f"whether it mixes time steps could not be tried out ({error})"
-            ) from error
-        if not ignore and not all(map(_close, whole, again)):
-            raise _NotLocal(
-                "it draws random numbers or counts at inference, so whether it mixes time steps "
-                "cannot be tried out (make that depend on `training`)"
-            )
-        try:
-            first, second = run(slice(0, cut)), run(slice(cut, steps))
-        except Exception as error:
-            raise _NotLocal("its result depends on the number of time steps in a window") from error
-
-    along_time: list[bool | None] = []
-    for w, a, b in zip(whole, first, second, strict=True):
-        if w.ndim > 1 and w.shape[1] == steps and a.ndim > 1 and a.shape[1] == cut:
-            if not ignore and not _close(w, np.concatenate([a, b], axis=1)):
-                raise _NotLocal(
-                    "it mixes neighbouring time steps and would see zeros at the start of every "
-                    "window"
-                )
-            along_time.append(True)
-        elif ignore or (w.shape == b.shape and _close(w, b)):
-            along_time.append(
-                False if ignore else None
-            )  # the window's last step, or nothing of the window
-        else:
-            raise _NotLocal("it merges the time steps of a window")
-    if None in along_time:
-        with keras.StatelessScope():
-            try:
-                shorter = [run(slice(0, k)) for k in range(1, cut)]
-            except Exception as error:
-                raise _NotLocal(
-                    "its result depends on the number of time steps in a window"
-                ) from error
-        for i, w in enumerate(whole):
-            if along_time[i] is None and not all(_close(w, s[i]) for s in [*shorter, first]):
-                along_time[i] = False
-    return along_time
-
-
-def _random(
-    rng: np.random.Generator, tensor: Any, along_time: bool, batch: int, steps: int
-) -> np.ndarray:
-    shape = [batch, *(3 if d is None else d for d in tensor.shape[1:])]
-    if along_time:
-        shape[1] = steps
-    if "int" in tensor.dtype or tensor.dtype == "bool":
-        return rng.integers(0, 2, shape)
-    return rng.standard_normal(shape).astype("float32")
-
-
-def _close(a: np.ndarray, b: np.ndarray) -> bool:
-    if a.shape != b.shape:
-        return False
-    return bool(np.allclose(a.astype("float32"), b.astype("float32"), rtol=1e-3, atol=1e-4))

@@ -8,66 +8,73 @@ as soon as a model is called with windows of a second length, so what `to_statef
 """
 
 import inspect
-from typing import Any
+from typing import TypeAlias
 
 import keras
 from keras import ops
 
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.types import Tensor
+
+Layer: TypeAlias = keras.layers.Layer
 
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
 class TimeDistributed(keras.layers.TimeDistributed):
-    """`keras.layers.TimeDistributed`, also where the number of time steps is known at run time
-    only.
-    """
+    """`keras.layers.TimeDistributed`, also where only the run knows the number of time steps."""
 
-    def call(self, inputs, training=None, mask=None):
+    def call(
+        self, inputs: Tensor, training: bool | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         if inputs.shape[1] is not None:
             return super().call(inputs, training=training, mask=mask)
-        taken = inspect.signature(self.layer.call).parameters
+        parameters = inspect.signature(self.layer.call).parameters
 
-        def step(parts):
+        def step(parts: list[Tensor]) -> Tensor:
             x, *masks = parts
-            kwargs = {"mask": masks[0]} if masks else {}
-            if "training" in taken:
-                kwargs["training"] = training
-            return self.layer.call(x, **kwargs)
+            options = {"mask": masks[0]} if masks else {}
+            if "training" in parameters:
+                options["training"] = training
+            return self.layer.call(x, **options)
 
-        parts = [inputs] if mask is None or "mask" not in taken else [inputs, mask]
-        outputs = ops.vectorized_map(step, [ops.swapaxes(p, 0, 1) for p in parts])
+        parts = [inputs] if mask is None or "mask" not in parameters else [inputs, mask]
+        # Maps over the first axis, whatever its length.
+        outputs = ops.vectorized_map(step, [ops.swapaxes(part, 0, 1) for part in parts])
         return ops.swapaxes(outputs, 0, 1)
 
 
-def shared(operation: Any) -> Any:
-    """An operation to be used in another model as it is: itself, or where that is a Keras
-    `TimeDistributed` one over the same layer that runs over any number of time steps.
+def for_any_length(layer: Layer) -> Layer:
+    """Makes every `TimeDistributed` in a layer run over any number of time steps.
+
+    In place: nobody else may use the layer.
+    """
+    return _swap(layer, keras.layers.TimeDistributed, TimeDistributed)
+
+
+def plain(layer: Layer) -> Layer:
+    """Makes every `TimeDistributed` in a layer Keras's own again; in place, as above."""
+    return _swap(layer, TimeDistributed, keras.layers.TimeDistributed)
+
+
+def shared(operation: keras.Operation) -> keras.Operation:
+    """An operation as another model may use it, over the same variables.
+
+    Itself; but of a `TimeDistributed` of Keras's own, one around the same layer that runs over any
+    number of time steps.
     """
     if type(operation) is not keras.layers.TimeDistributed:
         return operation
     return TimeDistributed(operation.layer, name=operation.name, dtype=operation.dtype_policy)
 
 
-def for_any_length(layer: Any) -> Any:
-    """Makes every `TimeDistributed` in a layer that nobody else uses run over any number of time
-    steps.
-    """
-    return _swap(layer, keras.layers.TimeDistributed, TimeDistributed)
-
-
-def is_within(layer: Any) -> bool:
-    """Whether a layer is, or holds, a `TimeDistributed` of Keras's own."""
+def is_within(layer: Layer) -> bool:
+    """True if a layer is, or holds, a `TimeDistributed` of Keras's own."""
     return type(layer) is keras.layers.TimeDistributed or any(
         map(is_within, keras_internals.sublayers(layer))
     )
 
 
-def plain(layer: Any) -> Any:
-    """Makes every `TimeDistributed` in a layer that nobody else uses Keras's own again."""
-    return _swap(layer, TimeDistributed, keras.layers.TimeDistributed)
-
-
-def _swap(layer: Any, old: type, new: type) -> Any:
+def _swap(layer: Layer, old: type, new: type) -> Layer:
     if type(layer) is old:
         layer.__class__ = new  # the classes hold the same things
     for part in keras_internals.sublayers(layer):

@@ -1,12 +1,12 @@
 """Which ids a model reads, and whether its scores are logits, as far as its graph tells."""
 
-from collections.abc import Hashable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import keras
 
 from keras_stateful.carry.graph import RESETS, Graph
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.protocols import Key
 
 
 def input_vocabulary(graph: Graph, tensor: keras.KerasTensor) -> int | None:
@@ -24,7 +24,7 @@ def _embeddings(graph: Graph, tensor: keras.KerasTensor) -> list[keras.layers.Em
     ]
 
 
-def entries(model: keras.Model, keys: Sequence[Hashable]) -> dict[Any, keras.KerasTensor]:
+def entries(model: keras.Model, keys: Sequence[Key]) -> dict[Key, keras.KerasTensor]:
     """The input tensor that each key of a batch goes to; keys that have none are left out.
 
     Args:
@@ -38,7 +38,7 @@ def entries(model: keras.Model, keys: Sequence[Hashable]) -> dict[Any, keras.Ker
     return {key: by_key[key] for key in keys if key in by_key}
 
 
-def ids_known(graph: Graph, keys: Sequence[Hashable]) -> dict[Any, int]:
+def ids_known(graph: Graph, keys: Sequence[Key]) -> dict[Key, int]:
     """How many ids each input that goes straight into an `Embedding` may hold; others are left out.
 
     Args:
@@ -46,7 +46,7 @@ def ids_known(graph: Graph, keys: Sequence[Hashable]) -> dict[Any, int]:
         keys: of the inputs in question; the key is None for a single one, the model's first.
     """
     plain = keras.layers.Embedding.call  # a subclass may fold ids before it looks them up
-    known: dict[Any, int] = {}
+    known: dict[Key, int] = {}
     for key, tensor in entries(graph.model, keys).items():
         layers = _embeddings(graph, tensor)
         if sizes := [layer.input_dim for layer in layers if type(layer).call is plain]:

@@ -1,7 +1,5 @@
 """Which models can be converted, and what the others are told."""
 
-from typing import Any
-
 import keras
 
 from keras_stateful.carry.graph import RESETS, Graph, Unconvertible
@@ -15,7 +13,7 @@ OF_THE_OUTPUT = ("call", "predict_step")
 OF_THE_LOSS = ("test_step", "compute_loss", "compute_metrics")
 
 
-def readable(model: Any, function: str) -> Graph:
+def readable(model: object, function: str) -> Graph:
     """Checks that a model can be copied and returns its graph.
 
     Args:

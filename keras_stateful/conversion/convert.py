@@ -1,8 +1,11 @@
 """Conversions between a model as its user wrote it and one that carries its state.
 
-to_stateful: any model -> batch N, states carried, resets as an input if wanted (to train)
-to_inference: any model -> batch 1, any window length, no resets input (to deploy inside Keras)
-to_stateless: back to plain Keras layers
+    to_stateful     any model ──▶ batch N, states carried, resets as an input if asked for: to train
+    to_inference    any model ──▶ batch 1, any window length, no resets input: to run inside Keras
+    to_stateless    any model ──▶ plain Keras layers, any batch size, nothing carried
+
+Each reads the graph once, finds the layers that run along time, and has `Rewriter` build the model
+anew, with a policy that says what becomes of a recurrent call.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import keras
 from keras_stateful.carry.graph import RESETS, Call, Graph, Unconvertible
 from keras_stateful.carry.layers import carried_class, plain_class
 from keras_stateful.carry.rewrite import Level, Rewriter
-from keras_stateful.carry.time_axis import find_time_axis
+from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
 from keras_stateful.conversion.checks import (
     OF_THE_LOSS,
     check_all_carry,
@@ -24,8 +27,8 @@ from keras_stateful.conversion.checks import (
 )
 from keras_stateful.conversion.model import StatefulModel
 from keras_stateful.foundation import devices
-from keras_stateful.foundation.arguments import whole_number
-from keras_stateful.foundation.protocols import is_sequence, resets_given
+from keras_stateful.foundation.arguments import one_of, whole_number
+from keras_stateful.foundation.protocols import Readable, is_sequence, resets_given
 from keras_stateful.foundation.types import Structure
 
 if TYPE_CHECKING:
@@ -74,7 +77,8 @@ def to_stateful(
 
     model = keras.Sequential([keras.Input((None,), dtype="int32"), keras.layers.Embedding(50, 8),
                               keras.layers.LSTM(16, return_sequences=True), keras.layers.Dense(50)])
-    sequence = ks.StatefulSequence(np.arange(2000) % 50, batch_size=4, sequence_length=10, resets=True)
+    text = np.arange(2000) % 50
+    sequence = ks.StatefulSequence(text, batch_size=4, sequence_length=10, resets=True)
     training = ks.to_stateful(model, sequence)
     training.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     training.fit(sequence, epochs=1, verbose=0)
@@ -96,8 +100,7 @@ def to_stateful(
 def to_inference(
     model: keras.Model, batch_size: int = 1, *, share_weights: bool = False
 ) -> StatefulModel:
-    """A copy of a trained model for use one batch row (or a few) at a time, state carried, any
-    window length.
+    """A copy of a trained model that carries its state, for one row (or a few), any window length.
 
     Args:
         model: what was trained: from `to_stateful`, a plain `stateful=True` model, or any other
@@ -119,11 +122,11 @@ def to_inference(
     import keras, numpy as np
     import keras_stateful as ks
 
-    trained = keras.Sequential([keras.Input((64, 3), batch_size=32), keras.layers.LSTM(8, stateful=True,
-                                return_sequences=True), keras.layers.Dense(1)])
+    lstm = keras.layers.LSTM(8, stateful=True, return_sequences=True)
+    trained = keras.Sequential([keras.Input((64, 3), batch_size=32), lstm, keras.layers.Dense(1)])
     live = ks.to_inference(trained)
     for reading in np.zeros((5, 3), "float32"):
-        y = live.predict_on_batch(reading[None, None])   # (1, 1, 1), the state carried from call to call
+        y = live.predict_on_batch(reading[None, None])   # (1, 1, 1), the state carried on
     ```
     """
     batch_size = whole_number("batch_size", batch_size, 1)
@@ -140,8 +143,7 @@ def twin_with_resets(model: keras.Model, batch_size: int) -> StatefulModel:
 
 
 def to_stateless(model: keras.Model) -> keras.Model:
-    """A copy of a model with plain, stateless Keras layers, any batch size, and no `"resets"`
-    input.
+    """A copy of a model with plain, stateless Keras layers, any batch size, no `"resets"` input.
 
     Args:
         model: from `to_stateful`, or with `stateful=True` layers.
@@ -171,7 +173,7 @@ def to_stateless(model: keras.Model) -> keras.Model:
     def plain(level: Level, call: Call, index: int) -> Structure:
         cls = plain_class(type(call.operation))
         layer = rewriter.layer(call.operation, cls, stateful=False)
-        return layer(*call.args, **users_arguments(call))
+        return layer(*call.args, **_users_arguments(call))
 
     rewriter = Rewriter(
         recurrent, plain, share=False, share_submodels=True, batch_size=None, plain=True
@@ -205,14 +207,7 @@ def _carrying(
     rows = devices.graph_rows(batch_size, function)
     chosen = None if layers is None else _paths(graph, layers)
     time = find_time_axis(graph, chosen)
-    recurrent = [p for p in time.recurrent if chosen is None or p in chosen]
-    if not recurrent:
-        raise no_recurrent_layer(graph, function)
-    if chosen and (missing := [p for p in chosen if p not in recurrent]):
-        raise Unconvertible(
-            "`layers` names layers that do not run along the model's time axis. Received: "
-            f"{missing}; along time run {time.recurrent}."
-        )
+    recurrent = _along_time(graph, time, chosen, function)
     config = {"unroll": False} if any_length else {}
 
     def carry(level: Level, call: Call, index: int) -> Structure:
@@ -223,24 +218,24 @@ def _carrying(
             initial_state_given=call.path in time.initial_state_given,
             **config,
         )
-        sequences, arguments = call.sequences, users_arguments(call)
-        if sequences.shape[0] != rows:
-            raise Unconvertible(
-                f"`{call.path}` gets {sequences.shape[0]} rows where the model has {rows}: a batch size "
-                "is written into the graph in front of it. Write -1 for the batch (`ops.reshape(h, "
-                "(-1, time, units))`), or use `keras.layers.Reshape`, which leaves the batch alone."
-            )
+        _check_rows(call, rows)
+        arguments = _users_arguments(call)
         if resets is not None:
-            shape = (rows,) if resets == "window" else (rows, sequences.shape[1])
+            shape = (rows,) if resets == "window" else (rows, call.sequences.shape[1])
             arguments[RESETS] = level.input(RESETS, shape, "bool")
         if index:
             arguments["slot"] = index
         return layer(*call.args, **arguments)
 
     rewriter = Rewriter(
-        set(recurrent), carry, share=share, share_submodels=False,
-        batch_size=rows, temporal=time.inputs, any_length=any_length,
-    )  # fmt: skip
+        set(recurrent),
+        carry,
+        share=share,
+        share_submodels=False,
+        batch_size=rows,
+        temporal=time.inputs,
+        any_length=any_length,
+    )
     inputs, outputs, level = rewriter.run(graph)
     return StatefulModel(
         _pack_inputs(graph, inputs, level.inputs),
@@ -249,7 +244,31 @@ def _carrying(
     )
 
 
-def users_arguments(call: Call) -> dict[str, Any]:
+def _along_time(graph: Graph, time: TimeAxis, chosen: list[str] | None, function: str) -> list[str]:
+    """The paths of the layers that carry: all along time, or of those the ones that were chosen."""
+    recurrent = [path for path in time.recurrent if chosen is None or path in chosen]
+    if not recurrent:
+        raise no_recurrent_layer(graph, function)
+    if missing := [path for path in chosen or () if path not in recurrent]:
+        raise Unconvertible(
+            "`layers` names layers that do not run along the model's time axis. Received: "
+            f"{missing}; along time run {time.recurrent}."
+        )
+    return recurrent
+
+
+def _check_rows(call: Call, rows: int) -> None:
+    """Checks that a recurrent layer still gets the rows that the model has."""
+    found = call.sequences.shape[0]
+    if found != rows:
+        raise Unconvertible(
+            f"`{call.path}` gets {found} rows where the model has {rows}: a batch size is written "
+            "into the graph in front of it. Write -1 for the batch (`ops.reshape(h, (-1, time, "
+            "units))`), or use `keras.layers.Reshape`, which leaves the batch alone."
+        )
+
+
+def _users_arguments(call: Call) -> dict[str, Any]:
     """The keyword arguments of a recurrent call that its user gave, not an earlier conversion."""
     return {name: v for name, v in call.kwargs.items() if name not in (RESETS, "slot")}
 
@@ -290,10 +309,10 @@ def _paths(graph: Graph, layers: list) -> list[str]:
     return paths
 
 
-def _batch_and_resets(batch_size: Any, resets: str | None) -> tuple[int, str | None]:
-    """The rows and the kind of resets that `to_stateful` was asked for, directly or by a sequence."""
-    if resets not in (None, "window", "step"):
-        raise ValueError(f'`resets` must be None, "window" or "step". Received: resets={resets!r}.')
+def _batch_and_resets(batch_size: int | Readable, resets: str | None) -> tuple[int, str | None]:
+    """The rows and the kind of resets that were asked for, or that a sequence needs."""
+    if resets is not None:
+        one_of("resets", resets, ("window", "step"), "Leave it out for no input of resets.")
     if is_sequence(batch_size):
         sequence, expected = batch_size, resets_given(batch_size)
         if resets not in (None, expected):

@@ -2,15 +2,17 @@
 
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
 
+from keras_stateful.carry.graph import RESETS
 from keras_stateful.carry.states import find_states, preserve_states, reset_states
 from keras_stateful.data.batch import Spec
 from keras_stateful.foundation import device_checks, devices, keras_internals
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
-from keras_stateful.foundation.types import Structure
+from keras_stateful.foundation.types import Arguments, Structure, Tensor
 from keras_stateful.training import check_arrays, checks
 from keras_stateful.training.callbacks import lightest
 from keras_stateful.training.check_arrays import check_ids_of_arrays, is_arrays
@@ -20,15 +22,18 @@ from keras_stateful.training.resets import ResetStatesCallback
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
 class StatefulModel(keras.Model):
-    """What `to_stateful` and `to_inference` return: a Functional model that carries its recurrent
-    state.
+    """What `to_stateful` and `to_inference` return: a Functional model that carries its state.
 
-    It differs from any Functional model in these methods. `fit` checks its arguments before the
-    first step and resets the state where an epoch or a document starts (`ResetStatesCallback`,
-    added unless given). `evaluate` starts from the initial state and puts the training state back.
-    `compute_loss` takes a mask of the outputs as weights of 0 and 1 where sample weights are given,
-    which Keras would scale a second time. `predict` checks its rows; it, `train_on_batch` and calls
-    go on from the state that the last call left. `export` is refused.
+    It differs from any Functional model in these methods:
+
+    - `fit` checks its arguments before the first step, and resets the state where an epoch or a
+      document starts (`ResetStatesCallback`, added unless given).
+    - `evaluate` starts from the initial state and puts the training state back.
+    - `compute_loss` takes a mask of the outputs as weights of 0 and 1 where sample weights are
+      given, which Keras would scale a second time.
+    - `predict` checks its rows; it, `train_on_batch` and calls go on from the state that the last
+      call left.
+    - `export` is refused.
     """
 
     _keras_stateful_model = True  # see `foundation.protocols`
@@ -41,52 +46,51 @@ class StatefulModel(keras.Model):
     @property
     def resets(self) -> str | None:
         """The kind of the `"resets"` input: None, "window" `(batch,)` or "step" `(batch, time)`."""
-        found = [t for t in self.inputs if t.name == "resets"]
-        return None if not found else "window" if len(found[0].shape) == 1 else "step"
+        tensor = next((t for t in self.inputs if t.name == RESETS), None)
+        if tensor is None:
+            return None
+        return "window" if len(tensor.shape) == 1 else "step"
 
-    def fit(self, *args: Any, **kwargs: Any) -> Any:
+    def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """`keras.Model.fit`, checked; see the class."""
         arguments = _named(super().fit, args, kwargs)
-        arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
-        validation = arguments.get("validation_data")
-        if isinstance(validation, tuple) and is_arrays(validation[0]):
-            arguments["validation_batch_size"] = (
-                arguments.get("validation_batch_size") or self.batch_size
-            )
-        given, ready = _callbacks(arguments)
-        own = next((c for c in given if isinstance(c, ResetStatesCallback)), None)
-        checks.check_fit(self, arguments, None if own is None else own.sequence)
-        if ready is None:
-            if own is None:
-                read = (arguments.get("x"), validation)
-                given = [ResetStatesCallback(*map(sequence_or_none, read)), *given]
-            arguments["callbacks"] = lightest(given, self, arguments)
-        elif own is None:
-            _insert_resets(ready, self)
+        x, validation = arguments.get("x"), arguments.get("validation_data")
+        _fill_in(arguments, "batch_size", x, self)
+        if isinstance(validation, tuple):
+            _fill_in(arguments, "validation_batch_size", validation[0], self)
+        resets = _reset_callback(arguments)
+        checks.check_fit(self, arguments, None if resets is None else resets.sequence)
+        if resets is None:
+            made_for = (sequence_or_none(x), sequence_or_none(validation))
+            _add_callback(arguments, ResetStatesCallback(*made_for), self)
+        if not isinstance(arguments["callbacks"], keras.callbacks.CallbackList):
+            arguments["callbacks"] = lightest(arguments["callbacks"], self, arguments)
         with warnings.catch_warnings():
-            if is_sequence(arguments.get("x")) and arguments["x"].num_batches is None:
-                warnings.filterwarnings(
-                    "ignore", "Your input ran out of data"
-                )  # a stream: so its epochs end
+            if is_sequence(x) and x.num_batches is None:
+                # Running out of data is how the epochs of a stream end.
+                warnings.filterwarnings("ignore", "Your input ran out of data")
             return super().fit(**arguments)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate` from the initial state; afterwards the state is as before."""
         arguments = _named(super().evaluate, args, kwargs)
-        arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
+        _fill_in(arguments, "batch_size", arguments.get("x"), self)
         checks.check_evaluate(self, arguments)
-        if is_sequence(arguments.get("x")) and self.resets is None:
-            given, ready = _callbacks(arguments)
-            if not any(isinstance(c, ResetStatesCallback) for c in given):
-                if ready is None:
-                    arguments["callbacks"] = [ResetStatesCallback(), *given]
-                else:
-                    _insert_resets(ready, self)
+        by_callback = is_sequence(arguments.get("x")) and self.resets is None
+        if by_callback and _reset_callback(arguments) is None:
+            _add_callback(arguments, ResetStatesCallback(), self)
         with preserve_states(self):
             reset_states(self)
             return super().evaluate(**arguments)
 
-    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True) -> Any:
+    def compute_loss(
+        self,
+        x: Structure = None,
+        y: Structure = None,
+        y_pred: Structure = None,
+        sample_weight: Structure = None,
+        training: bool = True,
+    ) -> Tensor:
         """`keras.Model.compute_loss`; see the class."""
         y_pred, sample_weight = masks_into_weights(y_pred, sample_weight)
         return super().compute_loss(
@@ -94,8 +98,7 @@ class StatefulModel(keras.Model):
         )
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
-        """`keras.Model.predict` of one window for each row, or of a sequence, going on from the
-        present state.
+        """`keras.Model.predict` of a window for each row, or a sequence, from the present state on.
 
         With `batch_size=` the model's rows, of several windows `(windows * rows, time, ...)` one
         after the other.
@@ -103,14 +106,12 @@ class StatefulModel(keras.Model):
         arguments = _named(super().predict, args, kwargs)
         device_checks.check_predict(self, find_states(self)[0].variables[0])
         check_arrays.check_rows_of_predict(self, arguments.get("x"), arguments.get("batch_size"))
-        arguments["batch_size"] = arguments.get("batch_size") or _rows(arguments.get("x"), self)
+        _fill_in(arguments, "batch_size", arguments.get("x"), self)
         check_ids_of_arrays(self, arguments.get("x"))
         return super().predict(**arguments)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused: what Keras writes of a model that carries its state is frozen at it, or shares
-        it among callers.
-        """
+        """Refused: what Keras writes is frozen at the present state, or shares it among callers."""
         raise ValueError(
             f"`export` would freeze {self.name!r} at its present state in most formats. Received: "
             "a model that carries its state. Use `export_step_model(model, directory, format)`, "
@@ -119,21 +120,24 @@ class StatefulModel(keras.Model):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.train_on_batch`, not on several replicas."""
+        x = args[0] if args else kwargs.get("x")
         device_checks.check_one_step(self, "train_on_batch")
-        check_arrays.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
+        check_arrays.check_resets_given(self, "x", x)
         return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.test_on_batch`, not on several replicas."""
+        x = args[0] if args else kwargs.get("x")
         device_checks.check_one_step(self, "test_on_batch")
-        check_arrays.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
+        check_arrays.check_resets_given(self, "x", x)
         return super().test_on_batch(*args, **kwargs)
 
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict_on_batch`, not on several replicas."""
+        x = args[0] if args else kwargs.get("x")
         device_checks.check_one_step(self, "predict_on_batch")
-        check_arrays.check_resets_given(self, "x", args[0] if args else kwargs.get("x"))
-        check_ids_of_arrays(self, args[0] if args else kwargs.get("x"))
+        check_arrays.check_resets_given(self, "x", x)
+        check_ids_of_arrays(self, x)
         return super().predict_on_batch(*args, **kwargs)
 
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
@@ -159,29 +163,37 @@ def symbolic_batch(sequence: Readable, replicas: int) -> Structure:
     return keras.tree.map_structure(symbolic, sequence.signature())
 
 
-def _named(method: Any, args: tuple, kwargs: dict) -> dict:
-    """All arguments by name."""
-    bound = inspect.signature(method).bind(*args, **kwargs)
-    arguments = dict(bound.arguments)
-    return {**{k: v for k, v in arguments.items() if k != "kwargs"}, **arguments.get("kwargs", {})}
+def _named(method: Callable, args: tuple, kwargs: dict[str, Any]) -> Arguments:
+    """All arguments of a call by name; those that `method` collects in its `**kwargs`, too."""
+    bound = inspect.signature(method).bind(*args, **kwargs).arguments
+    collected = bound.pop("kwargs", {})
+    return {**bound, **collected}
 
 
-def _callbacks(arguments: dict) -> tuple[list, keras.callbacks.CallbackList | None]:
-    """The callbacks of a call, and the user's own `CallbackList` of them where that was given."""
+def _fill_in(arguments: Arguments, name: str, data: Structure, model: StatefulModel) -> None:
+    """Has Keras cut arrays into batches of the model's rows; other data come in batches."""
+    if not arguments.get(name):
+        arguments[name] = model.batch_size if is_arrays(data) else None
+
+
+def _reset_callback(arguments: Arguments) -> ResetStatesCallback | None:
+    """The callback for resets among the callbacks, which are made a list unless they are ready."""
     callbacks = arguments.get("callbacks")
     if isinstance(callbacks, keras.callbacks.CallbackList):
-        return callbacks.callbacks, callbacks
-    return keras.tree.flatten(callbacks or []), None
+        callbacks = callbacks.callbacks
+    else:
+        callbacks = arguments["callbacks"] = keras.tree.flatten(callbacks or [])
+    return next((c for c in callbacks if isinstance(c, ResetStatesCallback)), None)
 
 
-def _insert_resets(ready: keras.callbacks.CallbackList, model: StatefulModel) -> None:
-    """Adds resets, of whatever each call with this list reads."""
-    own = ResetStatesCallback()
-    own.set_params(ready.params)
-    own.set_model(model)
-    ready.callbacks.insert(0, own)
-
-
-def _rows(x: Any, model: StatefulModel) -> int | None:
-    """The batch size to give Keras with arrays; None where the data come in batches."""
-    return model.batch_size if is_arrays(x) else None
+def _add_callback(
+    arguments: Arguments, callback: keras.callbacks.Callback, model: StatefulModel
+) -> None:
+    """Puts a callback in front of those that `_reset_callback` has looked through."""
+    callbacks = arguments["callbacks"]
+    if isinstance(callbacks, keras.callbacks.CallbackList):  # ready: the others are set up already
+        callback.set_params(callbacks.params)
+        callback.set_model(model)
+        callbacks.callbacks.insert(0, callback)
+    else:
+        callbacks.insert(0, callback)

@@ -1,23 +1,20 @@
 """Step models: states in, states out. What one exports, and what a compiled loop runs."""
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_stateful.carry.graph import Call, Graph
-from keras_stateful.carry.layers import (
-    KERAS_CALLS,
-    OpenedWindow,
-    first_of_last,
-    plain_class,
-    puts_out_its_first_state,
-)
+from keras_stateful.carry.layers import KERAS_CALLS, plain_class
 from keras_stateful.carry.rewrite import Level, Rewriter
-from keras_stateful.carry.time_axis import find_time_axis
+from keras_stateful.carry.steps import OpenedWindow, first_of_last, puts_out_its_first_state
+from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
 from keras_stateful.conversion.checks import readable
-from keras_stateful.conversion.convert import pack_outputs, users_arguments
+from keras_stateful.conversion.convert import pack_outputs
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.types import Structure
@@ -33,20 +30,21 @@ class StepModel(keras.Model):
         data_outputs: output tensors that are not states.
         state_names: the names of `state_inputs`.
         state_paths: for each state the key it has in `get_states`.
+        initial_state_given: paths of layers whose initial state the model's own graph computed.
     """
 
     def __init__(
         self,
-        *args,
+        *args: Any,
         state_paths: Sequence[str] = (),
         initial_state_given: Sequence[str] = (),
-        **kwargs,
+        **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.state_paths = list(state_paths)
         self.initial_state_given = list(initial_state_given)
 
-    def __call__(self, inputs, *args, **kwargs):
+    def __call__(self, inputs: Structure, *args: Any, **kwargs: Any) -> Structure:
         # Keras refuses arrays beside tensors, which is what a loop over arrays with states has.
         inputs = keras.tree.map_structure(
             lambda a: ops.convert_to_tensor(a) if isinstance(a, np.ndarray) else a, inputs
@@ -54,22 +52,22 @@ class StepModel(keras.Model):
         return super().__call__(inputs, *args, **kwargs)
 
     @property
-    def data_inputs(self) -> list:
+    def data_inputs(self) -> list[keras.KerasTensor]:
         return self.inputs[: len(self.inputs) - len(self.state_paths)]
 
     @property
-    def state_inputs(self) -> list:
+    def state_inputs(self) -> list[keras.KerasTensor]:
         return self.inputs[len(self.inputs) - len(self.state_paths) :]
 
     @property
-    def data_outputs(self) -> list:
+    def data_outputs(self) -> list[keras.KerasTensor]:
         return self.outputs[: len(self.outputs) - len(self.state_paths)]
 
     @property
     def state_names(self) -> list[str]:
         return [t.name for t in self.state_inputs]
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         return {
             **super().get_config(),
             "state_paths": list(self.state_paths),
@@ -111,37 +109,29 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
     graph = readable(model, "to_step_model")
     carried = graph.carrying or None
     time = find_time_axis(graph, carried)
-    recurrent = {p for p in time.recurrent if carried is None or p in carried}
-    keys: dict[str, str] = {}
-    stems = _stems(time.recurrent, time.calls, [t.name for t in graph.inputs])
+    recurrent = {path for path in time.recurrent if carried is None or path in carried}
+    names = _StateNames(time, {t.name for t in graph.inputs})
 
     def step(level: Level, call: Call, index: int) -> Structure:
-        layer, path, args = call.operation, call.path, call.args
-        plain = rewriter.layer(
-            layer, plain_class(type(layer)), stateful=False, return_state=True, unroll=False
+        layer = rewriter.layer(
+            call.operation,
+            plain_class(type(call.operation)),
+            stateful=False,
+            return_state=True,
+            unroll=False,
         )
-        sequences = call.sequences
-        initial = layer.get_initial_state(1)
-        flat_initial = keras.tree.flatten(initial)
-        stem = stems[path] + (f"_call{index}" if index else "")
-        names = [f"{stem}_state_{i}" for i in range(len(flat_initial))]
+        initial = call.operation.get_initial_state(1)  # a state of each shape, cells nested
+        shapes = [(None, *value.shape[1:]) for value in keras.tree.flatten(initial)]
+        state_names = names.of_call(call.path, index, len(shapes))
         states = [
-            level.input(n, (None, *i.shape[1:]), "float32")
-            for n, i in zip(names, flat_initial, strict=True)
+            level.input(name, shape, "float32")
+            for name, shape in zip(state_names, shapes, strict=True)
         ]
-        keys.update({n: path + (f"#{index}" if index else "") for n in names})
-        kwargs = {k: v for k, v in users_arguments(call).items() if k in ("mask", "training")}
-        mask = args[2] if len(args) > 2 else kwargs.pop("mask", None)
-        mask = keras_internals.mask_of(sequences) if mask is None else mask
-        if mask is not None:
-            kwargs["mask"] = mask
         start = keras.tree.pack_sequence_as(initial, states)
-        result = list(plain(sequences, initial_state=start, **kwargs))
-        if mask is not None and puts_out_its_first_state(plain) and type(plain).call in KERAS_CALLS:
-            result[0] = OpenedWindow()([result[0], first_of_last(start), mask])
-        for name, state in zip(names, keras.tree.flatten(result[1:]), strict=True):
+        output, *new_states = _call_from(start, layer, call)
+        for name, state in zip(state_names, keras.tree.flatten(new_states), strict=True):
             level.output(name, state if state.dtype == "float32" else ops.cast(state, "float32"))
-        return result if layer.return_state else result[0]
+        return [output, *new_states] if call.operation.return_state else output
 
     rewriter = Rewriter(
         recurrent,
@@ -158,40 +148,72 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         [*inputs, *level.inputs.values()],
         [*outputs, *(level.outputs[name] for name in level.inputs)],
         name=model.name,
-        state_paths=[_key(name, keys) for name in level.inputs],
+        state_paths=[names.key(name) for name in level.inputs],
         initial_state_given=sorted(time.initial_state_given),
     )
 
 
-def _stems(paths: list[str], calls: dict[str, int], inputs: list[str]) -> dict[str, str]:
-    """What the names of each layer's states begin with: its path without slashes, which may be
-    another's path.
+def _call_from(start: Structure, layer: keras.layers.RNN, call: Call) -> list[keras.KerasTensor]:
+    """Calls a plain layer as another was called in the user's graph, but from a given state.
+
+    Returns:
+        The output, and the new states.
     """
-    taken: set[str] = set()
-    stems = {}
-    for path in paths:
-        plain, i = path.replace("/", "_"), 0
-        while True:
-            stem = plain + (f"_{i}" if i else "")
-            own = {stem, *(f"{stem}_call{k}" for k in range(1, calls[path]))}
-            if not own & taken and not any(
-                n.startswith(f"{s}_state_") for s in own for n in inputs
-            ):
-                break
-            i += 1
-        taken |= own
-        stems[path] = stem
-    return stems
+    options = {name: value for name, value in call.kwargs.items() if name == "training"}
+    mask = call.argument(2, "mask")
+    if mask is None:  # Keras passes the sequences' own mask on only where they are the sole tensor
+        mask = keras_internals.mask_of(call.sequences)
+    if mask is not None:
+        options["mask"] = mask
+    output, *new_states = layer(call.sequences, initial_state=start, **options)
+    if mask is not None and puts_out_its_first_state(layer) and type(layer).call in KERAS_CALLS:
+        output = OpenedWindow()([output, first_of_last(start), mask])
+    return [output, *new_states]
 
 
-def _key(name: str, keys: dict[str, str]) -> str:
-    """The `get_states` key of a state; those of a sub-model called again carry the call in their
-    name.
+class _StateNames:
+    """Names for the states of every recurrent call, which are names of inputs.
+
+    A name is `<stem>_state_<index>`, where the stem is the layer's path without slashes:
+    `encoder/lstm` has `encoder_lstm_state_0` and `encoder_lstm_state_1`. The second call of a
+    shared layer has the stem `encoder_lstm_call1`. Where a stem is taken, because another layer has
+    that very path (`encoder_lstm`) or an input such a name, a number is added.
+
+    Args:
+        time: what runs along time.
+        inputs: names of the model's own inputs.
     """
-    if name in keys:
-        return keys[name]
-    stem, call = name.rsplit("_call", 1)
-    return f"{keys[stem]}#{call}"
+
+    def __init__(self, time: TimeAxis, inputs: set[str]):
+        self._keys: dict[str, str] = {}
+        self._stems: dict[str, str] = {}
+        taken: set[str] = set()
+        for path in time.recurrent:
+            plain = path.replace("/", "_")
+            numbered = (f"{plain}_{i}" for i in itertools.count(1))
+            for stem in itertools.chain([plain], numbered):
+                stems = {stem, *(f"{stem}_call{k}" for k in range(1, time.calls[path]))}
+                prefixes = tuple(f"{s}_state_" for s in stems)
+                if not stems & taken and not any(name.startswith(prefixes) for name in inputs):
+                    break
+            taken |= stems
+            self._stems[path] = stem
+
+    def of_call(self, path: str, index: int, count: int) -> list[str]:
+        """The names of `count` states of a layer's call, whose key is noted."""
+        stem = self._stems[path] + (f"_call{index}" if index else "")
+        names = [f"{stem}_state_{i}" for i in range(count)]
+        self._keys.update(dict.fromkeys(names, path + (f"#{index}" if index else "")))
+        return names
+
+    def key(self, name: str) -> str:
+        """The key in `get_states` of the state with this name."""
+        if name in self._keys:
+            return self._keys[name]
+        # A sub-model that is called again: its level asked for the state under the first call's
+        # name, and `Rewriter` put the number of the call behind it.
+        first, call = name.rsplit("_call", 1)
+        return f"{self._keys[first]}#{call}"
 
 
 def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarray]:
@@ -232,7 +254,7 @@ def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarra
             "that part of the model, and pass it."
         )
     layers = {c.path: c.operation for c in Graph(step_model).calls}
-    values: dict[str, list] = {}
+    values: dict[str, list[np.ndarray]] = {}
     for key in dict.fromkeys(step_model.state_paths):
         layer = layers[key.split("#")[0]]
         values[key] = [

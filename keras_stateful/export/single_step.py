@@ -88,7 +88,7 @@ class _Copies:
             keras_internals.without_dropout(part)
             if is_mixed(part):
                 part.dtype_policy = keras.DTypePolicy("float32")
-        self._layers.append((layer, copy, skip_initializers(copy)))
+        self._layers.append((layer, copy, skip_initializers(layer, copy)))
         return copy
 
     def _operation(self, operation: keras.Operation, name: str) -> keras.Operation:

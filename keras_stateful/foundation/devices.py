@@ -192,6 +192,30 @@ def to_numpy(variable: keras.Variable) -> np.ndarray:
     return np.array(ops.convert_to_numpy(value))
 
 
+def can_lend_values() -> bool:
+    """True if a new variable may be made of another one's tensor, until it is given its own.
+
+    A variable of JAX has another array after each assignment, and one of TensorFlow copies its
+    tensor before it writes into one that others hold. One of torch would write into the lender's.
+    Where devices split the work, each variable is laid out as it is made.
+    """
+    backend = keras.backend.backend()
+    return backend != "torch" and distribution() is None and _strategy() is None
+
+
+def copy_value(source: keras.Variable, target: keras.Variable) -> None:
+    """Writes one variable's value into another one of its shape, as a tensor of its own.
+
+    It stays on its device, unless the two variables lie on different ones.
+    """
+    value = ops.convert_to_tensor(source)
+    if keras.backend.backend() == "jax":
+        # A compiled step is donated the arrays of its variables: two that share one would lose it.
+        same = value.sharding == target.value.sharding
+        value = ops.copy(value) if same else np.array(ops.convert_to_numpy(value))
+    target.assign(value)
+
+
 def parts(variable: keras.Variable) -> tuple:
     """The variables of the replicas, in the order of their rows."""
     if keras.backend.backend() != "tensorflow":

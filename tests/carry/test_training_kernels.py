@@ -9,6 +9,7 @@ from keras import layers
 
 import keras_stateful as ks
 from keras_stateful.carry import loops, scan_kernels, torch_kernels
+from keras_stateful.carry.steps import StepResets
 
 BACKEND = keras.backend.backend()
 ROWS, WINDOW, UNITS = 4, 7, 5
@@ -171,8 +172,11 @@ def test_in_double_precision_to_twelve_digits(kind, resets):
     start = [rng.normal(size=(ROWS, UNITS)) for _ in layer.get_initial_state(ROWS)]
     marks = rng.random((ROWS, WINDOW)) < (0.4 if resets else 0)
     initial = [np.ones((ROWS, UNITS))] * len(start)
-    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, (x, start, (marks, initial)))
-    _, outputs, ends = loops.run(layer, *tensors[:2], None, True, tensors[2] if resets else None)
+    sequences, states, flags, values = keras.tree.map_structure(
+        keras.ops.convert_to_tensor, (x, start, marks, initial)
+    )
+    step_resets = StepResets(flags, values) if resets else None
+    _, outputs, ends = loops.run(layer, sequences, states, None, True, step_resets)
     states, wanted = start, []
     for t in range(WINDOW):
         states = [np.where(marks[:, t, None], i, s) for i, s in zip(initial, states, strict=True)]

@@ -333,6 +333,23 @@ def test_a_model_outlives_the_training_of_its_copies():
     assert np.abs(shared.predict_on_batch(x) - before).max() > 1e-4
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("convert", [lambda m: ks.to_stateful(m, 4), ks.to_stateless])
+def test_what_trains_changes_no_other_models_weights(convert, jit_compile):
+    """A copy is given its values on the device, and may hold the same memory until one is written."""
+    model = ks.to_stateful(sequential(lstm()), 4)
+    copy = convert(model)
+    for trained, other in ((copy, model), (model, copy)):
+        before, own = weights(other), weights(trained)
+        trained.compile(
+            "adam", "mse", jit_compile=jit_compile and keras.backend.backend() != "torch"
+        )
+        trained.train_on_batch(np.ones((4, 5, 3)), np.ones((4, 5, 4)))
+        assert all(np.any(a != b) for a, b in zip(own, weights(trained), strict=True))
+        for a, b in zip(before, weights(other), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_step_models_are_differentiable():
     step = ks.to_step_model(sequential(lstm()))
     x, states = np.ones((2, 3, 3), "float32"), ks.initial_states(step, 2)
