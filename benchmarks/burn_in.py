@@ -46,7 +46,7 @@ def measure() -> tuple:
     texts = [np.fromfile(path, "uint8") for path in addresses()]
     held_out = [text[:20_000] for text in texts[::25]]
     training = [text for i, text in enumerate(texts) if i % 25]
-    found = {
+    spread = {
         name: [held_out_loss(layout, training, held_out, seed) for seed in SEEDS]
         for name, layout in LAYOUTS.items()
     }
@@ -58,7 +58,7 @@ def measure() -> tuple:
                 "bits per byte",
                 ours=f"{min(bits):.3f} to {max(bits):.3f}",
             )
-            for name, bits in found.items()
+            for name, bits in spread.items()
         ],
         f"{STEPS} steps of {ROWS} x {WINDOW} with each of {len(SEEDS)} seeds; the range is over "
         "the seeds.",

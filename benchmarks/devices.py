@@ -104,7 +104,7 @@ def collectives(model, sequence) -> dict[str, int]:
         jax.jit(model.train_step, out_shardings=shardings).lower(state, batch).compile().as_text()
     )
 
-    repeats, found, computation = loops(program), {}, ""
+    repeats, traffic, computation = loops(program), {}, ""
     for line in program.splitlines():
         if line.endswith("{") and not line.startswith(" "):
             computation = line.removeprefix("ENTRY ").split(" ")[0]
@@ -114,14 +114,14 @@ def collectives(model, sequence) -> dict[str, int]:
                 int(bits) // 8 * int(np.prod([int(n) for n in dims.split(",") if n]))
                 for bits, dims in sizes
             )
-            found[match[2]] = found.get(match[2], 0) + size * repeats.get(computation, 1)
-    return found
+            traffic[match[2]] = traffic.get(match[2], 0) + size * repeats.get(computation, 1)
+    return traffic
 
 
 def loops(program: str) -> dict[str, int]:
     """How often the body of each loop runs, by name."""
-    found = re.findall(r"body=(%[\w.-]+).*?known_trip_count\W+n\W+(\d+)", program)
-    return {body: int(count) for body, count in found}
+    bodies = re.findall(r"body=(%[\w.-]+).*?known_trip_count\W+n\W+(\d+)", program)
+    return {body: int(count) for body, count in bodies}
 
 
 def main() -> None:

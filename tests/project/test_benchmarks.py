@@ -73,8 +73,8 @@ def test_comparing_two_files_ratio_by_ratio(modules):
 
 def test_the_page_is_its_template_and_the_results(modules):
     harness, run = modules
-    found = {"it": results(harness.row("utilization", 0.9812, "of all steps"))}
-    page = run.page("# Title\n\n{{it}}\n\n{{other}}\n", found)
+    measured = {"it": results(harness.row("utilization", 0.9812, "of all steps"))}
+    page = run.page("# Title\n\n{{it}}\n\n{{other}}\n", measured)
     assert page.startswith(run.WARNING)
     assert "0.9812 of all steps" in page
     assert "`python benchmarks/run.py it`, 2026-01-02; a processor, 2 cores" in page
@@ -93,5 +93,5 @@ def test_ways_are_timed_in_turn(modules):
 
 def test_the_committed_page_is_what_the_committed_results_say(modules):
     harness, run = modules
-    found = {path.stem: harness.read(path) for path in run.RESULTS.glob("*.json")}
-    assert run.PAGE.read_text() == run.page((FOLDER / "page.md").read_text(), found)
+    measured = {path.stem: harness.read(path) for path in run.RESULTS.glob("*.json")}
+    assert run.PAGE.read_text() == run.page((FOLDER / "page.md").read_text(), measured)

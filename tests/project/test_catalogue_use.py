@@ -574,17 +574,17 @@ def test_a_session_takes_no_reading_that_is_missing(tmp_path):
 def test_a_session_of_no_rows(rows, exported):
     call = lambda: ks.load_session(exported, batch_size=rows)  # noqa: E731
     whole = isinstance(rows, int)
-    error, wanted = (ValueError, "1 or more") if whole else (TypeError, "must be an int")
-    assert_refused(Bad(call, error, "`batch_size`", f"batch_size={rows!r}", wanted))
+    error, remedy = (ValueError, "1 or more") if whole else (TypeError, "must be an int")
+    assert_refused(Bad(call, error, "`batch_size`", f"batch_size={rows!r}", remedy))
 
 
 # Artifacts that are not what was exported
 
 
 def edit(directory, change):
-    told = json.loads((directory / "manifest.json").read_text())
-    change(told)
-    (directory / "manifest.json").write_text(json.dumps(told))
+    manifest = json.loads((directory / "manifest.json").read_text())
+    change(manifest)
+    (directory / "manifest.json").write_text(json.dumps(manifest))
 
 
 def truncated(directory, other):
@@ -610,16 +610,16 @@ def another_with_checksums_made_to_fit(directory, other):
     artifact_of_another(directory, other)
     content = (other / "model.onnx").read_bytes()
     fits = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    edit(directory, lambda told: told["artifact"]["files"][0].update(fits))
+    edit(directory, lambda manifest: manifest["artifact"]["files"][0].update(fits))
 
 
 def of_a_newer_version(directory, other):
-    edit(directory, lambda told: told.update(format_version=told["format_version"] + 1))
+    edit(directory, lambda manifest: manifest.update(format_version=manifest["format_version"] + 1))
 
 
 def outside_of(path):
-    def change(told):
-        told["artifact"]["entry"] = told["artifact"]["files"][0]["path"] = path
+    def change(manifest):
+        manifest["artifact"]["entry"] = manifest["artifact"]["files"][0]["path"] = path
 
     return lambda directory, other: edit(directory, change)
 

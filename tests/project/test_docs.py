@@ -24,7 +24,7 @@ LANGUAGES = {"python", "text", "bash", "console"}
 
 def fences(text: str) -> list[tuple[str, int, str]]:
     """`(language, number of the first line, code)` of every fence, indented ones too."""
-    found, lines, start = [], text.splitlines(), None
+    blocks, lines, start = [], text.splitlines(), None
     for number, line in enumerate(lines):
         fence = re.match(r"\s*(```+|~~~+)\s*(\S*)", line)
         if not fence:
@@ -32,10 +32,10 @@ def fences(text: str) -> list[tuple[str, int, str]]:
         if start is None:
             start, language, indent = number + 1, fence[2], len(line) - len(line.lstrip())
         else:
-            found.append((language, start, "\n".join(row[indent:] for row in lines[start:number])))
+            blocks.append((language, start, "\n".join(row[indent:] for row in lines[start:number])))
             start = None
     assert start is None, f"the fence that opens at line {start} is never closed"
-    return found
+    return blocks
 
 
 def program(text: str) -> str:

@@ -181,7 +181,7 @@ def test_authors_of_a_single_year_are_said_and_left_out(monkeypatch, capsys):
     authors = importlib.import_module("authors")
     years = {"A": range(1800, 1808), "B": [1808], "C": [1809, 1809, 1810]}
     addresses = [
-        authors.Address(name, str(year), "") for name, given in years.items() for year in given
+        authors.Address(name, str(year), "") for name, dates in years.items() for year in dates
     ]
     training, held_out = authors.split(addresses, seed=0)
     assert capsys.readouterr().out.rstrip().endswith(": B")
@@ -212,9 +212,9 @@ def test_ngram_equals_the_formula_by_hand(monkeypatch):
         return (follows.count(c) + kinds * shorter) / (len(follows) + kinds)
 
     padded = [start, start, *document.tolist()]
-    wanted = [by_hand(tuple(padded[t : t + 2]), c) for t, c in enumerate(document)]
+    expected = [by_hand(tuple(padded[t : t + 2]), c) for t, c in enumerate(document)]
     np.testing.assert_allclose(
-        WittenBell(training, 7, order=3).probabilities(document), wanted, rtol=1e-12
+        WittenBell(training, 7, order=3).probabilities(document), expected, rtol=1e-12
     )
 
 

@@ -27,14 +27,14 @@ def imports_for_type_checkers() -> dict[str, str]:
 def test_all_equals_the_namespace():
     for name in NAMES:
         getattr(keras_stateful, name)  # exported lazily: the namespace has it from now on
-    own = {
+    exported = {
         name
         for name, value in vars(keras_stateful).items()
         if not name.startswith("_")
         and not isinstance(value, types.ModuleType)
         and getattr(value, "__module__", "").startswith("keras_stateful")
     }
-    assert own == set(NAMES)
+    assert exported == set(NAMES)
 
 
 def test_all_names_everything_once():

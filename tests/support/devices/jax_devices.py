@@ -90,10 +90,10 @@ def test_each_gradient_crosses_the_wire_once(data_parallel, monkeypatch):
 
 
 def test_resets_by_callback_equal_those_inside_the_step(one_device, data_parallel):
-    wanted = trained(resets=False)
+    expected = trained(resets=False)
     with data_parallel.scope():
         model, history = trained(resets=False)
-        assert_same((model, history), wanted)
+        assert_same((model, history), expected)
         assert_states_lie_with_their_rows(model, data_parallel)
 
 
@@ -115,10 +115,10 @@ def test_plain_stateful_layers_with_the_callback(data_parallel):
         ).history["loss"]
         return losses, model.get_layer("plain").states
 
-    wanted, _ = run()
+    expected, _ = run()
     with data_parallel.scope():
         got, states = run()
-        np.testing.assert_allclose(got, wanted, rtol=1e-5)
+        np.testing.assert_allclose(got, expected, rtol=1e-5)
         assert {s.value.sharding.spec[0] for s in states} == {"batch"}
 
 
@@ -168,9 +168,9 @@ def test_validation_by_documents_that_do_not_divide(data_parallel):
             "val_loss"
         ]
 
-    wanted = run()
+    expected = run()
     with data_parallel.scope():
-        np.testing.assert_allclose(run(), wanted, rtol=1e-5)
+        np.testing.assert_allclose(run(), expected, rtol=1e-5)
 
 
 def test_rows_that_do_not_divide_are_refused(four_devices, data_parallel):

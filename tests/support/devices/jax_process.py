@@ -20,15 +20,15 @@ keras.distribution.set_distribution(keras.distribution.DataParallel(auto_shard_d
 assert sequence(shard=(process, 2))[0][0][0].shape[0] == ROWS // 2  # it reads its rows only
 model, history = trained(shard=(process, 2))
 with open(reference) as file:
-    wanted = json.load(file)
-for name, values in wanted["history"].items():
+    expected = json.load(file)
+for name, values in expected["history"].items():
     np.testing.assert_allclose(history[name], values, rtol=1e-5, err_msg=name)
 
 state = model.get_layer("first").state_variables()[0].value
 assert [s.index[0] for s in state.addressable_shards] == [slice(process * 4, process * 4 + 4)]
 
 states = ks.get_states(model)  # of all rows, in both processes
-for path, arrays in wanted["states"].items():
+for path, arrays in expected["states"].items():
     for mine, other in zip(states[path], arrays, strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-5)
 ks.reset_states(model, rows=[1, 6])

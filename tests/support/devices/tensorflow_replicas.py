@@ -40,9 +40,9 @@ def test_two_replicas_equal_one_device(one_device, two_replicas):
 
 def test_states_stay_with_their_replica(one_device, two_replicas):
     for layer in ("first", "second"):
-        wanted = ks.get_states(one_device[0])[layer]
+        expected = ks.get_states(one_device[0])[layer]
         for variable, whole in zip(
-            two_replicas[0].get_layer(layer).state_variables(), wanted, strict=True
+            two_replicas[0].get_layer(layer).state_variables(), expected, strict=True
         ):
             upper, lower = (v.numpy() for v in variable.value.values)
             np.testing.assert_allclose(upper, whole[: ROWS // 2], atol=1e-5)

@@ -45,13 +45,13 @@ def trained(dropout: float = 0.0, shard=(0, 1), **arguments) -> tuple:
     return model, model.fit(data, epochs=2, validation_data=held_out, verbose=0).history
 
 
-def assert_same(got: tuple, wanted: tuple) -> None:
+def assert_same(got: tuple, expected: tuple) -> None:
     """Losses, metrics and states; these change from row to row, so a row in the wrong place would
     show.
     """
-    for name, values in wanted[1].items():
+    for name, values in expected[1].items():
         np.testing.assert_allclose(got[1][name], values, rtol=1e-5, atol=1e-6, err_msg=name)
-    a, b = ks.get_states(got[0]), ks.get_states(wanted[0])
+    a, b = ks.get_states(got[0]), ks.get_states(expected[0])
     for path in ("first", "second"):
         for mine, other in zip(a[path], b[path], strict=True):
             assert mine.shape == (ROWS, 8)
