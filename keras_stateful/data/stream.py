@@ -16,8 +16,7 @@ from keras_stateful.foundation.arguments import one_of, whole_number
 
 
 class StatefulStream(Batches):
-    """Documents from a sequential source, of unknown number and larger than memory, as windows for
-    stateful training.
+    """Windows for stateful training, of documents that come one by one and need not fit memory.
 
     Each row of the batch reads a document from its first step to its last and then takes the next
     one of the source, so only `batch_size` documents are in memory. Where the source ends, rows run

@@ -336,7 +336,7 @@ def test_a_model_outlives_the_training_of_its_copies():
 @pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("convert", [lambda m: ks.to_stateful(m, 4), ks.to_stateless])
 def test_what_trains_changes_no_other_models_weights(convert, jit_compile):
-    """A copy is given its values on the device, and may hold the same memory until one is written."""
+    """A copy is given its values on the device, maybe in the same memory until one is written."""
     model = ks.to_stateful(sequential(lstm()), 4)
     copy = convert(model)
     for trained, other in ((copy, model), (model, copy)):
