@@ -3,9 +3,16 @@
 A callback says it with two methods: `get_state()` gives numbers, text, arrays and collections of
 these, `set_state(state)` takes them back, after every callback's `on_train_begin`. Those of this
 package do. Keras's own do not; `keras_internals` knows what they remember.
+
+A callback remembers in its attributes. So one without attributes of its own may be resumed as it
+is, and every other one whose attributes nobody vouches for is refused.
 """
 
+import ast
+import inspect
+import textwrap
 from collections.abc import Iterator
+from functools import cache
 
 import keras
 from keras.callbacks import Callback
@@ -29,6 +36,7 @@ _METHODS = (
 # Attributes that Keras or `ModelCallback` give to each callback. A callback with no other
 # attributes has nowhere to remember anything.
 _OF_EVERY_CALLBACK = {*vars(Callback()), "_network"}
+_PACKAGE = "keras_stateful."
 
 
 def check(callbacks: list[Callback]) -> None:
@@ -38,15 +46,17 @@ def check(callbacks: list[Callback]) -> None:
         ValueError: a callback that remembers something and does not say what.
     """
     for callback in callbacks:
-        if type(callback) in keras_internals.CALLBACK_MEMORY or _saves_itself(callback):
+        if type(callback) in keras_internals.CALLBACK_MEMORY:
             continue
-        remembered = sorted(set(vars(callback)) - _OF_EVERY_CALLBACK)
-        if not remembered and not keras_internals.is_of_keras(callback):
+        saves_itself, unsaved = _saves_itself(callback), _unsaved_attributes(callback)
+        # A callback of Keras's that is not in the table may keep its memory elsewhere.
+        if not unsaved and (saves_itself or not keras_internals.is_of_keras(callback)):
             continue
         name = type(callback).__name__
+        remedy = f"{_METHODS}, each calling `super()`'s" if saves_itself else _METHODS
         raise ValueError(
             f"`ResumeTraining` cannot save what `{name}` remembers. Received: a callback with "
-            f"{', '.join(remembered) or 'a state'}. {_INSTEAD.get(name, _METHODS)}."
+            f"{', '.join(unsaved) or 'a state'}. {_INSTEAD.get(name, remedy)}."
         )
 
 
@@ -109,15 +119,39 @@ def _named(callbacks: list[Callback]) -> Iterator[tuple[str, Callback]]:
 
 
 def _saves_itself(callback: Callback) -> bool:
-    """True if a callback has both methods.
+    """True if a callback has both methods, of its own or inherited."""
+    return all(callable(getattr(callback, name, None)) for name in ("get_state", "set_state"))
 
-    A user's subclass of one of this package's callbacks has to have its own: it may remember more.
-    """
-    if not all(callable(getattr(callback, name, None)) for name in ("get_state", "set_state")):
-        return False
-    owners = [c for c in type(callback).__mro__ if "get_state" in vars(c)]
-    inherited = bool(owners) and owners[0] is not type(callback)
-    return not (inherited and owners[0].__module__.startswith("keras_stateful."))
+
+def _unsaved_attributes(callback: Callback) -> list[str]:
+    """Attributes that may hold what a callback remembers, and that no `get_state` knows of."""
+    attributes = set(vars(callback)) - _OF_EVERY_CALLBACK
+    if _saves_itself(callback):
+        owner = next((c for c in type(callback).__mro__ if "get_state" in vars(c)), None)
+        inherited = owner is not None and owner is not type(callback)
+        # A user's own `get_state` is believed. One of this package's knows what its own class
+        # assigns, not what a user's subclass adds.
+        if not (inherited and owner.__module__.startswith(_PACKAGE)):
+            return []
+        attributes -= _assigned(owner)
+    return sorted(attributes)
+
+
+@cache
+def _assigned(owner: type) -> set[str]:
+    """The attributes that a class of this package, or a base of it, assigns in its methods."""
+    classes = [c for c in owner.__mro__ if c.__module__.startswith(_PACKAGE)]
+    try:
+        source = "".join(textwrap.dedent(inspect.getsource(c)) for c in classes)
+    except OSError:  # a frozen application may come without source: then no attribute is known
+        return set()
+    return {
+        node.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.ctx, ast.Store)
+        and ast.unparse(node.value) == "self"
+    }
 
 
 def _get_state(callback: Callback) -> CallbackState:

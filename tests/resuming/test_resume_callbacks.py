@@ -126,6 +126,12 @@ def tensorboard(folder):
     return callback
 
 
+def subclassed(callback):
+    """The callback as one of a user's subclass that adds no attribute."""
+    callback.__class__ = type("Subclass", (type(callback),), {"__module__": "script"})
+    return callback
+
+
 # How a script makes each callback, in a directory of its own.
 RESUMED = {
     "CSVLogger": lambda f: kc.CSVLogger(str(f / "log.csv")),
@@ -160,6 +166,7 @@ RESUMED = {
     "a user's own with get_state": lambda f: Counts(),
     "a user's own without attributes": writes,
 }
+OF_THIS_PACKAGE = ("ResetStatesCallback", "SampleText", "StateMonitor", "ValidateDocuments")
 
 
 class Remembers(kc.Callback):
@@ -179,11 +186,12 @@ class Patient(kc.EarlyStopping):
     """A subclass, which may remember anything."""
 
 
-class SamplesMore(ks.SampleText):
+class MonitorsMore(ks.StateMonitor):
     """A subclass of one of ours, whose methods know nothing of what it adds."""
 
     def __init__(self):
-        super().__init__([1, 2], 4, encode=np.array, decode=str, write=None)
+        super().__init__(4)
+        self.worst = 0.0
 
 
 class SavesObjects(kc.Callback):
@@ -199,7 +207,10 @@ REFUSED = {
     "OrbaxCheckpoint": (lambda f: kc.OrbaxCheckpoint(str(f / "orbax")), "Use `ModelCheckpoint`"),
     "Remembers": (lambda f: Remembers(), "a callback with count. Give it two methods: `get_state"),
     "Patient": (lambda f: Patient(), "Give it two methods: `get_state"),
-    "SamplesMore": (lambda f: SamplesMore(), "Give it two methods: `get_state"),
+    "MonitorsMore": (
+        lambda f: MonitorsMore(),
+        "a callback with worst. Give it two methods: `get_state(self)`",
+    ),
 }
 
 
@@ -247,9 +258,9 @@ def is_data(value):
     return not isinstance(value, str)  # paths differ
 
 
-def run(name, made, work, *more, epochs=EPOCHS):
+def run(name, made, work, *more, epochs=EPOCHS, change=lambda callback: callback):
     callbacks = RESUMED[name](work)
-    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    callbacks = callbacks if isinstance(callbacks, list) else [change(callbacks)]
     result = train(
         made,
         work / "backup",
@@ -289,6 +300,18 @@ def test_resumed_it_leaves_what_it_would_have_left(name, tmp_path, monkeypatch):
         resumed = run(name, made, tmp_path / f"work-{step}")
         for one, other in zip(resumed, unbroken, strict=True):
             np.testing.assert_equal(one, other)
+
+
+@pytest.mark.parametrize("name", mostly_slow(*OF_THIS_PACKAGE, quick=("StateMonitor",)))
+def test_a_subclass_that_adds_no_attribute_is_resumed_as_its_parent(name, tmp_path):
+    made, work = training(name), tmp_path / "work"
+    work.mkdir()
+    for callback in made[2]:  # a `ResetStatesCallback`
+        subclassed(callback)
+    unbroken = run(name, made, work, Copies(work, 5), change=subclassed)
+    resumed = run(name, made, tmp_path / "work-5", change=subclassed)
+    for one, other in zip(resumed, unbroken, strict=True):
+        np.testing.assert_equal(one, other)
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -1,5 +1,9 @@
 """What a model's graph says is read once, and read anew where the model or its loss is another."""
 
+import copy
+import gc
+import weakref
+
 import keras
 import numpy as np
 import pytest
@@ -98,3 +102,25 @@ def test_a_sequential_with_another_layer_is_read_anew():
     model.add(keras.layers.GRU(5))
     assert facts_of(model) is not before
     assert facts_of(model).along_time == (False,)
+
+
+def test_a_copy_of_a_trained_model_reads_its_own_graph():
+    data = sequence(resets=True)
+    model = ks.to_stateful(network(), data)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(data, verbose=0)
+    copied = copy.deepcopy(model)
+    copied.fit(data, verbose=0)
+    assert facts_of(copied).model is copied
+    assert facts_of(model).model is model
+
+
+def test_what_was_found_to_fit_keeps_no_data_in_memory():
+    data = sequence(resets=True)
+    model = ks.to_stateful(network(), data)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    model.fit(data, verbose=0)
+    kept = weakref.ref(data)
+    del data
+    gc.collect()
+    assert kept() is None
