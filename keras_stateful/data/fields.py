@@ -63,15 +63,17 @@ class Field:
 
     def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         """The steps of all spans, `(rows, window, ...)`, 0 elsewhere; as stored or converted."""
-        checked = self.searched and self.fits  # nothing to look for: converted as they are copied
-        out = np.zeros((rows, window, *self.shape), self.out_dtype if checked else self.dtype)
-        start, column = spans.start, spans.column
-        runs = (spans.document, start, start + spans.steps)
-        places = (spans.row, column, column + spans.steps)
-        read = map(self.read, *(a.tolist() for a in runs))
-        for row, begin, end, steps in zip(*(a.tolist() for a in places), read, strict=True):
-            out[row, begin:end] = steps
+        out = np.zeros((rows, window, *self.shape), self._gathered_dtype)
+        stop = spans.start + spans.steps
+        runs = map(self.read, spans.document.tolist(), spans.start.tolist(), stop.tolist())
+        for row, column, steps in zip(spans.row.tolist(), spans.column.tolist(), runs, strict=True):
+            out[row, column : column + len(steps)] = steps
         return out
+
+    @property
+    def _gathered_dtype(self) -> np.dtype:
+        # Where nothing is left to check, values are converted as they are copied.
+        return self.out_dtype if self.searched and self.fits else self.dtype
 
     def batch(
         self,
@@ -293,6 +295,17 @@ class Separate(Field):
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         return self.documents[document][start:stop]
+
+    def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
+        if int(spans.steps.sum()) < rows * window:
+            return super().gather(spans, rows, window)
+        # Nothing is padding: the runs, which are in order, make up the batch, and one call copies
+        # all. (A `Lazy` field copies each by itself: it may not hold so many documents at once.)
+        stop = spans.start + spans.steps
+        places = zip(spans.document.tolist(), spans.start.tolist(), stop.tolist(), strict=True)
+        runs = [self.documents[document][begin:end] for document, begin, end in places]
+        steps = np.concatenate(runs, dtype=self._gathered_dtype, casting="unsafe")
+        return steps.reshape(rows, window, *self.shape)
 
     @property
     def immediate(self) -> bool:

@@ -169,7 +169,7 @@ class StreamWindows:
             document=np.arange(len(runs)),
             start=start,
             steps=steps,
-            skip=np.clip(self._burn_in - start, 0, steps),
+            skip=np.minimum(np.maximum(self._burn_in - start, 0), steps),
             opens=start == 0,
             closes=start + steps == lengths,
             single=self._boundary == "align",
