@@ -1,4 +1,4 @@
-"""What one array may be, and a document of such. NumPy only.
+"""Checks of one array, and of documents made of arrays. NumPy only.
 
 Batches have numbers as `int32` or `float32`; what these cannot hold is refused.
 """
@@ -37,7 +37,7 @@ def as_document(name: str, item: Any, encode: Callable | None) -> dict[str | Non
         item = _encoded(name, item, encode)
     if not isinstance(item, dict):
         array = as_array(name, item)
-        out_dtype(name, array.dtype)
+        out_dtype(name, array.dtype)  # refuses what is no number
         return {None: array}
     document: dict[str | None, np.ndarray] = {}
     for key, value in item.items():
@@ -53,6 +53,7 @@ def _encoded(name: str, item: Any, encode: Callable) -> Any:
     except Exception as error:
         error.add_note(f"`encode` failed for `{name}`.")
         raise
+    # Text, or a list of tokens that are text. Other things that are no numbers, `as_array` finds.
     first = document[0] if isinstance(document, (list, tuple)) and document else document
     if first is None or isinstance(first, (str, bytes)):
         raise TypeError(
@@ -70,6 +71,7 @@ def as_array(name: str, value: Any) -> np.ndarray:
             f"`{name}` must be numbers. Received: text, {value[:20]!r}... Pass `encode=`, a "
             "function from a document to its ids, or encode the documents first."
         )
+    # A pair `(x, y)`, as `fit` takes it. NumPy would stack arrays of one shape to a single one.
     if isinstance(value, tuple) and any(getattr(part, "ndim", 0) for part in value):
         raise ValueError(
             f"`{name}` must be an array `(timesteps, ...)`. Received: a tuple of {len(value)} "
@@ -79,17 +81,11 @@ def as_array(name: str, value: Any) -> np.ndarray:
     try:
         return np.asarray(value)
     except ValueError as error:
-        listed = isinstance(value, (list, tuple)) and any(
-            getattr(part, "ndim", 0) for part in value
-        )
+        several = isinstance(value, list) and any(getattr(part, "ndim", 0) for part in value)
+        remedy = " For several inputs or outputs give a dict: `{'a': [...], 'b': [...]}`."
         raise ValueError(
             f"`{name}` must be an array `(timesteps, ...)`. Received: {str(value)[:60]}... "
-            f"({error})"
-            + (
-                " For several inputs or outputs give a dict: `{'a': [...], 'b': [...]}`."
-                if listed
-                else ""
-            )
+            f"({error}){remedy if several else ''}"
         ) from None
 
 
@@ -122,11 +118,11 @@ def out_dtype(name: str, dtype: np.dtype) -> np.dtype:
 
 def all_finite(values: np.ndarray) -> bool:
     """True if no value is NaN or infinite, as float32."""
-    if values.dtype.kind != "f":  # bfloat16 has no kind of its own
+    if values.dtype.kind != "f":  # integers, bool, and bfloat16, whose kind is "V"
         return values.dtype.kind in "iub" or bool(finite(values).all())
     if not values.size:
         return True
-    # Two passes without a copy; NaN is the minimum of what holds one, and less than nothing.
+    # Two passes without a copy. The minimum of values with a NaN is NaN, which `is_finite` refuses.
     return is_finite(values.min()) and is_finite(values.max())
 
 
@@ -173,9 +169,10 @@ def refuse_not_finite(name: str, document: int, step: int, offsets: tuple[int, .
     """Raises a ValueError for a value that is NaN or infinite.
 
     Args:
-        name: name of the array; one that starts with "targets" is told how to leave targets out.
-        document: where the value stands.
-        step: its time step there.
+        name: name of the array; for one that starts with "targets" the error says how to leave
+            targets out.
+        document: index of the document that holds the value.
+        step: its time step in the document.
         offsets: how many steps later the targets of a step stand.
     """
     remedy = (
@@ -191,7 +188,7 @@ def refuse_not_finite(name: str, document: int, step: int, offsets: tuple[int, .
 
 
 def _known_targets(offsets: tuple[int, ...]) -> str:
-    """The weights that leave out missing targets, as Python.
+    """Python, in words, for weights that leave out missing targets.
 
     A weight belongs to the step that is read, its targets stand at all `offsets` behind it.
     """
@@ -201,6 +198,7 @@ def _known_targets(offsets: tuple[int, ...]) -> str:
             "`sample_weight=[~np.isnan(t).reshape(len(t), -1).any(1) for t in targets]`, one bool "
             "for each time step of each document"
         )
+    # Of each offset a slice, all as long as what is read: for 1 and 4 known[1:-3] and known[4:].
     parts = [f"known[{o or ''}:{'' if o == reach else o - reach}]" for o in sorted(set(offsets))]
     return (
         f"a weight belongs to the time step that is read, its target stands up to {reach} later, "

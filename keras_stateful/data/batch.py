@@ -1,4 +1,4 @@
-"""How a batch is put together; its signature and its checksum. NumPy only.
+"""How a batch is put together, its signature and its checksum; and reading ahead. NumPy only.
 
 A signature is a batch with a `Spec` in place of each array.
 """
@@ -21,12 +21,14 @@ _Item = TypeVar("_Item")
 
 
 def assemble(inputs: dict, mask: Structure, targets: dict, weights: dict | None) -> tuple:
-    """`(x, y)` or `(x, y, sample_weight)` as a model takes it; of arrays, or what stands for them.
+    """`(x, y)` or `(x, y, sample_weight)` as a model takes it.
+
+    Of arrays, or of what stands for each: a `Spec`, an iterator over the arrays of many batches.
 
     Args:
         inputs: by key of the corpus; the key is None where it is no dict.
-        mask: which rows are reset, or None: it rides along as the last input, or under the key
-            "resets".
+        mask: the reset mask, which becomes the last input, or the one under the key "resets"; None
+            for a model that has no such input.
         targets: by name of the output; the name is None for a single one.
         weights: likewise, or None.
     """
@@ -78,7 +80,7 @@ def spec_bytes(signature: Structure) -> int:
     return sum(spec.nbytes for spec in _leaves(signature))
 
 
-# Whole passes
+# Checksums
 
 
 def checksum(parts: Structure, start: int = 0) -> int:
@@ -92,11 +94,14 @@ def checksum(parts: Structure, start: int = 0) -> int:
 
 def _leaves(parts: Structure) -> list:
     """The arrays of a structure, those of a dict in the order of its keys."""
-    if isinstance(parts, dict):
+    if isinstance(parts, dict):  # a single key may be None; several are text
         parts = [parts[k] for k in sorted(parts)] if len(parts) > 1 else [*parts.values()]
     if isinstance(parts, (tuple, list)):
         return [leaf for part in parts for leaf in _leaves(part)]
     return [parts]
+
+
+# Reading ahead
 
 
 def in_order(
@@ -117,8 +122,9 @@ def in_order(
     try:
         waiting = deque(pool.submit(read, i) for i in itertools.islice(remaining, max(1, ahead)))
         while waiting:
-            batch = waiting.popleft().result()
+            item = waiting.popleft().result()
+            # The next is read while the caller works with this one.
             waiting.extend(pool.submit(read, i) for i in itertools.islice(remaining, 1))
-            yield batch
-    finally:
+            yield item
+    finally:  # also where the caller leaves before the end; a read that has begun is not waited for
         pool.shutdown(wait=False, cancel_futures=True)

@@ -21,7 +21,7 @@ from keras_stateful.data.fields import Field, Flat, Lazy, LazySource, Separate, 
 
 @dataclass
 class Corpus:
-    """All the data.
+    """An opened corpus.
 
     Attributes:
         fields: one array per document, by key; the key is None where the corpus is no dict.
@@ -64,6 +64,7 @@ def open_corpus(corpus: Any, encode: Callable | None = None) -> Corpus:
     if isinstance(documents, Corpus):
         return documents
     documents.search()
+    # An array of objects is a list of documents, and so is whatever `encode` reads.
     continuous = is_array(corpus) and np.asanyarray(corpus).dtype != object and encode is None
     return Corpus({None: documents}, documents.lengths, continuous)
 
@@ -198,21 +199,21 @@ def _slices(name: str, documents: list[np.ndarray], lengths: np.ndarray) -> Flat
     """
     base, first = documents[0].base, documents[0]
     if not isinstance(base, np.ndarray) or base.ndim < 1:
-        return None  # unowned
+        return None  # the first owns its memory
     if any(d.base is not base for d in documents):
-        return None  # scattered
+        return None  # cut from different arrays
     if any(d.dtype != base.dtype for d in documents):
-        return None  # reinterpreted
+        return None  # the array's bytes read as another dtype
     if not (base.flags.c_contiguous and all(d.flags.c_contiguous for d in documents)):
         return None  # strided
     step = first[0].nbytes
     if not step:
-        return None  # featureless
+        return None  # time steps without a feature
     addresses = (d.__array_interface__["data"][0] for d in documents)
     places = np.fromiter(addresses, "int64", len(documents))
     places -= base.__array_interface__["data"][0]  # bytes from the start of the array
     if (places % step).any() or base.nbytes % step:
-        return None  # misaligned
+        return None  # some begin inside of what would be a time step of the array
     return Flat(name, base.reshape(-1, *first.shape[1:]), places // step, lengths)
 
 
@@ -265,7 +266,7 @@ def document_length(
     for k, value in document.items():
         if (
             value.shape[1:] != first[k].shape[1:]
-            or value.ndim != first[k].ndim
+            or value.ndim != first[k].ndim  # a label has the shape[1:] of ids, ()
             or value.dtype != first[k].dtype
         ):
             raise ValueError(

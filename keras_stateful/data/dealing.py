@@ -49,7 +49,9 @@ def cut(lengths: np.ndarray, window: int, limit: int | None, burn_in: int, align
         return Pieces(np.arange(len(lengths)), zeros, lengths, np.minimum(burn_in, lengths))
     # Steps that a document's first piece trains on, and each later one.
     head, rest = limit, limit
-    if aligned:  # the steps read before a cut count towards its windows
+    if aligned:
+        # The steps read before a cut fill windows, too: with limit 10, burn_in 2 and windows of 4
+        # the first piece has two windows, each later one three, 2 + 10 steps.
         head = limit // window * window
         rest = (limit + burn_in) // window * window - burn_in
     count = 1 + np.maximum(0, -(-(lengths - head) // rest))  # pieces of each document
@@ -63,7 +65,8 @@ def cut(lengths: np.ndarray, window: int, limit: int | None, burn_in: int, align
 
 def greedy(sizes: np.ndarray, order: np.ndarray, rows: int) -> np.ndarray:
     """Gives each piece, in `order`, to the row with the least so far; returns the row of each."""
-    # Load and row in one number, load * rows + row, so that the heap compares plain ints.
+    # Load and row in one number, load * rows + row, so that the heap compares plain ints: adding
+    # size * rows changes the load alone, and the row is the rest of a division by `rows`.
     heap, taken = list(range(rows)), []
     for size in (sizes[order] * rows).tolist():
         taken.append(heap[0])
@@ -111,9 +114,7 @@ def balance(sizes: np.ndarray, assignment: np.ndarray, rows: int, goal: int) -> 
         if best is None:
             break
         going = members[longest][best.going]
-        coming = members[best.other][best.coming : best.coming + 1]  # one piece
-        if best.coming < 0:
-            coming = coming[:0]
+        coming = members[best.other][best.coming : best.coming + 1]  # one piece; [-1:0] is none
         moved = sizes[going] - sizes[coming].sum()
         load[longest] -= moved
         load[best.other] += moved
@@ -147,7 +148,7 @@ def _best_exchange(
             i = int(miss.argmin())
             longer = int(max(load[longest] - gain[i], load[other] + gain[i]))
             if miss[i] < gap and (best is None or longer < best.longer):
-                best = _Exchange(longer, other, i, int(j[i]) - 1)
+                best = _Exchange(longer, other, i, int(j[i]) - 1)  # -1 for the 0 in front
     return best
 
 

@@ -87,6 +87,10 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
     # What Keras asks of a data adapter
 
     def _check_reader(self) -> keras_internals.TrainerCall | None:
+        """Checks the `fit`, `evaluate` or `predict` that is about to read, and returns it.
+
+        None if none of them asks for the data.
+        """
         call = keras_internals.trainer_call()
         if call is not None:
             # The one exception to the order of imports: data are read before anything is trained

@@ -10,7 +10,7 @@ integers, `float32` for floating point and bool).
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -30,10 +30,10 @@ from keras_stateful.data.ids import IdRange, Vocabulary
 from keras_stateful.data.spans import Spans, counted_up, padded, place
 
 # What is larger is not searched at once for NaN and unknown ids, but as it is read.
-_SCAN_BYTES = 1 << 29  # features in memory
+_SCAN_BYTES = 1 << 29  # of features in memory
 _SCAN_IDS = 100_000_000  # ids, in memory or mapped
-_SCAN_DOCUMENTS = 50_000  # arrays of their own
-_WIDE = 8  # values at a time step; wider ones are copied run by run
+_SCAN_DOCUMENTS = 50_000  # documents that are arrays of their own
+_WIDE = 8  # values at a time step beyond which runs are copied one by one
 
 
 class Field:
@@ -45,8 +45,8 @@ class Field:
         shape: of one time step.
         dtype: as stored.
         out_dtype: as batches have it.
-        searched: True if no value is NaN or infinite, so that batches need not be looked through.
-        fits: True if all values fit `out_dtype`, likewise.
+        searched: True if it is known that no value is NaN or infinite: batches need no look.
+        fits: True if it is known that all values fit `out_dtype`, likewise.
     """
 
     def __init__(self, name: str, lengths: np.ndarray, shape: tuple, dtype: np.dtype):
@@ -54,7 +54,7 @@ class Field:
         self.out_dtype = out_dtype(name, dtype)
         self.searched = self.out_dtype == np.int32
         self.fits = not is_wide_integer(self.dtype)
-        self._id_range: tuple[int, int] | None = None
+        self._id_range: tuple[int, int] | None = None  # from `_search_ids`
         self._sizes: set[int] = set()  # of vocabularies that `check_ids` found large enough
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
@@ -64,11 +64,15 @@ class Field:
     def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         """The steps of all spans, `(rows, window, ...)`, 0 elsewhere; as stored or converted."""
         out = np.zeros((rows, window, *self.shape), self._gathered_dtype)
-        stop = spans.start + spans.steps
-        runs = map(self.read, spans.document.tolist(), spans.start.tolist(), stop.tolist())
-        for row, column, steps in zip(spans.row.tolist(), spans.column.tolist(), runs, strict=True):
+        places = (spans.row.tolist(), spans.column.tolist(), self._runs(spans))
+        for row, column, steps in zip(*places, strict=True):
             out[row, column : column + len(steps)] = steps
         return out
+
+    def _runs(self, spans: Spans) -> Iterable[np.ndarray]:
+        """The steps of each span, one span after the other."""
+        stop = spans.start + spans.steps
+        return map(self.read, spans.document.tolist(), spans.start.tolist(), stop.tolist())
 
     @property
     def _gathered_dtype(self) -> np.dtype:
@@ -125,6 +129,7 @@ class Field:
             return False
         if within or vocabulary.size in self._sizes:
             return True
+        # The wrong id may stand where nothing is read: between documents, or in their last steps.
         for document, steps in enumerate(lengths.tolist()):
             ids = self.read(document, 0, steps)
             if not vocabulary.holds_all(ids):
@@ -171,7 +176,7 @@ class Flat(Field):
     def __init__(self, name: str, flat: np.ndarray, offsets: np.ndarray, lengths: np.ndarray):
         super().__init__(name, lengths, flat.shape[1:], flat.dtype)
         self.flat, self.offsets = flat, offsets
-        self._windows: tuple[int, np.ndarray] | None = None
+        self._windows: tuple[int, np.ndarray] | None = None  # a length, and the view of `_strided`
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         at = self.offsets[document]
@@ -179,6 +184,8 @@ class Flat(Field):
 
     def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         begin = self.offsets[spans.document] + spans.start  # counted in `flat`
+        # One run a row: whole windows are copied, and what a shorter run has behind its end becomes
+        # 0. Not where the array ends inside of such a window.
         if spans.single and len(begin) and begin.max() + window <= len(self.flat):
             return padded(self._windows_at(begin, window), spans, rows, window)
         out = np.zeros((rows, window, *self.shape), self.dtype)
@@ -189,9 +196,9 @@ class Flat(Field):
         few = len(runs[0]) <= rows
         wide = int(np.prod(self.shape)) > _WIDE
         if few or wide:
-            self._copy_runs(out, *runs)
+            self._copy_runs(out, runs)
         else:
-            self._copy_steps(out, *runs)
+            self._copy_steps(out, runs)
         return out
 
     def _windows_at(self, begin: np.ndarray, window: int) -> np.ndarray:
@@ -200,28 +207,18 @@ class Flat(Field):
             return np.empty((0, window, *self.shape), self.dtype)
         return self._strided(window)[begin]
 
-    def _copy_runs(
-        self,
-        out: np.ndarray,
-        row: np.ndarray,
-        column: np.ndarray,
-        begin: np.ndarray,
-        steps: np.ndarray,
-    ) -> None:
-        """Copies runs of steps into `out`, one slice after the other."""
-        runs = (row.tolist(), column.tolist(), begin.tolist(), steps.tolist())
-        for r, c, b, n in zip(*runs, strict=True):
-            out[r, c : c + n] = self.flat[b : b + n]
+    def _copy_runs(self, out: np.ndarray, runs: tuple[np.ndarray, ...]) -> None:
+        """Copies runs of steps into `out`, one slice after the other.
 
-    def _copy_steps(
-        self,
-        out: np.ndarray,
-        row: np.ndarray,
-        column: np.ndarray,
-        begin: np.ndarray,
-        steps: np.ndarray,
-    ) -> None:
-        """Copies runs of steps into `out`, all at once by the index of each step."""
+        Args:
+            runs: row, column, first step in `flat`, and number of steps of each.
+        """
+        for row, column, begin, steps in zip(*(a.tolist() for a in runs), strict=True):
+            out[row, column : column + steps] = self.flat[begin : begin + steps]
+
+    def _copy_steps(self, out: np.ndarray, runs: tuple[np.ndarray, ...]) -> None:
+        """Copies the same runs, all at once by the index of each step."""
+        row, column, begin, steps = runs
         rows, window, *shape = out.shape
         values, line = self.flat[counted_up(begin, steps)], out.reshape(rows * window, *shape)
         if len(values) == len(line):  # nothing is padding: the runs are in their order already
@@ -252,8 +249,9 @@ class Flat(Field):
         kept = self._windows
         if kept is None or kept[0] != window:
             shape = (len(self.flat) - window + 1, window, *self.shape)
+            # Two axes that both go on by a time step: window k begins at step k.
             strides = (self.flat.strides[0], *self.flat.strides)
-            plain = self.flat.view(np.ndarray)
+            plain = self.flat.view(np.ndarray)  # whose index does not run the Python of a memmap's
             kept = (window, np.lib.stride_tricks.as_strided(plain, shape, strides, writeable=False))
             self._windows = kept
         return kept[1]
@@ -301,11 +299,13 @@ class Separate(Field):
             return super().gather(spans, rows, window)
         # Nothing is padding: the runs, which are in order, make up the batch, and one call copies
         # all. (A `Lazy` field copies each by itself: it may not hold so many documents at once.)
+        steps = np.concatenate(self._runs(spans), dtype=self._gathered_dtype, casting="unsafe")
+        return steps.reshape(rows, window, *self.shape)
+
+    def _runs(self, spans: Spans) -> list[np.ndarray]:
         stop = spans.start + spans.steps
         places = zip(spans.document.tolist(), spans.start.tolist(), stop.tolist(), strict=True)
-        runs = [self.documents[document][begin:end] for document, begin, end in places]
-        steps = np.concatenate(runs, dtype=self._gathered_dtype, casting="unsafe")
-        return steps.reshape(rows, window, *self.shape)
+        return [self.documents[document][begin:end] for document, begin, end in places]
 
     @property
     def immediate(self) -> bool:
@@ -388,7 +388,7 @@ class LazySource:
             if index in self._kept:
                 self._kept.move_to_end(index)
                 return self._kept[index]
-        document = self.load(index)
+        document = self.load(index)  # without the lock: threads read different ones meanwhile
         with self._lock:
             self._kept[index] = document
             while len(self._kept) > self.capacity:
@@ -396,7 +396,7 @@ class LazySource:
         return document
 
     def load(self, index: int) -> dict[str | None, np.ndarray]:
-        """The same, read anew."""
+        """The same, read anew and not kept."""
         return as_document(f"{self.name}[{index}]", self.source[index], self.encode)
 
 

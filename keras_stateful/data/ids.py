@@ -101,16 +101,16 @@ class Classes(IdRange):
         if place is not None:
             where = f", for document {place[0]} at time step {place[1]}"
         too_high = high >= self.size
-        more = (
-            f"If {high} is a class, give that output {high + 1} units or more; else n"
-            if too_high
-            else "N"
+        remedy = (
+            "Number them from 0, and give steps that have no class weight 0 (`sample_weight=`)."
         )
+        if too_high:
+            more = f"If {high} is a class, give that output {high + 1} units or more; else "
+            remedy = more + remedy.replace("Number", "number", 1)
         return (
             f"`{name}` holds an id that the output {self.output!r} has no class for. Received: id "
             f"{high if too_high else low}{where}; the output has {self.size} classes, 0 to "
-            f"{self.size - 1}. {more}umber them from 0, and give steps that have no class weight 0 "
-            "(`sample_weight=`)."
+            f"{self.size - 1}. {remedy}"
         )
 
 

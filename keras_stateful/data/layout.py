@@ -157,7 +157,7 @@ class Dealt(Layout):
             return int(last.sum())
         # One step a window: of the windows but the piece's last, those that are not burnt in whole.
         offset = self.position % self.window if self.packed else 0  # column where a piece begins
-        others = -(-(offset + steps) // self.window) - 1
+        others = -(-(offset + steps) // self.window) - 1  # windows that it has before its last
         burnt_in = np.minimum((offset + skip) // self.window, others)
         return int((others - burnt_in + last).sum())
 

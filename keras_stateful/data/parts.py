@@ -108,11 +108,11 @@ class Parts:
 
 @dataclass
 class IdChecks:
-    """Which ids are refused as they are read.
+    """Checks of ids as they are read.
 
     Attributes:
-        vocabularies: what the model knows, by key of the input.
-        classes: what its outputs can be trained on, by name of the output.
+        vocabularies: the ids that the model knows, by key of the input.
+        classes: the ids that its outputs can be trained on, by name of the output.
     """
 
     vocabularies: dict[str | None, Vocabulary] = field(default_factory=dict)
@@ -198,6 +198,7 @@ def _inputs(corpus: Corpus, raw: Any, targets: dict[str | None, Target], weights
 
 
 def _check_input(key: str | None, values: Field) -> None:
+    """Checks that a field is ids or features, and that its key is free."""
     if key == "resets":
         raise ValueError(
             'The keys of documents name the model\'s inputs, and "resets" is kept for the mask. '

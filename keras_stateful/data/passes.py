@@ -92,6 +92,7 @@ class StepCounts:
         """Adds a batch and returns the weight of each step of it that counts."""
         self.counted, self.read = self.counted + counted, self.read + read
         self.real, self.ever = self.real + real, self.ever + read
+        # Of the pass before; in the first pass, the share so far. In float32, which weights are.
         share = self.share or (self.counted / self.read if self.counted else 1.0)
         return float(np.float32(1) / np.float32(share))
 

@@ -14,8 +14,8 @@ from keras_stateful.data.dealing import Pieces, balance, cut, deal, greedy
 from keras_stateful.data.layout import Dealt, Layout, Streams
 from keras_stateful.foundation.arguments import whole_number
 
-# Shuffled deals are tried from free to bound. A greedy deal fills rows evenly if long pieces come
-# first: sizes are jittered by this factor's exponent before they are sorted. None: any order.
+# A shuffle deals pieces in any order (None). Where that makes a row too long, it deals longer ones
+# first, which fills rows more evenly: by size * exp(spread * noise), with ever less noise.
 _SPREADS = (None, 0.5, 0.1)
 _MANY = 100_000  # documents for which other arguments are not tried out, which would take long
 
@@ -98,9 +98,8 @@ class Plan:
     @property
     def utilization(self) -> float:
         """Real time steps / all time steps."""
-        return self.real_steps / max(
-            1, self.num_batches * self.settings.rows * self.settings.window
-        )
+        steps = self.num_batches * self.settings.rows * self.settings.window
+        return self.real_steps / max(1, steps)
 
     @property
     def padded(self) -> bool:
@@ -119,6 +118,8 @@ class Plan:
             return self._layouts[epoch]
 
     def _make(self, epoch: int) -> Layout:
+        # The draws keep their number and order: with others, a seed would give other layouts, and
+        # trainings saved before could not go on.
         s, first = self.settings, self.deal
         rng = np.random.default_rng((s.seed, epoch))
         if first is None:
@@ -169,7 +170,7 @@ def _first_deal(lengths: np.ndarray, settings: Settings) -> _Deal:
 def _cut(
     lengths: np.ndarray, settings: Settings, limit: int | None
 ) -> tuple[Pieces, np.ndarray, int]:
-    """Pieces, their sizes in time steps or windows, and what of these a window is."""
+    """Pieces, their sizes in time steps ("pack") or windows, and how many of these a window is."""
     s = settings
     pieces = cut(lengths, s.window, limit, s.burn_in, s.boundary == "align")
     if s.boundary == "pack":
@@ -196,7 +197,8 @@ def longest_unwasted(lengths: np.ndarray, settings: Settings, waste: float = 0.0
     low = max(1, -(-settings.burn_in // window))  # a cut piece holds at least its burn-in
     high = max(low, -(-int(lengths.max()) // window))
     best, windows, failed = (idle(low), low), high, high
-    while windows > low:  # in steps of 5 % down to the first that will do
+    # In steps of 5 % down to the first that will do. Not by halves: a shorter one may waste more.
+    while windows > low:
         share = idle(windows)
         best = min(best, (share, windows), key=lambda pair: (pair[0], -pair[1]))
         if share < waste:  # perhaps a longer one will, up to the last that failed
@@ -281,6 +283,6 @@ def remedies(plan: Plan, boundary: str) -> str:
     return (
         f"Only {plan.utilization:.2f} of all time steps are real; the rest is padding with weight "
         f"0: {cause}. Received: batch_size={rows}, sequence_length={window}, "
-        f"boundary={boundary!r}, "
-        f"max_document_length={settings.limit}. " + (f"{'; '.join(better)}." if better else "")
+        f"boundary={boundary!r}, max_document_length={settings.limit}. "
+        + (f"{'; '.join(better)}." if better else "")
     ).strip()

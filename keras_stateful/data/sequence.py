@@ -23,7 +23,7 @@ BOUNDARIES = ("align", "pack", "ignore")
 _WASTEFUL = 0.8  # utilization below which the user is warned
 _TALL = 1 << 21  # bytes of batches that are gathered together
 _CHECKED = 1 << 28  # bytes of a corpus in memory that a fingerprint reads
-_SAMPLED = 32  # batches that it reads at least
+_SAMPLED = 32  # batches that a fingerprint reads at least
 
 
 class Span(NamedTuple):
@@ -154,6 +154,7 @@ class StatefulSequence(Batches):
         self._rows = self.global_batch_size // self.shard[1]
 
         self._corpus = open_corpus(corpus, encode)
+        # One array is one text, unless it is to be cut: then it is a single document.
         self._continuous = self._corpus.continuous and max_document_length is None
         self._parts = open_parts(
             self._corpus, corpus, targets, target_offset, label_at, sample_weight
@@ -184,7 +185,8 @@ class StatefulSequence(Batches):
         self._windows = Windows(
             self._parts, self._plan, boundary, self.resets, range(low, low + self._rows)
         )
-        # A source keeps the documents that the rows are reading, and some that come next.
+        # A source keeps the documents that the rows are reading, and some that come next. All
+        # fields of a corpus of dicts have the same one.
         for source in {f.source for f in self._corpus.fields.values() if isinstance(f, Lazy)}:
             source.capacity = max(source.capacity, 4 * self._rows)
         self.epoch = self._begin_at = 0
@@ -203,7 +205,7 @@ class StatefulSequence(Batches):
 
     def __getitem__(self, index: int) -> tuple:
         """Batch `index` of the present epoch: `(x, y)`, or `(x, y, sample_weight)` if any pads."""
-        i = self._checked(index)
+        i = self._checked_index(index)
         return next(self._windows.read(i, i + 1, self.epoch))
 
     def reset_mask(self, i: int, epoch: int | None = None) -> np.ndarray:
@@ -217,7 +219,7 @@ class StatefulSequence(Batches):
             bool `(batch_size,)`, in "pack" `(batch_size, sequence_length)`: True where the state is
             set to the initial state before this step.
         """
-        i = self._checked(i)
+        i = self._checked_index(i)
         return self._windows.reset_mask(i, self.epoch if epoch is None else epoch)
 
     def locate(self, i: int) -> list[list[Span]]:
@@ -227,7 +229,7 @@ class StatefulSequence(Batches):
             For each row its spans in order: none where it is idle, one in "align", any number in
             "pack", and in "ignore" one for each document that the window touches.
         """
-        i = self._checked(i)
+        i = self._checked_index(i)
         spans = self._windows.spans(i, self.epoch)
         rows: list[list[Span]] = [[] for _ in range(self._rows)]
         columns = (spans.row, spans.document, spans.start, spans.steps, spans.column)
@@ -277,6 +279,8 @@ class StatefulSequence(Batches):
         """
         epoch, total = self.epoch, self.num_batches
         first, self._begin_at = self._begin_at, 0
+        # Small batches are gathered several at a time, as one tall batch: most of the time that a
+        # batch takes is NumPy's calls, not its bytes.
         at_once = max(1, min(32, _TALL // spec_bytes(self.signature()), total))
 
         def read(begin: int) -> Iterable[tuple]:
@@ -307,13 +311,13 @@ class StatefulSequence(Batches):
     def seek(self, position: dict[str, Any]) -> None:
         """The pass that is read next is that of `position`, from there on."""
         epoch = whole_number("epoch", position["epoch"], 0)
-        self.epoch, self._begin_at = epoch, self._checked(position["batch"])
+        self.epoch, self._begin_at = epoch, self._checked_index(position["batch"])
 
     def fingerprint(self) -> dict[str, Any]:
         """Arguments, and checksums of data.
 
-        Of all batches if they are in memory and no more than 256 MB, else of some spread over the
-        epoch.
+        The checksum is of all batches if they are in memory and no more than 256 MB, else of some
+        that are spread over the epoch.
         """
         in_memory = all(f.in_memory for f in self._corpus.fields.values())
         fitting = _CHECKED // spec_bytes(self.signature()) if in_memory else 0
@@ -343,7 +347,7 @@ class StatefulSequence(Batches):
 
     # Arguments
 
-    def _checked(self, index: int) -> int:
+    def _checked_index(self, index: int) -> int:
         """A batch's index counted from the front; IndexError where there is no such batch."""
         index = operator.index(index)
         if not -self.num_batches <= index < self.num_batches:
@@ -353,6 +357,7 @@ class StatefulSequence(Batches):
         return index % self.num_batches
 
     def _checked_shard(self, shard: tuple[int, int]) -> tuple[int, int]:
+        """Reads `shard`: an index below a count that divides the rows."""
         try:
             index, count = (operator.index(n) for n in shard)
         except (TypeError, ValueError):
@@ -373,7 +378,7 @@ class StatefulSequence(Batches):
 
     @property
     def _ignores(self) -> bool:
-        """True if documents, if any, are one text: nothing is reset but at the start."""
+        """True if the corpus is read as one text, in which nothing is reset but at the start."""
         return self._continuous or self.boundary == "ignore"
 
     def _readable(self) -> np.ndarray:
@@ -437,6 +442,7 @@ class StatefulSequence(Batches):
                 )
 
     def _too_short(self) -> ValueError:
+        """The error for one text that has no window for each row."""
         rows, window, corpus = self.global_batch_size, self.sequence_length, self._corpus
         total = int(corpus.lengths.sum())
         spare = self._reach + (window - 1 if self.shift_windows else 0)

@@ -48,13 +48,13 @@ class Source:
     """The documents of a source, one after the other.
 
     Args:
-        raw: what the user gave as source, and so are `encode`, `targets`, `target_offset`,
-            `label_at`, `sample_weight`.
-        again: True if it begins again where it ends.
+        raw: what the user gave as source; and so are `encode`, `targets`, `target_offset`,
+            `label_at` and `sample_weight` what the user gave.
+        again: True if the source begins again where it ends.
 
     Attributes:
-        parts: what batches are made of, told from the first document; holds no documents.
-        offsets: how many steps later the target stands, of all outputs.
+        parts: what batches are made of, as the first document tells; holds no documents.
+        offsets: how many steps later the targets of all outputs stand.
         opening: checksum of the first document.
         taken: documents taken since the source was opened last.
 
@@ -91,7 +91,7 @@ class Source:
         self._weight_key = sample_weight
         self.offsets = next(iter(self.parts.targets.values())).offsets  # alike in all targets
         self._reach = max(self.offsets)
-        opening = self._checked(0, first)
+        opening = self._checked_document(0, first)
         self.opening, self.taken = opening.checksum, 0
         self._documents: Iterator[Document] = itertools.chain([opening], self._read(items, 1))
 
@@ -151,9 +151,10 @@ class Source:
         documents: dict[int, Document] = {}
         items = self._open()
         for i in range(max(numbers, default=-1) + 1):
-            item = self._skip(items, i)
+            item = self._next_item(items, i)
             if i in numbers:
-                documents[i] = self._checked(i, as_document(f"source[{i}]", item, self._encode))
+                arrays = as_document(f"source[{i}]", item, self._encode)
+                documents[i] = self._checked_document(i, arrays)
         for number, at, expected in filter(None, progress):
             if documents[number].checksum != expected or not 0 < at < documents[number].steps:
                 raise ValueError(
@@ -161,24 +162,29 @@ class Source:
                     f"another source[{number}]. It must give the same documents in the same order "
                     "each time it is read; a shuffle needs a fixed seed."
                 )
+        # Documents are numbered anew each time the source begins. A row may still be reading one of
+        # the time before, with a number beyond the `taken` ones of this time.
         begun = max(numbers, default=-1) + 1
-        if begun > taken:  # those rows still read what the source gave before it began again
+        if begun > taken:
             items, begun = self._open(), 0
         for i in range(begun, taken):
-            self._skip(items, i)
+            self._next_item(items, i)
         self._documents, self.taken = self._read(items, taken), taken
         return [None if reached is None else documents[reached[0]] for reached in progress]
 
     def _open(self) -> Iterator:
+        """An iterator over what the source gives: a new one, unless the source is one itself."""
         makes_one = callable(self._raw) and not isinstance(self._raw, Iterable)
         source = self._raw() if makes_one else self._raw
         return iter(source.as_numpy_iterator() if is_tf_dataset(source) else source)
 
     def _read(self, items: Iterator, number: int = 0) -> Iterator[Document]:
+        """Documents of what the source gives, checked as they are taken; the first has `number`."""
         for i, item in enumerate(items, number):
-            yield self._checked(i, as_document(f"source[{i}]", item, self._encode))
+            yield self._checked_document(i, as_document(f"source[{i}]", item, self._encode))
 
-    def _skip(self, items: Iterator, number: int) -> Any:
+    def _next_item(self, items: Iterator, number: int) -> Any:
+        """What the source gives next; an error if it has ended before document `number`."""
         for item in items:
             return item
         raise ValueError(
@@ -217,21 +223,20 @@ class Source:
             if like.ndim:
                 name = "source" if key is None else f"source[...][{key!r}]"
                 corpus.fields[key] = Separate(name, arrays, lengths, like.dtype)
-                # As `_checked` saw when the documents were taken.
+                # As `_checked_document` saw when the documents were taken.
                 corpus.fields[key].searched = corpus.fields[key].fits = True
             else:
                 corpus.labels[key] = np.array(arrays)
         return corpus
 
-    def _checked(self, number: int, arrays: dict[str | None, np.ndarray]) -> Document:
+    def _checked_document(self, number: int, arrays: dict[str | None, np.ndarray]) -> Document:
         """Checks a document; targets that are missing, and do not count, become 0."""
         steps = document_length("source", number, arrays, self._like)
         if steps <= self._reach:
             raise ValueError(
                 f"A document needs at least one time step with its target. Received: "
-                f"source[{number}] of {steps} time steps, target_offset up to {self._reach}. "
-                "Leave such "
-                "documents out of the source."
+                f"source[{number}] of {steps} time steps, target_offset up to {self._reach}. Leave "
+                "such documents out of the source."
             )
         weights = None if self._weight_key is None else arrays[self._weight_key]
         if weights is not None:
@@ -265,6 +270,7 @@ class Source:
         return np.where(finite(targets), targets, targets.dtype.type(0))
 
     def _check_key(self, name: str, key: Any) -> None:
+        """Checks that an argument is None or names a key of the documents."""
         if key is not None and (not isinstance(key, str) or key not in self._like):
             keys = (
                 "no keys: each is one array" if None in self._like else sorted(self._like, key=str)
@@ -275,6 +281,7 @@ class Source:
 
 
 def _first(items: Iterator, encode: Callable | None) -> dict[str | None, np.ndarray]:
+    """The first document of a source, which has one, and not of single values alone."""
     for item in items:
         document = as_document("source[0]", item, encode)
         if all(v.ndim == 0 for v in document.values()):
@@ -291,6 +298,7 @@ def _first(items: Iterator, encode: Callable | None) -> dict[str | None, np.ndar
 
 
 def _checked_source(source: Any) -> Any:
+    """Checks that a source gives documents, and is none itself."""
     if isinstance(source, (str, bytes, dict)) or is_array(source):
         raise TypeError(
             f"`source` must give documents one after the other. Received: {type(source).__name__}. "

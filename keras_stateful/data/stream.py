@@ -189,6 +189,7 @@ class StatefulStream(Batches):
         with self._lock:
             if self._pass.finished and i == 0:
                 self._begin()
+            # Masks may be asked for ahead of their batches, which are then made and wait.
             while self._pass.made <= i and not self._pass.finished and self._make():
                 pass
             if i < self._pass.made and i not in self._pass.masks:
@@ -232,7 +233,7 @@ class StatefulStream(Batches):
             this = self._pass
         while True:
             with self._lock:
-                if this.finished or self._pass is not this:
+                if this.finished or self._pass is not this:  # over, or another pass has begun
                     return
                 if not this.waiting and not self._make():
                     this.finished = True
@@ -252,11 +253,14 @@ class StatefulStream(Batches):
         if before.resumed or before.untouched:
             before.resumed = False
             return
+        # Batches that were given and not trained on belong to the pass to come, if they are few
+        # enough to be still kept: what Keras read ahead of its last step, or all of a pass that it
+        # left, as it does to see the shape of a batch.
         if self.steps_per_epoch is not None and before.trained:
-            ahead = before.given - before.trained  # read ahead, and left when training stopped
+            ahead = before.given - before.trained
             gives_back = ahead <= len(before.last)
         else:
-            ahead = before.given  # an iterator that was left, as Keras does to see a batch
+            ahead = before.given
             gives_back = not before.finished and ahead <= len(before.last)
         waiting = [*before.waiting]
         if gives_back:
@@ -265,7 +269,7 @@ class StatefulStream(Batches):
         elif self.steps_per_epoch is None and (before.finished or not self._source.once):
             self._reopen(whole=before.finished)
             waiting, start = [], None
-        else:  # the source goes on
+        else:  # the source goes on where it is
             start = before.positions.get(before.given)
         self._pass = Pass(positions={0: start or self._here()})
         for batch in waiting:
@@ -365,13 +369,14 @@ class StatefulStream(Batches):
             return False
         reading = self._windows.read()
         if not reading.documents:
-            if self._pass.made == 0 and self._steps.ever:
+            if self._pass.made == 0 and self._steps.ever:  # an earlier pass read the source
                 raise ValueError(
                     "`source` was read to its end and gives nothing more. Received: an iterator, "
                     "which is read once. Pass a function that makes one for each epoch: "
                     "`StatefulStream(lambda: read_documents(path), ...)`."
                 )
             return False
+        # A whole source within one window is rather a mistake than something to train on.
         if not self._steps.ever and self._windows.idle and self._source.at_end():
             raise ValueError(
                 f"`source` ends within the first window. Received: {reading.steps} time steps, "

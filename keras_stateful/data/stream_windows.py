@@ -138,7 +138,7 @@ class StreamWindows:
     # Batches
 
     def read(self) -> Reading:
-        """Moves all rows on by a window; without a run where the source and all rows have ended."""
+        """Moves all rows on by a window; reads nothing where the source and all rows have ended."""
         documents: list[Document] = []
         runs: list[tuple[int, int, int, int]] = []  # row, column, first time step, steps
         for number, row in enumerate(self._rows):
@@ -155,6 +155,7 @@ class StreamWindows:
 
     def _document(self, row: _Row, column: int) -> Document | None:
         """What a row reads from a column on; None where the rest of the window is padding."""
+        # In "align" a document that ends inside of a window leaves the rest of it empty.
         if row.document is None and not (column and self._boundary == "align"):
             row.document, row.at = self._source.take(), 0
         return row.document
@@ -198,6 +199,6 @@ class StreamWindows:
         return Made(
             gathered,
             mark_resets(self.no_resets(), spans),
-            self._source.parts,
+            self._source.parts,  # without the documents, which batches that wait would keep
             spans._replace(document=numbers),
         )

@@ -53,7 +53,7 @@ class Target:
 
     @property
     def lifted(self) -> bool:
-        """True if single values get an axis; see the function."""
+        """True if single values get an axis; see the function of this name."""
         return lifted(self.dtype, self.shape, self.horizon)
 
     @property
@@ -79,7 +79,8 @@ class Target:
 
     def specs(self, rows: int, window: int) -> tuple[Spec, Spec]:
         """What a batch has as this target, and as its weights."""
-        # A loss `(batch, time, offsets)` broadcasts weights that have an axis of 1 there.
+        # The loss of a horizon is `(batch, time, offsets)`, to which weights with a last axis of 1
+        # are broadcast.
         axis, weights_axis = ((len(self.offsets),), (1,)) if self.horizon else ((), ())
         targets = (rows, window, *axis, *self.shape, *(1,) * self.lifted)
         return Spec(targets, self.dtype), Spec((rows, window, *weights_axis), np.dtype("float32"))
@@ -149,7 +150,9 @@ def open_targets(
     label_at: str,
     weights: Weights | None = None,
 ) -> dict[str | None, Target]:
-    """Reads `targets`, `target_offset` and `label_at`; the key is None for a single output.
+    """Reads `targets`, `target_offset` and `label_at`: a target for each output, by its name.
+
+    The name is None for a single output.
 
     Args:
         corpus: the corpus.
@@ -169,18 +172,11 @@ def open_targets(
             "`targets` holds nothing. Received: {}. Leave it out, or name at least one output."
         )
     several = targets if isinstance(targets, dict) else {None: targets}
-    return {
-        key: _open(
-            corpus,
-            raw,
-            "targets" if key is None else f"targets[{key!r}]",
-            value,
-            target_offset,
-            label_at,
-            weights,
-        )
-        for key, value in several.items()
-    }
+    opened: dict[str | None, Target] = {}
+    for key, value in several.items():
+        name = "targets" if key is None else f"targets[{key!r}]"
+        opened[key] = _open(corpus, raw, name, value, target_offset, label_at, weights)
+    return opened
 
 
 def _open(
@@ -199,7 +195,6 @@ def _open(
             f"label_at={label_at!r} with targets for every time step. Leave it out, or give "
             "one label per document, (documents,)."
         )
-    searched = value is None or value is raw  # with the corpus
     offsets, horizon = read_offsets(target_offset, 1 if value is None else 0)
     if value is None and offsets == (0,):
         raise ValueError(
@@ -212,7 +207,8 @@ def _open(
             f"One label per document cannot be shifted. Received: target_offset={target_offset!r} "
             f"with `{name}` of shape {labels.shape}. Leave `target_offset` out."
         )
-    if field is not None and not searched:
+    of_corpus = value is None or value is raw  # then it was searched when the corpus was opened
+    if field is not None and not of_corpus:
         if weights is None:
             field.search(offsets)
         else:
@@ -246,6 +242,7 @@ def _values(
 
 
 def _only_field(corpus: Corpus) -> Field:
+    """The field that `targets=None` means: there must be no other."""
     if len(corpus.fields) > 1:
         keys = list(map(str, corpus.fields))
         raise ValueError(
@@ -293,6 +290,7 @@ def _labels_of_all(corpus: Corpus, name: str, value: Any) -> np.ndarray:
 
 
 def _labels(name: str, labels: np.ndarray) -> np.ndarray:
+    """Labels `(documents, ...)` in the dtype that batches have."""
     if labels.ndim == 0:
         raise ValueError(
             f"`{name}` must have one label per document. Received: a single value, {labels}."
@@ -324,7 +322,7 @@ def read_offsets(argument: Offsets, default: int) -> tuple[tuple[int, ...], bool
     if not offsets or min(offsets) < 0:
         raise ValueError(
             "`target_offset` must be 0 or more time steps. Received: "
-            f"target_offset={argument!r}. To "
-            "predict the past, pass `targets` that are shifted already."
+            f"target_offset={argument!r}. To predict the past, pass `targets` that are shifted "
+            "already."
         )
     return offsets, horizon

@@ -23,7 +23,8 @@ class Weights:
 
     Attributes:
         field: one number for every time step; None where documents have one each.
-        documents: `(documents,)`, float32; None where there is a field.
+        documents: one number for every document, float32 `(documents,)`; None where there is a
+            field.
     """
 
     field: Field | None
@@ -98,6 +99,7 @@ def open_weights(corpus: Corpus, argument: Any, name: str = "sample_weight") -> 
 
 
 def _opened(corpus: Corpus, argument: Any, name: str) -> Weights:
+    """Weights as they were given; their values are not looked at."""
     if isinstance(argument, dict):
         raise TypeError(
             f"`{name}` is one for all outputs: a number for each time step, or for each "

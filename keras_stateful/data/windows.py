@@ -33,9 +33,11 @@ class Windows:
     def __init__(self, parts: Parts, plan: Plan, boundary: str, resets: bool, rows: range):
         self._parts, self._plan, self._rows = parts, plan, rows
         self._boundary, self._resets = boundary, resets
-        self._checks = IdChecks()  # of what is checked as it is read
+        self._checks = IdChecks()  # of ids that are checked as they are read
         self._checked_classes: dict[str | None, Classes] = {}  # that a whole epoch was read for
+        # Epoch and number of the batches whose masks were made last, and these masks.
         self._masks: tuple[tuple[int, int] | None, np.ndarray] = (None, np.empty(0))
+        # Without padding, weights of the user's own and steps that do not count, all would be 1.
         every = {t.label_at for t in parts.targets.values()} == {"every"}
         self._weighted = plan.padded or parts.weights is not None or not every
 
