@@ -94,7 +94,7 @@ def checksum(parts: Structure, start: int = 0) -> int:
 
 def _leaves(parts: Structure) -> list:
     """The arrays of a structure, those of a dict in the order of its keys."""
-    if isinstance(parts, dict):  # a single key may be None; several are text
+    if isinstance(parts, dict):  # a single key may be None; several can be sorted
         parts = [parts[k] for k in sorted(parts)] if len(parts) > 1 else [*parts.values()]
     if isinstance(parts, (tuple, list)):
         return [leaf for part in parts for leaf in _leaves(part)]

@@ -1,6 +1,6 @@
 """What a look at a layer's state tells: three measures, and whether the state is ill.
 
-The measures are of rows `(batch, values)`: all states of a layer side by side, of an LSTM `h`, `c`.
+A row holds all states of a layer side by side, those of an LSTM `h` and `c`: `(batch, values)`.
 """
 
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-_FLAT = 0.99  # |tanh| from which it passes on less than a fiftieth of the gradient
-_HUGE = 1e3  # a value beyond it is a warning; a healthy cell state has values of a few units
+_FLAT = 0.99  # |tanh| beyond which under a fiftieth of the gradient passes: 1 - tanh**2 < 0.02
+_HUGE = 1e3  # a larger value gets a warning; a healthy cell state has values of a few units
 _NOTHING = 1e-4  # a state without a larger value is dead
 _STILL = 1e-6  # a state that changes by a smaller share of its norm stands still
 
@@ -62,8 +62,11 @@ def saturation(layer: keras.layers.Layer, states: list[np.ndarray]) -> float | N
         if name not in _INTO:
             continue
         if isinstance(cell, keras.layers.LSTMCell) or isinstance(layer, _CONV_LSTM):
-            places.append(_INTO[name](of_cell[1]).ravel())  # h is a gated tanh(c)
+            # Of its c, which goes into the activation: h is that of c times a gate, which may be
+            # small where c is at a flat end. (The cell of a ConvLSTM has no public class.)
+            places.append(_INTO[name](of_cell[1]).ravel())
         elif isinstance(cell, (keras.layers.GRUCell, keras.layers.SimpleRNNCell)):
+            # A SimpleRNN's state came out of the activation, a GRU's is a weighted mean of such.
             places.append(_OUT_OF[name](of_cell[0]).ravel())
     if not places:
         return None

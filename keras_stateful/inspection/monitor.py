@@ -17,9 +17,7 @@ States = dict[str, list[np.ndarray]]
 
 
 class StateMonitor(ModelCallback):
-    """Writes norm, saturation and drift of each recurrent layer's state into the logs.
-
-    It warns of states that are NaN, explode, are all zero or stop changing.
+    """Writes norm, saturation and drift of each recurrent layer's state into the logs, and warns.
 
     The states are those after the most recent measured step, in all rows, before any row is reset
     for the next one.
@@ -85,16 +83,16 @@ class StateMonitor(ModelCallback):
     def on_train_begin(self, logs: Logs = None) -> None:
         self._layer_states = self._chosen()
         check_readers_come_after(self, keras_internals.fit_arguments(self._network))
-        self._steps = self._looked_at = 0
+        self._steps = self._looked_at = 0  # training steps so far, and at the last look
         self._warned: set[tuple[str, str]] = set()  # layer and illness
-        self._previous = self._read()
+        self._previous = self._read()  # the states at the last look
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         self._epoch, self._batch = epoch, 0
-        self._looks: list[dict[str, float]] = []
+        self._looks: list[dict[str, float]] = []  # of this epoch, what each wrote into the logs
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
-        self._steps += self._network.steps_per_execution
+        self._steps += self._network.steps_per_execution  # Keras calls this once for all of them
         self._batch = batch
         if self._steps - self._looked_at >= self.every:
             self._look()
@@ -111,7 +109,7 @@ class StateMonitor(ModelCallback):
     def get_state(self) -> CallbackState:
         """What `ResumeTraining` saves, by the position of each layer.
 
-        Layers that the user gave no name have another one each time the script's model is made.
+        Not by its name: Keras numbers layers without one on, each time the model is made.
         """
         keys = [s.key for s in self._layer_states]
         return {
@@ -172,7 +170,8 @@ class StateMonitor(ModelCallback):
         read: States = {}
         for layer_state in self._layer_states:
             arrays = states[layer_state.key]
-            # The last one marks rows that wait for an `initial_state` of the model's graph.
+            # The last one marks rows that wait for an `initial_state` of the graph. (A plain
+            # Keras layer has no such attribute.)
             if getattr(layer_state.layer, "initial_state_given", False):
                 arrays = arrays[:-1]
             read[layer_state.key] = [a.astype("float32") for a in arrays]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 LOW, HIGH = "#6ea8ff", "#ff9a4d"  # at the ends of the scale; black text stays readable on both
-_FINE = 32767  # values are stored as whole numbers up to this, times the unit's scale
+_FINE = 32767  # the largest int16: a value is stored as that many parts of the unit's scale
 
 
 def activation_page(

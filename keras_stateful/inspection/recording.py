@@ -61,7 +61,7 @@ def record_states(
     variable = _state_variable(_layer_state(find_states(twin), layer), state)
     arrays = _arrays(twin, ids)
     recorded = np.empty((len(arrays[0]), *variable.shape[1:]), "float32")
-    for t in range(len(recorded)):
+    for t in range(len(recorded)):  # the twin carries its state from one step to the next
         step = [array[None, t : t + 1] for array in arrays]  # (1, 1, ...)
         twin.predict_on_batch(keras.tree.pack_sequence_as(twin.input, step))
         recorded[t] = ops.convert_to_numpy(variable)[0]

@@ -101,8 +101,8 @@ def test_every_step_once_in_order_in_one_row_with_its_own_targets(layout, epoch)
                 trained.append(value)
             before = value
     burn_in, limit = arguments["burn_in"], sequence.max_document_length
-    wanted = [v for d in corpus(lengths) for v in d[burn_in : len(d) - reach]]
-    assert sorted(trained) == wanted  # each time step of each document once
+    expected = [v for d in corpus(lengths) for v in d[burn_in : len(d) - reach]]
+    assert sorted(trained) == expected  # each time step of each document once
     if limit is None:
         assert sorted(starts) == [d[0] for d in corpus(lengths)]
     np.testing.assert_allclose(np.mean(weights), 1, rtol=1e-5)  # the loss is per real step
@@ -125,10 +125,9 @@ def test_a_batch_depends_on_index_and_epoch_alone(layout, epoch, random):
     order = list(range(len(again)))
     random.shuffle(order)
     for i in order:
-        (
-            again[random.choice(order)],
-            again.reset_mask(random.choice(order), epoch=random.choice([0, 5])),
-        )
+        # What was read before makes no difference.
+        _ = again[random.choice(order)]
+        again.reset_mask(random.choice(order), epoch=random.choice([0, 5]))
         for a, b in zip(parts(again[i]), parts(read[i]), strict=True):
             np.testing.assert_array_equal(a, b)
         np.testing.assert_array_equal(again.reset_mask(i), parts(read[i])[1])
@@ -246,18 +245,16 @@ def test_labels_stand_where_label_at_says(layout, label_at, epoch):
             assert label == value // 1000 + 4
             following = row[t + 1] if t + 1 < len(row) else (0, True, None, 0)
             last = following[1] or not following[0]
-            wanted = {"every": True, "last": last, "window": last or (t + 1) % window == 0}[
+            expected = {"every": True, "last": last, "window": last or (t + 1) % window == 0}[
                 label_at
             ]
-            assert (weight > 0) == wanted
+            assert (weight > 0) == expected
             marked.append(weight)
     np.testing.assert_allclose(np.sum(marked), len(sequence) * rows * window, rtol=1e-4)
 
 
 def test_an_epoch_of_ignore_in_which_no_label_is_read():
-    """The rest of the text, which differs from epoch to epoch, is left out; here the ends of both
-    documents once.
-    """
+    """What is left out of the text differs between epochs; in one it is both documents' ends."""
     sequence = StatefulSequence(
         [np.arange(35), np.arange(13)],
         4,
@@ -277,11 +274,11 @@ def test_an_epoch_of_ignore_in_which_no_label_is_read():
 
 def test_documents_of_signed_and_unsigned_integers():
     mixed = [np.arange(20, dtype="uint64"), np.arange(20, dtype="int64")]
-    for (x, _, _), (wanted, _, _) in zip(
+    for (x, _, _), (expected, _, _) in zip(
         make_both(mixed), make_both([d.astype("int32") for d in mixed]), strict=True
     ):
         assert x.dtype == np.int32
-        np.testing.assert_array_equal(x, wanted)
+        np.testing.assert_array_equal(x, expected)
     with pytest.raises(ValueError, match="do not fit int32"):
         list(make_both([np.array([0, 2**40] * 9, "uint64"), np.arange(20, dtype="int64")]))
 
@@ -342,10 +339,8 @@ def test_one_text_is_its_windows_side_by_side(data):
     answers = {"own": text, "ids": 3 * np.arange(steps), "numbers": np.arange(steps) / 4}[kind]
     corpus = {"a": text, "b": -np.arange(steps)} if several else text
     targets = {"own": "a" if several else None}.get(kind, answers)
-    if boundary == "ignore" and draw(
-        st.booleans()
-    ):  # a single document, which is a part of a longer array
-
+    if boundary == "ignore" and draw(st.booleans()):
+        # A single document, which is a part of a longer array.
         def part(array):
             return [np.concatenate([array[::-1], array])[len(array) :]]
 
@@ -363,9 +358,8 @@ def test_one_text_is_its_windows_side_by_side(data):
     shard = draw(st.integers(0, count - 1))
     sequence = StatefulSequence(corpus, rows * count, window, shard=(shard, count), **arguments)
     if dtype == "int64" and draw(st.booleans()):
-        sequence.check_ids(
-            {("a" if several else None): steps}
-        )  # as `fit` does: then it need not look at each batch
+        # As `fit` does: then it need not look at each batch.
+        sequence.check_ids({("a" if several else None): steps})
     before = text.copy()
     read = list(sequence)
     assert len(read) == batches

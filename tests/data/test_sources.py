@@ -191,9 +191,8 @@ def build(tmp_path_factory):
     package.mkdir()
     (package / "builder.py").write_text(BUILDER)
     (package / "__init__.py").write_text("")
-    sys.path.insert(
-        0, str(package.parent)
-    )  # TFDS looks for the files beside a builder's module by its name
+    # TFDS looks for the files beside a builder's module by its name.
+    sys.path.insert(0, str(package.parent))
     try:
         module = importlib.import_module("texts_built_here.builder")
     finally:
@@ -215,21 +214,21 @@ def decode(example):
 
 def documents_of(rows):
     """`{letter: steps}` of the inputs that count."""
-    found: dict = {}
+    steps: dict = {}
     for x, _, w in rows:
         ids = x["ids"] if isinstance(x, dict) else x
         for value in ids[w > 0]:
-            found[chr(value)] = found.get(chr(value), 0) + 1
-    return found
+            steps[chr(value)] = steps.get(chr(value), 0) + 1
+    return steps
 
 
-WANTED = {"a": 29, "b": 11, "c": 44, "d": 20, "e": 8}
+STEPS = {"a": 29, "b": 11, "c": 44, "d": 20, "e": 8}
 
 
 def test_a_tfds_data_source_of_array_records(build):
     source = build("array_record").as_data_source(split="train")
     sequence = make(source, encode=decode, targets="ids", target_offset=1, max_document_length=None)
-    assert documents_of(sequence) == WANTED
+    assert documents_of(sequence) == STEPS
     labelled = make(source, encode=decode, targets="kind", label_at="last")
     assert sorted(int(v) for _, y, w in labelled for v in y[w > 0]) == [0, 0, 0, 1, 1]
 
@@ -237,10 +236,10 @@ def test_a_tfds_data_source_of_array_records(build):
 def test_a_tf_dataset_of_documents(build):
     ids = build("tfrecord").as_dataset(split="train", shuffle_files=False)
     sequence = make(ids, encode=decode, targets="ids", target_offset=1)
-    assert documents_of(sequence) == WANTED
+    assert documents_of(sequence) == STEPS
     stream = StatefulStream(ids, 2, 4, encode=decode, targets="ids", target_offset=1)
     for _ in range(2):
-        assert documents_of(stream) == WANTED
+        assert documents_of(stream) == STEPS
     with pytest.raises(ValueError, match="without an end"):
         make(ids.repeat(), encode=decode)
 
@@ -250,9 +249,11 @@ def docs(*lengths):
 
 
 def test_waste_is_told_with_its_remedies():
-    with pytest.warns(UserWarning, match=r"Only 0\.\d\d of all time steps are real.*gives") as told:
+    with pytest.warns(
+        UserWarning, match=r"Only 0\.\d\d of all time steps are real.*gives"
+    ) as caught:
         make(docs(400, 20, 20, 20), 4, 8)
-    assert 'max_document_length="auto"' in str(told[0].message)
+    assert 'max_document_length="auto"' in str(caught[0].message)
 
 
 @pytest.mark.parametrize(("boundary", "least"), [("align", 0.98), ("pack", 0.999)])
@@ -279,7 +280,7 @@ def test_rows_are_filled_evenly(boundary, least):
 ])  # fmt: skip
 def test_checksums_are_those_of_the_arrays_in_the_order_of_keras(structure):
     """Saved fingerprints hold them."""
-    found = 7
+    expected = 7
     for array in keras.tree.flatten(structure):
-        found = zlib.crc32(np.asarray(array).tobytes(), found)
-    assert checksum(structure, 7) == found
+        expected = zlib.crc32(np.asarray(array).tobytes(), expected)
+    assert checksum(structure, 7) == expected

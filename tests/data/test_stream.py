@@ -1,5 +1,6 @@
-"""`StatefulStream`: every step of every document once, in order, in one row, whatever the source
-and whoever peeks.
+"""`StatefulStream`: every step of every document once, in order, in one row.
+
+Whatever the source is, and whoever looks at batches before they are trained on.
 """
 
 import itertools
@@ -27,9 +28,7 @@ def make(lengths, rows=2, window=4, **kwargs):
 
 
 def read(batches, boundary):
-    """What each row read since each of its resets: lists of inputs and targets where the weight is
-    not 0.
-    """
+    """What each row read from each of its resets on: lists of inputs and targets that count."""
     rows: dict[int, list] = {}
     for (x, mask), y, w in batches:
         for r in range(len(x)):
@@ -42,7 +41,7 @@ def read(batches, boundary):
     return [run for r in sorted(rows) for run in rows[r]]
 
 
-def wanted(lengths, offset=1):
+def runs_of(lengths, offset=1):
     return [(d[:-offset].tolist(), d[offset:].tolist()) for d in documents(lengths)]
 
 
@@ -53,7 +52,7 @@ def test_every_step_once_in_order_in_one_row(lengths, rows, window, boundary):
         lengths = [*lengths, rows * window + 40]
     stream = make(lengths, rows, window, boundary=boundary)
     for _ in range(2):  # the second pass is as the first
-        assert sorted(read(stream, boundary)) == sorted(wanted(lengths))
+        assert sorted(read(stream, boundary)) == sorted(runs_of(lengths))
 
 
 @settings(max_examples=100)
@@ -71,9 +70,8 @@ def test_epochs_of_some_steps_go_on_where_the_last_stopped(lengths, rows, window
     got = [batch for _ in range(6) for batch in stream]
     assert len(got) == 6 * steps
     for ((x, mask), y, _), ((x2, mask2), y2, _) in zip(got, endless, strict=False):
-        np.testing.assert_array_equal(
-            x % 1000, x2 % 1000
-        )  # the source begins again: other numbers, same steps
+        # The source begins again: other documents' numbers, the same steps.
+        np.testing.assert_array_equal(x % 1000, x2 % 1000)
         np.testing.assert_array_equal(y % 1000, y2 % 1000)
         np.testing.assert_array_equal(mask, mask2)
 
@@ -86,7 +84,7 @@ def test_an_iterator_that_is_left_gives_its_batches_back(boundary, peeked):
         stream = StatefulStream(source, 2, 4, resets=True, boundary=boundary)
         for _ in range(2):
             list(itertools.islice(iter(stream), peeked))
-        assert sorted(read(stream, boundary)) == sorted(wanted(lengths))
+        assert sorted(read(stream, boundary)) == sorted(runs_of(lengths))
 
 
 def test_a_loop_of_ones_own_that_is_left_goes_on_behind_it():
@@ -112,7 +110,7 @@ def test_masks_may_be_asked_before_and_after_their_batch(boundary):
         batches += 1
     assert batches == len(masks)
     np.testing.assert_array_equal(stream.reset_mask(0), masks[0])  # of the pass to come
-    assert sorted(read(stream, boundary)) == sorted(wanted([30, 5, 25, 3, 44]))
+    assert sorted(read(stream, boundary)) == sorted(runs_of([30, 5, 25, 3, 44]))
     with pytest.raises(ValueError, match="keeps the masks of its last"):
         many = make([4000])
         list(many)

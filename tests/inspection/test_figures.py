@@ -1,6 +1,4 @@
-"""States recorded step by step, ranked, and drawn: compared with one long call, NumPy, and what the
-sequence says.
-"""
+"""States are recorded as one long call leaves them, ranked as NumPy says, and drawn as they are."""
 
 import base64
 import html
@@ -50,8 +48,8 @@ def test_the_states_recorded_are_those_after_each_step(model, ids, layer, state,
     for stop in (1, 2, 17, 30):
         ks.reset_states(live)
         live.predict_on_batch(ids[None, :stop])
-        wanted = ks.get_states(live)[layer or "above"][state][0]
-        np.testing.assert_allclose(recorded[stop - 1], wanted, atol=1e-6)
+        expected = ks.get_states(live)[layer or "above"][state][0]
+        np.testing.assert_allclose(recorded[stop - 1], expected, atol=1e-6)
 
 
 def test_recording_a_model_in_training_leaves_no_trace(model, ids):
@@ -66,9 +64,7 @@ def test_recording_a_model_in_training_leaves_no_trace(model, ids):
 
 
 def test_recording_compiles_once(model):
-    """A twin whose cell is not built runs eagerly on JAX, and compiles at every call: minutes for
-    these steps.
-    """
+    """A twin whose cell is not built runs eagerly on JAX and compiles in each step: for minutes."""
     assert len(ks.record_states(model, np.zeros(1000, int))) == 1000
     twin = ks.to_inference(model, share_weights=True)
     assert all(layer.cell.built for layer in twin.layers if isinstance(layer, keras.layers.RNN))
@@ -100,11 +96,11 @@ def test_the_page_holds_the_text_escaped_and_every_value(tmp_path):
     assert page.count("</script>") == page.count("<script")
     assert not re.search(r"(src|href)\s*=|https?://|@import", page)
     (data,) = re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
-    told = json.loads(data)
-    assert "".join(told["text"]) == text
-    assert told["units"] == [0, 1, 2]
-    whole = np.frombuffer(base64.b64decode(told["values"]), "<i2").reshape(3, -1)
-    shown = whole / np.abs(whole).max(axis=1, keepdims=True) * np.array(told["scales"])[:, None]
+    stored = json.loads(data)
+    assert "".join(stored["text"]) == text
+    assert stored["units"] == [0, 1, 2]
+    whole = np.frombuffer(base64.b64decode(stored["values"]), "<i2").reshape(3, -1)
+    shown = whole / np.abs(whole).max(axis=1, keepdims=True) * np.array(stored["scales"])[:, None]
     np.testing.assert_allclose(shown.T, activations, atol=1e-3)
 
 

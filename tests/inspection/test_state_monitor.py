@@ -1,6 +1,4 @@
-"""What `StateMonitor` writes is what NumPy finds in the states; the training is what it is without
-it.
-"""
+"""What `StateMonitor` writes is what NumPy finds in the states; training is as without it."""
 
 import csv
 import importlib.util
@@ -67,9 +65,7 @@ class Logs(keras.callbacks.Callback):
 
 
 def by_hand(old, new, squashed):
-    """The three measures of one layer, from its states at two looks and the values that can
-    saturate.
-    """
+    """The three measures of a layer, from its states at two looks and what can saturate of them."""
     norms, changes = [], []
     for row in range(ROWS):
         before = np.concatenate([s[row] for s in old])
@@ -98,15 +94,15 @@ def test_values_are_those_of_the_states_in_the_middle_of_an_epoch(converted):
     looks = []
     for step in (2, 4, 6):
         old, new = states[step - 2], states[step]
-        wanted = {
+        expected = {
             **{
                 f"lstm/{k}": v
                 for k, v in by_hand(old["lstm"], new["lstm"], np.tanh(new["lstm"][1])).items()
             },
             **{f"gru/{k}": v for k, v in by_hand(old["gru"], new["gru"], new["gru"][0]).items()},
         }
-        assert seen.batches[step - 1] == pytest.approx(wanted, abs=1e-5)
-        looks.append(wanted)
+        assert seen.batches[step - 1] == pytest.approx(expected, abs=1e-5)
+        looks.append(expected)
     assert seen.batches[2] == seen.batches[1]  # the last look, until the next
     assert any(look["gru/saturation"] > 0 for look in looks)
     for name in looks[0]:
@@ -171,27 +167,26 @@ def test_tensorboard_event_files_hold_the_numbers(update_freq, tmp_path):
         for measure in ("norm", "saturation", "drift")
     }
     for name in names:
-        wanted = list(enumerate(history[name]))
+        expected = list(enumerate(history[name]))
         assert written.pop(f"epoch_{name}") == [
-            (step, pytest.approx(v, rel=1e-6)) for step, v in wanted
+            (step, pytest.approx(v, rel=1e-6)) for step, v in expected
         ]
     if update_freq == "epoch":
         assert not any(name in tag for name in names for tag in written)
         return
     for name in names:
-        wanted = [(step, logs[name]) for step, logs in enumerate(seen.batches) if name in logs]
+        expected = [(step, logs[name]) for step, logs in enumerate(seen.batches) if name in logs]
         steps, values = zip(*written[f"batch_{name}"], strict=True)
-        assert list(np.subtract(steps, steps[0])) == [step - wanted[0][0] for step, _ in wanted]
-        assert values == pytest.approx([v for _, v in wanted], rel=1e-6)
+        assert list(np.subtract(steps, steps[0])) == [step - expected[0][0] for step, _ in expected]
+        assert values == pytest.approx([v for _, v in expected], rel=1e-6)
 
 
 def test_the_progress_bar_prints_the_numbers(capsys):
     """Those of the last look while the epoch goes on, and in its last line those of the epoch."""
     seen, (x, y) = Logs(), data()
     model = network(*two_layers(), rate=0.1)
-    slow = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: time.sleep(0.07)
-    )  # it skips fast steps
+    # The bar skips fast steps.
+    slow = keras.callbacks.LambdaCallback(on_train_batch_end=lambda batch, logs: time.sleep(0.07))
     callbacks = [ks.ResetStatesCallback(), ks.StateMonitor(every=2), seen, slow]
     model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=1, callbacks=callbacks)
 
@@ -254,9 +249,9 @@ def rnn(activation, recurrent, bias, kernel=0.0):
     ids=["blows up", "dead", "stands still"],
 )
 def test_sick_states_are_told_once(layer, says):
-    with pytest.warns(UserWarning, match=says) as told:
+    with pytest.warns(UserWarning, match=says) as caught:
         fit(network(layer()), ks.StateMonitor(every=2), epochs=2)
-    assert len([w for w in told if "The state of" in str(w.message)]) == 1
+    assert len([w for w in caught if "The state of" in str(w.message)]) == 1
 
 
 def test_states_that_are_no_numbers_are_told_once_with_their_rows():
@@ -265,9 +260,9 @@ def test_states_that_are_no_numbers_are_told_once_with_their_rows():
     seen = Logs()
     with pytest.warns(
         UserWarning, match=r"`lstm` is not finite: .*rows 2 of 4 at epoch 1, batch 2"
-    ) as told:
+    ) as caught:
         fit(network(*two_layers()), ks.StateMonitor(every=1, layers=["lstm"]), seen, x=x)
-    assert len([w for w in told if "not finite" in str(w.message)]) == 1
+    assert len([w for w in caught if "not finite" in str(w.message)]) == 1
     assert all(np.isnan(v) for v in seen.batches[1].values())
     assert all(np.isfinite(v) for v in seen.batches[0].values())
 
