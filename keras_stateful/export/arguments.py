@@ -47,11 +47,11 @@ def check_absent(directory: Path) -> None:
 
 
 def check_json(value: Any, name: str) -> None:
-    """Checks that JSON gives a value back as it is.
+    """Checks that JSON gives a value back as it is, but for tuples, which come back as lists.
 
     Args:
-        value: to be looked at, however deep it is nested.
-        name: the name of the value, used in error messages: "metadata['sizes'][0]".
+        value: any value; dicts, lists and tuples are looked through to the bottom.
+        name: name of the value, used in error messages, for example "metadata['sizes'][0]".
 
     Raises:
         TypeError: anything that JSON cannot hold, or turns into something else.

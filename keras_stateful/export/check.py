@@ -1,4 +1,4 @@
-"""Whether an artifact computes what Keras does: chained steps side by side, and int8's price."""
+"""Checks that an artifact computes what Keras does; measures how far int8 moves its outputs."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from keras_stateful.session.session import Session, load_session
 
 STEPS = 16  # chained steps that an artifact must agree on with Keras
 TOLERANCE = 1e-5  # of the largest number of that output, at least of 1
-_ANY_SIZE = 3  # what stands for a size that the model leaves open
+_ANY_SIZE = 3  # the size of an axis that the model leaves open
 
 Arrays: TypeAlias = list[np.ndarray]
 
@@ -45,6 +45,7 @@ def compare(
     names = outputs + [s.name for s in manifest.states]
     first = len(outputs) if states_only else 0
     for rows in (batch_size, batch_size + 1):
+        # A fork, so that the artifact's files are read and checked once for both sizes.
         session = session.fork(rows=np.zeros(rows, int))
         session.reset()
         steps = _side_by_side(keras_step, session, rows, rng)
@@ -103,7 +104,7 @@ def random_input(tensor: Tensor, rows: int, rng: np.random.Generator) -> np.ndar
 
 
 def keras_function(model: keras.Model) -> Callable[[Arrays], Arrays]:
-    """A model without gradients as a function of flat lists of arrays."""
+    """A model at inference as a function from a flat list of arrays to a flat list of arrays."""
     call = model.predict_on_batch
     if keras.backend.backend() == "jax":
         # A loop inside a call that is not compiled as a whole is compiled anew every time.
@@ -129,7 +130,7 @@ def _jitted(model: keras.Model) -> Callable[[Arrays], Structure]:
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference, as a share of the largest number where that is above 1."""
+    """The largest difference, as a share of the largest number in `b` where that is above 1."""
     if a.shape != b.shape:
         return float("inf")
     a, b = np.asarray(a, "float64"), np.asarray(b, "float64")

@@ -21,9 +21,10 @@ from keras_stateful.foundation.version import __version__
 from keras_stateful.session.manifest import Manifest, State, Tensor
 from keras_stateful.session.runtimes import Runtime, open_runtime
 
-# How far an output may be from what it is taken for, in tolerances of a check: random inputs tell
-# outputs apart by far more, and whether the numbers are right is checked afterwards.
-_ALIKE = 100
+# How far apart (`check.apart`) an output of the artifact and one of Keras may be and still be taken
+# for the same. Looser than the check: on random inputs, different outputs are apart by far more,
+# and whether the numbers are right is for `check.compare` to say.
+_ALIKE = 100 * check.TOLERANCE
 
 
 def describe(
@@ -48,7 +49,7 @@ def describe(
         RuntimeError: an input or output of the model that the artifact does not have, or that could
             be one of several.
     """
-    content = entry.read_bytes() if entry.is_file() else b""
+    content = entry.read_bytes() if entry.is_file() else b""  # a SavedModel is a directory
     runtime = open_runtime(target.format, content, entry)
     inputs = [
         Tensor(
@@ -124,7 +125,7 @@ def _input_name(runtime: Runtime, name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name in what every exporter allows: `Ids/x:0` becomes `ids_x`."""
+    """A name in the characters that every exporter allows: `Ids/x:0` becomes `ids_x`."""
     return "".join(c if c.isalnum() else "_" for c in name.split(":")[0]).lower()
 
 
@@ -143,10 +144,11 @@ def output_tensors(
     start: list[np.ndarray],
     rows: int | None,
 ) -> list[str]:
-    """The artifact's name for each Keras output, told by what both compute of random inputs.
+    """The artifact's name for each Keras output: they compute the same numbers of random inputs.
 
     One output of the artifact may stand for two of the model. Outputs that differ for rare inputs
-    only are told apart by their order, where the numbers agree with it throughout.
+    only have the same numbers here; they are told apart by their order, provided that the numbers
+    of all outputs agree with that order.
 
     Args:
         single: from `single_step`.
@@ -193,7 +195,7 @@ def _candidates(
     computed = dict(zip(names, runtime.run(by_name, names), strict=True))
     candidates = []
     for tensor, expected in zip(single.outputs, check.keras_function(single)(feeds), strict=True):
-        alike = [n for n in names if check.apart(computed[n], expected) <= _ALIKE * check.TOLERANCE]
+        alike = [n for n in names if check.apart(computed[n], expected) <= _ALIKE]
         if not alike:
             raise RuntimeError(
                 f"The artifact has no output that computes what {tensor.name!r} does in Keras, "
@@ -205,10 +207,10 @@ def _candidates(
 
 
 def _in_order(names: list[str]) -> list[str]:
-    """The artifact's outputs in the model's order.
+    """The artifact's outputs in what is likely to be the model's order.
 
-    That is by the number in `output_<number>`, for a runtime that lists them by their names; else
-    as the artifact lists them.
+    Outputs called `output_<number>` are sorted by their numbers, since some runtimes list them by
+    name, `output_10` before `output_2`. Others stay as the artifact lists them.
     """
     numbers = [re.fullmatch(r"output_(\d+)", name) for name in names]
     if all(numbers):

@@ -90,7 +90,8 @@ def export_step_model(
     directory = Path(directory)
     batch_size = whole_number("batch_size", batch_size, 1)
     check_arguments(directory, format, quantize, representative_data, metadata)
-    target = Target(format, backend_for(format), batch_size if format == "litert" else None)
+    rows = batch_size if format == "litert" else None  # the other formats leave the rows open
+    target = Target(format, backend_for(format), rows)
     step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)
     graph = Graph(step)
     start = [s[0] for s in initial_states(step)]
@@ -113,7 +114,7 @@ def export_step_model(
 
 @contextmanager
 def _staging(directory: Path) -> Iterator[Path]:
-    """A folder beside the directory, from which it is renamed into place; gone afterwards."""
+    """A temporary folder beside the directory, on its file system: a rename can move it there."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     staging = tempfile.mkdtemp(
         dir=directory.parent, prefix=f".{directory.name}.", suffix=".partial"
@@ -154,13 +155,17 @@ def _check_against_keras(
     manifest: Manifest,
     batch_size: int,
 ) -> None:
-    """Compares an artifact with the step model where both must agree, else with its flat copy."""
+    """Compares an artifact with the step model as far as both must agree, else with its flat copy.
+
+    The flat copy, `single`, is what the artifact was written from, and must agree with it always.
+    """
     mixed = any(is_mixed(part) for layer in step.layers for part in parts_of(layer))
     masked = any(keras_internals.mask_of(t) is not None for c in graph.calls for t in c.outputs)
     if mixed or masked:
         check.compare(single, directory, manifest, batch_size)
-    if not mixed:  # the artifact computes in float32 what the step model computes in half precision
-        # What a masked step puts out differs between Keras's loop and its unrolled form.
+    if not mixed:  # else the step model computes in half precision, the artifact in float32
+        # What a masked step puts out differs between Keras's loop and its unrolled form; the states
+        # do not.
         check.compare(step, directory, manifest, batch_size, states_only=masked)
 
 

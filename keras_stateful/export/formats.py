@@ -24,7 +24,7 @@ _WRITERS: dict[str, dict[str, tuple[str, ...]]] = {
     "tf_saved_model": {"tensorflow": (), "jax": ("tensorflow",)},
 }
 # The file, or for a SavedModel the directory, that the runtime opens.
-ENTRY = {"onnx": "model.onnx", "litert": "model.tflite", "tf_saved_model": "saved_model"}
+_ENTRIES = {"onnx": "model.onnx", "litert": "model.tflite", "tf_saved_model": "saved_model"}
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,11 @@ class Target:
     @property
     def entry(self) -> str:
         """Name of what the runtime opens."""
-        return ENTRY[self.format]
+        return _ENTRIES[self.format]
 
 
 def backend_for(artifact_format: str) -> str:
-    """The backend that is to write a format: the running one if it can, else one that is installed.
+    """The backend that writes a format: the running one if it can, else another installed one.
 
     Raises:
         ImportError: none can; says what to install.

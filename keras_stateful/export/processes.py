@@ -52,6 +52,7 @@ def write_artifact(
 
 
 def _failed(target: Target, said: str) -> RuntimeError:
+    """The error for an exporter that failed; `said` is its own message, shortened if it is long."""
     said = said.strip()
     if len(said) > _MOST_OF_AN_ERROR:  # the cause stands at the beginning or at the end
         half = _MOST_OF_AN_ERROR // 2
@@ -104,6 +105,7 @@ def _write_in_fresh_process(model: keras.Model, target: Target, path: Path, quan
 def _environment(backend: str) -> dict[str, str]:
     return os.environ | {
         "KERAS_BACKEND": backend,
+        # The user's modules must be found as here; an empty entry means the current folder.
         "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         # Converting needs no accelerator, and this process may hold it.
@@ -133,7 +135,7 @@ def _classes_and_functions(layer: keras.layers.Layer) -> list[type | Callable]:
 
 
 def _check_importable(each: type | Callable, target: Target) -> None:
-    in_function = "<l" in each.__qualname__  # <locals>, <lambda>
+    in_function = "<l" in each.__qualname__  # `f.<locals>.g` or `<lambda>`
     if each.__module__ == "__main__" or in_function:
         raise ValueError(
             f'The format "{target.format}" is written in a fresh process on {target.backend}, '
@@ -150,6 +152,7 @@ def main() -> None:
     # Importing registers classes with Keras: this package's, and the user's.
     for module in ["keras_stateful.conversion.convert", *job.modules]:
         importlib.import_module(module)
+    # Keras looks up classes and functions that are not registered by their bare names.
     custom = {name.split(".")[-1]: _located(module, name) for module, name in job.objects}
     with keras.saving.custom_object_scope(custom):
         model = keras.saving.load_model(folder / "model.keras", compile=False)

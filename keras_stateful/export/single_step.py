@@ -25,8 +25,9 @@ def single_step(step: StepModel, graph: Graph) -> keras.Model:
         A Functional with inputs `(batch, 1, ...)` where `step` has a time axis; other inputs,
         outputs and their order as in `step`.
     """
-    data = len(step.data_inputs)
+    data = len(step.data_inputs)  # the states, which have no time axis, stand behind them
     inputs = [_one_step(t, i < data and has_time(t)) for i, t in enumerate(graph.inputs)]
+    # The graph is called again from its inputs on; `tensors` has the new tensor for each old one.
     tensors = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
     copies = _Copies({t.name for t in inputs})
     for call in graph.calls:
@@ -50,7 +51,7 @@ def _one_step(tensor: keras.KerasTensor, is_sequence: bool) -> keras.KerasTensor
 
 
 def _artifact_dtype(dtype: str) -> str:
-    """JAX computes with 32 bits where 64 are asked for, unless it is told otherwise."""
+    """The dtype that the artifact will have: JAX computes 64 bits as 32, unless told otherwise."""
     if keras.backend.backend() != "jax":
         return dtype
     import jax
@@ -67,11 +68,11 @@ class _Copies:
     def __init__(self, taken: set[str]):
         self._taken = taken
         self._copies: dict[int, keras.Operation] = {}  # by the id of the original
-        # Original, copy, and what gives the copy its initializers back.
+        # Original, copy, and the function that gives the copy its initializers back.
         self._layers: list[tuple[keras.layers.Layer, keras.layers.Layer, Callable]] = []
 
     def copy_of(self, call: Call) -> keras.Operation:
-        """The copy of what a call calls: the same one for a layer that is called again."""
+        """The copy of what a call calls: one for all calls of the same layer or operation."""
         operation = call.operation
         if id(operation) not in self._copies:
             is_layer = isinstance(operation, keras.layers.Layer)
@@ -110,7 +111,7 @@ class _Copies:
 
 
 def unique(name: str, taken: set[str]) -> str:
-    """The name, with a number behind it where it is taken; it is taken then."""
+    """The name, with a number behind it if it is taken; adds the result to `taken`."""
     candidate, i = name, 1
     while candidate in taken:
         candidate, i = f"{name}_{i}", i + 1
@@ -119,7 +120,7 @@ def unique(name: str, taken: set[str]) -> str:
 
 
 def has_time(tensor: keras.KerasTensor) -> bool:
-    """True if an input or output of a step model has the time axis: there its size is unknown."""
+    """True if an input or output of a step model has a time axis: axis 1, of unknown size."""
     return len(tensor.shape) > 1 and tensor.shape[1] is None
 
 

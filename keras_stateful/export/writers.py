@@ -44,7 +44,7 @@ def _fix_statistics(model: keras.Model) -> None:
 
 
 def _write_with_keras(model: keras.Model, target: Target, path: Path, quantize: bool) -> None:
-    """By `Model.export`, with the rows that the target says."""
+    """Writes by Keras's `Model.export`, with as many rows as the target says."""
     options = {}
     if quantize:
         import tensorflow as tf
@@ -60,7 +60,7 @@ def _write_with_keras(model: keras.Model, target: Target, path: Path, quantize: 
 
 
 def _write_onnx_with_torch(model: keras.Model, path: Path, rows: int | None) -> None:
-    """By torch's new exporter.
+    """Writes by torch's new exporter.
 
     Keras 3.15 takes torch's old one where a size is unknown, and that fails on LayerNormalization.
     """
@@ -102,7 +102,7 @@ def _write_onnx_with_torch(model: keras.Model, path: Path, rows: int | None) -> 
 
 
 def _into_one_file(path: Path) -> None:
-    """Takes weights that the exporter put beside the file into it: a browser then loads one."""
+    """Moves weights from beside the file into it, so that a browser has one file to load."""
     import onnx
 
     beside = path.with_name(f"{path.name}.data")
@@ -113,7 +113,7 @@ def _into_one_file(path: Path) -> None:
 
 
 def rename_outputs(path: Path, old: list[str], new: list[str]) -> None:
-    """Names the outputs of an ONNX file; one that stands for two gets a second name."""
+    """Names the outputs of an ONNX file; one that stands for two in `old` gets both names."""
     import onnx
 
     model = onnx.load(path)
@@ -144,7 +144,7 @@ def quantize_onnx(exact: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps back what exporters print, log and warn of."""
+    """Suppresses what exporters print, log and warn of."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:

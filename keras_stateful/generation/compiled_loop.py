@@ -123,6 +123,7 @@ def advance(
     start = progress.position  # what is emitted here goes into column 0
     rows, width = constants.prompts.shape[:2]
 
+    # The loop's variables are the fields of `Progress` and, last, the buffer of what was emitted.
     def more(*loop: Tensor) -> Tensor:
         now = Progress(*loop[:-1])
         return ops.logical_and(now.position < end, ops.logical_not(ops.all(now.finished)))
@@ -146,7 +147,8 @@ def advance(
 def _input(constants: Constants, next_input: NextInput | None, now: Progress) -> Tensor:
     """What the rows read, `(rows, ...)`: their prompts, then what they emitted."""
     prompt = _column(constants.prompts, now.position)
-    # -1, of scores that are none, is not an id; the text is refused later, outside of the loop.
+    # The -1 that stands for unusable scores is not an id: the row goes on with 0 until the text is
+    # refused, outside of the loop.
     emitted = ops.maximum(now.last, 0) if next_input is None else next_input(now.last)
     axes = (1,) * (len(prompt.shape) - 1)
     in_prompt = ops.reshape(now.position < constants.lengths, (prompt.shape[0], *axes))
@@ -172,7 +174,7 @@ def _finished(constants: Constants, now: Progress, ids: Tensor) -> Tensor:
     if constants.stop is None:
         return now.finished
     stopped = ops.any(ops.expand_dims(ids, -1) == constants.stop, axis=-1)
-    # What is emitted before a prompt ends is thrown away, a stop id among it, too.
+    # What a row emits before its prompt ends is thrown away, stop ids among it.
     stopped = ops.logical_and(now.position >= constants.lengths - 1, stopped)
     # A row emits its first id where its prompt ends, at `lengths - 1`, and `length` ids in all.
     full = now.position >= constants.lengths - 2 + constants.length

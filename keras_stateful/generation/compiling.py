@@ -77,7 +77,7 @@ def recorded(call: ModelCall, values: list, x: Tensor, states: list) -> ModelCal
     except Exception:
         # It looks at values, or calls what cannot be recorded: its Python is run every time.
         return call
-    # Recorded is every ATen call, those of the dropout masks that cells draw in vain among them.
+    # The recording has every ATen call, those of the dropout masks that cells draw in vain too.
     step.graph.eliminate_dead_code()
     step.graph.set_codegen(CodeGen())  # takes and gives flat tensors
     step.recompile()
@@ -94,15 +94,17 @@ def recorded(call: ModelCall, values: list, x: Tensor, states: list) -> ModelCal
 def _computes_the_same(
     flat: Callable, step: Callable, values: list, x: Tensor, states: list
 ) -> bool:
-    """Compares a recording with what was recorded, on other inputs.
+    """Compares a recording with the function that was recorded, on inputs that it has not seen.
 
-    What left torch on its way, through NumPy say, is a constant in a recording: other inputs tell.
+    A value that left torch on its way, through NumPy for example, is a constant in the recording:
+    right for the input that was recorded and wrong for any other.
     """
     with no_grad():
         other_states = [_ramp(s) for s in states]
-        other_x = _ramp(x) if x.is_floating_point() else x * 0
+        other_x = _ramp(x) if x.is_floating_point() else x * 0  # every model reads id 0
         expected = flat(*values, other_x, *other_states)
-        # The same call again: torch's own generator is drawn from where no variable shows it.
+        # Twice the same call: a draw from torch's own generator changes no variable of Keras, so
+        # that `call` cannot see it, but its second result is another one.
         if not _agree(flat(*values, other_x, *other_states), expected):
             raise noisy("torch's generator")
         return _agree(step(*values, other_x, *other_states), expected)

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_stateful.foundation.types import Tensor
 
+ANY_ID = 2**31  # ids that an int32 holds: the bound where no layer of the model sets one
 Shape: TypeAlias = tuple[int | None, ...]
 # From the output of one step `(rows, ...)` to the next input `(rows, ...)`.
 NextInput: TypeAlias = Callable[[Tensor], Tensor]
@@ -70,7 +71,7 @@ class Emissions(NamedTuple):
 
 
 class Conversation(Protocol):
-    """States at their start, advanced from Python; a context manager, closed at its end."""
+    """Rows that Python advances from their initial states; a context manager, closed at its end."""
 
     def __enter__(self) -> "Conversation": ...
 
@@ -110,7 +111,7 @@ class Engine(Protocol):
         ...
 
     def conversation(self, rows: int) -> Conversation:
-        """So many rows at the initial state."""
+        """Starts this many rows, all at the initial state."""
         ...
 
     def emissions(self, request: Request, steps: int | None) -> Emissions | None:
@@ -118,9 +119,9 @@ class Engine(Protocol):
 
         Args:
             request: a checked call.
-            steps: positions a compiled call; None for all in one.
+            steps: how many positions one compiled call advances; None for all of them.
 
         Returns:
-            None where the loop cannot be compiled as a whole.
+            What the loop emits, or None where the loop cannot be compiled as a whole.
         """
         ...

@@ -159,11 +159,13 @@ def check(model: Any, prompt: Any, length: int, options: Options) -> None:
 
 
 def generate_with(model: Any, prompt: Any, length: int, options: Options) -> np.ndarray | list:
-    """`generate` with its options in one."""
+    """Does what `generate` does; its options come as one object."""
     engine = _engine(model)
     request = read_request(engine, prompt, length, options)
     first, blocks = _emissions(engine, request, None)
     emitted = np.concatenate(list(blocks), axis=1)
+    # The last step of a row's prompt, at position n - 1, emits the first value that the row
+    # generates. Columns of `emitted` count from position `first`.
     starts = [n - 1 - first for n in request.lengths]
     rows = [emitted[r, s : s + request.length] for r, s in enumerate(starts)]
     if request.stop is None:
@@ -180,8 +182,8 @@ def _upto_stop(row: np.ndarray, stop: np.ndarray) -> list[int]:
 def _stream(engine: Engine, request: Request) -> Iterator:
     """Hands out what `generate` would give, step after step.
 
-    Rows with a short prompt are ahead, since they run beside the longer ones: a row's k-th value is
-    emitted at position `start + k`, and handed out when every row that goes on has its own.
+    Rows with a short prompt run beside the longer ones and so are ahead of them: the k-th value of
+    a row lies in column `start + k`, and waits until every row that has not stopped has its k-th.
     """
     first, blocks = _emissions(engine, request, 1)
     starts = [n - 1 - first for n in request.lengths]
@@ -212,7 +214,7 @@ def _handed_out(values: list, request: Request) -> Any:
 
 
 def _emissions(engine: Engine, request: Request, steps: int | None) -> Emissions:
-    """Runs a request, compiled where the engine can, and checks the ids that come.
+    """Runs a request and checks the ids that come; the loop is compiled where the engine can.
 
     Nothing runs before the first block is asked for.
     """
@@ -223,12 +225,10 @@ def _emissions(engine: Engine, request: Request, steps: int | None) -> Emissions
 
 
 def _usable(engine: Engine, request: Request, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Passes blocks of ids on; refuses the -1 that `next_ids` gives for scores that are none."""
+    """Passes blocks of ids on; refuses the -1 that `next_ids` gives for unusable scores."""
     for block in blocks:
         if (block < 0).any():
-            remedy = (
-                "pass from_logits=True if they are logits, or " if not request.from_logits else ""
-            )
+            remedy = "" if request.from_logits else "pass from_logits=True if they are logits, or "
             what = "finite numbers" if request.from_logits else "probabilities that sum to 1"
             raise ValueError(
                 f"The outputs of {engine.last_layer} are not {what}. Received: NaN or infinite "

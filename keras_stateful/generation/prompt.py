@@ -5,9 +5,8 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.foundation.arguments import fits
-from keras_stateful.generation.engine import Engine
+from keras_stateful.generation.engine import ANY_ID, Engine
 
-_ANY_ID = 2**31  # ids that an int32 holds, where no Embedding says how many there are
 _AT_LEAST_A_STEP = (
     "A model continues what it has read: give it at least one step, for example the id that "
     "documents start with."
@@ -46,7 +45,7 @@ def side_by_side(rows: list[np.ndarray]) -> np.ndarray:
 
 
 def _rows(engine: Engine, prompt: Any) -> tuple[list[np.ndarray], bool]:
-    """Tells one row from a list of rows by the number of axes that one time step has."""
+    """Tells one row from a list of rows, by the number of axes that a row has."""
     axes = 1 + len(engine.feature_shape)
     is_list = isinstance(prompt, (list, tuple))
     if isinstance(prompt, str) or (is_list and any(isinstance(p, str) for p in prompt)):
@@ -54,6 +53,7 @@ def _rows(engine: Engine, prompt: Any) -> tuple[list[np.ndarray], bool]:
             f"`prompt` must be ids or features, not text. Received: prompt={prompt!r}. Encode it "
             "first, with what encoded the training text."
         )
+    # Rows of different lengths make no array, so that each is looked at alone.
     if is_list and len(prompt) and all(_axes(p) == axes for p in prompt):
         return [engine.to_numpy(p) for p in prompt], False
     try:
@@ -102,7 +102,7 @@ def _read_ids(engine: Engine, row: np.ndarray, name: str) -> np.ndarray:
             f"{name} must be integer ids. Received: dtype {row.dtype}. Convert it with "
             "`.astype('int32')`; for signals pass `next_input`."
         )
-    highest = (engine.input_vocabulary or _ANY_ID) - 1
+    highest = (engine.input_vocabulary or ANY_ID) - 1
     unknown = row[(row < 0) | (row > highest)]
     if unknown.size:
         raise ValueError(

@@ -15,7 +15,8 @@ import numpy as np
 
 from keras_stateful.foundation import keras_internals
 
-# Modules of pure functions. Where names follow, those alone: `keras.random` is in `keras`, too.
+# Modules of pure functions. A set that is not empty names the only attributes of the module that
+# are pure: `keras.random` is in `keras`, too.
 _MODULES: dict[str, set[str]] = {
     "keras.ops": set(),
     "jax.numpy": set(),
@@ -27,7 +28,8 @@ _BUILTINS = {
     *("len", "range", "min", "max", "sum", "abs", "float", "int"),
     *("tuple", "list", "slice", "zip", "enumerate"),
 }
-# Bytecode that changes something outside of the function, or makes what cannot be looked into.
+# Bytecode that changes something outside of the function, or brings in what its key could not
+# describe: an inner function, a generator, an import.
 _WRITES = {
     *("STORE_GLOBAL", "STORE_DEREF", "STORE_ATTR", "STORE_SUBSCR"),
     *("IMPORT_NAME", "MAKE_FUNCTION", "YIELD_VALUE"),

@@ -19,7 +19,7 @@ def _blocks(engine: Engine, request: Request) -> Iterator[np.ndarray]:
     lengths = np.asarray(request.lengths)
     first = int(lengths.min()) - 1
     finished = np.zeros(len(lengths), bool)
-    last: Tensor = None
+    last: Tensor = None  # what the position before emitted
     with engine.conversation(len(lengths)) as conversation:
         # Before the shortest prompt ends, nothing that is emitted is used.
         if first:
@@ -33,6 +33,7 @@ def _blocks(engine: Engine, request: Request) -> Iterator[np.ndarray]:
                 last = output
                 yield engine.to_numpy(output)[:, None]
             if request.stop is not None:
+                # What a row emits before its prompt ends is thrown away, stop ids among it.
                 finished |= (t >= lengths - 1) & np.isin(last, request.stop)
                 # A row emits its last id at position `prompt - 1 + length - 1`.
                 if np.all(finished | (t >= lengths - 2 + request.length)):

@@ -7,12 +7,10 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.foundation.arguments import whole_number
-from keras_stateful.generation.engine import Engine, Request
+from keras_stateful.generation.engine import ANY_ID, Engine, Request
 from keras_stateful.generation.options import Options
 from keras_stateful.generation.prompt import read_prompt, side_by_side
 from keras_stateful.generation.sampling import row_uniforms
-
-_ANY_ID = 2**31  # ids that an int32 holds, where the output's size is unknown
 
 
 def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> Request:
@@ -78,13 +76,13 @@ def _check_model_of_ids(engine: Engine) -> None:
 
 
 def _top_k(engine: Engine, top_k: int | None) -> int | None:
-    """Not more ids than there are: the k-th largest of fewer does not exist."""
+    """`top_k`, at most the number of ids: of 10 scores there is no 40th largest."""
     emitted = engine.output_shape[0]
     return top_k if top_k is None or emitted is None else min(int(top_k), emitted)
 
 
 def _top_p(top_p: float | None) -> float | None:
-    """All ids together reach 1, but for rounding: then nothing is filtered."""
+    """`top_p`, or None for 1, which keeps every id: rounding must not filter the last ones out."""
     return float(top_p) if top_p is not None and top_p < 1 else None
 
 
@@ -111,7 +109,7 @@ def _stop_ids(engine: Engine, stop: Any) -> np.ndarray:
         raise TypeError(
             f"`stop` must be an id or a list of ids. Received: stop={stop!r}."
         ) from error
-    highest = (engine.output_shape[0] or _ANY_ID) - 1
+    highest = (engine.output_shape[0] or ANY_ID) - 1
     if not ids.size or (ids < 0).any() or (ids > highest).any():
         raise ValueError(
             f"`stop` must be ids from 0 to {highest}, at least one. Received: stop={stop!r}."
@@ -120,9 +118,10 @@ def _stop_ids(engine: Engine, stop: Any) -> np.ndarray:
 
 
 def _from_logits(engine: Engine, from_logits: bool | None, draws: bool) -> bool:
-    """What the user says of the scores, else what the last activation says.
+    """True if the scores are logits: by the user's word, else by the last activation.
 
-    The most likely id is the same of logits and of probabilities: nobody needs to say.
+    Where neither says, a request that draws nothing may take them for logits: the largest score is
+    the most likely id either way.
     """
     known = engine.from_logits if from_logits is None else bool(from_logits)
     if known is None and draws:

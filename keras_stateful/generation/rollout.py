@@ -32,7 +32,7 @@ from keras_stateful.generation.purity import pure_key
 
 WINDOW = 64  # time steps of a prompt read at once inside a compiled call
 _KEPT = 32  # compiled functions of one model
-_SLOT = "_keras_stateful_rollout"
+_SLOT = "_keras_stateful_rollout"  # the attribute of the user's model that holds its `Rollout`
 
 
 def rollout(model: keras.Model) -> "Rollout":
@@ -78,6 +78,7 @@ class Rollout:
         graph = Graph(step)
         self.input_vocabulary = input_vocabulary(graph, entry)
         self.from_logits, self.last_layer = reads_as_logits(graph, graph.outputs[0])
+        # Loops by the key of `next_input`, "read", "step"; recorded steps by the input's shape.
         self._compiled: dict[Hashable, Callable] = {}
         self._drawn_in_vain = _drawn_in_vain(graph)
         self._backend = keras.backend.backend()
@@ -110,7 +111,7 @@ class Rollout:
         return tuple(result.shape) == (shape[0], *self.feature_shape)
 
     def _blocks(self, request: Request, steps: int | None) -> Iterator[np.ndarray]:
-        """Blocks of what was emitted from position `_in_windows(request)` on."""
+        """Blocks of what positions from `_in_windows(request)` on emit, a compiled call each."""
         loop = self._loop(request.next_input, request.from_logits)
         fixed, progress = constants(request), self._beginning(request)
         position = _in_windows(request)
@@ -119,6 +120,8 @@ class Rollout:
             progress, emitted = loop(self.values(), fixed, progress, np.int32(end))
             start, position = position, int(progress.position)
             yield ops.convert_to_numpy(emitted)[:, : position - start]
+            # A call that ends early had no row left to advance; the last row may also have
+            # finished at `end` itself.
             if position < end or (request.stop is not None and np.all(progress.finished)):
                 return
 
@@ -130,7 +133,7 @@ class Rollout:
         )
 
     def _beginning(self, request: Request) -> Progress:
-        """Reads what all prompts have in whole windows."""
+        """Reads the whole windows that all prompts fill, and gives the progress behind them."""
         rows, position = len(request.lengths), _in_windows(request)
         states = self.initial_states(rows)
         for start in range(0, position, WINDOW):
@@ -191,7 +194,7 @@ class Rollout:
         return self.kept(key, lambda: compiled(function))
 
     def kept(self, key: Hashable, make: Callable[[], Callable]) -> Callable:
-        """What was made for a key, made when it is first asked for."""
+        """The function of a key, made when it is first asked for."""
         if key not in self._compiled:
             # A loop over ever new functions must not fill the memory.
             if len(self._compiled) >= _KEPT:
@@ -203,7 +206,8 @@ class Rollout:
 def _in_windows(request: Request) -> int:
     """How many positions are read in whole windows before the loop starts.
 
-    Up to the last whole window that every prompt has, no row emits anything.
+    No row emits anything in the windows that every prompt fills and goes on behind: the last step
+    of a prompt emits the first id, and is left to the loop.
     """
     return (min(request.lengths) - 1) // WINDOW * WINDOW
 
@@ -243,7 +247,7 @@ class Conversation:
             with no_grad():
                 self._states = rollout.call(None, ops.convert_to_tensor(x), self._states)[1]
             return
-        # A window of another length would be compiled for.
+        # Windows of one length, then single steps: every other length would be compiled anew.
         whole = x.shape[1] // WINDOW * WINDOW
         for start in range(0, whole, WINDOW):
             self._states = rollout.read_window(x[:, start : start + WINDOW], self._states)

@@ -95,6 +95,7 @@ class SampleText(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         with _untouched_randomness():
+            # The draw is taken back with all others: a training without samples goes the same way.
             self._seed = random.getrandbits(63) if self.seed is None else self.seed
             self._ids = np.asarray(self.encode(self.prompt))
             if self._ids.ndim != 1:
@@ -128,7 +129,7 @@ class SampleText(keras.callbacks.Callback):
 
 @contextmanager
 def _untouched_randomness() -> Iterator[None]:
-    """Gives Python's and NumPy's global generators back as they were.
+    """Puts Python's and NumPy's global generators back to where they were.
 
     The first conversion of a model draws seeds, and `encode` and `decode` may draw anything: a
     training must have the same losses with samples and without.

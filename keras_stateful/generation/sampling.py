@@ -74,7 +74,7 @@ def filtered_weights(
     weights = xp.exp((scores - xp.max(scores, axis=-1, keepdims=True)) / temperature)
     if top_k is None and top_p is None:
         return weights
-    falling = -xp.sort(-weights, axis=-1)
+    falling = -xp.sort(-weights, axis=-1)  # from the largest weight down
     if top_k is not None:
         # Fan et al. 2018: what is below the k-th largest weight goes. A threshold, not a rank, so
         # that ids exactly as likely as the k-th are treated alike.
@@ -141,7 +141,7 @@ def next_ids(
     """
     if temperature is None and from_logits and xp is np:
         return _largest(scores)
-    with np.errstate(invalid="ignore"):  # unusable scores are told by the NaN that comes out
+    with np.errstate(invalid="ignore"):  # unusable scores give NaN, which is looked for below
         weights = filtered_weights(
             scores,
             1.0 if temperature is None else temperature,

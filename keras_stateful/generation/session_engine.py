@@ -48,8 +48,8 @@ class SessionEngine:
         return np.asarray(array)
 
     def conversation(self, rows: int) -> Conversation:
-        """A fork of so many rows at the initial state; it is a context manager."""
-        fork = self._session.fork([0] * rows)
+        """A fork with this many rows at the initial state; it is a context manager."""
+        fork = self._session.fork([0] * rows)  # copies of any row will do: `reset` starts them anew
         fork.reset()
         return fork
 

@@ -12,7 +12,7 @@ _HEXADECIMAL = frozenset("0123456789abcdef")
 
 
 def path_below(key: str, value: Json) -> str:
-    """Reads a path that cannot lead out of the directory, on any system."""
+    """Reads a path; on no system can it lead out of the directory."""
     path = text(key, value)
     # A backslash separates folders, and a colon names a drive or a stream, on Windows alone; a file
     # that was exported on Linux must mean the same there.
@@ -65,7 +65,7 @@ def read_artifact(directory: Path, files: tuple[File, ...], entry: str) -> bytes
         entry: path of the file that the runtime opens, or of a directory.
 
     Returns:
-        The bytes of the entry, those that were checked; for a directory none.
+        The bytes of the entry, the very ones that were checked; no bytes where it is a directory.
 
     Raises:
         ValueError: a file that is missing, truncated or altered.

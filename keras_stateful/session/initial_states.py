@@ -7,11 +7,11 @@ import numpy as np
 
 from keras_stateful.session.json_fields import JsonObject, ManifestError
 
-_INLINE = 64  # numbers of an initial state written out as lists
+_INLINE = 64  # the most numbers of one state that are written out as lists
 
 
 def row_shape(shape: tuple[int | None, ...]) -> tuple[int, ...]:
-    """Shape of one row's state; sizes that nobody knows count as none."""
+    """Shape of one row's state; sizes that are unknown, which `manifest` refuses, count as 0."""
     return tuple(size or 0 for size in shape[1:])
 
 
@@ -44,7 +44,7 @@ def read_initial(source: JsonObject, shape: tuple[int, ...], dtype: str) -> np.n
 
     Args:
         source: the JSON object.
-        shape: of one row's state, sizes in bounds.
+        shape: of one row's state; the caller has seen to it that it fits into memory.
         dtype: NumPy's name.
 
     Raises:

@@ -16,7 +16,7 @@ _NUMBERS = "biuf"  # NumPy's kinds: bool, int, unsigned int, float
 
 
 def by_input(x: Structure, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, ArrayLike]]:
-    """Pairs each input of the model with what was given for it.
+    """Pairs each input of the model with the array that is meant for it.
 
     Args:
         x: one array for a model of one input, else a tuple or list of them in the model's order, or
@@ -111,7 +111,7 @@ def _checked(
     Args:
         tensor: the input.
         value: what the user gave for it.
-        axes: sizes of its rows and, for `read`, of its time axis; None where any goes.
+        axes: sizes of the row axis and, for `read`, of the time axis; None for any size.
         batch_size: the session's.
     """
     try:
@@ -145,10 +145,8 @@ def _wrong_shape(
     if len(axes) == 1 and array.ndim == len(sizes) + 1:
         return f"{message}. `step` takes one time step without a time axis; `read` takes many."
     if array.ndim == len(sizes) - 1:
-        missing = (
-            "time axis; `step` takes one step" if len(axes) == 2 else "row axis: write `x[None]`"
-        )
-        return f"{message}. It may lack the {missing}."
+        time, rows = "time axis; `step` takes one step", "row axis: write `x[None]`"
+        return f"{message}. It may lack the {time if len(axes) == 2 else rows}."
     return f"{message}."
 
 
@@ -218,6 +216,7 @@ def read_states(states: Any, expected: tuple[State, ...], rows: int) -> list[np.
             f"{sorted(map(str, states))}; the session has {layers}. States of another model cannot "
             "be used here."
         )
+    # Users see states by layer, sessions hold them in the manifest's order: by name in between.
     arrays: dict[str, np.ndarray] = {}
     for layer in layers:
         of_layer = [state for state in expected if state.layer == layer]

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from keras_stateful.foundation.arguments import one_of
 
-LONGEST_TEXT = 1024  # characters
+LONGEST_TEXT = 1024  # characters of a name or a path
 _READING = "json"  # the key of a `_Reading` in the metadata of a dataclass field
 
 Record = TypeVar("Record")
@@ -58,12 +58,12 @@ def in_json(
     A field with a default takes null, too, and may be missing: both give the default.
 
     Args:
-        read: from the JSON value to the field's, or a `ManifestError`.
-        write: from the field's value to one that `json.dump` takes.
+        read: turns the JSON value into the field's, or raises a `ManifestError`.
+        write: turns the field's value into one that `json.dump` takes.
         key: its key in JSON; None for the name of the field.
-        inside: the key of an object around it, which fields may share.
-        after: earlier fields whose values `read` needs, too.
-        omit_none: None is written as nothing, rather than as null.
+        inside: the key of a JSON object that holds the field, which other fields may share.
+        after: names of earlier fields, whose values `read` takes behind the field's own.
+        omit_none: True to leave the key out where the field is None, rather than write null.
     """
     return {_READING: _Reading(read, write, key, inside, after, omit_none)}
 

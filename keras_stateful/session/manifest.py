@@ -41,11 +41,11 @@ _DTYPES = (
     *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64"),
 )
-# Whoever wrote the file, reading it must not fill the memory.
+# Bounds for a file from a stranger, which must not fill the memory of whoever reads it.
 _LARGEST_MANIFEST = 16 << 20  # bytes; as Python objects up to thirty times that
 _LARGEST_STATE = 1 << 26  # numbers in all states of one row
 _MOST_TENSORS, _MOST_FILES, _HIGHEST_RANK = 1024, 4096, 16
-_MOST_ROWS = 2**31
+_SIZE_BOUND = 2**31  # every size of an axis lies below
 
 Shape = tuple[int | None, ...]
 
@@ -62,7 +62,7 @@ def _shape(key: str, value: Json) -> Shape:
 
 def _is_size(size: Json) -> bool:
     # `type`, since to Python true and false are integers, too.
-    return size is None or (type(size) is int and 0 <= size < 2**31)
+    return size is None or (type(size) is int and 0 <= size < _SIZE_BOUND)
 
 
 def _time(key: str, value: Json, shape: Shape) -> bool:
@@ -75,7 +75,7 @@ def _time(key: str, value: Json, shape: Shape) -> bool:
 
 
 def _initial(key: str, value: Json, shape: Shape, dtype: str) -> np.ndarray:
-    # The sizes first: no array is made of a state that is too large.
+    # The sizes first: `read_initial` makes an array of them.
     if None in shape[1:] or math.prod(row_shape(shape)) > _LARGEST_STATE:
         raise ManifestError(
             f"A state's sizes must be known and in bounds. Received: {list(shape)}."
@@ -144,6 +144,7 @@ class State:
     )
 
 
+# Fields stand in the order in which JSON has them, those with a default among the others: kw_only.
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """Everything that `manifest.json` holds, but for its kind and the version of its format.
@@ -165,7 +166,7 @@ class Manifest:
     artifact_format: str = field(metadata=in_json(word(FORMATS), key="format", inside="artifact"))
     entry: str = field(metadata=in_json(path_below, inside="artifact"))
     batch_size: int | None = field(
-        default=None, metadata=in_json(whole(1, _MOST_ROWS), inside="artifact")
+        default=None, metadata=in_json(whole(1, _SIZE_BOUND), inside="artifact")
     )
     files: tuple[File, ...] = field(metadata=list_in_json(File, _MOST_FILES, inside="artifact"))
     inputs: tuple[Tensor, ...] = field(metadata=list_in_json(Tensor, _MOST_TENSORS))
@@ -224,7 +225,7 @@ def parse_manifest(data: bytes) -> Manifest:
 
 
 def _no_constant(name: str) -> None:
-    """Python's JSON reads NaN and Infinity, which are none."""
+    """Refuses NaN and Infinity, which Python's `json` reads though JSON does not have them."""
     raise ValueError(f"{name} is not JSON")
 
 
@@ -240,8 +241,9 @@ def _check_version(version: int) -> None:
 
 def _check_together(manifest: Manifest) -> None:
     """Checks what no field shows by itself."""
-    # A path that is among safe ones, or a folder of these, is safe itself.
     entry, states = manifest.entry, manifest.states
+    # What a runtime opens must be listed, as a file or as a folder of files: SHA-256 is checked for
+    # listed files alone.
     if not any(file.path == entry or file.path.startswith(f"{entry}/") for file in manifest.files):
         raise ManifestError(f"`entry` is not among the files. Received: {entry[:80]!r}.")
     if sum(math.prod(row_shape(state.shape)) for state in states) > _LARGEST_STATE:

@@ -15,7 +15,7 @@ from keras_stateful.session.manifest import Manifest
 
 
 class Runtime(Protocol):
-    """Runs one artifact. Threads may share it once it is made by `for_session`."""
+    """Runs one artifact. A session calls it under a lock; a fork gets one by `for_session`."""
 
     def input_names(self) -> list[str]:
         """The artifact's names of all inputs, states among them."""
@@ -47,7 +47,7 @@ class OnnxRuntime:
 
     def __init__(self, content: bytes):
         # From bytes, not from the path: they are those whose SHA-256 was checked.
-        onnxruntime = _import("onnxruntime", "onnx", "onnxruntime")
+        onnxruntime = _import("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; it warns of what exporters leave unused
         # The one provider that is in every build: an artifact gives the same numbers anywhere.
@@ -69,14 +69,16 @@ class OnnxRuntime:
 
 
 class LiteRT:
-    """LiteRT, from the bytes of the artifact; an interpreter for each session: it holds buffers."""
+    """LiteRT, from the bytes of the artifact.
+
+    Each session has an interpreter of its own, since inputs and outputs lie in its buffers.
+    """
 
     def __init__(self, content: bytes):
         self._content = content
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # TensorFlow's copy of the interpreter announces its end
+            # TensorFlow's copy of the interpreter warns that it will be removed.
+            warnings.simplefilter("ignore")
             # One thread: a step is too short to be shared among several.
             self._interpreter = _litert_interpreter()(model_content=content, num_threads=1)
         self._interpreter.allocate_tensors()
@@ -108,7 +110,7 @@ class SavedModel:
     """TensorFlow's SavedModel; sessions share it."""
 
     def __init__(self, path: Path):
-        self._tensorflow = _import("tensorflow", "tf_saved_model", "tensorflow")
+        self._tensorflow = _import("tensorflow", "tf_saved_model")
         # The model is kept: it owns the variables that its signature reads.
         self._model = self._tensorflow.saved_model.load(str(path))
         self._function = self._model.signatures["serving_default"]
@@ -157,7 +159,7 @@ def open_runtime(artifact_format: str, content: bytes, path: Path) -> Runtime:
 
 
 def check_names(manifest: Manifest, runtime: Runtime) -> None:
-    """Refuses an artifact that has not the tensors that its manifest names."""
+    """Refuses an artifact that lacks tensors which its manifest names."""
     inputs = {t.tensor for t in manifest.inputs} | {s.input for s in manifest.states}
     outputs = {t.tensor for t in manifest.outputs} | {s.output for s in manifest.states}
     has_inputs, has_outputs = set(runtime.input_names()), set(runtime.output_names())
@@ -171,13 +173,14 @@ def check_names(manifest: Manifest, runtime: Runtime) -> None:
         )
 
 
-def _import(module: str, artifact_format: str, package: str) -> Any:
+def _import(module: str, artifact_format: str) -> Any:
+    """Imports a runtime's module, whose package on PyPI has the same name."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
         raise ImportError(
             f'To run the format "{artifact_format}", {module} is needed and not installed: `pip '
-            f"install {package}`."
+            f"install {module}`."
         ) from error
 
 

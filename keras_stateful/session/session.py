@@ -196,8 +196,8 @@ class Session:
             index = self._rows(rows)
             states: States = {}
             for state, array in zip(self.manifest.states, self._states, strict=True):
-                rows_of = array.copy() if index is None else array[index]
-                states.setdefault(state.layer, []).append(rows_of)
+                selected = array.copy() if index is None else array[index]  # an index copies, too
+                states.setdefault(state.layer, []).append(selected)
             return states
 
     def set_states(self, states: States, rows: ArrayLike | None = None) -> None:
@@ -285,7 +285,7 @@ class Session:
         Always runs all rows, since a matrix product of another number of rows rounds differently:
         a row's numbers must not depend on who else advances.
         """
-        if index is not None:
+        if index is not None:  # the other rows read zeros
             feeds = [_spread(f, index, self.batch_size) for f in feeds]
         results = self._run([*feeds, *self._states])
         count = len(self.manifest.outputs)
@@ -293,7 +293,7 @@ class Session:
         if index is None:
             self._states = states
             return outputs
-        # The other rows read zeros, and their new states are thrown away.
+        # The other rows keep their states; the new ones, of zeros that nobody sent, are dropped.
         self._states = self._merged([s[index] for s in states], index)
         return [o[index] for o in outputs]
 
@@ -303,7 +303,7 @@ class Session:
         runtime, block = self._open(), self.manifest.batch_size
         if block is None or block == self.batch_size:
             return runtime.run(feeds, self._output_names)
-        # The artifact takes so many rows and no others: block after block, the last one padded.
+        # The artifact takes exactly `block` rows: one block after the other, the last one padded.
         parts = []
         for start in range(0, self.batch_size, block):
             part = {k: _padded(v[start : start + block], block) for k, v in feeds.items()}
@@ -311,7 +311,7 @@ class Session:
         return [np.concatenate(blocks)[: self.batch_size] for blocks in zip(*parts, strict=True)]
 
     def _rows(self, rows: ArrayLike | None, *, repeats: bool = False) -> np.ndarray | None:
-        """Row indices, or None for all."""
+        """Reads `rows` of an open session as row indices, or as None for all."""
         self._open()
         if rows is None:
             return None
@@ -334,7 +334,7 @@ def _spread(array: np.ndarray, index: np.ndarray, rows: int) -> np.ndarray:
 
 
 def _padded(array: np.ndarray, rows: int) -> np.ndarray:
-    """Zero rows behind the array, up to so many."""
+    """The array with rows of zeros behind it, `rows` rows in all."""
     if len(array) == rows:
         return array
     return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
