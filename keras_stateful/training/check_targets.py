@@ -180,8 +180,9 @@ def _outputs(model: keras.Model, specs: Structure) -> Iterator[_Output]:
     )
     loss = keras_internals.compile_arguments(model).get("loss")
     if isinstance(specs, dict):
-        for index, (key, tensor) in enumerate(tensors.items()):
-            output_loss = _loss_of(loss, key, index, len(tensors))
+        # Keras has the parts of a dict in the order of their keys, and so a list of losses.
+        for index, (key, tensor) in enumerate(sorted(tensors.items())):
+            output_loss = _loss_of(loss, key, index)
             if key in specs and not keras.tree.is_nested(output_loss):
                 yield _Output(key, key, tuple(tensor.shape), output_loss)
     elif len(tensors) == 1:
@@ -191,13 +192,13 @@ def _outputs(model: keras.Model, specs: Structure) -> Iterator[_Output]:
         yield _Output(None, name, tuple(tensor.shape), loss)
 
 
-def _loss_of(loss: Structure, key: Key, index: int, outputs: int) -> _Loss:
-    """The loss of one of several outputs, as Keras assigns them: by key, by place, or none."""
+def _loss_of(loss: Structure, key: Key, index: int) -> _Loss:
+    """The loss of one of several outputs, as Keras assigns them: by key, by place, one for all."""
     if isinstance(loss, dict):
         return loss.get(key)
     if isinstance(loss, (list, tuple)):
         return loss[index] if index < len(loss) else None
-    return loss if outputs == 1 else None
+    return loss
 
 
 def _is_among(loss: _Loss, losses: tuple) -> bool:

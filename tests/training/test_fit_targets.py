@@ -216,6 +216,32 @@ def test_targets_of_other_outputs(case):
         fit(model, sequence)
 
 
+def two_outputs(loss, **targets):
+    """A model whose outputs are a dict, not in the order of its keys; and its data."""
+    sequence = ks.StatefulSequence(READINGS, 2, 10, resets=True, targets=targets)
+    x = keras.Input((None, 2))
+    h = keras.layers.GRU(4, return_sequences=True)(x)
+    outputs = {"ids": keras.layers.Dense(CLASSES)(h), "columns": keras.layers.Dense(2)(h)}
+    model = ks.to_stateful(keras.Model(x, outputs), sequence)
+    model.compile("sgd", loss)
+    return model, sequence
+
+
+def test_one_loss_for_several_outputs_broadcasts_none_of_them():
+    model, sequence = two_outputs("mse", ids=LOAD, columns=READINGS)
+    with pytest.raises(ValueError, match="would broadcast the targets of `x` against .* 'ids'"):
+        fit(model, sequence)
+
+
+def test_a_list_of_losses_goes_by_the_order_of_the_keys():
+    fitting, sequence = two_outputs(["mse", SPARSE], ids=IDS, columns=READINGS)
+    history = fitting.fit(sequence, verbose=0).history
+    assert {"ids_loss", "columns_loss"} < set(history)
+    swapped, sequence = two_outputs([SPARSE, "mse"], ids=IDS, columns=READINGS)
+    with pytest.raises(ValueError, match="would broadcast the targets of `x` against .* 'ids'"):
+        fit(swapped, sequence)
+
+
 FITTING = {
     "one column": (1, "mse", {"targets": LOAD}),
     "a scalar target": (1, "mse", {"targets": [r[:, 0] for r in READINGS]}),
