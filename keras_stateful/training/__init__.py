@@ -1,10 +1,12 @@
 """What stands around `model.fit`: checks of its arguments, resets at boundaries, repairs of Keras.
 
-    StatefulModel.fit ─────────┬─▶ checks ─┬─▶ check_arrays
-    ResetStatesCallback ───────┘           │
-    (resets) ─▶ repairs, masked_loss       └─▶ check_sequence ─▶ check_inputs, check_targets
-                                           ┌─▶       │
-    Keras opens a sequence ─▶ check_reader ┘         └─▶ model_facts: the graph, read once
+    who checks                     with what
+    StatefulModel.fit, .evaluate   checks ──┬──▶ check_arrays
+    ResetStatesCallback            checks ──┤
+    a sequence that Keras opens    check_reader ──▶ check_sequence ──▶ check_inputs, check_targets
+
+Checks ask `model_facts`, where the graph of a model is read once. `ResetStatesCallback` also mends
+plain `stateful=True` layers: `repairs`, `masked_loss`. `callbacks` is what all callbacks share.
 
 It may import `carry` and what that may.
 """

@@ -157,6 +157,6 @@ def check_ids_of_arrays(model: keras.Model, x: Structure) -> None:
     """
     if not (isinstance(x, np.ndarray) and x.dtype.kind in "iu" and x.size):
         return
-    known = facts_of(model).ids_known.get(None)
+    known = facts_of(model).ids_known.get(None)  # of the first input, whatever its name
     if known is not None and not Vocabulary(known).holds_all(x):
         Vocabulary(known).refuse("x", x)

@@ -69,12 +69,13 @@ def check_ids(model: keras.Model, sequence: Readable) -> None:
 
 def _inputs(model: keras.Model, x: Structure) -> Iterator[_Input]:
     """Each input of the model but the resets, with what it is given."""
+    # The resets are a key of a dict, and the second of a pair.
     if isinstance(x, dict):
         specs = {key: spec for key, spec in x.items() if key != RESETS}
     else:
-        specs = {None: x[0] if isinstance(x, tuple) else x}  # a pair has the mask behind it
+        specs = {None: x[0] if isinstance(x, tuple) else x}
     for key, tensor in entries(model, list(specs)).items():
-        if len(tensor.shape) > 1:
+        if len(tensor.shape) > 1:  # else the input has no time axis to compare
             yield _Input(key, tensor, specs[key])
 
 

@@ -75,7 +75,7 @@ def check_targets(
             # Keras checks the shapes itself, but on JAX it takes any id.
             ignored = getattr(output.loss, "ignore_class", None)
             if weighted:
-                _check_ignored(name, output, ignored)
+                _check_ignore_class(name, output, ignored)
             classes[output.key] = Classes(output.shape[-1], ignored, output.name)
     return classes
 
@@ -189,6 +189,7 @@ def _outputs(model: keras.Model, specs: Structure) -> Iterator[_Output]:
         [(name, tensor)] = tensors.items()
         if keras.tree.is_nested(loss):  # a list or a dict of one
             loss = next(iter(keras.tree.flatten(loss)), None)
+        # The one target has no key, whatever the name of the output.
         yield _Output(None, name, tuple(tensor.shape), loss)
 
 
@@ -215,7 +216,7 @@ def _is_among(loss: _Loss, losses: tuple) -> bool:
 # Targets and outputs, by shape
 
 
-def _check_ignored(name: str, output: _Output, ignored: int | None) -> None:
+def _check_ignore_class(name: str, output: _Output, ignored: int | None) -> None:
     """Refuses `ignore_class` under weights, which make up for the steps left out a second time."""
     if ignored is None:
         return
@@ -256,6 +257,7 @@ def _check_shape(name: str, target: Spec, output: _Output, weighted: bool) -> No
 
 def _shape_remedy(step: tuple[int, ...], dtype: np.dtype, output: _Output) -> str:
     """What to do where targets have the shape `step` at each time step and the output another."""
+    # Integers without the axis of the classes: one id where the output has a value for each class.
     if len(step) < len(output.shape[2:]) and dtype.kind == "i":
         return (
             "Ids of classes need a sparse loss: "
@@ -264,7 +266,7 @@ def _shape_remedy(step: tuple[int, ...], dtype: np.dtype, output: _Output) -> st
     give = f"Give that output the targets' shape at one time step, {step}"
     if not step:
         return f"{give}, with a last axis of length 1."
-    if len(step) > 1 and step[-1] == 1:
+    if len(step) > 1 and step[-1] == 1:  # an axis that the output may leave out
         give += f" or {step[:-1]}"
         step = step[:-1]
     layer = (

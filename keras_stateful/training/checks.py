@@ -125,6 +125,7 @@ def check_data(
         return
     check_rows(model, name, data, batch_size)
     check_resets_given(model, name, data)
+    # Only `fit` calls its data "x" here, and only these are shuffled.
     if name == "x" and arguments.get("shuffle", True):
         _check_order(data, arguments)
     if isinstance(data, keras.utils.PyDataset) and (data.workers > 1 or data.use_multiprocessing):

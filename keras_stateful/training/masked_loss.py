@@ -1,9 +1,14 @@
 """The loss of masked outputs under sample weights.
 
-A sequence scales its weights so that the mean over a batch is the mean over what counts in the
-epoch. Keras divides by the share of unmasked steps once more, batch by batch
-(`keras.losses.loss.apply_mask`): where padding is masked, as by `Embedding(mask_zero=True)`, both
-would make up for the same steps.
+The value of a batch under the default reduction (`apply_mask`, `reduce_values` in Keras's
+`losses/loss.py`):
+
+    without a mask      sum(loss * weight) / all steps
+    with one            sum(loss * weight * mask) / unmasked steps
+
+A sequence scales its weights for the first: the mean over a batch is then the mean over what counts
+in the epoch. Where padding is masked, as by `Embedding(mask_zero=True)`, the second would make up
+for the same steps once more. So the mask goes into the weights, and the outputs lose it.
 """
 
 import keras

@@ -35,6 +35,9 @@ class Agreement(NamedTuple):
 class ModelFacts:
     """What a graph says, each fact read when it is asked for; see `facts_of`.
 
+    A model and its facts hold each other, and are freed together. Sequences are held weakly: what
+    they hold in memory goes when the user lets go of it.
+
     Attributes:
         model: the model.
         functional: the Functional model behind it.
@@ -54,7 +57,7 @@ class ModelFacts:
 
     @cached_property
     def along_time(self) -> tuple[bool, ...]:
-        """For each output, True if it has a value for every time step."""
+        """True for each output that has a value for every time step."""
         # The key of a shared layer's second call is "path#1".
         carrying = [state.key.split("#")[0] for state in find_states(self.model)]
         try:

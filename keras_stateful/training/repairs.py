@@ -8,8 +8,8 @@
 - torch under mixed precision (3.15): autocast writes into a temporary copy and the state never
   changes. Repair: autocast is switched off for the states.
 
-`docs/keras-defects.md` has a reproduction of each. On the CPU their loop is then that of `loops`.
-Models from `to_stateful` need none of this.
+`docs/keras-defects.md` has a reproduction of each. Plain layers are also given the loop over time
+steps of `carry/loops.py`, which is faster on the CPU. Models from `to_stateful` need none of this.
 """
 
 import keras
@@ -29,6 +29,7 @@ def weigh_once(model: keras.Model) -> None:
 
     A model from `to_stateful` has a `compute_loss` that does.
     """
+    # Set on the instance, whose class is not ours; the bound method serves as `super()`.
     keras_loss = model.compute_loss
     if hasattr(keras_loss, _WEIGHS_ONCE):  # from a `fit` before
         return

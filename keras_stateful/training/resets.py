@@ -1,4 +1,14 @@
-"""`ResetStatesCallback`: resets in a stateful `fit` whose model does not take them as an input."""
+"""`ResetStatesCallback`: resets in a stateful `fit` whose model does not take them as an input.
+
+    on_train_begin          checks fit's arguments
+    on_epoch_begin          a new pass over the sequence begins, unless `steps_per_epoch` ended the
+                            epoch in the middle of one
+    on_train_batch_begin    rows are reset where a document starts; the step is counted
+    on_test_begin, _end     states are put away before validation and put back after it
+
+A converted model resets inside its step, if its sequence has `resets=True`. The callback then only
+counts where `fit` stands, for the sequence and for `ResumeTraining`.
+"""
 
 from typing import NamedTuple
 
@@ -100,23 +110,21 @@ class ResetStatesCallback(ModelCallback):
         self._pass: int | None = None  # as the sequence counts them; None before the first
         self._whole_passes = True  # each epoch is one pass: no `steps_per_epoch` cuts it off
         self._epochs_begun = 0  # of the sequence, when Keras began the present epoch
-        self._first_step = False
+        self._first_step = False  # the next step is the first of its epoch
         # The running `evaluate`, within a `fit` or alone.
         self._testing: Readable | None = validation_sequence
         self._test_pass = 0
         self._training_states: list | None = None
 
-    def set_model(self, model: keras.Model | None) -> None:
+    def set_model(self, model: keras.Model) -> None:
         super().set_model(model)
-        if model is None:  # Keras takes the model away again
-            return
         if not find_states(model):
             raise ValueError(
                 "`ResetStatesCallback` needs a model that carries its state. Received: "
                 f"{model.name!r}, which carries none. Convert it with `to_stateful(model, "
                 "sequence)`, or give its recurrent layers `stateful=True`."
             )
-        # As early as this, since both make the compiled steps anew, which Keras then holds.
+        # Both drop the compiled steps. `fit` makes them right after this, and then holds them.
         repair(model)
         x = keras_internals.trainer_arguments(model).get("x")
         sequences = (sequence_or_none(x), self.sequence, self.validation_sequence)
@@ -143,7 +151,7 @@ class ResetStatesCallback(ModelCallback):
     def on_train_begin(self, logs: Logs = None) -> None:
         self._reading = self.sequence
         arguments = keras_internals.fit_arguments(self._network)
-        if arguments:
+        if arguments:  # none where a loop of the user's own calls the hooks
             if not is_converted(self._network):  # whose `fit` did so, before Keras's
                 check_fit(self._network, arguments, self.sequence)
             _check_alone(arguments.get("callbacks"))
@@ -171,7 +179,8 @@ class ResetStatesCallback(ModelCallback):
         if self._first_step:
             self._first_step = False
             self._check_read(self._reading)
-        # At position 0 all rows start anew, unless the state is to go on from pass to pass.
+        # At position 0 the mask has all rows, which start anew unless the state is to go on from
+        # pass to pass.
         if not self._resets_inside and (self._position or self.at_epoch_begin):
             self._reset_rows(self._reading, self._position, self._pass)
         # Not counted at the step's end: a callback with `on_train_batch_end` makes Keras wait for
@@ -191,7 +200,8 @@ class ResetStatesCallback(ModelCallback):
             self._check_execution_steps(sequence, self._pass)
 
     def _count_step(self, sequence: Readable) -> None:
-        # At the first step of a pass it is not always begun: JAX's step reads its batch itself.
+        # At the first step the sequence may still stand in the pass before: on JAX the step reads
+        # its batch itself, after this hook.
         begun = self._position > 0
         self._position += self._network.steps_per_execution
         if begun:
