@@ -166,6 +166,7 @@ def _one_array(name: str, array: np.ndarray) -> Field:
 
 def _in_memory(name: str, values: Iterable) -> Field:
     """Documents in a list."""
+    # There may be very many, and most are arrays already.
     documents = [
         v if type(v) is np.ndarray else as_array(f"{name}[{i}]", v) for i, v in enumerate(values)
     ]

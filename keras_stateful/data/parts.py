@@ -94,7 +94,7 @@ class Parts:
         targets: dict[str | None, np.ndarray] = {}
         weights: dict[str | None, np.ndarray] = {}
         for name, target in self.targets.items():
-            if scale is not None:
+            if scale is not None:  # before the targets, which may be missing where these are 0
                 weights[name] = target.weights(spans, rows, window, scale(target))
                 if self.weights is not None:
                     weights[name] *= self.weights.batch(spans, rows, window)

@@ -109,7 +109,7 @@ class Source:
     def take(self) -> Document | None:
         """The next document, or None where the source has ended."""
         document = next(self._documents, None)
-        if document is None and self._again and not self.once:
+        if document is None and self._again and not self.once:  # it begins again
             self._documents = self._read(self._open())
             document = next(self._documents, None)
         if document is not None:
@@ -196,7 +196,7 @@ class Source:
     # What documents hold
 
     def parts_of(self, documents: list[Document]) -> Parts:
-        """What a batch of these documents is made of; spans count them from 0."""
+        """What a batch of these documents is made of; its spans count them from 0."""
         corpus = self._corpus(documents)
         targets: dict[str | None, Target] = {}
         for name, target in self.parts.targets.items():
@@ -246,6 +246,7 @@ class Source:
             if not all_finite(arrays[key]):
                 step = int(missing_steps(arrays[key]).argmax())
                 refuse_not_finite("source", number, step)
+        # A target that is an input, too, was checked as that: none of its values may be missing.
         for key in self._target_keys.values():
             if key not in self.parts.inputs:
                 check_int32(f"source[{number}]", arrays[key])

@@ -93,6 +93,7 @@ class Target:
             return np.where(trained(spans, rows, window), np.float32(scale), np.float32(0))
         weights = np.zeros((rows, window), "float32")
         chosen = self._labelled(spans)
+        # At the last step of each chosen run.
         weights[spans.row[chosen], (spans.column + spans.steps - 1)[chosen]] = scale
         return weights
 
@@ -236,6 +237,7 @@ def _values(
         raise unknown_key(corpus, name, value)
     if value is raw and not corpus.is_dict:
         return corpus.fields[None], None
+    # Beside documents, one array or a list of single values has one for each document.
     if not corpus.continuous and (is_array(value) or all_scalars(value)):
         return None, _labels_of_all(corpus, name, value)
     return _laid_out(corpus, name, value), None

@@ -152,6 +152,7 @@ def check_values(name: str, weights: np.ndarray, where: str = "") -> None:
         name: name of the weights, used in the error message.
         where: where they stand, in words.
     """
+    # Where one is NaN, so are both of these, and no comparison with NaN is true.
     low, high = weights.min(), weights.max()
     if not (low >= 0 and is_finite(high)):
         raise ValueError(

@@ -136,12 +136,12 @@ class Windows:
 
         def batches(field: Field | None, shift: int, lifted: bool = False) -> Iterator[np.ndarray]:
             assert isinstance(field, Flat)  # as all plain fields are
-            whole = field.streams(
+            whole = field.streams(  # (batches, rows, window, ...)
                 layout.begin + shift, settings.rows, layout.num_batches, settings.window
             )
             parts = whole[begin:end, low:high]
             parts = parts[..., None] if lifted else parts
-            return map(methodcaller("astype", field.out_dtype, "C"), parts)
+            return map(methodcaller("astype", field.out_dtype, "C"), parts)  # copied when asked for
 
         inputs = {k: batches(f, 0) for k, f in self._parts.inputs.items()}
         masks = None
