@@ -164,7 +164,7 @@ def _as_torch(batches: Iterator[tuple]) -> Iterator[tuple]:
     """Batches as tensors on Keras's device, in a tenth of the time that `keras.ops` takes."""
     import torch
 
-    device = keras.ops.convert_to_tensor(0).device
+    device = keras.ops.convert_to_tensor(0).device  # where Keras puts tensors now
     for batch in batches:  # copied, since a stream may give some of them again
         yield keras.tree.map_structure(
             lambda array: torch.asarray(array, device=device, copy=True), batch

@@ -216,6 +216,7 @@ class Source:
 
     def _corpus(self, documents: list[Document]) -> Corpus:
         """Documents as a corpus in memory, without a look at what they hold."""
+        # Without the last steps of the arrays, which are read as targets only.
         lengths = np.array([document.steps for document in documents], "int64")
         corpus = Corpus({}, lengths, continuous=False)
         for key, like in self._like.items():
@@ -234,7 +235,7 @@ class Source:
         steps = document_length("source", number, arrays, self._like)
         if steps <= self._reach:
             raise ValueError(
-                f"A document needs at least one time step with its target. Received: "
+                "A document needs at least one time step with its target. Received: "
                 f"source[{number}] of {steps} time steps, target_offset up to {self._reach}. Leave "
                 "such documents out of the source."
             )
