@@ -1,8 +1,8 @@
 """Laws 3 and 10 of the batches themselves: every step once, and the loss is per real step.
 
-Layouts are drawn by Hypothesis. Every value tells where it comes from, `1000 * (document + 1) + time
-step`, so that a failure reads itself. What the batches should be is read off the values, not
-computed by the code under test.
+Layouts are drawn by Hypothesis. Every value tells where it comes from: it is
+`1000 * (document + 1) + time step`, so that a failure reads itself. What the batches should be is
+read off the values, not computed by the code under test.
 """
 
 import itertools
