@@ -156,23 +156,16 @@ COMBINATIONS = [
 def _data(model, rows, steps, seed=0):
     """Random `(rows, steps, ...)` for each of the model's inputs, zeros where masks would be."""
     rng = np.random.default_rng(seed)
-    found = []
+    arrays = []
     for tensor in model.inputs:
-        shape = (
-            (rows, steps, *tensor.shape[2:])
-            if tensor.shape[1] is None
-            else (rows, *tensor.shape[1:])
-        )
+        shape = (rows, *(steps if size is None else size for size in tensor.shape[1:]))
         if tensor.dtype == "int32":
-            found.append(rng.integers(0, VOCABULARY, shape).astype("int32"))
+            arrays.append(rng.integers(0, VOCABULARY, shape).astype("int32"))
         else:
             x = rng.standard_normal(shape).astype("float32")
-            found.append(
-                np.where(rng.random((*shape[:2], *[1] * (len(shape) - 2))) < 0.2, 0, x).astype(
-                    "float32"
-                )
-            )
-    return found
+            whole_step = (*shape[:2], *[1] * (len(shape) - 2))
+            arrays.append(np.where(rng.random(whole_step) < 0.2, np.float32(0), x))
+    return arrays
 
 
 def _at(x, t):
@@ -216,9 +209,8 @@ def test_a_thousand_chained_steps_are_one_pass_of_the_model(build, form, tmp_pat
             _close(outputs[-1][i], whole)
 
     step = ks.to_step_model(model)
-    after = keras.tree.flatten(step.predict_on_batch([*x, *ks.initial_states(step)]))[
-        len(expected) :
-    ]
+    results = keras.tree.flatten(step.predict_on_batch([*x, *ks.initial_states(step)]))
+    after = results[len(expected) :]
     kept = session.get_states()
     assert list(kept) == list(dict.fromkeys(step.state_paths))
     for array, path in zip(after, step.state_paths, strict=True):
@@ -331,10 +323,8 @@ def test_int8_says_how_far_it_moved(form, tmp_path):
         [record["max_deviation"], record["mean_deviation"]], [moved.max(), moved.mean()], rtol=1e-6
     )
     assert 0 < record["max_deviation"] < 0.1 * record["largest_output"]
-    assert (small.manifest.quantization["rows"], small.manifest.quantization["time_steps"]) == (
-        2,
-        30,
-    )
+    quantization = small.manifest.quantization
+    assert (quantization["rows"], quantization["time_steps"]) == (2, 30)
 
 
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
@@ -417,7 +407,7 @@ def colliding():
 def test_names_that_are_one_without_their_slashes(tmp_path):
     model = colliding()
     x = _data(model, 1, 6)[0]
-    want = model.predict(x, verbose=0)
+    expected = model.predict(x, verbose=0)
     step = ks.to_step_model(model)
     assert step.state_names == [f"encoder_rnn{i}_state_{k}" for i in ("", "_1") for k in range(2)]
     assert step.state_paths == ["encoder/rnn"] * 2 + ["encoder_rnn"] * 2
@@ -425,9 +415,9 @@ def test_names_that_are_one_without_their_slashes(tmp_path):
     for t in range(6):
         y, *states = step.predict_on_batch([x[:, t : t + 1], *states])
         parts.append(np.asarray(y))
-    _close(np.concatenate(parts, axis=1), want)
+    _close(np.concatenate(parts, axis=1), expected)
     ks.export_step_model(model, tmp_path / "out")
-    _close(ks.load_session(tmp_path / "out").read(x), want)
+    _close(ks.load_session(tmp_path / "out").read(x), expected)
 
 
 def test_a_layer_named_as_the_second_call_of_another():
@@ -448,10 +438,10 @@ def test_outputs_that_differ_for_rare_inputs_only_keep_their_names(form, tmp_pat
     ks.export_step_model(model, tmp_path / "out", form)
     session = ks.load_session(tmp_path / "out")
     data = np.full((1, 1, 3), 55, "float32")
-    for output, got, want in zip(
-        session.manifest.outputs, session.read(data), model.predict(data, verbose=0), strict=True
-    ):
-        np.testing.assert_allclose(got, want, atol=1e-5, err_msg=output.name)
+    expected = model.predict(data, verbose=0)
+    outputs = zip(session.manifest.outputs, session.read(data), expected, strict=True)
+    for tensor, array, expected_array in outputs:
+        np.testing.assert_allclose(array, expected_array, atol=1e-5, err_msg=tensor.name)
 
 
 def test_outputs_that_cannot_be_told_apart_are_refused():

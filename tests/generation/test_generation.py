@@ -31,7 +31,7 @@ def text_model(*stack, activation=None, mask_zero=False, dtype="int32", units=VO
 
 
 def lively(model, scale=2.0):
-    """Gives weights with which the most likely id keeps changing, and rounding does not grow."""
+    """Gives weights whose most likely id keeps changing, and whose rounding errors stay small."""
     numbers = np.random.default_rng(1)
     for w in model.weights:
         kind = 0.3 if "recurrent" in w.path else 0.0 if "bias" in w.path else scale
@@ -115,9 +115,8 @@ def test_greedy_is_the_argmax_of_full_prefix_passes(name):
     prompts = np.random.default_rng(0).integers(1, VOCABULARY, (6, 3))
     if name == "mask_zero":
         prompts[:3, 1] = 0
-        model.layers[-1].bias.assign(
-            [-1e9] + [0] * (VOCABULARY - 1)
-        )  # what a masked step says differs by backend
+        # Never the padding id: what a masked step says differs by backend.
+        model.layers[-1].bias.assign([-1e9] + [0] * (VOCABULARY - 1))
     rows = ks.generate(model, prompts, 3 if name == "last_step_only" else 8, temperature=0)
     for prompt, row in zip(prompts, rows, strict=True):
         assert_greedy(model, prompt, row)
@@ -330,7 +329,7 @@ def test_mixed_precision_generates():
     assert ks.generate(model, PROMPTS, 20, seed=0).shape == (4, 20)
 
 
-# signals
+# Signals: `next_input` says how an output becomes an input.
 
 
 @pytest.mark.parametrize(
@@ -397,7 +396,7 @@ def test_next_input_may_change_the_shape_and_frames_are_signals():
         ks.generate(model, prompt, 5, next_input=lambda y: y)
 
 
-# sessions
+# Sessions
 
 
 @pytest.fixture(scope="module")
@@ -436,7 +435,7 @@ def test_a_session_knows_its_vocabulary(session):
         ks.generate(session, [VOCABULARY], 3)
 
 
-# SampleText
+# `SampleText`
 
 
 def training(dropout=0.3):
@@ -463,14 +462,10 @@ def test_sample_text_changes_no_loss():
     for sampled in (False, True):
         keras.utils.set_random_seed(1)
         model, (x, y) = training()
-        more = (
-            [ks.SampleText("abc", 8, encode=encode, decode=decode, write=None)] if sampled else []
-        )
-        histories.append(
-            model.fit(
-                x, y, batch_size=4, epochs=3, shuffle=False, verbose=0, callbacks=more
-            ).history
-        )
+        sample = ks.SampleText("abc", 8, encode=encode, decode=decode, write=None)
+        options = {"batch_size": 4, "epochs": 3, "shuffle": False, "verbose": 0}
+        history = model.fit(x, y, callbacks=[sample] if sampled else [], **options)
+        histories.append(history.history)
         states.append(ks.get_states(model))
     assert histories[0] == histories[1]
     for mine, others in zip(*(s.values() for s in states), strict=True):
@@ -521,6 +516,9 @@ def test_sample_text_refuses_before_the_first_step(arguments, says):
         np.testing.assert_array_equal(weight, old)
 
 
+# What cannot be compiled, draws, or gives no scores
+
+
 class Through(layers.Layer):
     """Doubles its input in NumPy, which no compiler sees through."""
 
@@ -564,7 +562,7 @@ class AlwaysDropout(layers.Dropout):
         return super().call(x, training=True)
 
 
-@pytest.mark.parametrize("layer", [Noise, lambda: AlwaysDropout(0.5)], ids=["own", "dropout"])
+@pytest.mark.parametrize("layer", [Noise, lambda: AlwaysDropout(0.5)], ids=["noise", "dropout"])
 def test_models_with_noise_of_their_own_are_refused(layer):
     model = text_model(layers.GRU(6, return_sequences=True), layer())
     for function in (ks.generate, lambda *args: list(ks.stream(*args))):
