@@ -135,8 +135,8 @@ def predict_documents(
     """
     if reduce is not None:
         one_of("reduce", reduce, ("last", "mean"), "Leave it out for the output at every step.")
-    # With a label for each document, every step is read, also the last; and a dict loses none of
-    # its inputs.
+    # Labels that nobody uses: else the last step of a document would be a target only, and so would
+    # one key of a dict.
     labels = np.zeros(count_documents(documents), "int32")
     layout = Layout(targets=labels, encode=encode)
     reader = DocumentReader(model, documents, batch_size, sequence_length, layout)
@@ -195,6 +195,7 @@ class _MeanOfSteps:
         self.steps = np.zeros(documents)
 
     def add(self, document: int, outputs: list[np.ndarray]) -> None:
+        # In float32 a long document would lose its last steps.
         sums = [np.array(o, "float64").sum(axis=0) for o in outputs]
         before = self.sums[document] or [np.zeros(())] * len(sums)
         self.sums[document] = [b + s for b, s in zip(before, sums, strict=True)]
@@ -202,7 +203,6 @@ class _MeanOfSteps:
 
     def of_output(self, k: int) -> np.ndarray:
         pairs = zip(self.sums, self.steps, strict=True)
-        # Summed in float64, since a long document would lose its last steps in float32.
         return np.stack([(sums[k] / steps).astype("float32") for sums, steps in pairs])
 
 

@@ -64,7 +64,8 @@ class Scorer:
 
     def __init__(self, model: keras.Model, sequence_length: int):
         self._model = _scoring_model(model)
-        # Windows of a document are scored together: a call costs more than what it computes.
+        # Windows of a document are scored together: a call costs more than what it computes. They
+        # are as many as `_WAITING_BYTES` hold of the largest output, in float32.
         values = max(int(np.prod([d or 1 for d in o.shape[2:]])) for o in model.outputs)
         window_bytes = 4 * values * sequence_length
         self._group = max(1, min(_GROUP, _WAITING_BYTES // window_bytes))

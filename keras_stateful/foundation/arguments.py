@@ -36,6 +36,7 @@ def whole_number(
 
 
 def _index(value: Any) -> int | None:
+    """The value as an int; None for what is no whole number, bools included."""
     if isinstance(value, (bool, np.bool_)):
         return None
     try:

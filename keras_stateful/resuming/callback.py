@@ -113,7 +113,7 @@ class ResumeTraining(ModelCallback):
         self._steps_between = 0  # 0: at the end of each epoch
         if save_freq != "epoch":
             self._steps_between = whole_number("save_freq", save_freq, 1, alternative='or "epoch"')
-        else:  # a hook of its own would make Keras wait for the loss of each step
+        else:  # as if it had no such hook, which would make Keras wait for the loss of each step
             self.on_train_batch_end = super().on_train_batch_end  # type: ignore[method-assign]
 
     # What Keras calls
@@ -136,6 +136,7 @@ class ResumeTraining(ModelCallback):
             self._begin_from(self._checkpoint)
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        # The first epoch was set in `on_train_begin`. Unset, a later `fit` begins where it says.
         keras_internals.begin_at(self._network, None)
         self._iterator = keras_internals.epoch_iterator(self._network)
         self._epoch, self._step = epoch, 0
@@ -152,6 +153,7 @@ class ResumeTraining(ModelCallback):
             self._take_place(first=False)
 
     def on_train_batch_end(self, batch: int, logs: Logs = None) -> None:
+        # Under `steps_per_execution` Keras calls this once for several steps.
         self._steps_since_saving += batch + 1 - self._step
         self._step = batch + 1
         if self._steps_since_saving < self._steps_between:
@@ -224,9 +226,12 @@ class ResumeTraining(ModelCallback):
                 f"{differs}. Bring back what differs (`seed=` fixes a seed), or pass another "
                 "`backup_dir` to train anew."
             )
+        # A training that a callback stopped is over; one that came to its last epoch goes on if
+        # `epochs` was raised.
         ended = run["ended"] or run["epoch"] >= epochs
         if not ended and run["epoch"] >= run["epochs"]:
             callback_states.check_goes_on(self._others, run["epochs"], epochs)
+        # `fit` begins no epoch from `epochs` on.
         keras_internals.begin_at(self._network, epochs if ended else run["epoch"])
         if ended:  # no epoch begins, so nothing else restores it
             self._restore_model(saved)
@@ -248,6 +253,7 @@ class ResumeTraining(ModelCallback):
         keras_internals.skip_steps(self._iterator, self._step, run["position"], run["num_batches"])
 
     def _restore_model(self, saved: Checkpoint) -> None:
+        # Variables must be there before values are read into them: a batch of zeros makes them.
         batch = keras.tree.map_structure(
             lambda spec: np.zeros(spec.shape, spec.dtype), self.sequence.signature()
         )

@@ -87,7 +87,7 @@ def write(directory: Path, run: dict[str, Any], save_weights: Callable[[Path], N
     unfinished.rename(path)
     _to_disk(directory)
 
-    for _, old in earlier[_KEPT - 1 :]:
+    for _, old in earlier[_KEPT - 1 :]:  # `earlier` is without the new one
         shutil.rmtree(old)
     return path
 
@@ -160,6 +160,7 @@ def lock(directory: Path) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     directory = directory.resolve()
+    # A `fit` of this process that ended by an error has not given the lock back.
     if fcntl is None or directory in _locks:
         return
     file = (directory / "lock").open("w")

@@ -25,5 +25,5 @@ def is_keras_rnn(part: Any) -> bool:
 
 
 def module_name(module: ModuleType) -> str:
-    """The public name of one of Keras's modules; any other module's own name."""
+    """The public name of one of Keras's modules, also by way of `tf.keras`; others' own name."""
     return module.__name__.replace("keras._tf_keras.keras", "keras")
