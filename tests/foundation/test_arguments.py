@@ -1,6 +1,4 @@
-"""A whole number is one, whoever made it: NumPy's are taken wherever Python's are, and a bool
-nowhere.
-"""
+"""NumPy's whole numbers are taken wherever Python's are, and bools nowhere."""
 
 import keras
 import numpy as np
@@ -90,7 +88,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("take", "wrong"), WRONG)
-def test_nothing_else(take, wrong, model, exported):
+def test_anything_else_is_refused(take, wrong, model, exported):
     with pytest.raises(TypeError, match="must be an int") as error:
         take(wrong, model, exported)
     assert repr(wrong) in str(error.value)

@@ -1,6 +1,4 @@
-"""Directories of checkpoints: what is written comes back; what is damaged or hostile gives an error
-and nothing else.
-"""
+"""Checkpoints: what is written comes back; what is damaged or hostile gives an error, no more."""
 
 import contextlib
 import json

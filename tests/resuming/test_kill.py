@@ -1,6 +1,4 @@
-"""A training process that is killed at random moments and started again ends with the losses of an
-unbroken one.
-"""
+"""A process killed at random moments and started again ends with the losses of an unbroken one."""
 
 import json
 import os
@@ -30,9 +28,7 @@ def start(folder: Path) -> subprocess.Popen:
 
 
 def kill_and_finish(folder: Path, kills: int, seed: int) -> tuple[dict, list[int]]:
-    """The results of a training that was killed so often, and the steps that each process had
-    begun.
-    """
+    """Results of a training that was killed so often, and the steps that each process began."""
     rng, steps = random.Random(seed), []
     for _ in range(kills):
         process = start(folder)

@@ -1,6 +1,4 @@
-"""A training that is stopped at any step and started again has the losses of one that was not, bit
-for bit.
-"""
+"""A training that is stopped and started again is, bit for bit, one that was never stopped."""
 
 import shutil
 
@@ -42,8 +40,9 @@ def constant_rate(model):
 
 
 def many_callbacks(folder):
-    """Each callback that remembers something; the rate falls, the best weights change and training
-    stops early.
+    """Each callback that remembers something.
+
+    The rate falls, the best weights change, and training stops early.
     """
     held_out = documents()[:2]
     return [

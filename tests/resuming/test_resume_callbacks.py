@@ -1,5 +1,6 @@
-"""Beside `ResumeTraining`, each callback of Keras and of this package is resumed right or refused
-at the start.
+"""Beside `ResumeTraining`, each callback is resumed right or refused at the start.
+
+Each is one of Keras, of this package, or of a user's.
 """
 
 import contextlib
@@ -60,7 +61,7 @@ class Writes(kc.Callback):
 
 
 class TurnsNaN(kc.Callback):
-    """The loss of the fifth step of the second epoch."""
+    """Makes the loss of the fifth step of the second epoch NaN."""
 
     epoch = None
 
@@ -91,7 +92,7 @@ def each_step(folder):
 
 
 class Summary:
-    """`tf.summary` in text files; a step that is done twice must say the same twice."""
+    """Stands for `tf.summary`: writes text files, and checks that a repeated step repeats them."""
 
     def __init__(self):
         self.writers, self.conditions = [], []

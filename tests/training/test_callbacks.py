@@ -33,12 +33,12 @@ def heard_by(hooks):
     heard = []
 
     def hook(name):
-        def hear(self, *given, logs=None):
-            number = given[0] if given and not isinstance(given[0], dict) else None
+        def hear(self, *args, logs=None):
+            number = args[0] if args and not isinstance(args[0], dict) else None
             logs = {
                 k: float(v)
                 for k, v in (
-                    given[-1] if given and isinstance(given[-1], dict) else logs or {}
+                    args[-1] if args and isinstance(args[-1], dict) else logs or {}
                 ).items()
             }
             heard.append((name, number, logs, self.model is not None, self.params))
@@ -68,13 +68,13 @@ def run(hooks, keras_list, monkeypatch, **arguments):
     Returns:
         What the callback hears, the batches whose end Keras's list tells of, and the history.
     """
-    told = []
+    batch_ends = []
     on_train_batch_end = keras.callbacks.CallbackList.on_train_batch_end
     with monkeypatch.context() as patch:
         patch.setattr(
             keras.callbacks.CallbackList,
             "on_train_batch_end",
-            lambda self, *given: (told.append(given[0]), on_train_batch_end(self, *given))[1],
+            lambda self, *args: (batch_ends.append(args[0]), on_train_batch_end(self, *args))[1],
         )
         if keras_list:
             patch.setattr(
@@ -85,7 +85,7 @@ def run(hooks, keras_list, monkeypatch, **arguments):
         history = model.fit(
             sequence, validation_data=sequence, epochs=2, callbacks=[callback], **arguments
         )
-    return heard, told, history
+    return heard, batch_ends, history
 
 
 CASES = {
@@ -97,11 +97,11 @@ CASES = {
 
 @pytest.mark.parametrize("hooks", CASES.values(), ids=CASES)
 def test_callbacks_hear_what_keras_tells_them(hooks, monkeypatch):
-    heard, told, history = run(hooks, False, monkeypatch, verbose=0)
+    heard, batch_ends, history = run(hooks, False, monkeypatch, verbose=0)
     expected, told_by_keras, theirs = run(hooks, True, monkeypatch, verbose=0)
     assert heard == expected
     assert heard
-    assert bool(told) == bool({*ENDS} & {*hooks})
+    assert bool(batch_ends) == bool({*ENDS} & {*hooks})
     assert told_by_keras
     assert history.history == theirs.history
     assert (history.epoch, history.params) == (theirs.epoch, theirs.params)
@@ -125,8 +125,8 @@ def test_a_hook_that_comes_late_is_heard(when):
     class Late(keras.callbacks.Callback):
         pass
 
-    def begin(self, *given):
-        getattr(keras.callbacks.Callback, when)(self, *given)
+    def begin(self, *args):
+        getattr(keras.callbacks.Callback, when)(self, *args)
         self.on_train_batch_end = lambda batch, logs=None: numbers.append(batch)
 
     setattr(Late, when, begin)
@@ -149,13 +149,13 @@ def test_a_callback_may_ask_for_a_new_step():
 
 
 @pytest.mark.parametrize("arguments", [{"steps_per_epoch": 3}, {"verbose": 2}])
-def test_other_arguments(arguments, monkeypatch, capsys):
+def test_arguments_that_choose_the_list(arguments, monkeypatch, capsys):
     hooks = sorted(set(HOOKS) - {*ENDS})
     arguments = {"verbose": 0, **arguments}
-    heard, told, _ = run(hooks, False, monkeypatch, **arguments)
+    heard, batch_ends, _ = run(hooks, False, monkeypatch, **arguments)
     expected, _, _ = run(hooks, True, monkeypatch, **arguments)
     assert heard == expected
-    assert bool(told) == (arguments["verbose"] != 0)
+    assert bool(batch_ends) == (arguments["verbose"] != 0)
     assert bool(capsys.readouterr().out) == (arguments["verbose"] != 0)
 
 

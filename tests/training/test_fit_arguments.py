@@ -119,8 +119,8 @@ CASES = {
 def test_what_would_train_on_the_wrong_thing_is_refused(case, kind):
     arguments, message = CASES[case]
     x = arguments["x"]
-    own = ks.ResetStatesCallback(x if hasattr(x, "reset_mask") else None)
-    callbacks = [own, NoStep()] if kind == "plain" else [NoStep()]
+    resets = ks.ResetStatesCallback(x if hasattr(x, "reset_mask") else None)
+    callbacks = [resets, NoStep()] if kind == "plain" else [NoStep()]
     if kind == "plain":  # some of it Keras refuses by itself, before any callback is asked
         message += "|the batch size of the input sequences must be|only supported for tensors"
     with pytest.raises(ValueError, match=message):
@@ -156,12 +156,15 @@ def test_one_output_a_window_under_targets_for_every_step():
 @pytest.mark.parametrize("kind", ["callback", "plain"])
 def test_two_reset_callbacks_and_another_validation_sequence(kind):
     data = sequence(resets=False)
-    own, wrong = ks.ResetStatesCallback(data), ks.ResetStatesCallback(data, sequence(resets=False))
+    right, wrong = (
+        ks.ResetStatesCallback(data),
+        ks.ResetStatesCallback(data, sequence(resets=False)),
+    )
     refused(
         model_for(kind, resets=False),
         "Received: callbacks with 2",
         x=data,
-        callbacks=[own, ks.ResetStatesCallback()],
+        callbacks=[right, ks.ResetStatesCallback()],
     )
     held_out = sequence(resets=False)
     refused(
@@ -211,9 +214,11 @@ def test_inputs_of_other_names(given, taken):
         {k: TRAIN for k in given}, 3, 8, targets=given[-1], target_offset=1, resets=True
     )
     model = ks.to_stateful(two_inputs(taken), data)
-    told = [str(sorted([*keys, "resets"])) for keys in (given, taken)]
+    received = [str(sorted([*keys, "resets"])) for keys in (given, taken)]
     refused(
-        model, f"different inputs(.|\n)*{re.escape(told[0])}(.|\n)*{re.escape(told[1])}", x=data
+        model,
+        f"different inputs(.|\n)*{re.escape(received[0])}(.|\n)*{re.escape(received[1])}",
+        x=data,
     )
 
 
@@ -239,7 +244,7 @@ def test_a_stateful_bidirectional():
 def test_predict_of_other_rows(rows, count):
     """Keras would read the second row with the state that the first one left."""
     model, x = ks.to_inference(model_for("mask"), rows), arrays()[0]
-    wanted = np.concatenate(
+    expected = np.concatenate(
         [ks.to_inference(model, 1).predict(x[i : i + 1], verbose=0) for i in range(count)]
     )
     with pytest.raises(
@@ -248,7 +253,7 @@ def test_predict_of_other_rows(rows, count):
         model.predict(x[:count], verbose=0)
     remedy = re.search(r"`(to_inference\(.*?\))\.predict", str(caught.value))[1]
     there = eval(remedy, {"to_inference": ks.to_inference, "model": model})
-    np.testing.assert_allclose(there.predict(x[:count], verbose=0), wanted, atol=1e-6)
+    np.testing.assert_allclose(there.predict(x[:count], verbose=0), expected, atol=1e-6)
 
 
 def test_a_list_of_callbacks_made_by_the_user_gets_the_resets_too():
@@ -292,7 +297,7 @@ def test_validation_arrays_in_batches_of_the_models_rows():
     carried = ks.to_stateful(plain, 3)
     carried.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
     plain.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
-    found = [
+    histories = [
         carried.fit(data, validation_data=(x, y), verbose=0),
         plain.fit(
             data,
@@ -302,7 +307,7 @@ def test_validation_arrays_in_batches_of_the_models_rows():
             callbacks=[callback(data)],
         ),
     ]
-    np.testing.assert_allclose(*(h.history["val_loss"] for h in found), rtol=1e-6)
+    np.testing.assert_allclose(*(h.history["val_loss"] for h in histories), rtol=1e-6)
     with_resets = ks.to_stateful(network(), sequence())
     refused(with_resets, "resets=True", x=sequence(), validation_data=(x, y))
 
@@ -317,10 +322,10 @@ def test_predict_of_a_window_without_rows():
 def test_predict_of_windows_that_follow_each_other():
     model = ks.to_inference(network(), 2)
     x = np.random.default_rng(0).integers(1, IDS, (6, 5))
-    wanted = [model.predict_on_batch(x[i : i + 2]) for i in (0, 2, 4)]
+    expected = [model.predict_on_batch(x[i : i + 2]) for i in (0, 2, 4)]
     ks.reset_states(model)
     np.testing.assert_allclose(
-        model.predict(x, batch_size=2, verbose=0), np.concatenate(wanted), atol=1e-6
+        model.predict(x, batch_size=2, verbose=0), np.concatenate(expected), atol=1e-6
     )
 
 

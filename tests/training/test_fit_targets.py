@@ -65,26 +65,26 @@ class Source(list):
 @pytest.mark.parametrize("made", MADE)
 def test_a_target_that_is_no_class(made, wrong):
     sequence = MADE[made](with_target(wrong), resets=True)
-    told = f"(?s)no class for. Received: id {wrong}.*0 to {CLASSES - 1}"
+    message = f"(?s)no class for. Received: id {wrong}.*0 to {CLASSES - 1}"
     with pytest.raises(
-        Exception, match=told
+        Exception, match=message
     ):  # TensorFlow wraps what a stream raises as it is read
         model_of(sequence).fit(sequence, verbose=0)
     if made != "a stream":
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             fit(model_of(sequence), sequence)
 
 
 def test_a_target_that_is_no_class_elsewhere():
     good, wrong = (ks.StatefulSequence(d, 2, 10, resets=True) for d in (IDS, with_target(8)))
-    told = "Received: id 8, for document 1 at time step 58"
-    with pytest.raises(ValueError, match=told):
+    message = "Received: id 8, for document 1 at time step 58"
+    with pytest.raises(ValueError, match=message):
         fit(model_of(good), good, validation_data=wrong)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         model_of(good).evaluate(wrong, verbose=0)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         ks.evaluate_documents(model_of(good), with_target(8))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         fit(model_of(good), good, callbacks=[ks.ValidateDocuments(with_target(8))])
     labels = ks.StatefulSequence(IDS, 2, 10, targets=[1, CLASSES], resets=True)
     with pytest.raises(ValueError, match=f"id {CLASSES}, for document 1 at time step 0"):
@@ -138,9 +138,9 @@ SHAPES = {
 @pytest.mark.parametrize("plain", [False, True])
 @pytest.mark.parametrize("case", SHAPES)
 def test_targets_of_another_shape_than_the_output(case, plain):
-    units, loss, arguments, told = SHAPES[case]
+    units, loss, arguments, message = SHAPES[case]
     sequence = ks.StatefulSequence(READINGS, 2, 10, resets=not plain, **arguments)
-    with pytest.raises(ValueError, match=f"(?s)broadcast.*{told}"):
+    with pytest.raises(ValueError, match=f"(?s)broadcast.*{message}"):
         fit(model_of(sequence, units, loss, ids=False, plain=plain), sequence)
 
 
@@ -169,12 +169,12 @@ WEIGHTED = {
 @pytest.mark.parametrize("case", WEIGHTED)
 def test_losses_that_weights_would_make_wrong(case):
     """Keras takes the mean over time before it weighs, or makes up for steps a second time."""
-    units, loss, arguments, told = WEIGHTED[case]
+    units, loss, arguments, message = WEIGHTED[case]
     documents = [r[:55] for r in READINGS]
     sequence = ks.StatefulSequence(documents, 2, 10, resets=True, **arguments)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         fit(model_of(sequence, units, loss, ids=False), sequence)
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         ks.evaluate_documents(model_of(sequence, units, loss, ids=False), documents, **arguments)
 
 
@@ -205,14 +205,14 @@ OUTPUTS = {
 
 @pytest.mark.parametrize("case", OUTPUTS)
 def test_targets_of_other_outputs(case):
-    outputs, targets, told = OUTPUTS[case]
+    outputs, targets, message = OUTPUTS[case]
     sequence = ks.StatefulSequence(READINGS, 2, 10, resets=True, targets=targets)
     x = keras.Input((None, 2))
     h = keras.layers.GRU(4, return_sequences=True)(x)
     a, b = (keras.layers.Dense(1, name=name)(h) for name in "ab")
     model = ks.to_stateful(keras.Model(x, outputs(a, b)), sequence)
     model.compile("sgd", "mse")
-    with pytest.raises(ValueError, match=f"not those of the model's outputs(?s:.*){told}"):
+    with pytest.raises(ValueError, match=f"not those of the model's outputs(?s:.*){message}"):
         fit(model, sequence)
 
 
@@ -273,10 +273,10 @@ def test_targets_that_fit(case):
 @pytest.mark.parametrize("plain", [False, True])
 def test_a_classifier_is_not_validated_on_its_next_ids(plain):
     sequence = ks.StatefulSequence(IDS, 2, 10, targets=[0, 1], resets=not plain)
-    model, told = model_of(sequence, plain=plain), "(?s)without `targets`.*Give it the same kind"
-    with pytest.raises(ValueError, match=told):
+    model, message = model_of(sequence, plain=plain), "(?s)without `targets`.*Give it the same kind"
+    with pytest.raises(ValueError, match=message):
         fit(model, sequence, callbacks=[ks.ValidateDocuments(IDS)])
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         fit(model, sequence, validation_data=ks.StatefulSequence(IDS, 2, 10, resets=not plain))
     labelled = [ks.ValidateDocuments(IDS, targets=[0, 1])]
     with pytest.raises(pytest.fail.Exception, match="a step was trained"):
@@ -287,12 +287,12 @@ def test_a_classifier_is_not_validated_on_its_next_ids(plain):
 def test_a_forecaster_is_not_validated_on_other_steps(plain):
     sequence = ks.StatefulSequence(READINGS, 2, 10, target_offset=5, resets=not plain)
     model = model_of(sequence, 2, "mse", ids=False, plain=plain)
-    told = r"(?s)targets \[1\] steps ahead, training \[5\]"
-    with pytest.raises(ValueError, match=told):
+    message = r"(?s)targets \[1\] steps ahead, training \[5\]"
+    with pytest.raises(ValueError, match=message):
         fit(model, sequence, callbacks=[ks.ValidateDocuments(READINGS)])
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         fit(model, sequence, validation_data=ks.StatefulSequence(READINGS, 2, 10, resets=not plain))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         fit(model, sequence, validation_data=ks.StatefulStream(READINGS, 2, 10, resets=not plain))
     with pytest.raises(pytest.fail.Exception, match="a step was trained"):
         fit(model, sequence, callbacks=[ks.ValidateDocuments(READINGS, target_offset=5)])

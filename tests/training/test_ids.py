@@ -58,9 +58,9 @@ def test_an_id_beyond_the_embedding_is_refused(method, make, wrong):
     sequence = make(with_id(wrong))
     model = compiled(sequence)
     before = [np.array(w) for w in model.get_weights()]
-    told = f"does not know. Received: id {wrong}(.|\n)*knows 0 to {KNOWN - 1}"
+    message = f"does not know. Received: id {wrong}(.|\n)*knows 0 to {KNOWN - 1}"
     with pytest.raises(
-        Exception, match=told
+        Exception, match=message
     ):  # TensorFlow wraps what a source raises as it is read
         getattr(model, method)(sequence, verbose=0)
     if make is not MADE["a stream"] and make is not MADE["a source"]:

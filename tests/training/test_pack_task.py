@@ -1,4 +1,4 @@
-"""A task that only resets at exactly the right step make solvable.
+"""A task that can be solved only with resets at exactly the right steps.
 
 All inputs are alike, and the target is the time step.
 """

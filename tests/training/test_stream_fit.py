@@ -74,5 +74,5 @@ def test_the_loss_of_each_later_pass_is_the_mean_over_real_steps(kind):
     model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
     callbacks = [ks.ResetStatesCallback(data)] if kind == "callback" else []
     history = model.fit(data, epochs=3, verbose=0, callbacks=callbacks).history
-    wanted = np.concatenate(loss_by_hand(model, docs)).mean()
-    np.testing.assert_allclose(history["loss"][1:], wanted, atol=1e-5)
+    expected = np.concatenate(loss_by_hand(model, docs)).mean()
+    np.testing.assert_allclose(history["loss"][1:], expected, atol=1e-5)

@@ -72,17 +72,19 @@ def trained(model, inputs, y, weight, rate, callbacks=(), **compile_arguments):
 def test_fit_with_random_resets_equals_numpy(kind, rate, steps, tolerance):
     x, y, weight, resets = problem(steps, kind)
     model = ks.to_stateful(network(), ROWS, resets=kind)
-    wanted = by_hand(model, x, y, weight, resets, rate)
-    np.testing.assert_allclose(trained(model, [x, resets], y, weight, rate), wanted, atol=tolerance)
+    expected = by_hand(model, x, y, weight, resets, rate)
+    np.testing.assert_allclose(
+        trained(model, [x, resets], y, weight, rate), expected, atol=tolerance
+    )
 
 
 @pytest.mark.parametrize("stateful", [False, True], ids=["to_stateful", "plain stateful=True"])
 def test_fit_that_only_carries_equals_numpy(stateful):
     x, y, weight, _ = problem(50, "window", seed=1)
     model = network(stateful) if stateful else ks.to_stateful(network(), ROWS)
-    wanted = by_hand(model, x, y, weight, None, 0.3)
+    expected = by_hand(model, x, y, weight, None, 0.3)
     got = trained(model, x, y, weight, 0.3, [ks.ResetStatesCallback()])
-    np.testing.assert_allclose(got, wanted, atol=5e-5)
+    np.testing.assert_allclose(got, expected, atol=5e-5)
 
 
 @pytest.mark.parametrize(
@@ -93,9 +95,9 @@ def test_however_the_step_is_compiled(arguments):
         pytest.skip("torch.compile is not part of this package's promise")
     x, y, weight, resets = problem(6, "window", seed=2)
     model = ks.to_stateful(network(), ROWS, resets="window")
-    wanted = by_hand(model, x, y, weight, resets, 0.3)
+    expected = by_hand(model, x, y, weight, resets, 0.3)
     np.testing.assert_allclose(
-        trained(model, [x, resets], y, weight, 0.3, **arguments), wanted, atol=2e-5
+        trained(model, [x, resets], y, weight, 0.3, **arguments), expected, atol=2e-5
     )
 
 
@@ -105,19 +107,19 @@ def test_however_the_step_is_compiled(arguments):
 def test_resets_inside_the_step_survive_steps_per_execution():
     x, y, weight, resets = problem(12, "window", seed=3)
     model = ks.to_stateful(network(), ROWS, resets="window")
-    by_hand(model, x, y, weight, resets, 0.3, wanted := [])
+    by_hand(model, x, y, weight, resets, 0.3, expected := [])
     model.compile(keras.optimizers.SGD(0.3), "mse", steps_per_execution=4)
     model.fit([x, resets], y, sample_weight=weight, shuffle=False, verbose=0)
-    for got, want in zip(model.get_weights(), wanted, strict=True):
+    for got, want in zip(model.get_weights(), expected, strict=True):
         np.testing.assert_allclose(got, want, atol=2e-5)
 
 
 def test_train_on_batch_carries():
     x, y, weight, resets = problem(6, "window", seed=4)
     model = ks.to_stateful(network(), ROWS, resets="window")
-    wanted = by_hand(model, x, y, weight, resets, 0.3)
+    expected = by_hand(model, x, y, weight, resets, 0.3)
     model.compile(keras.optimizers.SGD(0.3), "mse")
-    for i, want in enumerate(wanted):
+    for i, want in enumerate(expected):
         here = slice(i * ROWS, (i + 1) * ROWS)
         model.reset_metrics()
         got = model.train_on_batch([x[here], resets[here]], y[here], sample_weight=weight[here])
@@ -130,12 +132,12 @@ def test_fit_in_mixed_precision_follows_float32():
     model = ks.to_stateful(network(), ROWS, resets="window")
     rng = np.random.default_rng(0)
     model.set_weights([rng.normal(0, 0.7, w.shape) for w in model.weights])
-    wanted = by_hand(model, x, y, weight, resets, 0.3)
+    expected = by_hand(model, x, y, weight, resets, 0.3)
     without_state = by_hand(model, x, y, weight, np.ones_like(resets), 0.3)
     got = trained(model, [x, resets], y, weight, 0.3)
     assert (
-        np.abs(np.subtract(got, wanted)).max()
-        < 0.2 * np.abs(np.subtract(without_state, wanted)).max()
+        np.abs(np.subtract(got, expected)).max()
+        < 0.2 * np.abs(np.subtract(without_state, expected)).max()
     )
 
 
@@ -147,6 +149,6 @@ def test_plain_layers_with_the_callback_however_the_step_is_compiled(arguments):
         pytest.skip("torch.compile is not part of this package's promise")
     x, y, weight, _ = problem(6, "window", seed=6)
     model = network(stateful=True)
-    wanted = by_hand(model, x, y, weight, None, 0.3)
+    expected = by_hand(model, x, y, weight, None, 0.3)
     got = trained(model, x, y, weight, 0.3, [ks.ResetStatesCallback()], **arguments)
-    np.testing.assert_allclose(got, wanted, atol=2e-5)
+    np.testing.assert_allclose(got, expected, atol=2e-5)
