@@ -40,12 +40,12 @@ def compare(
         RuntimeError: numbers that differ; says which, and after how many steps.
     """
     rng = np.random.default_rng(1)
+    # One session to fork from: the artifact's files are read and checked once for both sizes.
     session, keras_step = load_session(directory, batch_size), keras_function(model)
     outputs = [t.name for t in manifest.outputs]
     names = outputs + [s.name for s in manifest.states]
     first = len(outputs) if states_only else 0
     for rows in (batch_size, batch_size + 1):
-        # A fork, so that the artifact's files are read and checked once for both sizes.
         session = session.fork(rows=np.zeros(rows, int))
         session.reset()
         steps = _side_by_side(keras_step, session, rows, rng)
@@ -178,6 +178,7 @@ def _first_input(data: Structure) -> Any:
 
 
 def _moved(tensor: Tensor, expected: np.ndarray, moved: np.ndarray) -> dict[str, float]:
+    """What `deviation` records of one output."""
     distance = np.abs(moved.astype("float64") - expected)
     if not np.isfinite(distance).all():
         raise RuntimeError(

@@ -94,7 +94,7 @@ def _write_onnx_with_torch(model: keras.Model, path: Path, rows: int | None) -> 
             Flat().eval(),
             example,
             dynamo=True,
-            dynamic_shapes=(unknown,),
+            dynamic_shapes=(unknown,),  # `*inputs` is one parameter to the exporter
             input_names=[t.name for t in model.inputs],
             verbose=False,
         )

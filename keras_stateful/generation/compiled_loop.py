@@ -120,7 +120,7 @@ def advance(
     Returns:
         The progress, and what was emitted since: `(rows, width, ...)`, zeros behind.
     """
-    start = progress.position  # what is emitted here goes into column 0
+    start = progress.position  # what this position emits goes into column 0 of `emitted`
     rows, width = constants.prompts.shape[:2]
 
     # The loop's variables are the fields of `Progress` and, last, the buffer of what was emitted.

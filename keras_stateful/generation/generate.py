@@ -167,6 +167,7 @@ def generate_with(model: Any, prompt: Any, length: int, options: Options) -> np.
     # The last step of a row's prompt, at position n - 1, emits the first value that the row
     # generates. Columns of `emitted` count from position `first`.
     starts = [n - 1 - first for n in request.lengths]
+    # Shorter than `length` where the loop ended because every row had met a stop id.
     rows = [emitted[r, s : s + request.length] for r, s in enumerate(starts)]
     if request.stop is None:
         return rows[0] if request.single else np.stack(rows)
@@ -195,7 +196,7 @@ def _stream(engine: Engine, request: Request) -> Iterator:
         while handed_out < request.length and not ended.all():
             places = [start + handed_out for start in starts]
             if any(p >= len(emitted) for p, over in zip(places, ended, strict=True) if not over):
-                break
+                break  # a row with a longer prompt is not that far: the next block first
             values = [
                 -1 if over else emitted[place][row]
                 for row, (place, over) in enumerate(zip(places, ended, strict=True))

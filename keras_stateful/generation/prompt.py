@@ -91,6 +91,7 @@ def _read_features(engine: Engine, row: np.ndarray, name: str) -> np.ndarray:
         )
     if not (np.issubdtype(row.dtype, np.number) or row.dtype == bool):
         raise TypeError(f"{name} must be numbers. Received: dtype {row.dtype}.")
+    # The engine casts to the model's own dtype, which NumPy may not have: bfloat16.
     return row.astype("int32" if "int" in engine.dtype else "float32", copy=False)
 
 

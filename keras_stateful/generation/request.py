@@ -35,6 +35,8 @@ def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> 
         _check_model_of_ids(engine)
     rows, single = read_prompt(engine, prompt, ids=options.next_input is None)
     lengths = tuple(len(row) for row in rows)
+    # Nothing is drawn of signals, nor where the most likely id is taken: a request then has None
+    # for all that a draw needs.
     draws = options.next_input is None and options.temperature > 0
     return Request(
         prompts=side_by_side(rows),

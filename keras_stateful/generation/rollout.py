@@ -186,7 +186,7 @@ class Rollout:
         return (output[:, -1] if self.per_step else output), new
 
     def values(self) -> list | None:
-        """The variables' values as of now; None on TensorFlow, whose functions read variables."""
+        """The variables' present values; None on TensorFlow, whose functions read the variables."""
         return None if self._backend == "tensorflow" else [v.value for v in self.variables]
 
     def compiled(self, key: Hashable, function: Callable) -> Callable:

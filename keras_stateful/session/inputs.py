@@ -84,7 +84,7 @@ def read_steps(
         ValueError: as `read_step`; no time steps; inputs of different lengths.
         TypeError: as `read_step`.
     """
-    arrays, length = [], None
+    arrays, length = [], None  # `length` is that of the first input with a time axis
     for tensor, value in by_input(x, inputs):
         axes = (rows, None) if tensor.time else (rows,)
         array = _checked(tensor, value, axes, batch_size)
