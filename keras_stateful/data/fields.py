@@ -10,7 +10,7 @@ integers, `float32` for floating point and bool).
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -64,15 +64,13 @@ class Field:
     def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         """The steps of all spans, `(rows, window, ...)`, 0 elsewhere; as stored or converted."""
         out = np.zeros((rows, window, *self.shape), self._gathered_dtype)
-        places = (spans.row.tolist(), spans.column.tolist(), self._runs(spans))
-        for row, column, steps in zip(*places, strict=True):
-            out[row, column : column + len(steps)] = steps
+        start, column = spans.start, spans.column
+        runs = (spans.document, start, start + spans.steps)
+        places = (spans.row, column, column + spans.steps)
+        read = map(self.read, *(a.tolist() for a in runs))  # each when it is copied
+        for row, begin, end, steps in zip(*(a.tolist() for a in places), read, strict=True):
+            out[row, begin:end] = steps
         return out
-
-    def _runs(self, spans: Spans) -> Iterable[np.ndarray]:
-        """The steps of each span, one span after the other."""
-        stop = spans.start + spans.steps
-        return map(self.read, spans.document.tolist(), spans.start.tolist(), stop.tolist())
 
     @property
     def _gathered_dtype(self) -> np.dtype:
@@ -299,13 +297,11 @@ class Separate(Field):
             return super().gather(spans, rows, window)
         # Nothing is padding: the runs, which are in order, make up the batch, and one call copies
         # all. (A `Lazy` field copies each by itself: it may not hold so many documents at once.)
-        steps = np.concatenate(self._runs(spans), dtype=self._gathered_dtype, casting="unsafe")
-        return steps.reshape(rows, window, *self.shape)
-
-    def _runs(self, spans: Spans) -> list[np.ndarray]:
         stop = spans.start + spans.steps
         places = zip(spans.document.tolist(), spans.start.tolist(), stop.tolist(), strict=True)
-        return [self.documents[document][begin:end] for document, begin, end in places]
+        runs = [self.documents[document][begin:end] for document, begin, end in places]
+        steps = np.concatenate(runs, dtype=self._gathered_dtype, casting="unsafe")
+        return steps.reshape(rows, window, *self.shape)
 
     @property
     def immediate(self) -> bool:
