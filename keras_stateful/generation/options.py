@@ -50,7 +50,7 @@ class Options:
                 "`next_input` must be a function from an output to the next input. Received: "
                 f"next_input={self.next_input!r}."
             )
-        useless = {  # all but the defaults
+        useless = {  # None for what was left at its default
             "temperature": None if self.temperature == 1 else self.temperature,
             "top_k": self.top_k,
             "top_p": self.top_p,
