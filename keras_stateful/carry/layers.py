@@ -143,6 +143,7 @@ class Carry:
         by_window = resets if resets is not None and len(resets.shape) == 1 else None
         by_step = resets if by_window is None else None
 
+        # The states as a flat list, to be read and written; as the cell nests them, for Keras.
         states = self.slot_states[slot]
         if initial_state is None:
             initial_state = self.get_initial_state(self.batch_size)
@@ -325,6 +326,7 @@ _CARRIED: dict[type, type] = {
     cls.__bases__[1]: cls for cls in (RNN, SimpleRNN, GRU, LSTM, ConvLSTM1D, ConvLSTM2D, ConvLSTM3D)
 }
 
+# What is known of masked steps holds for these; a user's subclass may have a `call` of its own.
 KERAS_CALLS = {cls.call for cls in _CARRIED}
 
 

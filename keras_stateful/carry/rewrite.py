@@ -95,10 +95,10 @@ class Rewriter:
         self.recurrent, self.policy = recurrent, policy
         self.share, self.share_submodels, self.plain = share, share_submodels, plain
         self.batch_size, self.temporal, self.any_length = batch_size, temporal, any_length
-        self._copies: dict[
-            int, keras.Operation
-        ] = {}  # the new layer or operation, by the old one's id
-        self._levels: dict[int, Level] = {}  # the same for the levels of sub-models
+        # The new layer or operation by the old one's id, and the level of a sub-model likewise. The
+        # old model is alive as long as the rewriting lasts, so no id is given out twice.
+        self._copies: dict[int, keras.Operation] = {}
+        self._levels: dict[int, Level] = {}
         self._calls: dict[str, int] = {}  # how often each layer was called so far
         # What remains to be done for a copy once it is built: (old, new, way back to initializers)
         self._without_weights: list[tuple[Layer, Layer, Callable[[], None]]] = []
@@ -135,7 +135,7 @@ class Rewriter:
             call = Call(path, node.operation, args, kwargs, node.outputs)
             try:
                 outputs = keras.tree.flatten(self._call(call, level))
-            except Unconvertible:
+            except Unconvertible:  # from a sub-model or a policy, with a remedy of its own
                 raise
             except Exception as error:
                 raise self._not_rebuilt(call, error) from error
@@ -145,6 +145,8 @@ class Rewriter:
     def _call(self, call: Call, level: Level) -> Structure:
         index = self._calls.get(call.path, 0)
         self._calls[call.path] = index + 1
+        # A sub-model is copied as one layer, with all that is in it, unless something in it becomes
+        # another layer: one that carries, or a `TimeDistributed` that is shared.
         if keras_internals.is_graph(call.operation) and (
             self._has_recurrent(call.path)
             or (self.share and time_distributed.is_within(call.operation))
@@ -208,6 +210,8 @@ class Rewriter:
         ]
         outputs = self._replay(inner, inputs, prefix, below)
         present = [i for i in inputs if i is not None]
+        # Weight files name a sub-model by its class. A `Sequential` has one input and one output;
+        # with resets or states beside them the copy is a Functional model of the same name.
         sequential = isinstance(model, (keras.Sequential, Sequential))
         if sequential and self.plain:
             copies = [self._copies.get(id(layer)) for layer in inner.layers]  # none of an input
@@ -241,7 +245,10 @@ class Rewriter:
 
     def _copy(self, layer: Layer, cls: type[Layer] | None, config: dict[str, Any]) -> Layer:
         copy = copy_layer(layer, cls, **config)
+        # A model that carries may get windows of a second length; a plain one is Keras's own.
         copy = time_distributed.plain(copy) if self.plain else time_distributed.for_any_length(copy)
+        # A recurrent layer that carries is another object than the one it shares weights with; the
+        # cell, which holds nearly all of them, is the same.
         if self.share and getattr(layer, "cell", None) is not None:
             keras_internals.replace_attribute(copy, "cell", layer.cell)
             self._without_shared.append((layer, copy))

@@ -206,7 +206,7 @@ def write_initial(layer_states: list[LayerState], mask: np.ndarray | None) -> No
         if isinstance(layer, Carry):
             layer.reset_state(rows)
             continue
-        # Keras's own layer; its `reset_states` knows neither rows nor a cell's initial state.
+        # Keras's own layer; its `reset_state` knows neither rows nor a cell's initial state.
         variables = keras.tree.flatten(layer.states)
         initial = keras.tree.flatten(layer.get_initial_state(variables[0].shape[0]))
         for variable, value in zip(variables, initial, strict=True):

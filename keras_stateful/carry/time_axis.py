@@ -106,6 +106,7 @@ class _Time:
         self.ends: set[int] = set()
         self.calls: dict[str, int] = {}
         self.initial_state_given: set[str] = set()
+        # Where the user chose, time steps may be mixed behind the last layer that carries.
         self._read_by_chosen: set[int] | None = None
         if chosen is not None:
             carrying = [c for c in graph.calls if c.path in chosen]
@@ -115,6 +116,7 @@ class _Time:
         """Notes what the outputs of a call hold, once those of all calls before are known."""
         reads_ends = any(id(t) in self.ends for t in call.tensors)
         if not any(id(t) in self.temporal for t in call.tensors):
+            # Whatever is made of a window's end alone is an end as well: a head, a second network.
             if reads_ends:
                 self.ends.update(map(id, call.outputs))
             return

@@ -208,9 +208,11 @@ def _carrying(
     chosen = None if layers is None else _paths(graph, layers)
     time = find_time_axis(graph, chosen)
     recurrent = _along_time(graph, time, chosen, function)
+    # An unrolled loop is as long as the window that the model was built with.
     config = {"unroll": False} if any_length else {}
 
     def carry(level: Level, call: Call, index: int) -> Structure:
+        # One layer for all calls of a shared layer, with a slot for the state of each.
         layer = rewriter.layer(
             call.operation,
             carried_class(type(call.operation)),
@@ -259,12 +261,13 @@ def _along_time(graph: Graph, time: TimeAxis, chosen: list[str] | None, function
 
 def _check_rows(call: Call, rows: int) -> None:
     """Checks that a recurrent layer still gets the rows that the model has."""
-    found = call.sequences.shape[0]
-    if found != rows:
+    received = call.sequences.shape[0]
+    if received != rows:
         raise Unconvertible(
-            f"`{call.path}` gets {found} rows where the model has {rows}: a batch size is written "
-            "into the graph in front of it. Write -1 for the batch (`ops.reshape(h, (-1, time, "
-            "units))`), or use `keras.layers.Reshape`, which leaves the batch alone."
+            f"`{call.path}` gets {received} rows where the model has {rows}: a batch size is "
+            "written into the graph in front of it. Write -1 for the batch "
+            "(`ops.reshape(h, (-1, time, units))`), or use `keras.layers.Reshape`, which leaves "
+            "the batch alone."
         )
 
 

@@ -120,7 +120,8 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
             return_state=True,
             unroll=False,
         )
-        initial = call.operation.get_initial_state(1)  # a state of each shape, cells nested
+        # One row shows how many states the cell has, of which shapes, and how they are nested.
+        initial = call.operation.get_initial_state(1)
         shapes = [(None, *value.shape[1:]) for value in keras.tree.flatten(initial)]
         state_names = names.of_call(call.path, index, len(shapes))
         states = [
@@ -130,6 +131,8 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
         start = keras.tree.pack_sequence_as(initial, states)
         output, *new_states = _call_from(start, layer, call)
         for name, state in zip(state_names, keras.tree.flatten(new_states), strict=True):
+            # In mixed precision too: the inputs are float32, as are the state variables of a model
+            # that carries, and each new state must fit the input that it goes into next.
             level.output(name, state if state.dtype == "float32" else ops.cast(state, "float32"))
         return [output, *new_states] if call.operation.return_state else output
 
@@ -261,4 +264,5 @@ def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarra
             np.array(ops.convert_to_numpy(v), "float32")
             for v in keras.tree.flatten(layer.get_initial_state(batch_size))
         ]
+    # The states of a layer come in their order, though states of others may stand between them.
     return [values[key].pop(0) for key in step_model.state_paths]
