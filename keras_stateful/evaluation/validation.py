@@ -92,6 +92,7 @@ class ValidateDocuments(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if (epoch + 1) % self.every or logs is None or self._reader is None:
             return
+        # The twin's weights are the model's; on JAX `fit` has brought them back from its step.
         results = self._reader.twin.evaluate(self._reader.sequence, verbose=0, return_dict=True)
         # Keras hands the same dict on to the callbacks that come later.
         logs.update({f"val_{name}": value for name, value in results.items()})

@@ -129,8 +129,8 @@ def _unsaved_attributes(callback: Callback) -> list[str]:
     if _saves_itself(callback):
         owner = next((c for c in type(callback).__mro__ if "get_state" in vars(c)), None)
         inherited = owner is not None and owner is not type(callback)
-        # A user's own `get_state` is believed. One of this package's knows what its own class
-        # assigns, not what a user's subclass adds.
+        # A user's `get_state` is believed. One of this package's knows what its class assigns, not
+        # what a subclass adds.
         if not (inherited and owner.__module__.startswith(_PACKAGE)):
             return []
         attributes -= _assigned(owner)

@@ -101,6 +101,7 @@ def skip_steps(iterator: Any, steps: int, position: int, num_batches: int | None
             # With `steps_per_epoch`, one iterator over the data serves epoch after epoch.
             iterator._current_iterator = iter(iterator._get_iterator())
             iterator._steps_seen = position - steps
+        # Steps that were done are counted and not read: the data go on behind them, as `seek` says.
         for begin, end, data in enumerate_all():
             if begin >= steps:
                 yield begin, end, data
