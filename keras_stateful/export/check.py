@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_stateful.foundation.types import Structure
+from keras_stateful.session.inputs import by_input
 from keras_stateful.session.manifest import Manifest, Tensor
 from keras_stateful.session.session import Session, load_session
 
@@ -130,15 +131,22 @@ def _jitted(model: keras.Model) -> Callable[[Arrays], Structure]:
 
 
 def apart(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest difference, as a share of the largest number in `b` where that is above 1."""
+    """The largest difference, as a share of the largest number in `b` where that is above 1.
+
+    Numbers that are not finite, as the -inf of a masked score, must be the same in both.
+    """
     if a.shape != b.shape:
         return float("inf")
     a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
-    if not a.size:
-        return 0.0
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)):
+    finite = np.isfinite(b)
+    if not np.array_equal(a[~finite], b[~finite], equal_nan=True):
         return float("inf")
-    a, b = np.nan_to_num(a), np.nan_to_num(b)
+    a, b = a[finite], b[finite]
+    if not b.size:
+        return 0.0
+    if not np.isfinite(a).all():
+        return float("inf")
+    # A -inf must not count as the largest number: beside it every difference would be small.
     return float(np.max(np.abs(a - b)) / max(1.0, float(np.max(np.abs(b)))))
 
 
@@ -159,7 +167,7 @@ def deviation(exact: Path, manifest: Manifest, quantized: Path, data: Structure)
     Raises:
         RuntimeError: NaN or infinite values on the data.
     """
-    rows = max(1, len(np.asarray(_first_input(data))))
+    rows = max(1, len(np.asarray(by_input(data, manifest.inputs)[0][1])))
     with load_session(exact, rows) as session, load_session(quantized, rows) as small:
         expected, moved = _all_outputs(session.read(data)), _all_outputs(small.read(data))
     outputs = {
@@ -169,12 +177,6 @@ def deviation(exact: Path, manifest: Manifest, quantized: Path, data: Structure)
     record = {"weights": "int8", "states": "float32", "rows": rows, "outputs": outputs}
     steps = [e.shape[1] for t, e in zip(manifest.outputs, expected, strict=True) if t.time]
     return record | ({"time_steps": int(steps[0])} if steps else {})
-
-
-def _first_input(data: Structure) -> Any:
-    if isinstance(data, dict):
-        return next(iter(data.values()))
-    return data[0] if isinstance(data, tuple) else data
 
 
 def _moved(tensor: Tensor, expected: np.ndarray, moved: np.ndarray) -> dict[str, float]:

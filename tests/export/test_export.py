@@ -8,7 +8,7 @@ import pytest
 from keras import layers, ops
 
 import keras_stateful as ks
-from keras_stateful.export import describe
+from keras_stateful.export import check, describe
 from keras_stateful.session.manifest import Tensor
 
 STEPS = 1000
@@ -325,6 +325,37 @@ def test_int8_says_how_far_it_moved(form, tmp_path):
     assert 0 < record["max_deviation"] < 0.1 * record["largest_output"]
     quantization = small.manifest.quantization
     assert (quantization["rows"], quantization["time_steps"]) == (2, 30)
+
+
+def test_data_of_several_inputs_for_int8_are_a_tuple_a_list_or_a_dict(tmp_path):
+    inputs = [keras.Input((None, 3), name="a"), keras.Input((None, 2), name="b")]
+    h = layers.GRU(4, return_sequences=True)(layers.Concatenate()(inputs))
+    a, b = np.ones((5, 7, 3), "float32"), np.ones((5, 7, 2), "float32")
+    for i, data in enumerate([(a, b), [a, b], {"b": b, "a": a}]):
+        options = {"quantize": "int8", "representative_data": data}
+        ks.export_step_model(keras.Model(inputs, h), tmp_path / str(i), **options)
+        quantization = ks.load_session(tmp_path / str(i)).manifest.quantization
+        assert (quantization["rows"], quantization["time_steps"]) == (5, 7)
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+class Forbid(layers.Layer):
+    """Masks a score."""
+
+    def call(self, x):
+        return ops.concatenate([ops.full_like(x[..., :1], -float("inf")), x[..., 1:]], axis=-1)
+
+
+@pytest.mark.parametrize("last", [layers.Identity, Forbid])
+def test_other_weights_do_not_pass_the_check(last, tmp_path):
+    x, scores = keras.Input((None, 3)), layers.Dense(5)
+    model = keras.Model(x, last()(scores(layers.GRU(3, return_sequences=True)(x))))
+    ks.export_step_model(model, tmp_path / "out")
+    manifest = ks.load_session(tmp_path / "out").manifest
+    check.compare(ks.to_step_model(model), tmp_path / "out", manifest, 1)
+    scores.set_weights([w + 1 for w in scores.get_weights()])
+    with pytest.raises(RuntimeError, match="something else than Keras"):
+        check.compare(ks.to_step_model(model), tmp_path / "out", manifest, 1)
 
 
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
