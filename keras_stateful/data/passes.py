@@ -72,7 +72,7 @@ class Pass:
 
 @dataclass
 class StepCounts:
-    """Time steps of batches, of which the scale of weights is made.
+    """Time steps of batches, whose share that is trained on scales the weights.
 
     Attributes:
         counted: trained on, since the source was opened last.
@@ -88,13 +88,12 @@ class StepCounts:
     ever: int = 0
     share: float | None = None
 
-    def add(self, counted: int, real: int, read: int) -> float:
-        """Adds a batch and returns the weight of each step of it that counts."""
+    def add(self, counted: int, real: int, read: int) -> np.float32:
+        """Adds a batch and returns the share of all steps that its weights are divided by."""
         self.counted, self.read = self.counted + counted, self.read + read
         self.real, self.ever = self.real + real, self.ever + read
         # Of the pass before; in the first pass, the share so far. In float32, which weights are.
-        share = self.share or (self.counted / self.read if self.counted else 1.0)
-        return float(np.float32(1) / np.float32(share))
+        return np.float32(self.share or (self.counted / self.read if self.counted else 1.0))
 
     def reopen(self, whole: bool) -> None:
         """The source begins again; `whole` says that it was read to its end."""

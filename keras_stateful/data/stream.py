@@ -384,6 +384,6 @@ class StatefulStream(Batches):
                 "rows, a shorter window, or more text."
             )
         everything = self.batch_size * self.sequence_length
-        scale = self._steps.add(self._windows.counted(reading), reading.steps, everything)
-        self._pass.add(MadeBatch(self._windows.make(reading, scale), self._here()))
+        share = self._steps.add(self._windows.counted(reading), reading.steps, everything)
+        self._pass.add(MadeBatch(self._windows.make(reading, share), self._here()))
         return True

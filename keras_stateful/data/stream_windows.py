@@ -181,12 +181,12 @@ class StreamWindows:
         # All outputs agree: `label_at` is one for all, and "every" for targets by time step.
         return next(iter(self._source.parts.targets.values())).counted(reading.spans)
 
-    def make(self, reading: Reading, scale: float) -> Made:
+    def make(self, reading: Reading, share: np.float32) -> Made:
         """A batch of what the rows read.
 
         Args:
             reading: from `read`.
-            scale: weight of a step that counts.
+            share: of all steps those that count; weights are divided by it.
         """
         spans, documents = reading
         parts = self._source.parts_of(documents)
@@ -194,7 +194,11 @@ class StreamWindows:
         def later(steps: int) -> Spans:
             return spans._replace(start=spans.start + steps)
 
-        gathered = parts.gather(spans, later, len(self._rows), self._window, lambda _: scale)
+        gathered = parts.gather(spans, later, len(self._rows), self._window, lambda _: 1.0)
+        # Divided last, the user's weights included: a checkpoint of an earlier version goes on with
+        # the very same numbers.
+        for weights in (gathered.weights or {}).values():
+            weights /= share
         numbers = np.array([document.number for document in documents], "int64")
         return Made(
             gathered,

@@ -89,3 +89,23 @@ def test_weights_under_a_key(boundary):
     for i in range(len(apart)):
         assert list(by_key[i][0]) == ["x"]
         np.testing.assert_array_equal(by_key[i][2], apart[i][2])
+
+
+def test_a_stream_divides_weights_by_the_share_of_steps_that_count():
+    """To the last bit, so that a resumed training goes on with the numbers of the one before."""
+    lengths, window = (9, 14, 6), 4
+    rng = np.random.default_rng(0)
+    documents = [{"x": np.arange(n), "w": rng.random(n).astype("float32")} for n in lengths]
+    stream = ks.StatefulStream(
+        documents, 1, window, targets="x", target_offset=1, sample_weight="w"
+    )
+    for _ in stream:  # the share of this pass is the one that the next is scaled by
+        pass
+    weights = np.concatenate([w.ravel() for _, _, w in stream])
+    counted = sum(n - 1 for n in lengths)
+    share = np.float32(counted / len(weights))
+    expected = [
+        np.append(document["w"][:-1] / share, np.zeros(-(len(document["w"]) - 1) % window))
+        for document in documents
+    ]
+    np.testing.assert_array_equal(weights, np.concatenate(expected).astype("float32"))
