@@ -206,7 +206,7 @@ def _open(
     if labels is not None and offsets != (0,):
         raise ValueError(
             f"One label per document cannot be shifted. Received: target_offset={target_offset!r} "
-            f"with `{name}` of shape {labels.shape}. Leave `target_offset` out."
+            f"with one label per document in `{name}`. Leave `target_offset` out."
         )
     of_corpus = value is None or value is raw  # then it was searched when the corpus was opened
     if field is not None and not of_corpus:
