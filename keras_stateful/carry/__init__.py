@@ -4,8 +4,8 @@
                                         │
     copying: one layer ──▶ rewrite: the model anew ◀── a policy of `conversion`
                                         │
-    layers: what carries ──▶ loops: which loop over time steps (scan_kernels, torch_kernels)
-       │                        └─ steps: rows reset or masked at single steps
+    layers: what carries ──▶ loops: which loop over time steps, resets inside a window, where cuDNN
+       │                     is avoided (scan_kernels, torch_kernels; steps: flags of single steps)
     states: read, written, reset        time_distributed, vocabulary: what else is read of a layer
 
 It may import `foundation` and `data`.

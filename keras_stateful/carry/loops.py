@@ -3,7 +3,8 @@
     resets inside the window, no kernel ──▶ run_with_resets   one step after the other, any cell
     in training on the CPU              ──▶ run               `scan_kernels` on JAX and TensorFlow,
                                                               `torch_kernels` on torch
-    else                                ──▶ keras_loop        Keras's own, which takes cuDNN
+    else                                ──▶ keras_loop        Keras's own: cuDNN on a GPU, which is
+                                                              avoided here where it would fail
 
 Keras 3.14 to 3.15 call `inner_loop` of a recurrent layer for this;
 `tests/carry/test_training_kernels.py` fails when they do not.

@@ -13,9 +13,10 @@ from keras_stateful.data.batch import Spec
 from keras_stateful.foundation import device_checks, devices, keras_internals
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
 from keras_stateful.foundation.types import Arguments, Structure, Tensor
-from keras_stateful.training import check_arrays, checks
+from keras_stateful.training import check_arrays
 from keras_stateful.training.callbacks import lightest
 from keras_stateful.training.check_arrays import check_ids_of_arrays, is_arrays
+from keras_stateful.training.check_fit import check_evaluate, check_fit
 from keras_stateful.training.masked_loss import masks_into_weights
 from keras_stateful.training.resets import ResetStatesCallback
 
@@ -59,7 +60,7 @@ class StatefulModel(keras.Model):
         if isinstance(validation, tuple):
             _fill_in(arguments, "validation_batch_size", validation[0], self)
         resets = _reset_callback(arguments)
-        checks.check_fit(self, arguments, None if resets is None else resets.sequence)
+        check_fit(self, arguments, None if resets is None else resets.sequence)
         if resets is None:
             made_for = (sequence_or_none(x), sequence_or_none(validation))
             _add_callback(arguments, ResetStatesCallback(*made_for), self)
@@ -75,7 +76,7 @@ class StatefulModel(keras.Model):
         """`keras.Model.evaluate` from the initial state; afterwards the state is as before."""
         arguments = _named(super().evaluate, args, kwargs)
         _fill_in(arguments, "batch_size", arguments.get("x"), self)
-        checks.check_evaluate(self, arguments)
+        check_evaluate(self, arguments)
         by_callback = is_sequence(arguments.get("x")) and self.resets is None
         if by_callback and _reset_callback(arguments) is None:
             _add_callback(arguments, ResetStatesCallback(), self)

@@ -27,12 +27,18 @@ def whole_number(
     if number is None:
         raise TypeError(
             f"`{name}` must be an int{' ' * bool(alternative)}{alternative}. "
-            f"Received: {name}={value!r}."
+            f"Received: {name}={_shown(value)}."
         )
     if number < least:
         counted = f", in {unit}" if unit else ""
         raise ValueError(f"`{name}` must be {least} or more{counted}. Received: {name}={value!r}.")
     return number
+
+
+def _shown(value: Any) -> str:
+    """A value as an error message shows it: whoever mixes up arguments gives a whole corpus."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}... of type {type(value).__name__}"
 
 
 def _index(value: Any) -> int | None:
@@ -61,7 +67,9 @@ def one_of(name: str, value: Any, choices: Sequence[str], remedy: str = "") -> s
         return value
     *most, last = [f'"{choice}"' for choice in choices]
     words = f"{', '.join(most)} or {last}" if most else last
-    raise ValueError(f"`{name}` must be {words}. Received: {name}={value!r}. {remedy}".rstrip())
+    raise ValueError(
+        f"`{name}` must be {words}. Received: {name}={_shown(value)}. {remedy}".rstrip()
+    )
 
 
 def fits(shape: tuple, pattern: tuple) -> bool:

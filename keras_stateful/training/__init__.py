@@ -1,8 +1,8 @@
 """What stands around `model.fit`: checks of its arguments, resets at boundaries, repairs of Keras.
 
     who checks                     with what
-    StatefulModel.fit, .evaluate   checks ──┬──▶ check_arrays
-    ResetStatesCallback            checks ──┤
+    StatefulModel.fit, .evaluate   check_fit ──┬──▶ check_arrays
+    ResetStatesCallback            check_fit ──┤
     a sequence that Keras opens    check_reader ──▶ check_sequence ──▶ check_inputs, check_targets
 
 Checks ask `model_facts`, where the graph of a model is read once. `ResetStatesCallback` also mends

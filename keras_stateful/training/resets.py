@@ -7,7 +7,8 @@
     on_test_begin, _end     states are put away before validation and put back after it
 
 A converted model resets inside its step, if its sequence has `resets=True`. The callback then only
-counts where `fit` stands, for the sequence and for `ResumeTraining`.
+counts where `fit` stands, for the sequence and for `ResumeTraining`. How a step resets rows is in
+`carry`: before its window in `layers`, inside the window in `loops`.
 """
 
 from typing import NamedTuple
@@ -26,7 +27,7 @@ from keras_stateful.foundation.protocols import (
 )
 from keras_stateful.foundation.types import CallbackState, Logs, Structure
 from keras_stateful.training.callbacks import ModelCallback
-from keras_stateful.training.checks import check_fit
+from keras_stateful.training.check_fit import check_fit
 from keras_stateful.training.repairs import repair, weigh_once
 
 

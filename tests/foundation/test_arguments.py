@@ -106,3 +106,12 @@ def test_an_export_of_a_numpy_number_of_rows(model, tmp_path):
         2,
         IDS,
     )
+
+
+def test_an_error_shows_the_beginning_of_a_long_value():
+    """Mixed-up arguments are the usual cause, and then the value is a whole corpus."""
+    documents = [np.arange(900)] * 300
+    with pytest.raises(TypeError, match=r"`batch_size` must be an int") as error:
+        ks.StatefulSequence(2, documents, 16)
+    assert len(str(error.value)) < 300
+    assert "of type list" in str(error.value)

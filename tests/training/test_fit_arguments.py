@@ -10,7 +10,7 @@ from small_trainings import HELD_OUT, IDS, TRAIN, documents, model_for, network,
 from step_callbacks import NoStep
 
 import keras_stateful as ks
-from keras_stateful.training import checks
+from keras_stateful.training import check_fit
 
 
 def arrays(rows=9):
@@ -415,7 +415,7 @@ def test_a_validation_is_called_one(kind):
     held_out, names = sequence(HELD_OUT, resets=resets), []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            checks,
+            check_fit,
             "check_sequence",
             lambda model, name, data, **_: names.append((data is held_out, name)),
         )
