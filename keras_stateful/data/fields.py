@@ -9,6 +9,7 @@ integers, `float32` for floating point and bool).
 """
 
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +37,7 @@ _SCAN_DOCUMENTS = 50_000  # documents that are arrays of their own
 _WIDE = 8  # values at a time step beyond which runs are copied one by one
 
 
-class Field:
+class Field(ABC):
     """One array `(timesteps, ...)` per document.
 
     Attributes:
@@ -57,9 +58,9 @@ class Field:
         self._id_range: tuple[int, int] | None = None  # from `_search_ids`
         self._sizes: set[int] = set()  # of vocabularies that `check_ids` found large enough
 
+    @abstractmethod
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         """Time steps `start` to `stop` of a document, as stored."""
-        raise NotImplementedError
 
     def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         """The steps of all spans, `(rows, window, ...)`, 0 elsewhere; as stored or converted."""
@@ -157,6 +158,7 @@ class Field:
         Args:
             offsets: of targets, for the remedy that an error names.
         """
+        return  # elsewhere they are found as they are read
 
     def document_name(self, document: int) -> str:
         """Name of a document, used in error messages."""

@@ -3,6 +3,7 @@
 NumPy only.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from keras_stateful.data.batch import Spec
 
 
 @dataclass(frozen=True)
-class IdRange:
+class IdRange(ABC):
     """Ids from 0 to `size - 1`; a subclass says whose they are.
 
     Attributes:
@@ -54,9 +55,9 @@ class IdRange:
         """
         raise ValueError(self.explain(name, int(ids.min()), int(ids.max()), place))
 
+    @abstractmethod
     def explain(self, name: str, low: int, high: int, place: tuple[int, int] | None) -> str:
         """The error message for ids from `low` to `high`, of which some are not allowed."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

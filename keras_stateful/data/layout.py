@@ -16,18 +16,21 @@ layout is a pure function of what it is made with: the lengths or pieces, their 
 is drawn at random is drawn in `plan`. NumPy only.
 """
 
+from abc import ABC, abstractmethod
+
 import numpy as np
 
 from keras_stateful.data.dealing import Pieces
 from keras_stateful.data.spans import Spans, counted_up
 
 
-class Layout:
+class Layout(ABC):
     """The layout of one epoch."""
 
     def __init__(self) -> None:
         self._counts: dict[str, int] = {}  # by `label_at`; a count looks at all pieces
 
+    @abstractmethod
     def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
         """What some batches read.
 
@@ -39,7 +42,6 @@ class Layout:
             high: the row behind the last one.
             shift: time steps later in the documents, for targets.
         """
-        raise NotImplementedError
 
     def counted(self, label_at: str) -> int:
         """Time steps of the epoch, in all rows, that are trained on."""
@@ -47,8 +49,9 @@ class Layout:
             self._counts[label_at] = self._count(label_at)
         return self._counts[label_at]
 
+    @abstractmethod
     def _count(self, label_at: str) -> int:
-        raise NotImplementedError
+        """The same, counted."""
 
 
 class Dealt(Layout):
