@@ -178,9 +178,10 @@ class _Placeholder(keras.initializers.Initializer):
     variable of the old layer that has the same shape lends its own.
     """
 
-    def __init__(self, layer: Layer):
+    def __init__(self, layer: Layer | None = None):
+        # Without a layer where Keras clones an initializer, as attention does: then it gives zeros.
         self._lenders: dict[tuple, keras.Variable] = {}
-        if devices.can_lend_values():
+        if layer is not None and devices.can_lend_values():
             self._lenders = {(tuple(v.shape), v.dtype): v for v in layer.variables}
 
     def __call__(self, shape: tuple, dtype: str | None = None) -> Tensor:

@@ -740,3 +740,14 @@ def test_functions_that_nobody_registered_are_copied_as_they_are():
 def test_functions_that_cannot_be_told_are_refused(layer, remedy):
     with pytest.raises(ValueError, match=remedy):
         ks.to_stateful(sequential(layer(), lstm()), 2)
+
+
+def test_a_layer_that_clones_its_initializers_is_copied():
+    """As attention does, which is let in behind the layers that the user chose."""
+    x = keras.Input((None, 3))
+    h = layers.LSTM(4, return_sequences=True, name="lstm")(x)
+    model = keras.Model(x, layers.MultiHeadAttention(2, 2)(h, h))
+    stateful = ks.to_stateful(model, 2, layers=["lstm"])
+    window = np.random.default_rng(0).random((2, 5, 3), "float32")
+    expected = model.predict(window, verbose=0)
+    np.testing.assert_allclose(stateful.predict(window, verbose=0), expected, atol=1e-5)
