@@ -4,8 +4,8 @@
                                                               └─ session_engine ─ python_loop
                                             next id: sampling ◀┘
 
-On torch, and where `next_input` cannot be compiled, `rollout` runs in `python_loop` too.
+On torch, and where `next_input` is not to be compiled, `rollout` runs in `python_loop` too.
 
-It may import `conversion` and what that may. All but `rollout`, `compiled_loop`, `compiling`,
-`purity` and `sample_text` is NumPy only, so that a `Session` writes where Keras is not installed.
+It may import `conversion` and what that may. All but `rollout`, `compiled_loop`, `compiling` and
+`sample_text` is NumPy only, so that a `Session` writes where Keras is not installed.
 """

@@ -1,7 +1,7 @@
 """Functions compiled with the running backend: XLA on JAX and TensorFlow, ATen calls on torch."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import keras
 
@@ -33,18 +33,44 @@ def compiled(function: Callable) -> Callable:
     return call
 
 
-def abstract_result(function: Callable, shape: tuple[int | None, ...], dtype: str) -> Any:
-    """The result of a function as shape and dtype, without running it; on JAX and TensorFlow."""
+class Trace(NamedTuple):
+    """What a function of one tensor computes, written down while it ran on a symbol.
+
+    Attributes:
+        shape: of the result.
+        program: the operations and the values of all constants; equal where the same is computed.
+    """
+
+    shape: tuple[int | None, ...]
+    program: Hashable
+
+
+def trace(function: Callable, shape: tuple[int | None, ...], dtype: str) -> Trace:
+    """Traces a function anew, whatever was traced before; on JAX and TensorFlow.
+
+    Raises:
+        Exception: whatever the function or the backend raises, where it cannot be traced.
+    """
+
+    def anew(x: Tensor) -> Tensor:  # backends remember traces by the function
+        return function(x)
+
     if keras.backend.backend() == "jax":
         import jax
 
-        return jax.eval_shape(function, jax.ShapeDtypeStruct(shape, dtype))
+        lowered = jax.jit(anew).lower(jax.ShapeDtypeStruct(shape, dtype))
+        return Trace(tuple(lowered.out_info.shape), lowered.as_text())
     import tensorflow as tf
 
-    traced = tf.function(function, autograph=False).get_concrete_function(
-        tf.TensorSpec(shape, dtype)
+    concrete = tf.function(anew, autograph=False).get_concrete_function(tf.TensorSpec(shape, dtype))
+    graph = concrete.graph
+    # A variable is read at every run; any other tensor of outside is a constant of the program.
+    outside = tuple(
+        id(tensor) if tensor.dtype == tf.resource else tensor.numpy().tobytes()
+        for tensor, _ in graph.captures
     )
-    return traced.structured_outputs
+    program = (graph.as_graph_def().SerializeToString(deterministic=True), outside)
+    return Trace(tuple(concrete.structured_outputs.shape), program)
 
 
 def recorded(call: ModelCall, values: list, x: Tensor, states: list) -> ModelCall:

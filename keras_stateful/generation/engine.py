@@ -38,6 +38,7 @@ class Request:
         stop: int32 `(ids,)`, or None.
         from_logits: True if outputs are logits, False if they are probabilities.
         next_input: for signals; None for ids.
+        compile_next_input: True if `next_input` may be compiled into the loop.
     """
 
     prompts: np.ndarray
@@ -51,6 +52,7 @@ class Request:
     stop: np.ndarray | None
     from_logits: bool
     next_input: NextInput | None
+    compile_next_input: bool
 
     @property
     def positions(self) -> int:
@@ -122,6 +124,9 @@ class Engine(Protocol):
             steps: how many positions one compiled call advances; None for all of them.
 
         Returns:
-            What the loop emits, or None where the loop cannot be compiled as a whole.
+            What the loop emits, or None where the loop is not compiled as a whole.
+
+        Raises:
+            ValueError: a `next_input` that is to be compiled and cannot be.
         """
         ...

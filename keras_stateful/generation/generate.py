@@ -37,6 +37,7 @@ def generate(
     seed: int | None = None,
     stop: ArrayLike | None = None,
     next_input: NextInput | None = None,
+    compile_next_input: bool = False,
     from_logits: bool | None = None,
 ) -> np.ndarray | list:
     """Generates ids (or outputs) from a prompt, feeding each output back as the next input.
@@ -60,8 +61,11 @@ def generate(
             `keras.utils.set_random_seed`.
         stop: an id or several; a row ends with the first of them that it generates, which is kept.
         next_input: for signals: a function from the output of one step `(rows, ...)` to the next
-            input `(rows, ...)`. It gets the backend's tensors (NumPy arrays from a `Session`).
-            Nothing is drawn then.
+            input `(rows, ...)`. It gets the backend's tensors (NumPy arrays from a `Session`) and
+            is called at every step, so it may do anything. Nothing is drawn then.
+        compile_next_input: True to have `next_input` compiled into the loop, on JAX and TensorFlow,
+            which is faster. It is then called to be traced, not at every step: it must be written
+            in `keras.ops`, and depend on the output alone.
         from_logits: True if outputs are logits, False if they are probabilities. None: inferred
             from the last activation.
 
@@ -72,7 +76,8 @@ def generate(
 
     Raises:
         ValueError: an empty prompt, an id the model cannot read, an option out of its range, a last
-            activation that is neither linear nor softmax, scores that are NaN.
+            activation that is neither linear nor softmax, scores that are NaN; a `next_input` that
+            is to be compiled and cannot be.
         TypeError: a prompt that is not numbers; a length, `top_k` or seed that is not a whole
             number.
 
@@ -94,7 +99,9 @@ def generate(
         Top-k: Fan et al. 2018, https://arxiv.org/abs/1805.04833
         Top-p: Holtzman et al. 2020, https://arxiv.org/abs/1904.09751
     """
-    options = Options(temperature, top_k, top_p, seed, stop, next_input, from_logits)
+    options = Options(
+        temperature, top_k, top_p, seed, stop, next_input, compile_next_input, from_logits
+    )
     return generate_with(model, prompt, length, options)
 
 
@@ -109,6 +116,7 @@ def stream(
     seed: int | None = None,
     stop: ArrayLike | None = None,
     next_input: NextInput | None = None,
+    compile_next_input: bool = False,
     from_logits: bool | None = None,
 ) -> Iterator:
     """The same as `generate`, yielding as it goes.
@@ -126,6 +134,7 @@ def stream(
         seed: the same seed gives what `generate` gives.
         stop: an id or several at which a row ends.
         next_input: a function from output to next input.
+        compile_next_input: True if it may be compiled.
         from_logits: True if outputs are logits.
 
     Returns:
@@ -149,8 +158,11 @@ def stream(
     ```
     """
     engine = _engine(model)
-    options = Options(temperature, top_k, top_p, seed, stop, next_input, from_logits)
-    return _stream(engine, read_request(engine, prompt, length, options))
+    options = Options(
+        temperature, top_k, top_p, seed, stop, next_input, compile_next_input, from_logits
+    )
+    request = read_request(engine, prompt, length, options)
+    return _stream(request, _emissions(engine, request, 1))
 
 
 def check(model: Any, prompt: Any, length: int, options: Options) -> None:
@@ -180,18 +192,17 @@ def _upto_stop(row: np.ndarray, stop: np.ndarray) -> list[int]:
     return row[: hits[0] + 1 if len(hits) else len(row)].tolist()
 
 
-def _stream(engine: Engine, request: Request) -> Iterator:
+def _stream(request: Request, emissions: Emissions) -> Iterator:
     """Hands out what `generate` would give, step after step.
 
     Rows with a short prompt run beside the longer ones and so are ahead of them: the k-th value of
     a row lies in column `start + k`, and waits until every row that has not stopped has its k-th.
     """
-    first, blocks = _emissions(engine, request, 1)
-    starts = [n - 1 - first for n in request.lengths]
+    starts = [n - 1 - emissions.first for n in request.lengths]
     emitted: list[np.ndarray] = []  # `(rows, ...)` of position `first`, `first + 1`, ...
     ended = np.zeros(len(request.lengths), bool)
     handed_out = 0
-    for block in blocks:
+    for block in emissions.blocks:
         emitted += list(np.moveaxis(block, 1, 0))
         while handed_out < request.length and not ended.all():
             places = [start + handed_out for start in starts]

@@ -21,6 +21,7 @@ class Options:
     seed: int | None = None
     stop: ArrayLike | None = None
     next_input: NextInput | None = None
+    compile_next_input: bool = False
     from_logits: bool | None = None
 
     def check(self) -> None:
@@ -37,6 +38,12 @@ class Options:
             _check_top_p(self.top_p)
         if self.next_input is not None:
             self._check_signal()
+        elif self.compile_next_input:
+            raise ValueError(
+                "`compile_next_input` says how `next_input` is run, and there is none. Received: "
+                f"compile_next_input={self.compile_next_input!r}. Leave it out: a loop over ids "
+                "is compiled without it."
+            )
         if self.from_logits not in (None, True, False):
             raise ValueError(
                 "`from_logits` must be True, False or None. Received: "

@@ -31,7 +31,8 @@ def _blocks(engine: Engine, request: Request) -> Iterator[np.ndarray]:
                 yield last[:, None]
             else:
                 last = output
-                yield engine.to_numpy(output)[:, None]
+                # A copy: `next_input` may change the tensor that it is given.
+                yield np.array(engine.to_numpy(output))[:, None]
             if request.stop is not None:
                 # What a row emits before its prompt ends is thrown away, stop ids among it.
                 finished |= (t >= lengths - 1) & np.isin(last, request.stop)

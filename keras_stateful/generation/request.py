@@ -50,6 +50,7 @@ def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> 
         stop=None if options.stop is None else _stop_ids(engine, options.stop),
         from_logits=_from_logits(engine, options.from_logits, draws),
         next_input=options.next_input,
+        compile_next_input=bool(options.compile_next_input),
     )
 
 

@@ -21,14 +21,14 @@ from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Tensor
 from keras_stateful.generation.compiled_loop import ModelCall, Progress, advance, constants
 from keras_stateful.generation.compiling import (
-    abstract_result,
+    Trace,
     compiled,
     no_grad,
     noisy,
     recorded,
+    trace,
 )
 from keras_stateful.generation.engine import Emissions, Request
-from keras_stateful.generation.purity import pure_key
 
 WINDOW = 64  # time steps of a prompt read at once inside a compiled call
 _KEPT = 32  # compiled functions of one model
@@ -78,7 +78,7 @@ class Rollout:
         graph = Graph(step)
         self.input_vocabulary = input_vocabulary(graph, entry)
         self.from_logits, self.last_layer = reads_as_logits(graph, graph.outputs[0])
-        # Loops by the key of `next_input`, "read", "step"; recorded steps by the input's shape.
+        # Loops by what `next_input` computes, "read", "step"; recorded steps by the input's shape.
         self._compiled: dict[Hashable, Callable] = {}
         self._drawn_in_vain = _drawn_in_vain(graph)
         self._backend = keras.backend.backend()
@@ -91,28 +91,30 @@ class Rollout:
         return Conversation(self, rows)
 
     def emissions(self, request: Request, steps: int | None) -> Emissions | None:
-        """As in `Engine`: None on torch, and where `next_input` cannot be compiled."""
-        if not self._compiles(request):
-            return None
-        return Emissions(_in_windows(request), self._blocks(request, steps))
-
-    def _compiles(self, request: Request) -> bool:
+        """As in `Engine`: None on torch, and where `next_input` is to be called at every step."""
         if self._backend == "torch" or None in self.feature_shape:
-            return False
-        if request.next_input is None:
-            return True
-        shape = (len(request.lengths), *self.output_shape)
-        if pure_key(request.next_input) is None or None in shape:
-            return False
-        try:
-            result = abstract_result(request.next_input, shape, self._output_dtype)
-        except Exception:  # it is called in Python instead, where what is wrong with it shows
-            return False
-        return tuple(result.shape) == (shape[0], *self.feature_shape)
+            return None
+        program: Hashable = ()  # what `next_input` computes
+        if request.next_input is not None:
+            shape = (len(request.lengths), *self.output_shape)
+            if not request.compile_next_input or None in shape:
+                return None
+            traced = _trace_twice(request.next_input, shape, self._output_dtype)
+            if traced.shape != (shape[0], *self.feature_shape):
+                return None  # the loop in Python says what is wrong with it
+            program = traced.program
+        loop = self._loop(request.next_input, program, request.from_logits)
+        return Emissions(_in_windows(request), self._blocks(loop, request, steps))
 
-    def _blocks(self, request: Request, steps: int | None) -> Iterator[np.ndarray]:
+    def _loop(self, next_input: Callable | None, program: Hashable, from_logits: bool) -> Callable:
+        """`advance` for this model, compiled once for all `next_input` that compute the same."""
+        return self.compiled(
+            (program, from_logits),
+            lambda *args: advance(self.call, next_input, from_logits, *args),
+        )
+
+    def _blocks(self, loop: Callable, request: Request, steps: int | None) -> Iterator[np.ndarray]:
         """Blocks of what positions from `_in_windows(request)` on emit, a compiled call each."""
-        loop = self._loop(request.next_input, request.from_logits)
         fixed, progress = constants(request), self._beginning(request)
         position = _in_windows(request)
         while position < request.positions:
@@ -124,13 +126,6 @@ class Rollout:
             # finished at `end` itself.
             if position < end or (request.stop is not None and np.all(progress.finished)):
                 return
-
-    def _loop(self, next_input: Callable | None, from_logits: bool) -> Callable:
-        """`advance` for this model, compiled once for each `next_input` of another key."""
-        return self.compiled(
-            (pure_key(next_input), from_logits),
-            lambda *args: advance(self.call, next_input, from_logits, *args),
-        )
 
     def _beginning(self, request: Request) -> Progress:
         """Reads the whole windows that all prompts fill, and gives the progress behind them."""
@@ -210,6 +205,35 @@ def _in_windows(request: Request) -> int:
     of a prompt emits the first id, and is left to the loop.
     """
     return (min(request.lengths) - 1) // WINDOW * WINDOW
+
+
+def _trace_twice(next_input: Callable, shape: tuple, dtype: str) -> Trace:
+    """What a `next_input` computes that is to be compiled.
+
+    That it is pure is its author's word. The two traces find most that are not: what one of them
+    counts, draws or changes is another constant in the second.
+
+    Raises:
+        ValueError: a function that cannot be traced, or is traced differently each time.
+    """
+    remedy = (
+        "Write it in `keras.ops` as a function of the output alone, or leave `compile_next_input` "
+        "out: it is then called at every step."
+    )
+    try:
+        first, second = (trace(next_input, shape, dtype) for _ in range(2))
+    except Exception as error:
+        raise ValueError(
+            f"`next_input` cannot be compiled. Received: compile_next_input=True, and a function "
+            f"that raises {type(error).__name__} where it is traced: {str(error)[:200]}. {remedy}"
+        ) from error
+    if first != second:
+        raise ValueError(
+            "`next_input` cannot be compiled: it would repeat what it did when it was traced. "
+            "Received: compile_next_input=True, and a function that computes something else when "
+            f"it is called again; it counts, draws, or changes what it reads. {remedy}"
+        )
+    return first
 
 
 def _drawn_in_vain(graph: Graph) -> set[int]:

@@ -1,6 +1,7 @@
 """generate, stream, SampleText: as the stateless model that reads all anew for every id."""
 
 import gc
+import itertools
 import weakref
 
 import keras
@@ -377,6 +378,122 @@ def test_next_input_is_called_at_every_step_where_it_may_differ():
     outputs = ks.generate(model, prompt, 6, next_input=noisy)
     assert_followed(model, prompt, outputs, lambda y: y + float(next(seen)))
     assert len(calls) == 5
+
+
+def changing_an_array_in_place():
+    clock = np.zeros(1, "float32")
+
+    def next_input(y):
+        clock.fill(clock[0] + 1)
+        return y * clock[0]
+
+    return next_input
+
+
+def writing_through_a_ufunc():
+    clock = np.ones(1, "float32")
+
+    def next_input(y):
+        np.multiply(clock, 0.5, out=clock)
+        return y + float(clock[0])
+
+    return next_input
+
+
+def reading_an_iterator():
+    feature = itertools.count()
+    return lambda y: y * 0 + float(next(feature))
+
+
+def drawing_noise():
+    rng = np.random.default_rng(3)
+    return lambda y: y + rng.normal()
+
+
+class Filter:
+    """Exponential smoothing, whose memory is an attribute."""
+
+    def __init__(self):
+        self.memory = 0.0
+
+    def __call__(self, y):
+        self.memory = 0.5 * self.memory + float(ops.convert_to_numpy(y).mean())
+        return y + self.memory
+
+
+def changing_a_list():
+    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    return lambda y: y + values.pop()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        changing_an_array_in_place,
+        writing_through_a_ufunc,
+        reading_an_iterator,
+        drawing_noise,
+        Filter,
+        changing_a_list,
+    ],
+)
+def test_next_input_may_do_anything_at_every_step(make):
+    model, prompt = signal_model(), np.ones((2, 3), "float32")
+    outputs = ks.generate(model, prompt, 6, next_input=make())
+    again = make()
+    assert_followed(model, prompt, outputs, lambda y: ops.convert_to_numpy(again(y)))
+    np.testing.assert_array_equal(list(ks.stream(model, prompt, 6, next_input=make())), outputs)
+
+
+def test_what_was_emitted_stays_where_next_input_changes_its_argument(tmp_path):
+    model, prompt = signal_model(), np.ones((2, 3), "float32")
+    ks.export_step_model(model, tmp_path / "exported")
+
+    def in_place(y):
+        y *= 2  # another tensor on JAX and TensorFlow, the same on torch and in NumPy
+        return y
+
+    with ks.load_session(tmp_path / "exported") as session:
+        for runs in (model, session):
+            outputs = ks.generate(runs, prompt, 5, next_input=in_place)
+            assert_followed(model, prompt, outputs, lambda y: y * 2)
+
+
+SCALE = 1.0
+
+
+@pytest.mark.parametrize(
+    "next_input",
+    [lambda y: y, lambda y: ops.tanh(y) * SCALE, ops.tanh, keras.layers.Dense(3, name="mixing")],
+)
+def test_compiling_next_input_changes_no_number(next_input, monkeypatch):
+    model = signal_model()
+    prompts = [np.ones((2, 3), "float32"), np.zeros((4, 3), "float32")]
+    for scale in (1.0, -2.0):  # it follows what `next_input` reads, from one call to the next
+        monkeypatch.setitem(globals(), "SCALE", scale)
+        called = ks.generate(model, prompts, 6, next_input=next_input)
+        compiled = ks.generate(model, prompts, 6, next_input=next_input, compile_next_input=True)
+        np.testing.assert_allclose(compiled, called, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "cause"),
+    [
+        (changing_an_array_in_place, "something else"),
+        (writing_through_a_ufunc, "something else"),
+        (drawing_noise, "something else"),
+        (Filter, "raises"),
+    ],
+)
+def test_a_function_that_cannot_be_compiled_is_refused(make, cause):
+    model, prompt = signal_model(), np.ones((2, 3), "float32")
+    if keras.backend.backend() == "torch":  # nothing is compiled
+        outputs = ks.generate(model, prompt, 4, next_input=make(), compile_next_input=True)
+        assert outputs.shape == (4, 3)
+        return
+    for function in (ks.generate, ks.stream):
+        with pytest.raises(ValueError, match=rf"(?s)`next_input`.*{cause}.*leave `compile_next"):
+            function(model, prompt, 4, next_input=make(), compile_next_input=True)
 
 
 def test_next_input_may_change_the_shape_and_frames_are_signals():

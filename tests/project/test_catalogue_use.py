@@ -297,6 +297,13 @@ GENERATION = {
     "next_input that is no function": Bad(
         generating(next_input=3), TypeError, "`next_input`", "next_input=3", "a function"
     ),
+    "compile_next_input without a next_input": Bad(
+        generating(compile_next_input=True),
+        ValueError,
+        "`compile_next_input`",
+        "compile_next_input=True",
+        "Leave it out",
+    ),
     "next_input and a temperature": Bad(
         generating(next_input=lambda y: y, top_k=2, temperature=0),
         ValueError,

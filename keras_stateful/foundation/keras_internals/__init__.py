@@ -56,10 +56,8 @@ from keras_stateful.foundation.keras_internals.layers import (
     without_dropout,
 )
 from keras_stateful.foundation.keras_internals.names import (
-    is_keras_op,
     is_keras_rnn,
     is_of_keras,
-    module_name,
 )
 from keras_stateful.foundation.keras_internals.trainer import (
     TrainerCall,
@@ -106,7 +104,6 @@ __all__ = [
     "global_seed_state",
     "has_global_seed",
     "is_graph",
-    "is_keras_op",
     "is_keras_rnn",
     "is_of_keras",
     "is_validation",
@@ -114,7 +111,6 @@ __all__ = [
     "known_batches",
     "lay_out",
     "mask_of",
-    "module_name",
     "nodes",
     "replace_attribute",
     "rnn_loop",

@@ -4,8 +4,6 @@ Functions and classes name the module where they are written (`keras.src.ops.num
 one (`keras.ops`), so these prefixes are private.
 """
 
-from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 
@@ -14,16 +12,6 @@ def is_of_keras(thing: Any) -> bool:
     return type(thing).__module__.partition(".")[0] == "keras"
 
 
-def is_keras_op(function: Callable) -> bool:
-    """True if a function is one of `keras.ops` or `keras.activations`."""
-    return (function.__module__ or "").startswith(("keras.src.ops.", "keras.src.activations."))
-
-
 def is_keras_rnn(part: Any) -> bool:
     """True if a layer or cell is one of Keras's own recurrent ones."""
     return type(part).__module__.startswith("keras.src.layers.rnn.")
-
-
-def module_name(module: ModuleType) -> str:
-    """The public name of one of Keras's modules, also by way of `tf.keras`; others' own name."""
-    return module.__name__.replace("keras._tf_keras.keras", "keras")
