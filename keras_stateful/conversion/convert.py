@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from keras_stateful.carry.classes import carried_class
 from keras_stateful.carry.graph import RESETS, Call, Graph, Unconvertible
-from keras_stateful.carry.layers import carried_class, plain_class
+from keras_stateful.carry.layers import plain_class
 from keras_stateful.carry.rewrite import Level, Rewriter
 from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
 from keras_stateful.conversion.checks import (

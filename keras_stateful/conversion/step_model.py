@@ -9,7 +9,8 @@ import numpy as np
 from keras import ops
 
 from keras_stateful.carry.graph import Call, Graph
-from keras_stateful.carry.layers import KERAS_CALLS, plain_class
+from keras_stateful.carry.layers import plain_class
+from keras_stateful.carry.recurrent import KERAS_CALLS
 from keras_stateful.carry.rewrite import Level, Rewriter
 from keras_stateful.carry.steps import OpenedWindow, first_of_last, puts_out_its_first_state
 from keras_stateful.carry.time_axis import TimeAxis, find_time_axis

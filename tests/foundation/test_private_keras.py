@@ -33,7 +33,7 @@ UNDOCUMENTED = {
 }
 # Methods that Keras calls by these names have to stand in the class that overrides them.
 OVERRIDDEN = {
-    ("carry/layers.py", "inner_loop"): "the loop over time steps of a recurrent layer",
+    ("carry/recurrent.py", "inner_loop"): "the loop over time steps of a recurrent layer",
     ("carry/loops.py", "inner_loop"): "likewise, of a plain layer",
     ("conversion/model.py", "_maybe_symbolic_build"): "the first batch of TensorFlow's trainer",
 }

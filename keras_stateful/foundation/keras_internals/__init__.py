@@ -11,7 +11,7 @@
 | `names` | what is Keras's own, by the module that it was written in |
 
 Outside of this folder no module imports `keras.src` or reads what Keras keeps private. What Keras
-calls has to stand in the class that it calls: `inner_loop` in `carry/layers.py` and
+calls has to stand in the class that it calls: `inner_loop` in `carry/recurrent.py` and
 `carry/loops.py`, `_maybe_symbolic_build` in `conversion/model.py`, the methods of
 `epochs.DataAdapter` in `data/feed.py`. `tests/foundation/test_private_keras.py` holds all of this.
 

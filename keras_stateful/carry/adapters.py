@@ -1,0 +1,230 @@
+"""Layers that are told how to carry: any class, by an adapter that says what its state is.
+
+A recurrent layer of Keras knows its state. Of any other layer an adapter says what the state is at
+first, and how a call goes on from it:
+
+    class CarrySum:                                     # of a layer that adds up what it reads
+        def initial_states(self, layer, batch_size, *shapes):
+            return [ops.zeros((batch_size, layer.units))]
+
+        def advance(self, layer, states, x, resets=None):
+            outputs, last = layer.total(x, states[0], resets)
+            return outputs, [last]
+
+    register_carry(RunningSum, CarrySum())
+
+`adapted` makes the class that carries, whose call is the plain layer's with `resets` and `slot` in
+addition. With `slots=0` it has no variables: the states are an argument, and come back behind the
+outputs, which is what a step model is made of.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import keras
+from keras import ops
+
+from keras_stateful.carry.layers import Carry, plain_class, split_resets
+from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.types import Structure, Tensor
+
+
+class CarryAdapter(Protocol):
+    """How layers of one class go on from where the window before ended."""
+
+    def initial_states(
+        self, layer: keras.layers.Layer, batch_size: int, *shapes: tuple
+    ) -> list[Tensor]:
+        """What a document starts from.
+
+        Args:
+            layer: a layer of the class; built, or (for shapes alone) not.
+            batch_size: rows.
+            shapes: of the tensors that the layer is called with, `(batch, time, ...)` each.
+
+        Returns:
+            Tensors `(batch_size, ...)`, one for each state.
+        """
+        ...
+
+    def advance(
+        self,
+        layer: keras.layers.Layer,
+        states: list[Tensor],
+        *args: Tensor,
+        resets: Tensor | None = None,
+        **kwargs: Any,
+    ) -> tuple[Structure, list[Tensor]]:
+        """One call of the layer, from given states. Pure: it must not write variables.
+
+        Args:
+            layer: a built layer of the class.
+            states: `(batch, ...)` each, in `layer.variable_dtype`.
+            args: what the layer is called with, `(batch, time, ...)` each.
+            resets: bool `(batch, time)`: before that step the row starts from the initial states;
+                None for nowhere in the window.
+            kwargs: those of the call (`training`, `mask`) that the layer's `call` takes.
+
+        Returns:
+            What the layer's call returns, and the new states.
+        """
+        ...
+
+
+_ADAPTERS: dict[type, CarryAdapter] = {}
+
+
+def register_carry(cls: type[keras.layers.Layer], adapter: CarryAdapter) -> None:
+    """Has layers of a class, and of subclasses without a `call` of their own, carry."""
+    _ADAPTERS[cls] = adapter
+
+
+def adapter_of(cls: type) -> CarryAdapter | None:
+    """The adapter for a class of layers; None where there is none."""
+    for known in cls.__mro__:
+        if known in _ADAPTERS:
+            return _ADAPTERS[known] if plain_class(cls).call is known.call else None
+    return None
+
+
+class CarryAdapted(Carry):
+    """Mixin in front of a layer that carries by an adapter; see `adapted`."""
+
+    adapter: CarryAdapter
+    input_shapes: list[tuple]
+
+    def initial_states(self, batch_size: int) -> list[Tensor]:
+        return self.adapter.initial_states(self, batch_size, *self.input_shapes)
+
+    def advance_from(
+        self,
+        args: tuple,
+        kwargs: dict[str, Any],
+        resets: Tensor | None,
+        slot: int,
+        states: list[Tensor] | None,
+    ) -> Structure:
+        """The layer's call; see `adapted`."""
+        if states is not None:
+            outputs, new_states = self.adapter.advance(self, states, *args, **kwargs)
+            new_states = [
+                ops.cast(new, old.dtype) for new, old in zip(new_states, states, strict=True)
+            ]
+            return (outputs, *new_states)
+        args = (self.with_its_rows(args[0]), *args[1:])
+        by_window, by_step = split_resets(resets)
+        initial = [
+            ops.cast(value, state.dtype)
+            for value, state in zip(
+                self.initial_states(self.batch_size), self.slot_states[slot], strict=True
+            )
+        ]
+        start = self.starting_states(slot, initial, by_window)
+        if by_step is not None:
+            kwargs = {**kwargs, "resets": by_step}
+        outputs, new_states = self.adapter.advance(self, start, *args, **kwargs)
+        self.store_states(slot, new_states)
+        return outputs
+
+
+def adapted(cls: type[keras.layers.Layer], adapter: CarryAdapter) -> type[CarryAdapted]:
+    """The class that carries, for a class of layers.
+
+    Its `call` has the plain layer's arguments and three more: `resets`, bool `(batch,)` or
+    `(batch, time)`; `slot`, which of the layer's states; `states`, a list of them, where the layer
+    was made with `slots=0`: then the new ones come behind the outputs.
+    """
+
+    def call(
+        self: CarryAdapted,
+        *args: Any,
+        resets: Tensor | None = None,
+        slot: int = 0,
+        states: list[Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Structure:
+        if takes_mask and kwargs.get("mask") is None:
+            # Keras fills in the mask where a call has one tensor, and here the resets are another.
+            kwargs["mask"] = keras_internals.mask_of(args[0])
+        return self.advance_from(args, kwargs, resets, slot, states)
+
+    def compute_output_spec(
+        self: CarryAdapted,
+        *args: Any,
+        resets: Tensor | None = None,
+        slot: int = 0,
+        states: list[Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Structure:
+        if by_running:  # Keras runs `call` on symbols
+            more = {"resets": resets, "slot": slot, "states": states}
+            return cls.compute_output_spec(self, *args, **more, **kwargs)
+        outputs = cls.compute_output_spec(self, *args, **kwargs)
+        if states is None:
+            return outputs
+        return (outputs, *(keras.KerasTensor(s.shape, s.dtype) for s in states))
+
+    plain = keras.layers.Layer
+    by_running = (cls.compute_output_shape, cls.compute_output_spec) == (
+        plain.compute_output_shape,
+        plain.compute_output_spec,
+    )
+    takes_mask = "mask" in inspect.signature(cls.call).parameters
+    # Keras reads from the signature what `call` takes.
+    call.__signature__ = _with_more(inspect.signature(cls.call), call)
+    members = {
+        "__doc__": f"`{cls.__name__}` that carries its state.",
+        "adapter": adapter,
+        "build": _Build(cls.build),
+        "call": call,
+        "compute_output_spec": compute_output_spec,
+    }
+    made = type(cls.__name__, (CarryAdapted, cls), members)
+    return keras.saving.register_keras_serializable(package="keras_stateful")(made)
+
+
+class _Build:
+    """The `build` of a class that carries: the plain one, and then the states.
+
+    Keras reads from the signature which shapes `build` is to be given, and wraps the method of each
+    layer. A function that is made for the layer has the signature of the bound plain method; a
+    method with a `__signature__` would show `self` once it is wrapped.
+    """
+
+    def __init__(self, plain: Callable):
+        self._plain = plain
+
+    def __get__(self, layer: CarryAdapted | None, cls: type) -> Callable:
+        if layer is None:
+            return self._plain
+        plain = self._plain.__get__(layer)
+
+        def build(*args: Any, **kwargs: Any) -> None:
+            plain(*args, **kwargs)
+            layer.input_shapes = _shapes_in((args, kwargs))
+            if layer.slots:
+                layer.make_states(layer.input_shapes[0])
+
+        build.__signature__ = inspect.signature(plain)
+        return build
+
+
+def _shapes_in(structure: Structure) -> list[tuple]:
+    """The shapes in what `build` is given, where one is a tuple of ints and None."""
+    if isinstance(structure, (list, tuple)):
+        if structure and all(size is None or isinstance(size, int) for size in structure):
+            return [tuple(structure)]
+        return [shape for part in structure for shape in _shapes_in(part)]
+    if isinstance(structure, dict):
+        return [shape for part in structure.values() for shape in _shapes_in(part)]
+    return []
+
+
+def _with_more(plain: inspect.Signature, call: Callable) -> inspect.Signature:
+    """The signature of a plain call, with the keyword arguments of one that carries."""
+    more = [p for p in inspect.signature(call).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    parameters = list(plain.parameters.values())
+    catch_all = [p for p in parameters if p.kind is p.VAR_KEYWORD]
+    first = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    return plain.replace(parameters=[*first, *more, *catch_all])
