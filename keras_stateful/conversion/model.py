@@ -15,7 +15,7 @@ from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_
 from keras_stateful.foundation.types import Arguments, Structure, Tensor
 from keras_stateful.training import check_arrays
 from keras_stateful.training.callbacks import lightest
-from keras_stateful.training.check_arrays import check_ids_of_arrays, is_arrays
+from keras_stateful.training.check_arrays import check_ids_of_arrays, in_numpy, is_arrays
 from keras_stateful.training.check_fit import check_evaluate, check_fit
 from keras_stateful.training.masked_loss import masks_into_weights
 from keras_stateful.training.resets import ResetStatesCallback
@@ -121,6 +121,7 @@ class StatefulModel(keras.Model):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.train_on_batch`, not on several replicas."""
+        args, kwargs = _in_numpy(args, kwargs)
         x = args[0] if args else kwargs.get("x")
         device_checks.check_one_step(self, "train_on_batch")
         check_arrays.check_resets_given(self, "x", x)
@@ -128,6 +129,7 @@ class StatefulModel(keras.Model):
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.test_on_batch`, not on several replicas."""
+        args, kwargs = _in_numpy(args, kwargs)
         x = args[0] if args else kwargs.get("x")
         device_checks.check_one_step(self, "test_on_batch")
         check_arrays.check_resets_given(self, "x", x)
@@ -135,6 +137,7 @@ class StatefulModel(keras.Model):
 
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict_on_batch`, not on several replicas."""
+        args, kwargs = _in_numpy(args, kwargs)
         x = args[0] if args else kwargs.get("x")
         device_checks.check_one_step(self, "predict_on_batch")
         check_arrays.check_resets_given(self, "x", x)
@@ -164,11 +167,23 @@ def symbolic_batch(sequence: Readable, replicas: int) -> Structure:
     return keras.tree.map_structure(symbolic, sequence.signature())
 
 
+_DATA = ("x", "y", "sample_weight", "validation_data")  # arguments that may be arrays
+
+
 def _named(method: Callable, args: tuple, kwargs: dict[str, Any]) -> Arguments:
-    """All arguments of a call by name; those that `method` collects in its `**kwargs`, too."""
+    """All arguments of a call by name; those that `method` collects in its `**kwargs`, too.
+
+    Arrays of other packages among them are turned into NumPy's.
+    """
     bound = inspect.signature(method).bind(*args, **kwargs).arguments
     collected = bound.pop("kwargs", {})
-    return {**bound, **collected}
+    arguments = {**bound, **collected}
+    return {**arguments, **{k: in_numpy(k, arguments[k]) for k in _DATA if k in arguments}}
+
+
+def _in_numpy(args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    """Arguments of a step, with arrays of other packages turned into NumPy's."""
+    return in_numpy("x", args), {name: in_numpy(name, value) for name, value in kwargs.items()}
 
 
 def _fill_in(arguments: Arguments, name: str, data: Structure, model: StatefulModel) -> None:

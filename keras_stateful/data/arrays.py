@@ -1,92 +1,14 @@
-"""Checks of one array, and of documents made of arrays. NumPy only.
+"""Checks of one array of numbers. NumPy only.
 
 Batches have numbers as `int32` or `float32`; what these cannot hold is refused.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 _INT32 = np.iinfo("int32")
 _TOO_LARGE = (2 - 2.0**-24) * 2.0**127  # the smallest float64 that float32 rounds to infinity
-
-
-def is_array(value: Any) -> bool:
-    """True if a value is one array, not a list of them."""
-    return hasattr(value, "shape") and hasattr(value, "dtype") and hasattr(value, "__array__")
-
-
-def is_tf_dataset(value: Any) -> bool:
-    """True if a value is a `tf.data.Dataset`; TensorFlow is not imported."""
-    return type(value).__module__.startswith("tensorflow") and hasattr(value, "as_numpy_iterator")
-
-
-def as_document(name: str, item: Any, encode: Callable | None) -> dict[str | None, np.ndarray]:
-    """One document of a source as arrays by key.
-
-    Args:
-        name: name of the document, used in error messages.
-        item: what the source gave.
-        encode: a function from that to a document, or None.
-
-    Returns:
-        Arrays by key; the key is None where the document is a single array.
-    """
-    if encode is not None:
-        item = _encoded(name, item, encode)
-    if not isinstance(item, dict):
-        array = as_array(name, item)
-        out_dtype(name, array.dtype)  # refuses what is no number
-        return {None: array}
-    document: dict[str | None, np.ndarray] = {}
-    for key, value in item.items():
-        document[key] = as_array(f"{name}[{key!r}]", value)
-        out_dtype(f"{name}[{key!r}]", document[key].dtype)
-    return document
-
-
-def _encoded(name: str, item: Any, encode: Callable) -> Any:
-    """What `encode` makes of an item, which must be numbers."""
-    try:
-        document = encode(item)
-    except Exception as error:
-        error.add_note(f"`encode` failed for `{name}`.")
-        raise
-    # Text, or a list of tokens that are text. Other things that are no numbers, `as_array` finds.
-    first = document[0] if isinstance(document, (list, tuple)) and document else document
-    if first is None or isinstance(first, (str, bytes)):
-        raise TypeError(
-            "`encode` must return the ids of a document, an array of numbers. Received: "
-            f"{str(document)[:40]!r} of type {type(document).__name__} for `{name}`. Look each "
-            "token up in a vocabulary: `[index[t] for t in tokens]`."
-        )
-    return document
-
-
-def as_array(name: str, value: Any) -> np.ndarray:
-    """An array of numbers, or an error that says what is none."""
-    if isinstance(value, (str, bytes)):
-        raise TypeError(
-            f"`{name}` must be numbers. Received: text, {value[:20]!r}... Pass `encode=`, a "
-            "function from a document to its ids, or encode the documents first."
-        )
-    # A pair `(x, y)`, as `fit` takes it. NumPy would stack arrays of one shape to a single one.
-    if isinstance(value, tuple) and any(getattr(part, "ndim", 0) for part in value):
-        raise ValueError(
-            f"`{name}` must be an array `(timesteps, ...)`. Received: a tuple of {len(value)} "
-            "arrays. Give a dict of arrays for several inputs, and targets as `targets=`."
-        )
-    refuse_masked(name, value)
-    try:
-        return np.asarray(value)
-    except ValueError as error:
-        several = isinstance(value, list) and any(getattr(part, "ndim", 0) for part in value)
-        remedy = " For several inputs or outputs give a dict: `{'a': [...], 'b': [...]}`."
-        raise ValueError(
-            f"`{name}` must be an array `(timesteps, ...)`. Received: {str(value)[:60]}... "
-            f"({error}){remedy if several else ''}"
-        ) from None
 
 
 def refuse_masked(name: str, value: Any) -> None:
@@ -108,12 +30,16 @@ def out_dtype(name: str, dtype: np.dtype) -> np.dtype:
         return np.dtype("float32")
     raise TypeError(
         f"`{name}` must be numbers. Received: dtype {dtype}. "
-        + (
-            "Encode text as ids, with `encode=` or beforehand."
-            if dtype.kind in "USO"
-            else "Convert it to float32 or int32."
-        )
+        + _NO_NUMBERS.get(dtype.kind, "Convert it to float32 or int32.")
     )
+
+
+# What to do with values that are no numbers, by kind of their dtype.
+_NO_NUMBERS = {
+    **dict.fromkeys("UST", "Encode text as ids, with `encode=` or beforehand."),
+    **dict.fromkeys("Mm", "Make numbers of times, such as the hour: `times.dt.hour`."),
+    "c": "Give the real and the imaginary part as two features, float32.",
+}
 
 
 def all_finite(values: np.ndarray) -> bool:
@@ -165,21 +91,23 @@ def check_int32(name: str, values: np.ndarray) -> None:
             )
 
 
-def refuse_not_finite(name: str, document: int, step: int, offsets: tuple[int, ...] = (0,)) -> None:
+def refuse_not_finite(
+    name: str, document: int, step: int, offsets: tuple[int, ...] | None = None
+) -> None:
     """Raises a ValueError for a value that is NaN or infinite.
 
     Args:
-        name: name of the array; for one that starts with "targets" the error says how to leave
-            targets out.
+        name: name of the array.
         document: index of the document that holds the value.
         step: its time step in the document.
-        offsets: how many steps later the targets of a step stand.
+        offsets: of targets, how many steps later those of a step stand: the error says how to leave
+            targets out. None for what a model reads.
     """
     remedy = (
-        f"Give missing targets weight 0: {_known_targets(offsets)}; their value then does not "
+        "A network passes it on to every later state. Fill in or leave out missing readings."
+        if offsets is None
+        else f"Give missing targets weight 0: {_known_targets(offsets)}; their value then does not "
         "matter."
-        if name.startswith("targets")
-        else "A network passes it on to every later state. Fill in or leave out missing readings."
     )
     raise ValueError(
         f"`{name}` is NaN or infinite, or too large for float32. Received: document {document}, "

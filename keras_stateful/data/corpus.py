@@ -4,19 +4,28 @@
     [d0, d1, ...]             `Separate`; `Flat` where they are slices of one array
     source[i], encode(...)    `Lazy`
     {"a": ..., "b": ...}      a field for each key
-    [{"a": ..., "b": 3}, ...] `Lazy` fields; single values are labels of documents
+    [{"a": ..., "b": 3}, ...] likewise; single values are labels of documents
 
-NumPy only.
+What is an array and what is documents, `kinds` says. NumPy only.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.arrays import as_array, is_array, is_tf_dataset, out_dtype, refuse_masked
+from keras_stateful.data.arrays import out_dtype
 from keras_stateful.data.fields import Field, Flat, Lazy, LazySource, Separate, check_laid_out
+from keras_stateful.data.kinds import (
+    Items,
+    as_array,
+    columns_of,
+    is_array,
+    is_tf_dataset,
+    refuse_others,
+    refuse_pair,
+)
 
 
 @dataclass
@@ -50,23 +59,15 @@ def open_corpus(corpus: Any, encode: Callable | None = None) -> Corpus:
 
     Raises:
         TypeError: something else, text that is not encoded, an iterator.
-        ValueError: nothing in it, an empty document, ragged or unequal parts, NaN.
+        ValueError: nothing in it, an empty document, ragged or unequal parts.
     """
-    if type(corpus).__module__.split(".")[0] == "pandas":
-        raise TypeError(
-            f"`corpus` must be arrays. Received: a pandas {type(corpus).__name__}. Pass a list of "
-            "arrays, a document for each group: `[part[columns].to_numpy() for _, part in "
-            "frame.groupby(...)]`."
-        )
     if isinstance(corpus, dict) and encode is None:
         return _open_dict(corpus)
+    refuse_pair("corpus", corpus)
     documents = open_field("corpus", corpus, encode)
     if isinstance(documents, Corpus):
         return documents
-    documents.search()
-    # An array of objects is a list of documents, and so is whatever `encode` reads.
-    continuous = is_array(corpus) and np.asanyarray(corpus).dtype != object and encode is None
-    return Corpus({None: documents}, documents.lengths, continuous)
+    return Corpus({None: documents}, documents.lengths, is_array(corpus) and encode is None)
 
 
 def _open_dict(corpus: dict) -> Corpus:
@@ -79,8 +80,9 @@ def _open_dict(corpus: dict) -> Corpus:
         if not isinstance(name, str) or name == "resets":
             raise ValueError(
                 'The keys of a dict `corpus` name the model\'s inputs, and "resets" is kept for '
-                f"the mask. Received: key {name!r}. Rename it."
+                f"the mask. Received: key {name!r}. {_rename(name)}"
             )
+        refuse_pair(f"corpus[{name!r}]", value)
         opened = open_field(f"corpus[{name!r}]", value, None)
         if isinstance(opened, Corpus):
             raise TypeError(
@@ -100,9 +102,17 @@ def _open_dict(corpus: dict) -> Corpus:
     names = list(fields)
     for name in names[1:]:
         check_laid_out(fields[name], fields[names[0]])
-    for value in fields.values():
-        value.search()
     return Corpus(fields, fields[names[0]].lengths, kinds == {True})
+
+
+def _rename(name: Any) -> str:
+    """What to do about a key that cannot name an input."""
+    if name == "resets":
+        return "Rename it."
+    return (
+        "If there is a document for each key, pass `list(corpus.values())`; else name the inputs "
+        "by text."
+    )
 
 
 def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus:
@@ -118,40 +128,21 @@ def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus
     """
     if is_tf_dataset(value):
         value, encode = _read_tf_dataset(name, value, encode), None
-    if isinstance(value, (str, bytes)):
-        raise TypeError(
-            f"`{name}` must be numbers. Received: text of type {type(value).__name__}, "
-            f"{value[:20]!r}... Encode it: `np.frombuffer(text.encode(), 'uint8')` for bytes as "
-            "ids, or pass `encode=` with a list of texts."
-        )
+    refuse_others(name, value)
+    if encode is not None:
+        # A column of texts is read by place; its own `[i]` is by label.
+        return _lazy(name, np.asarray(value) if hasattr(value, "iloc") else value, encode)
     if is_array(value):
-        refuse_masked(name, value)
-        array = np.asanyarray(value)
-        if array.dtype == object:
-            value = list(array)
-        elif encode is None:
-            return _one_array(name, array)
-    if (
-        not hasattr(value, "__len__")
-        or not hasattr(value, "__getitem__")
-        or isinstance(value, (dict, set))
-    ):
-        raise TypeError(
-            f"`{name}` must be an array, a list of arrays, a source with `len` and `[]`, or a dict "
-            f"of these. Received: {type(value).__name__}. An iterator or generator is read by "
-            "`StatefulStream`, or `list(...)` of it here."
-        )
-    if len(value) == 0:
-        raise ValueError(
-            f"`{name}` has no documents. Received: {type(value).__name__} of length 0. Is its path "
-            "right?"
-        )
-    if encode is None and isinstance(value, (list, tuple)) and not isinstance(value[0], dict):
-        return _in_memory(name, value)
-    return _lazy(name, value, encode)
+        return _one_array(name, value)
+    if hasattr(value, "__array__"):  # of objects, a document in each place
+        value = list(np.asarray(value))
+    if isinstance(value, (list, tuple)):
+        return _of_dicts(name, value) if isinstance(value[0], dict) else _in_memory(name, value)
+    return _lazy(name, value, None)
 
 
-def _one_array(name: str, array: np.ndarray) -> Field:
+def _one_array(name: str, value: Any) -> Field:
+    array = as_array(name, value)
     if array.ndim == 0:
         raise ValueError(
             f"`{name}` must have a time axis, `(timesteps, ...)`. Received: a scalar, {array}."
@@ -161,15 +152,44 @@ def _one_array(name: str, array: np.ndarray) -> Field:
             f"`{name}` has no time steps. Received: an array of shape {array.shape}. Is its path "
             "right?"
         )
-    return Flat(name, array, np.zeros(1, "int64"), np.array([len(array)], "int64"))
+    field = Flat(name, array, np.zeros(1, "int64"), np.array([len(array)], "int64"))
+    field.columns = columns_of(value)
+    return field
 
 
-def _in_memory(name: str, values: Iterable) -> Field:
+def _in_memory(name: str, values: list | tuple) -> Field:
     """Documents in a list."""
+    items = Items(name)
     # There may be very many, and most are arrays already.
-    documents = [
-        v if type(v) is np.ndarray else as_array(f"{name}[{i}]", v) for i, v in enumerate(values)
-    ]
+    plain = all(type(v) is np.ndarray and v.dtype.kind in "iufb" for v in values)
+    documents = (
+        list(values) if plain else [items.array(f"{name}[{i}]", v) for i, v in enumerate(values)]
+    )
+    field = _of_arrays(name, documents)
+    field.columns = items.columns.get(None)
+    return field
+
+
+def _of_dicts(name: str, values: list | tuple) -> Corpus:
+    """Documents in a list that are dicts; single values are labels."""
+    items = Items(name)
+    documents = [items.arrays(f"{name}[{i}]", item) for i, item in enumerate(values)]
+    first = documents[0]
+    lengths = [document_length(name, i, d, first) for i, d in enumerate(documents)]
+    fields: dict[str | None, Field] = {}
+    labels: dict[str | None, np.ndarray] = {}
+    for key, like in first.items():
+        arrays = [document[key] for document in documents]
+        if like.ndim:
+            fields[key] = _of_arrays(f"{name}[...][{key!r}]", arrays)
+            fields[key].columns = items.columns[key]
+        else:
+            labels[key] = np.stack(arrays)
+    return Corpus(fields, np.array(lengths, "int64"), False, labels)
+
+
+def _of_arrays(name: str, documents: list[np.ndarray]) -> Field:
+    """Documents that are arrays of numbers."""
     lengths = np.fromiter((len(d) if d.ndim else -1 for d in documents), "int64", len(documents))
     _check_documents(name, lengths)
     kinds = {(d.dtype, d.shape[1:]) for d in documents}

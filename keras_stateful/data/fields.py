@@ -18,7 +18,6 @@ import numpy as np
 
 from keras_stateful.data.arrays import (
     all_finite,
-    as_document,
     check_int32,
     finite,
     fits_int32,
@@ -28,6 +27,7 @@ from keras_stateful.data.arrays import (
     refuse_not_finite,
 )
 from keras_stateful.data.ids import IdRange, Vocabulary
+from keras_stateful.data.kinds import Columns, Items, is_mapped
 from keras_stateful.data.spans import Spans, counted_up, padded, place
 
 # What is larger is not searched at once for NaN and unknown ids, but as it is read.
@@ -48,7 +48,10 @@ class Field(ABC):
         out_dtype: as batches have it.
         searched: True if it is known that no value is NaN or infinite: batches need no look.
         fits: True if it is known that all values fit `out_dtype`, likewise.
+        columns: names of the features, where the documents are frames; else None.
     """
+
+    columns: Columns = None
 
     def __init__(self, name: str, lengths: np.ndarray, shape: tuple, dtype: np.dtype):
         self.name, self.lengths, self.shape, self.dtype = name, lengths, tuple(shape), dtype
@@ -84,14 +87,14 @@ class Field(ABC):
         rows: int,
         window: int,
         keep: np.ndarray | None = None,
-        offsets: tuple[int, ...] = (0,),
+        offsets: tuple[int, ...] | None = None,
     ) -> np.ndarray:
         """The steps of all spans, `(rows, window, ...)`, converted and checked.
 
         Args:
             keep: bool `(rows, window)`; where it is False, missing values become 0. None where
                 none may be missing.
-            offsets: of targets, for the remedy that an error names.
+            offsets: of targets, for the remedy that an error names; None of inputs.
 
         Raises:
             ValueError: values that are NaN or infinite, integers that do not fit int32.
@@ -152,11 +155,11 @@ class Field(ABC):
         """True if all documents are in memory and can be searched quickly."""
         return False
 
-    def search(self, offsets: tuple[int, ...] = (0,)) -> None:
+    def search(self, offsets: tuple[int, ...] | None = None) -> None:
         """Refuses values that are NaN or infinite, where looking is quick.
 
         Args:
-            offsets: of targets, for the remedy that an error names.
+            offsets: of targets, for the remedy that an error names; None of inputs.
         """
         return  # elsewhere they are found as they are read
 
@@ -258,13 +261,13 @@ class Flat(Field):
 
     @property
     def immediate(self) -> bool:
-        return not _mapped(self.flat)
+        return not is_mapped(self.flat)
 
     @property
     def in_memory(self) -> bool:
         return self.immediate and self.flat.nbytes <= _SCAN_BYTES
 
-    def search(self, offsets: tuple[int, ...] = (0,)) -> None:
+    def search(self, offsets: tuple[int, ...] | None = None) -> None:
         if self.searched or not self.in_memory:
             return
         missing = np.flatnonzero(missing_steps(self.flat))
@@ -307,14 +310,14 @@ class Separate(Field):
 
     @property
     def immediate(self) -> bool:
-        return not any(map(_mapped, self.documents[:8]))
+        return not any(map(is_mapped, self.documents[:8]))
 
     @property
     def in_memory(self) -> bool:
         size = int(self.lengths.sum()) * int(np.prod(self.shape)) * self.dtype.itemsize
         return self.immediate and size <= _SCAN_BYTES and len(self.documents) <= _SCAN_DOCUMENTS
 
-    def search(self, offsets: tuple[int, ...] = (0,)) -> None:
+    def search(self, offsets: tuple[int, ...] | None = None) -> None:
         if self.searched or not self.in_memory:
             return
         for i, document in enumerate(self.documents):
@@ -348,6 +351,7 @@ class Lazy(Field):
     ):
         super().__init__(name, lengths, like.shape[1:], like.dtype)
         self.key, self.source = key, source
+        self.columns = source.items.columns[key]
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         values = self.source.get(document)[self.key]
@@ -367,12 +371,12 @@ class LazySource:
     Attributes:
         name: name used in error messages.
         source: what the user gave, with `len` and `[]`.
-        encode: from an item of the source to a document, or None.
+        items: makes documents of what the source gives.
         capacity: how many documents are kept.
     """
 
     def __init__(self, name: str, source: Any, encode: Callable | None):
-        self.name, self.source, self.encode = name, source, encode
+        self.name, self.source, self.items = name, source, Items(name, encode)
         self.capacity = 16
         self._kept: OrderedDict[int, dict] = OrderedDict()
         self._lock = threading.Lock()
@@ -395,16 +399,7 @@ class LazySource:
 
     def load(self, index: int) -> dict[str | None, np.ndarray]:
         """The same, read anew and not kept."""
-        return as_document(f"{self.name}[{index}]", self.source[index], self.encode)
-
-
-def _mapped(array: np.ndarray | None) -> bool:
-    """True if an array is a memory map or a view of one."""
-    while isinstance(array, np.ndarray):
-        if isinstance(array, np.memmap):
-            return True
-        array = array.base
-    return False
+        return self.items.document(index, self.source[index])
 
 
 def check_laid_out(part: Field, whole: Field) -> None:
@@ -426,6 +421,8 @@ def check_laid_out(part: Field, whole: Field) -> None:
             + (
                 ": a weight belongs to the time step that is read."
                 if part.name.startswith("sample_weight")
+                else "; if each key is a document, pass `list(corpus.values())`."
+                if part.name.startswith("corpus")
                 else "; `target_offset` does the shifting."
             )
         )

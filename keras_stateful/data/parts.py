@@ -163,6 +163,8 @@ def open_parts(
     weights = None if sample_weight is None else open_weights(corpus, sample_weight)
     opened = open_targets(corpus, raw, targets, target_offset, label_at, weights)
     inputs = {k: corpus.fields[k] for k in _inputs(corpus, targets, opened, sample_weight)}
+    for values in inputs.values():
+        values.search()
     return Parts(inputs, opened, weights)
 
 

@@ -53,7 +53,8 @@ class StatefulSequence(Batches):
             text, split into `batch_size` streams of equal length. Or documents: a list of such
             arrays, or anything with `len` and `[]` (a `tfds` data source, for example), or a finite
             `tf.data.Dataset`. Or a dict of either, or documents that are dicts, for several inputs.
-            Arrays on disk (`np.memmap`) are never copied whole.
+            Arrays on disk (`np.memmap`) are never copied whole. An array may be a frame or a tensor
+            of another package; columns of frames go by their names.
         batch_size: rows of a batch, in all shards together.
         sequence_length: time steps of a window.
         targets: None for the corpus itself; an array or list laid out as the corpus; the key of a

@@ -12,17 +12,15 @@ import numpy as np
 
 from keras_stateful.data.arrays import (
     all_finite,
-    as_document,
     check_int32,
     finite,
-    is_array,
-    is_tf_dataset,
     missing_steps,
     refuse_not_finite,
 )
 from keras_stateful.data.batch import checksum
 from keras_stateful.data.corpus import Corpus, document_length
 from keras_stateful.data.fields import Separate
+from keras_stateful.data.kinds import Items, is_array, is_tf_dataset
 from keras_stateful.data.parts import Parts, open_parts
 from keras_stateful.data.targets import Offsets, Target
 from keras_stateful.data.weights import check_values, trained_steps
@@ -74,9 +72,10 @@ class Source:
         *,
         again: bool,
     ):
-        self._raw, self._encode, self._again = _checked_source(raw), encode, again
+        self._raw, self._again = _checked_source(raw), again
+        self._items = Items("source", encode)
         items = self._open()
-        first = _first(items, encode)
+        first = _first(items, self._items)
         # Zeros that look like the first document and take no memory: all others must be like it.
         self._like = {k: np.broadcast_to(np.zeros((), v.dtype), v.shape) for k, v in first.items()}
         steps = document_length("source", 0, first, self._like)
@@ -153,8 +152,7 @@ class Source:
         for i in range(max(numbers, default=-1) + 1):
             item = self._next_item(items, i)
             if i in numbers:
-                arrays = as_document(f"source[{i}]", item, self._encode)
-                documents[i] = self._checked_document(i, arrays)
+                documents[i] = self._checked_document(i, self._items.document(i, item))
         for number, at, expected in filter(None, progress):
             if documents[number].checksum != expected or not 0 < at < documents[number].steps:
                 raise ValueError(
@@ -181,7 +179,7 @@ class Source:
     def _read(self, items: Iterator, number: int = 0) -> Iterator[Document]:
         """Documents of what the source gives, checked as they are taken; the first has `number`."""
         for i, item in enumerate(items, number):
-            yield self._checked_document(i, as_document(f"source[{i}]", item, self._encode))
+            yield self._checked_document(i, self._items.document(i, item))
 
     def _next_item(self, items: Iterator, number: int) -> Any:
         """What the source gives next; an error if it has ended before document `number`."""
@@ -224,6 +222,7 @@ class Source:
             if like.ndim:
                 name = "source" if key is None else f"source[...][{key!r}]"
                 corpus.fields[key] = Separate(name, arrays, lengths, like.dtype)
+                corpus.fields[key].columns = self._items.columns[key]
                 # As `_checked_document` saw when the documents were taken.
                 corpus.fields[key].searched = corpus.fields[key].fits = True
             else:
@@ -282,10 +281,10 @@ class Source:
             )
 
 
-def _first(items: Iterator, encode: Callable | None) -> dict[str | None, np.ndarray]:
+def _first(items: Iterator, made: Items) -> dict[str | None, np.ndarray]:
     """The first document of a source, which has one, and not of single values alone."""
     for item in items:
-        document = as_document("source[0]", item, encode)
+        document = made.document(0, item)
         if all(v.ndim == 0 for v in document.values()):
             raise ValueError(
                 "A document must be an array `(timesteps, ...)`. Received: source[0], a single "

@@ -13,11 +13,12 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from keras_stateful.data.arrays import is_array, out_dtype
+from keras_stateful.data.arrays import out_dtype
 from keras_stateful.data.batch import Spec
 from keras_stateful.data.corpus import Corpus, all_scalars, open_field, unknown_key
 from keras_stateful.data.fields import Field, check_laid_out
 from keras_stateful.data.ids import IdRange
+from keras_stateful.data.kinds import as_array, is_array
 from keras_stateful.data.spans import Spans, spread, trained
 from keras_stateful.data.weights import Weights
 from keras_stateful.foundation.arguments import one_of
@@ -208,7 +209,7 @@ def _open(
             f"One label per document cannot be shifted. Received: target_offset={target_offset!r} "
             f"with one label per document in `{name}`. Leave `target_offset` out."
         )
-    of_corpus = value is None or value is raw  # then it was searched when the corpus was opened
+    of_corpus = value is None or value is raw  # then it is an input, too, and searched as one
     if field is not None and not of_corpus:
         if weights is None:
             field.search(offsets)
@@ -250,7 +251,8 @@ def _only_field(corpus: Corpus) -> Field:
         raise ValueError(
             "`targets` must say which of several inputs is to be predicted. Received: "
             f"targets=None with a corpus of {sorted(keys)}. Pass the key, e.g. "
-            f"`targets={min(keys)!r}, target_offset=1`."
+            f"`targets={min(keys)!r}, target_offset=1`; if each key is a document, "
+            "`list(corpus.values())` as the corpus."
         )
     return next(iter(corpus.fields.values()))
 
@@ -276,7 +278,7 @@ def _laid_out(corpus: Corpus, name: str, value: Any) -> Field:
 
 def _labels_of_all(corpus: Corpus, name: str, value: Any) -> np.ndarray:
     """One label for each document."""
-    labels = _labels(name, np.asarray(value))
+    labels = _labels(name, as_array(name, value))
     count = len(corpus.lengths)
     if len(labels) != count:
         remedy = (

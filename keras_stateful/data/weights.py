@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.arrays import is_array, is_finite, missing_steps, refuse_not_finite
+from keras_stateful.data.arrays import is_finite, missing_steps, refuse_not_finite
 from keras_stateful.data.corpus import Corpus, all_scalars, open_field, unknown_key
 from keras_stateful.data.fields import Field, check_laid_out
+from keras_stateful.data.kinds import as_array, is_array
 from keras_stateful.data.spans import Spans, spread
 
 _CHUNK = 1 << 24  # time steps of a document whose weights are read and checked at a time
@@ -113,7 +114,7 @@ def _opened(corpus: Corpus, argument: Any, name: str) -> Weights:
             return Weights(corpus.fields[argument], None)
         raise unknown_key(corpus, name, argument)
     if not corpus.continuous and (is_array(argument) or all_scalars(argument)):
-        return Weights(None, np.asarray(argument, "float32"))
+        return Weights(None, as_array(name, argument).astype("float32"))
     field = open_field(name, argument, None)
     if isinstance(field, Corpus):
         raise TypeError(f"`{name}` must be numbers. Received: documents that are dicts.")

@@ -9,22 +9,73 @@ import keras
 import numpy as np
 
 from keras_stateful.carry.states import find_states
+from keras_stateful.data.arrays import refuse_masked
 from keras_stateful.data.ids import Vocabulary
+from keras_stateful.data.kinds import as_array, columns_of, is_array
 from keras_stateful.foundation import devices
 from keras_stateful.foundation.protocols import resets_taken
-from keras_stateful.foundation.types import Arguments, Structure
+from keras_stateful.foundation.types import Arguments, Structure, Tensor
 from keras_stateful.training.model_facts import facts_of
 
 
 def is_arrays(data: Structure) -> bool:
-    """True for arrays in memory, alone or in lists and dicts."""
+    """True for arrays in memory, alone or in lists and dicts: what Keras cuts into batches."""
     leaves = keras.tree.flatten(data)
-    return bool(leaves) and all(hasattr(a, "shape") and hasattr(a, "dtype") for a in leaves)
+    return bool(leaves) and all(map(_is_cut, leaves))
+
+
+def _is_cut(leaf: Structure) -> bool:
+    # Keras cuts tensors as well that NumPy cannot hold: ragged and sparse ones.
+    return is_array(leaf) or (hasattr(leaf, "shape") and hasattr(leaf, "dtype"))
+
+
+def in_numpy(name: str, data: Structure) -> Structure:
+    """Arrays of other packages as NumPy's; tensors of the backend and all other data as they are.
+
+    Args:
+        name: name of the argument, used in error messages.
+        data: anything that Keras takes; of a tuple, `(x, y)`, each part.
+
+    Raises:
+        TypeError: arrays of what is no number, such as times.
+        ValueError: masked arrays with masked values.
+    """
+    if isinstance(data, tuple):
+        return tuple(in_numpy(name, part) for part in data)
+    if not is_arrays(data):
+        return data
+    return keras.tree.map_structure(lambda array: _in_numpy(name, array), data)
+
+
+def _in_numpy(name: str, array: Tensor) -> Tensor:
+    refuse_masked(name, array)
+    if keras.ops.is_tensor(array):  # one of torch may be part of a graph, which a step would free
+        return array.detach() if getattr(array, "requires_grad", False) else array
+    text_or_number = isinstance(array, np.ndarray) and array.dtype.kind not in "OMm"
+    if text_or_number or not is_array(array):
+        return array
+    return as_array(name, array)
 
 
 def count_rows(arrays: Structure) -> int:
     """Rows of arrays `(rows, time, ...)`."""
     return int(np.shape(keras.tree.flatten(arrays)[0])[0])
+
+
+def check_not_empty(name: str, data: Structure) -> None:
+    """Refuses arrays `(rows, time, ...)` without a row or without a time step.
+
+    Raises:
+        ValueError: such an array; a compiled step would fail on it in its own words.
+    """
+    if not is_arrays(data):
+        return
+    for array in keras.tree.flatten(data):
+        if 0 in np.shape(array)[:2]:
+            raise ValueError(
+                f"`{name}` must be windows `(rows, time, ...)` of at least one time step. "
+                f"Received: an array of shape {tuple(np.shape(array))}. Leave empty windows out."
+            )
 
 
 def model_batch_size(model: keras.Model) -> int:
@@ -48,6 +99,7 @@ def check_rows(model: keras.Model, name: str, data: Structure, batch_size: int |
     """
     if not is_arrays(data):
         return
+    check_not_empty(name, data)
     rows = model_batch_size(model)
     if (batch_size or rows) != rows:
         raise ValueError(
@@ -96,8 +148,9 @@ def check_resets_given(model: keras.Model, name: str, data: Structure) -> None:
     The compiled step would fail without them; on JAX a step that fails loses the weights.
 
     Raises:
-        ValueError: fewer arrays than the model has inputs.
+        ValueError: fewer arrays than the model has inputs, or empty ones.
     """
+    check_not_empty(name, data)
     if resets_taken(model) is None or not is_arrays(data):
         return
     count = len(keras.tree.flatten(data))
@@ -153,8 +206,10 @@ def _check_row_axis(model: keras.Model, data: Structure, rows: int) -> None:
 def check_ids_of_arrays(model: keras.Model, x: Structure) -> None:
     """Refuses ids that the model's `Embedding` does not know: on JAX they would turn into NaN.
 
-    Only a single array in NumPy is looked at.
+    Only a single array in NumPy, or a frame, is looked at: others may lie on a device.
     """
+    if columns_of(x) is not None:
+        x = np.asarray(x)
     if not (isinstance(x, np.ndarray) and x.dtype.kind in "iu" and x.size):
         return
     known = facts_of(model).ids_known.get(None)  # of the first input, whatever its name

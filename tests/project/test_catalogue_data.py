@@ -26,6 +26,11 @@ def frame():
     return pytest.importorskip("pandas").DataFrame({"machine": [0, 0, 1], "load": [1.0, 2.0, 3.0]})
 
 
+def timed():
+    when = pytest.importorskip("pandas").date_range("2020", periods=3)
+    return frame().assign(when=when)
+
+
 def columns(**lengths):
     return {k: np.arange(n) for k, n in lengths.items()}
 
@@ -33,15 +38,79 @@ def columns(**lengths):
 nan, ones = float("nan"), np.ones((9, 2))
 
 CORPUS = {
-    "a data frame": Bad(
-        lambda: make(frame()), TypeError, "`corpus`", "a pandas DataFrame", "frame.groupby(...)"
-    ),
     "groups of a data frame": Bad(
         lambda: make(frame().groupby("machine")),
         TypeError,
         "`corpus`",
         "a pandas DataFrameGroupBy",
         "for _, part in",
+    ),
+    "a frame for each machine": Bad(
+        lambda: make({0: frame()[["load"]], 1: frame()[["load"]]}),
+        ValueError,
+        "`corpus`",
+        "key 0",
+        "`list(corpus.values())`",
+    ),
+    "a frame for each machine, by text": Bad(
+        lambda: make({"a": frame()[["load"]], "b": frame()[["load"]][:2]}),
+        ValueError,
+        "`corpus['b']`",
+        "of 2",
+        "`list(corpus.values())`",
+    ),
+    "as many frames for as many machines": Bad(
+        lambda: make({"a": frame()[["load"]], "b": frame()[["load"]]}),
+        ValueError,
+        "`targets`",
+        "['a', 'b']",
+        "`list(corpus.values())`",
+    ),
+    "inputs and targets in a tuple": Bad(
+        lambda: make((ones, ones)), ValueError, "`corpus`", "a tuple of 2", "`targets=`"
+    ),
+    "inputs, targets and weights in a tuple": Bad(
+        lambda: make((frame()[["load"]], frame()["load"], [1, 1, 1])),
+        ValueError,
+        "`corpus`",
+        "a tuple of 3",
+        "pass a list",
+    ),
+    "documents and their labels in a tuple": Bad(
+        lambda: make((docs(9, 9), [0, 1])), ValueError, "`corpus`", "a tuple of 2", "`targets=`"
+    ),
+    "a column of times": Bad(
+        lambda: make([timed()]), TypeError, "`corpus[0]['when']`", "datetime64", "times.dt.hour"
+    ),
+    "a column of names": Bad(
+        lambda: make(frame().assign(name="a")), TypeError, "['name']", "text", "leave the column"
+    ),
+    "times": Bad(
+        lambda: make(timed()["when"]), TypeError, "`corpus`", "datetime64", "times.dt.hour"
+    ),
+    "times and numbers as objects": Bad(
+        lambda: make(timed().to_numpy()), TypeError, "`corpus`", "Timestamp", "times.dt.hour"
+    ),
+    "a missing reading in nullable numbers": Bad(
+        lambda: make([frame()[["load"]].astype("Float64").shift()]),
+        ValueError,
+        "`corpus`",
+        "document 0, time step 0",
+        "Fill in",
+    ),
+    "frames of other columns": Bad(
+        lambda: make([frame(), frame().rename(columns={"load": "heat"})]),
+        ValueError,
+        "`corpus[1]`",
+        "['machine', 'heat']",
+        "`frame[columns]`",
+    ),
+    "a frame among arrays": Bad(
+        lambda: make([frame()[["load"]], np.ones((9, 1))]),
+        ValueError,
+        "`corpus[1]`",
+        "no columns",
+        "`frame[columns]`",
     ),
     "a tuple as a document": Bad(
         lambda: make([(np.arange(9), np.ones((9, 2)))] * 2),
