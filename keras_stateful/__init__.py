@@ -26,6 +26,7 @@ _HOME = {
     "get_states": "carry.states",
     "initial_states": "conversion.step_model",
     "load_session": "session.session",
+    "load_states": "session.saved_states",
     "plot_activations": "inspection.text_figure",
     "plot_layout": "inspection.layout_figure",
     "predict_documents": "evaluation.documents",
@@ -33,6 +34,7 @@ _HOME = {
     "rank_units": "inspection.ranking",
     "record_states": "inspection.recording",
     "reset_states": "carry.states",
+    "save_states": "session.saved_states",
     "set_states": "carry.states",
     "stream": "generation.generate",
     "to_inference": "conversion.convert",
@@ -82,5 +84,6 @@ if TYPE_CHECKING:
     from keras_stateful.inspection.recording import record_states
     from keras_stateful.inspection.text_figure import plot_activations
     from keras_stateful.resuming.callback import ResumeTraining
+    from keras_stateful.session.saved_states import load_states, save_states
     from keras_stateful.session.session import Session, load_session
     from keras_stateful.training.resets import ResetStatesCallback

@@ -13,7 +13,10 @@ from keras_stateful.carry.layers import Carry
 from keras_stateful.carry.steps import rows_like
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.rows import row_indices
+from keras_stateful.foundation.states import States, check_numbers, check_owner, fingerprint
 from keras_stateful.foundation.types import Tensor
+
+keras_internals.look_into(States)
 
 
 class LayerState(NamedTuple):
@@ -80,20 +83,21 @@ def sync(model: keras.Model) -> None:
     keras_internals.sync_from_jax(model)
 
 
-def get_states(model: keras.Model) -> dict[str, list[np.ndarray]]:
+def get_states(model: keras.Model, rows: ArrayLike | None = None) -> States:
     """The recurrent states of a model.
 
     Args:
         model: from `to_stateful` or `to_inference`, or with `stateful=True` layers.
+        rows: None for all; a bool mask `(batch,)`; or a list of row indices.
 
     Returns:
-        `{layer path below the model: [array (batch, ...), ...]}`, for an LSTM `[h, c]`. A layer
-        called several times has `path`, `path#1`, ... A layer whose `initial_state` comes from the
-        model's graph has one array more, `(batch,)`: 1 where the row will start from that initial
-        state at the next call.
+        `{layer path below the model: [array (rows, ...), ...]}`, for an LSTM `[h, c]`; a dict that
+        remembers which weights made them. A layer called several times has `path`, `path#1`, ... A
+        layer whose `initial_state` comes from the model's graph has one array more, `(rows,)`: 1
+        where the row will start from that initial state at the next call.
 
     Raises:
-        ValueError: a model that carries no state.
+        ValueError: a model that carries no state, a row that does not exist.
 
     Example:
 
@@ -106,23 +110,52 @@ def get_states(model: keras.Model) -> dict[str, list[np.ndarray]]:
     h, c = ks.get_states(model)["lstm"]                     # (2, 4) each
     ```
     """
+    layer_states = _states_that_must_be(model)
+    index = None if rows is None else _indices(rows, layer_states)
     sync(model)
-    return {
-        state.key: [devices.to_numpy(v) for v in state.variables]
-        for state in _states_that_must_be(model)
-    }
+    return States(read_states(layer_states, index), _owner(model, layer_states))
 
 
-def set_states(model: keras.Model, states: dict[str, list[ArrayLike]]) -> None:
-    """Writes what `get_states` gave, into the same model or one of the same layers and batch size.
+def read_states(
+    layer_states: list[LayerState], index: np.ndarray | None = None
+) -> dict[str, list[np.ndarray]]:
+    """The states by layer, of a model whose values are in its variables (`sync`).
+
+    Args:
+        layer_states: of the model.
+        index: int `(rows,)`, the rows; None for all.
+    """
+    arrays = {state.key: list(map(devices.to_numpy, state.variables)) for state in layer_states}
+    if index is None:
+        return arrays
+    return {key: [array[index] for array in of_layer] for key, of_layer in arrays.items()}
+
+
+def _owner(model: keras.Model, layer_states: list[LayerState]) -> str | None:
+    """The fingerprint of a model's weights; None where several processes hold parts of them."""
+    if devices.processes() > 1:
+        return None
+    carried = {id(variable) for state in layer_states for variable in state.variables}
+    weights = {id(weight): weight for weight in model.weights if id(weight) not in carried}
+    # Replicas hold the same weights, so that the first one's will do.
+    parts = (devices.parts(weight)[0] for weight in weights.values())
+    return fingerprint(np.asarray(ops.convert_to_numpy(part)) for part in parts)
+
+
+def set_states(
+    model: keras.Model, states: dict[str, list[ArrayLike]], rows: ArrayLike | None = None
+) -> None:
+    """Writes what `get_states` gave, into the same model or one of the same layers and weights.
 
     Args:
         model: as for `get_states`.
-        states: `{layer path: [array (batch, ...), ...]}`, every layer's.
+        states: `{layer path: [array (rows, ...), ...]}`, every layer's.
+        rows: the rows to write, as for `get_states`.
 
     Raises:
-        TypeError: not a dict.
-        ValueError: other layers, or arrays of another shape.
+        TypeError: not a dict, arrays that are no numbers.
+        ValueError: other layers, or arrays of another shape; states that other weights made, as
+            before a training; NaN or infinite values; a row that does not exist.
 
     Example:
 
@@ -136,15 +169,29 @@ def set_states(model: keras.Model, states: dict[str, list[ArrayLike]]) -> None:
     ```
     """
     layer_states = _states_that_must_be(model)
-    _check_states(states, layer_states)
+    index = None if rows is None else _indices(rows, layer_states, repeats=False)
+    _check_states(states, layer_states, None if index is None else len(index))
     sync(model)
+    if getattr(states, "fingerprint", None) is not None:  # else there is nothing to compare
+        check_owner(states, _owner(model, layer_states), f"{model.name!r}")
     for layer_state in layer_states:
         for variable, array in zip(layer_state.variables, states[layer_state.key], strict=True):
-            devices.write(variable, ops.cast(ops.convert_to_tensor(array), variable.dtype))
+            value = ops.cast(ops.convert_to_tensor(array), variable.dtype)
+            if index is not None:
+                value = ops.scatter_update(devices.read(variable), index[:, None], value)
+            devices.write(variable, value)
 
 
-def _check_states(states: dict[str, list[ArrayLike]], layer_states: list[LayerState]) -> None:
-    """Checks that there is an array of the right shape for each state of a model."""
+def _check_states(
+    states: dict[str, list[ArrayLike]], layer_states: list[LayerState], rows: int | None
+) -> None:
+    """Checks that there is an array of the right shape for each state of a model.
+
+    Args:
+        states: as for `set_states`.
+        layer_states: of the model.
+        rows: how many rows are written; None for all.
+    """
     if not isinstance(states, dict):
         raise TypeError(
             f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}."
@@ -156,13 +203,17 @@ def _check_states(states: dict[str, list[ArrayLike]], layer_states: list[LayerSt
         )
     for layer_state in layer_states:
         shapes = [tuple(np.shape(a)) for a in states[layer_state.key]]
-        expected = [(devices.rows(v), *v.shape[1:]) for v in layer_state.variables]
+        expected = [
+            (devices.rows(v) if rows is None else rows, *v.shape[1:]) for v in layer_state.variables
+        ]
         if shapes != expected:
             raise ValueError(
                 f"`states[{layer_state.key!r}]` has arrays of other shapes than the model's "
                 f"states. Received: {shapes}; the model has {expected}. States can only be set at "
-                "the batch size they were read at."
+                "the batch size they were read at; `rows=` says which rows to write."
             )
+        for array in states[layer_state.key]:
+            check_numbers(layer_state.key, ops.convert_to_numpy(array))
 
 
 def reset_states(model: keras.Model, rows: ArrayLike | None = None) -> None:
@@ -173,10 +224,12 @@ def reset_states(model: keras.Model, rows: ArrayLike | None = None) -> None:
 
     Args:
         model: as for `get_states`.
-        rows: None for all; a bool mask `(batch,)`; or a list of row indices.
+        rows: None for all; a bool mask `(batch,)`, which may be False for all; or a list of row
+            indices, at least one.
 
     Raises:
-        ValueError: a model that carries no state, a mask of another length, an index out of range.
+        ValueError: a model that carries no state, a mask of another length, an index out of range,
+            an empty list.
 
     Example:
 
@@ -189,7 +242,10 @@ def reset_states(model: keras.Model, rows: ArrayLike | None = None) -> None:
     ```
     """
     layer_states = _states_that_must_be(model)
-    mask = None if rows is None else _row_mask(rows, devices.rows(layer_states[0].variables[0]))
+    mask = None
+    if rows is not None:
+        mask = np.zeros(devices.rows(layer_states[0].variables[0]), bool)
+        mask[_indices(rows, layer_states)] = True
     sync(model)
     write_initial(layer_states, mask)
 
@@ -216,10 +272,11 @@ def write_initial(layer_states: list[LayerState], mask: np.ndarray | None) -> No
             variable.assign(value)
 
 
-def _row_mask(rows: ArrayLike, batch_size: int) -> np.ndarray:
-    mask = np.zeros(batch_size, bool)
-    mask[row_indices(rows, batch_size)] = True
-    return mask
+def _indices(
+    rows: ArrayLike, layer_states: list[LayerState], *, repeats: bool = True
+) -> np.ndarray:
+    """`rows` as row indices of a model that carries these states."""
+    return row_indices(rows, devices.rows(layer_states[0].variables[0]), repeats=repeats)
 
 
 def snapshot(model: keras.Model) -> list[Tensor]:

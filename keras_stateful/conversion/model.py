@@ -8,7 +8,14 @@ from typing import Any
 import keras
 
 from keras_stateful.carry.graph import RESETS
-from keras_stateful.carry.states import find_states, preserve_states, reset_states
+from keras_stateful.carry.states import (
+    find_states,
+    preserve_states,
+    read_states,
+    reset_states,
+    set_states,
+    sync,
+)
 from keras_stateful.data.batch import Spec
 from keras_stateful.foundation import device_checks, devices, keras_internals
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
@@ -35,6 +42,7 @@ class StatefulModel(keras.Model):
     - `predict` checks its rows; it, `train_on_batch` and calls go on from the state that the last
       call left.
     - `export` is refused.
+    - `pickle` and `copy.deepcopy` take the state along, which files that `save` writes do not hold.
     """
 
     _keras_stateful_model = True  # see `foundation.protocols`
@@ -144,6 +152,18 @@ class StatefulModel(keras.Model):
         check_ids_of_arrays(self, x)
         return super().predict_on_batch(*args, **kwargs)
 
+    def __reduce__(self) -> tuple:
+        """What `pickle`, `joblib` and `copy.deepcopy` keep: what `save` does, and the state."""
+        if devices.replicas(self) > 1:
+            raise ValueError(
+                f"{self.name!r} runs on {devices.replicas(self)} replicas, whose states a copy on "
+                "one device cannot hold. Received: a model to pickle or to copy. Save it "
+                "(`model.save`), load it outside of the strategy's scope, and park the states with "
+                "`get_states`."
+            )
+        sync(self)
+        return _with_states, (*super().__reduce__(), read_states(find_states(self)))
+
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras's TensorFlow trainer asks for this; see `keras_internals.data_adapter`.
         data = None if iterator is None else keras_internals.data_adapter(iterator)
@@ -165,6 +185,13 @@ def symbolic_batch(sequence: Readable, replicas: int) -> Structure:
         return keras.KerasTensor((rows // replicas, *rest), dtype=spec.dtype.name)
 
     return keras.tree.map_structure(symbolic, sequence.signature())
+
+
+def _with_states(make: Callable, arguments: tuple, states: dict[str, list]) -> StatefulModel:
+    """The model that Keras makes of `arguments`, in these states."""
+    model = make(*arguments)
+    set_states(model, states)
+    return model
 
 
 _DATA = ("x", "y", "sample_weight", "validation_data")  # arguments that may be arrays

@@ -17,6 +17,7 @@ from keras_stateful.export import check
 from keras_stateful.export.formats import Target
 from keras_stateful.export.single_step import has_time, unique
 from keras_stateful.export.writers import rename_outputs
+from keras_stateful.foundation.states import fingerprint
 from keras_stateful.foundation.version import __version__
 from keras_stateful.session.manifest import Manifest, State, Tensor
 from keras_stateful.session.runtimes import Runtime, open_runtime
@@ -93,6 +94,7 @@ def describe(
             )
             for i, original in enumerate(step.data_outputs)
         ),
+        fingerprint=fingerprint(keras.ops.convert_to_numpy(w) for w in single.weights),
         states=tuple(
             State(
                 name=step.state_names[i],

@@ -18,7 +18,8 @@ def row_indices(
         rows: a bool mask `(batch,)`, or a list of row indices.
         batch_size: how many rows there are.
         repeats: False where each row may be named once only.
-        least: how many rows must be named.
+        least: how many rows a mask must name. A list names at least one: an empty one is likely to
+            be a mistake, and a mask without True is a sequence's "no row starts here".
         remedy: what to do about a row that does not exist, a sentence.
 
     Returns:
@@ -26,23 +27,22 @@ def row_indices(
 
     Raises:
         ValueError: a mask of another length, anything else that is not a list of indices, a row
-            that does not exist, too few rows, a row named twice.
+            that does not exist, no row, a row named twice.
     """
     index = np.asarray(rows)
-    if index.dtype == bool:
+    is_mask = index.dtype == bool
+    if is_mask:
         if index.shape != (batch_size,):
             raise ValueError(
                 f"`rows` as a mask must have one value for each row, shape ({batch_size},). "
                 f"Received: shape {index.shape}. {remedy}".rstrip()
             )
         index = np.flatnonzero(index)
-    elif index.ndim == 1 and not index.size:
-        index = index.astype(np.intp)  # NumPy makes floats of an empty list
-    if index.ndim != 1 or index.dtype.kind not in "iu" or len(index) < least:
-        at_least = " of at least one row index" if least else " of row indices"
+    if index.ndim != 1 or index.dtype.kind not in "iu" or len(index) < (least if is_mask else 1):
+        at_least = " that names a row" if least else ""
         raise ValueError(
-            f"`rows` must be a bool mask, or a list{at_least} from 0 to {batch_size - 1}. "
-            f"Received: rows={rows!r}."
+            f"`rows` must be a bool mask{at_least}, or a list of at least one row index from 0 to "
+            f"{batch_size - 1}. Received: rows={rows!r}."
         )
     if index.size and (index.min() < 0 or index.max() >= batch_size):
         raise ValueError(

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from keras_stateful.carry.states import LayerState, find_states, get_states
+from keras_stateful.carry.states import LayerState, find_states, read_states, sync
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.types import CallbackState, Logs
@@ -166,7 +166,8 @@ class StateMonitor(ModelCallback):
 
     def _read(self) -> States:
         """The states of each layer, float32 `(batch, ...)`."""
-        states = get_states(self._network)
+        sync(self._network)
+        states = read_states(self._layer_states)
         read: States = {}
         for layer_state in self._layer_states:
             arrays = states[layer_state.key]

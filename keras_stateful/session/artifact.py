@@ -24,7 +24,8 @@ def path_below(key: str, value: Json) -> str:
     return path
 
 
-def _sha256(key: str, value: Json) -> str:
+def sha256(key: str, value: Json) -> str:
+    """Reads a digest."""
     digest = text(key, value)
     if len(digest) != 64 or set(digest) - _HEXADECIMAL:
         raise ManifestError(f"`{key}` must be 64 hexadecimal digits. Received: {digest[:80]!r}.")
@@ -43,7 +44,7 @@ class File:
 
     path: str = field(metadata=in_json(path_below))
     size: int = field(metadata=in_json(whole(0)))
-    sha256: str = field(metadata=in_json(_sha256))
+    sha256: str = field(metadata=in_json(sha256))
 
 
 def list_files(directory: Path) -> tuple[File, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_stateful.foundation.arguments import fits
+from keras_stateful.foundation.states import check_numbers
 from keras_stateful.foundation.types import Structure
 from keras_stateful.session.manifest import State, Tensor
 
@@ -202,7 +203,7 @@ def read_states(states: Any, expected: tuple[State, ...], rows: int) -> list[np.
         Copies `(rows, ...)` in the order of `expected`.
 
     Raises:
-        ValueError: other layers, shapes or numbers of rows.
+        ValueError: other layers, shapes or numbers of rows; NaN or infinite values.
         TypeError: not a dict of lists of numbers.
     """
     if not isinstance(states, dict):
@@ -235,8 +236,5 @@ def _state_array(state: State, value: ArrayLike, rows: int) -> np.ndarray:
             f"`states[{state.layer!r}]` has an array of another shape than the session's state. "
             f"Received: {array.shape}; it must be {shape}. `rows=` says which rows to write."
         )
-    if array.dtype.kind not in _NUMBERS:
-        raise TypeError(
-            f"`states[{state.layer!r}]` must hold numbers. Received: dtype {array.dtype}."
-        )
+    check_numbers(state.layer, array)
     return array.astype(state.dtype)  # a copy: what the user does to theirs changes no session

@@ -4,6 +4,7 @@ JSON only, read with bounds on every size: a file from a stranger gives a `Manif
 `ValueError`. NumPy only, as all that a `Session` imports but its runtime.
 """
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_stateful.session.artifact import File, bytes_of, path_below
+from keras_stateful.session.artifact import File, bytes_of, path_below, sha256
 from keras_stateful.session.initial_states import read_initial, row_shape, write_initial
 from keras_stateful.session.json_fields import (
     Json,
@@ -158,6 +159,7 @@ class Manifest:
         inputs: of the step model, in its order, without the states.
         outputs: of the step model, in its order, without the states.
         states: in the order of the step model.
+        fingerprint: of the weights (`foundation.states`); None in artifacts of earlier releases.
         quantization: how far quantized outputs moved, or None.
         metadata: the user's own.
     """
@@ -172,8 +174,15 @@ class Manifest:
     inputs: tuple[Tensor, ...] = field(metadata=list_in_json(Tensor, _MOST_TENSORS))
     outputs: tuple[Tensor, ...] = field(metadata=list_in_json(Tensor, _MOST_TENSORS))
     states: tuple[State, ...] = field(metadata=list_in_json(State, _MOST_TENSORS))
+    fingerprint: str | None = field(default=None, metadata=in_json(sha256, omit_none=True))
     quantization: JsonObject | None = field(default=None, metadata=in_json(record))
     metadata: Json = field(default=None, metadata=in_json(anything))
+
+    @property
+    def owner(self) -> str:
+        """Whose states these are: the fingerprint, or where there is none, the files' digests."""
+        digests = "".join(file.sha256 for file in self.files)
+        return self.fingerprint or hashlib.sha256(digests.encode()).hexdigest()
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:

@@ -14,13 +14,12 @@ from numpy.typing import ArrayLike
 
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.rows import row_indices
+from keras_stateful.foundation.states import States, check_owner
 from keras_stateful.foundation.types import Structure
 from keras_stateful.session.artifact import read_artifact
 from keras_stateful.session.inputs import read_states, read_step, read_steps
 from keras_stateful.session.manifest import Manifest, read_manifest
 from keras_stateful.session.runtimes import Runtime, check_names, open_runtime
-
-States = dict[str, list[np.ndarray]]
 
 
 def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
@@ -173,13 +172,13 @@ class Session:
         """Sets rows to the initial state. No other row's states change.
 
         Args:
-            rows: as for `step`.
+            rows: as for `step`; a mask may be False for all rows.
 
         Raises:
-            ValueError: a row that does not exist, a closed session.
+            ValueError: a row that does not exist, an empty list, a closed session.
         """
         with self._lock:
-            index = self._rows(rows)
+            index = self._rows(rows, least=0)
             fresh = self._initial(self._count(index))
             self._states = fresh if index is None else self._merged(fresh, index)
 
@@ -190,29 +189,34 @@ class Session:
             rows: as for `step`.
 
         Returns:
-            `{layer path: [array (rows, ...), ...]}`, copies.
+            `{layer path: [array (rows, ...), ...]}`, copies; a dict that remembers which weights
+            made them, also where it is pickled or saved by `save_states`.
         """
         with self._lock:
             index = self._rows(rows)
-            states: States = {}
+            states = States(fingerprint=self.manifest.owner)
             for state, array in zip(self.manifest.states, self._states, strict=True):
                 selected = array.copy() if index is None else array[index]  # an index copies, too
                 states.setdefault(state.layer, []).append(selected)
             return states
 
-    def set_states(self, states: States, rows: ArrayLike | None = None) -> None:
-        """Brings back what `get_states` gave, also from another session of the same model.
+    def set_states(
+        self, states: dict[str, list[np.ndarray]], rows: ArrayLike | None = None
+    ) -> None:
+        """Brings back what `get_states` gave, also from another session of the same weights.
 
         Args:
             states: `{layer path: [array (rows, ...), ...]}`, every layer's.
             rows: the rows to write, as for `step`.
 
         Raises:
-            ValueError: other layers, shapes or numbers of rows.
+            ValueError: other layers, shapes or numbers of rows; states that other weights made, as
+                before a retraining; NaN or infinite values.
             TypeError: not a dict of lists of numbers.
         """
         with self._lock:
             index = self._rows(rows)
+            check_owner(states, self.manifest.owner, "the session's artifact")
             new = read_states(states, self.manifest.states, self._count(index))
             self._states = new if index is None else self._merged(new, index)
 
@@ -310,13 +314,15 @@ class Session:
             parts.append(runtime.run(part, self._output_names))
         return [np.concatenate(blocks)[: self.batch_size] for blocks in zip(*parts, strict=True)]
 
-    def _rows(self, rows: ArrayLike | None, *, repeats: bool = False) -> np.ndarray | None:
+    def _rows(
+        self, rows: ArrayLike | None, *, repeats: bool = False, least: int = 1
+    ) -> np.ndarray | None:
         """Reads `rows` of an open session as row indices, or as None for all."""
         self._open()
         if rows is None:
             return None
         remedy = "`load_session(directory, batch_size=...)` sets how many a session has."
-        return row_indices(rows, self.batch_size, repeats=repeats, least=1, remedy=remedy)
+        return row_indices(rows, self.batch_size, repeats=repeats, least=least, remedy=remedy)
 
     def _count(self, index: np.ndarray | None) -> int:
         return self.batch_size if index is None else len(index)

@@ -69,7 +69,7 @@ STATES = {
         ValueError,
         "`rows`",
         "[[0, 1]]",
-        "a list of row indices",
+        "a list of at least one row index",
     ),
     "a mask of another length": Bad(
         lambda m: ks.reset_states(m, rows=np.ones(3, bool)),

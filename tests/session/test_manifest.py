@@ -33,9 +33,12 @@ def test_a_manifest_is_written_as_an_earlier_release_wrote_it(tmp_path):
 def test_a_mask_and_its_indices_are_the_same_rows():
     mask = np.array([True, False, False, True])
     np.testing.assert_array_equal(row_indices(mask, 4), row_indices([0, 3], 4))
-    assert row_indices([], 4).tolist() == []  # nobody, not everybody
+    assert row_indices([False] * 4, 4).tolist() == []  # nobody, not everybody
     assert row_indices([3, 0, 0], 4).tolist() == [3, 0, 0]
-    with pytest.raises(ValueError, match="at least one row index from 0 to 3"):
-        row_indices([], 4, least=1)
+    for least in (0, 1):
+        with pytest.raises(ValueError, match="at least one row index from 0 to 3"):
+            row_indices([], 4, least=least)
+    with pytest.raises(ValueError, match="a bool mask that names a row"):
+        row_indices([False] * 4, 4, least=1)
     with pytest.raises(ValueError, match="each row once"):
         row_indices([0, 0], 4, repeats=False)

@@ -8,6 +8,7 @@
 | `trainer` | which `fit`, `evaluate` or `predict` is running, and with what |
 | `epochs` | what `fit` counts its steps with, and how it takes data |
 | `callbacks` | what Keras's own callbacks remember |
+| `trees` | which collections `keras.tree` looks into |
 | `names` | what is Keras's own, by the module that it was written in |
 
 Outside of this folder no module imports `keras.src` or reads what Keras keeps private. What Keras
@@ -69,6 +70,7 @@ from keras_stateful.foundation.keras_internals.trainer import (
     trainer_arguments,
     trainer_call,
 )
+from keras_stateful.foundation.keras_internals.trees import look_into
 from keras_stateful.foundation.keras_internals.variables import (
     carry_through_jax_steps,
     ensure_batch,
@@ -110,6 +112,7 @@ __all__ = [
     "keep_out_of_autocast",
     "known_batches",
     "lay_out",
+    "look_into",
     "mask_of",
     "nodes",
     "replace_attribute",

@@ -1,0 +1,105 @@
+"""The states of a network as they leave it: arrays by layer, and whose they are. NumPy only.
+
+    weights ─▶ fingerprint ─▶ States ─▶ set_states: of the same weights, finite, or refused
+
+A state means something to the weights that made it and to no others. After a retraining it still
+fits in shape, and every output would be another one.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+ByLayer: TypeAlias = Mapping[str, list]
+
+
+class States(dict[str, list]):
+    """`{layer path: [array (batch, ...), ...]}`, as `get_states` gives it.
+
+    A dict, which may be pickled and copied. One that is made of its arrays by hand has no
+    fingerprint, and is taken by any network of the same layers.
+
+    Attributes:
+        fingerprint: of the weights that made the states (`fingerprint`); None where nobody knows.
+    """
+
+    def __init__(self, states: ByLayer = {}, fingerprint: str | None = None):  # noqa: B006
+        super().__init__(states)
+        self.fingerprint = fingerprint
+
+    def copy(self) -> "States":
+        """A shallow copy, of the same fingerprint."""
+        return States(self, self.fingerprint)
+
+    # Trees of arrays (`keras.tree`, `jax.tree`) look into a dict, and into a class that has these
+    # two. What a function makes of the arrays is nobody's state any more.
+
+    def tree_flatten(self) -> tuple[list, tuple]:
+        """The lists in the order of the sorted keys, and these."""
+        keys = tuple(sorted(self))
+        return [self[key] for key in keys], keys
+
+    @classmethod
+    def tree_unflatten(cls, keys: tuple, lists: Iterable) -> "States":
+        """What `tree_flatten` took apart, without a fingerprint."""
+        return cls(dict(zip(keys, lists, strict=True)))
+
+
+def fingerprint(weights: Iterable[np.ndarray]) -> str:
+    """The SHA-256 of a network's weights, whatever their order, names and precision.
+
+    So it stays through conversions, files and exports, and changes with every step of training.
+
+    Args:
+        weights: of the network, each once, no states among them.
+    """
+    digests = []
+    for weight in weights:
+        # Weights in half precision are float32 in an artifact.
+        array = np.ascontiguousarray(weight, "<f4")
+        digests.append(hashlib.sha256(str(array.shape).encode() + array.tobytes()).digest())
+    return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
+
+
+def check_owner(states: Any, fingerprint: str | None, owner: str) -> None:
+    """Refuses states that other weights made.
+
+    Args:
+        states: what the user gives.
+        fingerprint: of the weights that the states would go on with.
+        owner: what has these weights, in words.
+
+    Raises:
+        ValueError: states of another fingerprint.
+    """
+    theirs = getattr(states, "fingerprint", None)
+    if None not in (theirs, fingerprint) and theirs != fingerprint:
+        raise ValueError(
+            "`states` were made by other weights, and mean nothing to these. Received: states of "
+            f"the weights {str(theirs)[:12]}; {owner} has {str(fingerprint)[:12]}. Use the weights "
+            "that they come from, or have the new ones read the document anew. If they must be "
+            "set all the same, `dict(states)` no longer says whose they are."
+        )
+
+
+def check_numbers(layer: str, array: ArrayLike) -> None:
+    """Refuses what cannot be a state: anything but finite numbers.
+
+    Raises:
+        TypeError: no numbers.
+        ValueError: NaN or infinite values.
+    """
+    values = np.asarray(array)
+    if values.dtype.name == "bfloat16":  # to NumPy, whose dtype it is not, no number
+        values = values.astype("float32")
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"`states[{layer!r}]` must hold numbers. Received: dtype {values.dtype}.")
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError(
+            f"`states[{layer!r}]` must be finite: NaN stays in a state until it is reset. "
+            f"Received: {np.count_nonzero(~np.isfinite(values))} values that are NaN or infinite. "
+            "Reset those rows instead, and look for NaN in what they read."
+        )

@@ -1,0 +1,134 @@
+"""States in a file: `save_states`, `load_states`. NumPy only.
+
+An `.npz` archive with an array for each state, numbered, and beside them a text in JSON:
+
+    states     {"kind": "keras_stateful states", "format_version": 1, "fingerprint": "9f86...",
+                "layers": {"lower": 2, "upper": 1}}             how many arrays each layer has
+    0, 1       of "lower"
+    2          of "upper"
+"""
+
+import io
+import json
+import os
+import uuid
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_stateful.foundation.states import ByLayer, States
+
+KIND = "keras_stateful states"
+FORMAT_VERSION = 1
+_LARGEST = 1 << 30  # bytes of all arrays: a file must not fill the memory of whoever reads it
+
+
+def save_states(path: str | PathLike, states: ByLayer) -> None:
+    """Writes states to a file, with the fingerprint of the weights that made them.
+
+    The file appears whole or not at all; one of the same name is replaced.
+
+    Args:
+        path: where to write, usually `*.npz`.
+        states: from `get_states` of a model or a `Session`.
+
+    Raises:
+        TypeError: not a dict of lists of arrays.
+        OSError: a file that cannot be written.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import keras_stateful as ks
+
+    model = keras.Sequential([keras.Input((None, 3)), keras.layers.GRU(4, return_sequences=True)])
+    live = ks.to_inference(model)
+    live.predict_on_batch(np.ones((1, 5, 3), "float32"))
+    ks.save_states("states.npz", ks.get_states(live))
+    ks.set_states(live, ks.load_states("states.npz"))           # also after a restart
+    ```
+    """
+    arrays = _arrays(states)
+    path = Path(path)
+    head = {
+        "kind": KIND,
+        "format_version": FORMAT_VERSION,
+        "fingerprint": getattr(states, "fingerprint", None),
+        "layers": {layer: len(of_layer) for layer, of_layer in states.items()},
+    }
+    entries = {str(i): array for i, array in enumerate(arrays)}
+    # Beside it, since a rename within one file system is all or nothing.
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, states=np.array(json.dumps(head)), **entries)  # type: ignore[arg-type]
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_states(path: str | PathLike) -> States:
+    """Reads what `save_states` wrote.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        `{layer path: [array (rows, ...), ...]}`, which `set_states` of a model or a `Session` takes
+        where the weights are those that the states come from.
+
+    Raises:
+        ValueError: not a file of `save_states`, one that is damaged, or of a newer version.
+        OSError: a file that cannot be read.
+
+    Example: see `save_states`.
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    try:
+        return _parse(content)
+    except Exception as error:  # whatever NumPy, its archive or JSON find wrong
+        raise ValueError(
+            f"{path} is not a file of `save_states`, or is damaged ({error}). Received: "
+            f"{len(content)} bytes. Without it, have the network read the document anew."
+        ) from error
+
+
+def _parse(content: bytes) -> States:
+    with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        size = sum(entry.file_size for entry in archive.zip.infolist())
+        if size > _LARGEST:
+            raise ValueError(f"it would take {size} bytes of memory")
+        entries = {name: archive[name] for name in archive.files}
+    head = json.loads(entries.pop("states").item())
+    if head["kind"] != KIND:
+        raise ValueError(f"its kind is {head['kind']!r}")
+    if head["format_version"] != FORMAT_VERSION:
+        raise ValueError(
+            f"its format_version is {head['format_version']!r}, and this release reads "
+            f"{FORMAT_VERSION}: `pip install -U keras-stateful`"
+        )
+    counts, fingerprint = head["layers"], head["fingerprint"]
+    if sum(counts.values()) != len(entries):
+        raise ValueError(f"it lists {counts} and holds {len(entries)} arrays")
+    arrays = iter([entries[str(i)] for i in range(len(entries))])
+    layers = {layer: [next(arrays) for _ in range(n)] for layer, n in counts.items()}
+    return States(layers, None if fingerprint is None else str(fingerprint))
+
+
+def _arrays(states: Any) -> list[np.ndarray]:
+    """All arrays of all layers, in their order."""
+    if not isinstance(states, dict) or not all(
+        isinstance(v, (list, tuple)) for v in states.values()
+    ):
+        raise TypeError(
+            "`states` must be a dict of lists of arrays, as `get_states` gives. Received: "
+            f"{type(states).__name__}. The order is `save_states(path, states)`."
+        )
+    arrays = [np.asarray(array) for of_layer in states.values() for array in of_layer]
+    if unfit := [a.dtype for a in arrays if a.dtype.kind not in "biuf"]:
+        raise TypeError(f"`states` must hold numbers. Received: dtype {unfit[0]}.")
+    return arrays
