@@ -111,6 +111,9 @@ class StatefulModel(keras.Model):
 
         With `batch_size=` the model's rows, of several windows `(windows * rows, time, ...)` one
         after the other.
+
+        Predictions of a sequence come in the order of its batches: `sequence.restore(predictions)`
+        puts them back into documents.
         """
         arguments = _named(super().predict, args, kwargs)
         device_checks.check_predict(self, find_states(self)[0].variables[0])

@@ -17,6 +17,11 @@ from keras_stateful.foundation import keras_internals
 _PREFETCH = 2  # batches that TensorFlow reads ahead
 _SMALL = 1 << 20  # bytes of a batch that is made at once, so that reading it ahead wins nothing
 
+RESETS_REMEDY = (
+    'It says whether batches have the mask; of which kind follows from `boundary`: "pack" resets '
+    "inside windows, the others before them."
+)
+
 
 class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
     """Batches that `fit`, `evaluate` and `predict` read in order.

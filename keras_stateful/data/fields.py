@@ -8,7 +8,6 @@ Nothing is copied whole: a batch gathers its own steps and converts only those (
 integers, `float32` for floating point and bool).
 """
 
-import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from keras_stateful.data.arrays import (
 from keras_stateful.data.ids import IdRange, Vocabulary
 from keras_stateful.data.kinds import Columns, Items, is_mapped
 from keras_stateful.data.spans import Spans, counted_up, padded, place
+from keras_stateful.foundation.locks import Lock
 
 # What is larger is not searched at once for NaN and unknown ids, but as it is read.
 _SCAN_BYTES = 1 << 29  # of features in memory
@@ -167,6 +167,9 @@ class Field(ABC):
         """Name of a document, used in error messages."""
         return f"{self.name}[{document}]"
 
+    def __deepcopy__(self, memo: dict) -> "Field":
+        return self  # documents are only read: copies of a sequence share them
+
 
 class Flat(Field):
     """Documents that are slices of one array.
@@ -180,6 +183,10 @@ class Flat(Field):
         super().__init__(name, lengths, flat.shape[1:], flat.dtype)
         self.flat, self.offsets = flat, offsets
         self._windows: tuple[int, np.ndarray] | None = None  # a length, and the view of `_strided`
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Pickled, a view of all windows would be a copy of each.
+        return {**self.__dict__, "_windows": None}
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
         at = self.offsets[document]
@@ -379,7 +386,7 @@ class LazySource:
         self.name, self.source, self.items = name, source, Items(name, encode)
         self.capacity = 16
         self._kept: OrderedDict[int, dict] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self.source)

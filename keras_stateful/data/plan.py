@@ -4,7 +4,6 @@ Everything here is a pure function of the lengths and of (seed, epoch); nothing 
 epochs' layouts. NumPy only.
 """
 
-import threading
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 from keras_stateful.data.dealing import Pieces, balance, cut, deal, greedy
 from keras_stateful.data.layout import Dealt, Layout, Streams
 from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.locks import Lock
 
 # A shuffle deals pieces in any order (None). Where that makes a row too long, it deals longer ones
 # first, which fills rows more evenly: by size * exp(spread * noise), with ever less noise.
@@ -77,7 +77,7 @@ class Plan:
         self.lengths, self.settings = lengths, settings
         s = settings
         self._layouts: dict[int, Layout] = {}
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self.deal = None if s.boundary == "ignore" else _first_deal(lengths, s)
         if self.deal is None:
             total = int(lengths.sum())

@@ -11,13 +11,15 @@ import numpy as np
 
 from keras_stateful.data.batch import checksum, in_order, spec_bytes
 from keras_stateful.data.corpus import open_corpus
-from keras_stateful.data.feed import Batches
+from keras_stateful.data.feed import RESETS_REMEDY, Batches
 from keras_stateful.data.fields import Lazy
 from keras_stateful.data.ids import Classes, of_id_targets
 from keras_stateful.data.parts import open_parts
 from keras_stateful.data.plan import Plan, Settings, piece_limit, remedies
+from keras_stateful.data.restoring import Grid
 from keras_stateful.data.windows import Windows
-from keras_stateful.foundation.arguments import one_of, whole_number
+from keras_stateful.foundation.arguments import one_of, true_or_false, whole_number
+from keras_stateful.foundation.types import Structure
 
 BOUNDARIES = ("align", "pack", "ignore")
 _WASTEFUL = 0.8  # utilization below which the user is warned
@@ -149,8 +151,9 @@ class StatefulSequence(Batches):
         self.sequence_length = whole_number("sequence_length", sequence_length, 1)
         self.burn_in = whole_number("burn_in", burn_in, 0)
         self.boundary = one_of("boundary", boundary, BOUNDARIES)
-        self.resets = bool(resets)
-        self.shuffle, self.shift_windows = bool(shuffle), bool(shift_windows)
+        self.resets = true_or_false("resets", resets, RESETS_REMEDY)
+        self.shuffle = true_or_false("shuffle", shuffle)
+        self.shift_windows = true_or_false("shift_windows", shift_windows)
         self.shard = self._checked_shard(shard)
         self._rows = self.global_batch_size // self.shard[1]
 
@@ -191,6 +194,7 @@ class StatefulSequence(Batches):
         for source in {f.source for f in self._corpus.fields.values() if isinstance(f, Lazy)}:
             source.capacity = max(source.capacity, 4 * self._rows)
         self.epoch = self._begin_at = 0
+        self._epoch_read = 0  # of the batch that was read last
         if self.utilization < _WASTEFUL:
             warnings.warn(remedies(self._plan, boundary), UserWarning, stacklevel=2)
 
@@ -207,6 +211,7 @@ class StatefulSequence(Batches):
     def __getitem__(self, index: int) -> tuple:
         """Batch `index` of the present epoch: `(x, y)`, or `(x, y, sample_weight)` if any pads."""
         i = self._checked_index(index)
+        self._epoch_read = self.epoch
         return next(self._windows.read(i, i + 1, self.epoch))
 
     def reset_mask(self, i: int, epoch: int | None = None) -> np.ndarray:
@@ -237,6 +242,58 @@ class StatefulSequence(Batches):
         for row, *span in zip(*(a.tolist() for a in columns), strict=True):
             rows[row].append(Span(*span))
         return rows
+
+    def restore(self, predictions: Structure, epoch: int | None = None) -> Structure:
+        """Puts predictions, which `predict` gives in the order of batches, back into documents.
+
+        Args:
+            predictions: what `model.predict(sequence)` gave: `(batches * batch_size,
+                sequence_length, ...)`, or a list or dict of these.
+            epoch: the pass that was predicted; None for that of the batch that was read last.
+                Passes differ under `shuffle` and `shift_windows` only.
+
+        Returns:
+            One array `(timesteps, ...)` for each document, in the corpus's order, NaN at steps that
+            were not read: the last ones, whose targets lie behind the end, those that "ignore"
+            drops, and those of other shards. For several outputs the same of each, in a list or
+            dict.
+
+        Raises:
+            ValueError: predictions of another shape, such as those of a part of a pass.
+
+        Example:
+
+        ```python
+        import keras, numpy as np
+        import keras_stateful as ks
+
+        series = [np.random.rand(n, 2) for n in (30, 50)]
+        sequence = ks.StatefulSequence(series, batch_size=2, sequence_length=8, resets=True)
+        network = keras.Sequential([
+            keras.Input((None, 2)), keras.layers.GRU(4, return_sequences=True)
+        ])
+        model = ks.to_stateful(network, sequence)
+        short, long = sequence.restore(model.predict(sequence, verbose=0))
+        assert long.shape == (50, 4)
+        ```
+        """
+        epoch = self._epoch_read if epoch is None else whole_number("epoch", epoch, 0)
+        low = self.shard[0] * self._rows
+        return Grid(
+            self._plan.layout(epoch),
+            self._corpus.lengths,
+            range(low, low + self._rows),
+            self.sequence_length,
+            self.num_batches,
+        ).restore(predictions)
+
+    def __repr__(self) -> str:
+        return (
+            f"<StatefulSequence: {len(self._lengths)} documents of "
+            f"{int(self._corpus.lengths.sum())} time steps in {self.num_batches} batches of "
+            f"{self.batch_size} x {self.sequence_length}, boundary={self.boundary!r}, "
+            f"resets={self.resets}, epoch={self.epoch}>"
+        )
 
     @property
     def utilization(self) -> float:
@@ -293,6 +350,7 @@ class StatefulSequence(Batches):
         for batches in in_order(read, range(first, total, at_once), self.workers, ahead):
             for batch in batches:
                 done += 1
+                self._epoch_read = epoch
                 if done == total and self.epoch == epoch:  # unless somebody set another
                     self.epoch = epoch + 1
                 yield batch

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.feed import Batches
+from keras_stateful.data.feed import RESETS_REMEDY, Batches
 from keras_stateful.data.ids import Classes, of_id_targets
 from keras_stateful.data.passes import KEPT, MadeBatch, Pass, StepCounts
 from keras_stateful.data.source import Source
 from keras_stateful.data.stream_windows import StreamWindows
 from keras_stateful.data.targets import LABEL_AT
-from keras_stateful.foundation.arguments import one_of, whole_number
+from keras_stateful.foundation.arguments import one_of, true_or_false, whole_number
 
 
 class StatefulStream(Batches):
@@ -115,7 +115,8 @@ class StatefulStream(Batches):
             steps_per_epoch = whole_number(
                 "steps_per_epoch", steps_per_epoch, 1, alternative="or None"
             )
-        self.resets, self.steps_per_epoch = bool(resets), steps_per_epoch
+        self.resets = true_or_false("resets", resets, RESETS_REMEDY)
+        self.steps_per_epoch = steps_per_epoch
         self.shard, self.epoch = (0, 1), 0
         again = steps_per_epoch is not None
         self._source = Source(
@@ -173,6 +174,19 @@ class StatefulStream(Batches):
         raise TypeError(
             "A stream has no batch by index. Received: stream[...]. Iterate over it, or read a "
             "`StatefulSequence`."
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<StatefulStream: batches of {self.batch_size} x {self.sequence_length}, "
+            f"boundary={self.boundary!r}, resets={self.resets}, "
+            f"steps_per_epoch={self.steps_per_epoch}>"
+        )
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TypeError(
+            "A stream stands in the middle of its source, and can neither be copied nor pickled. "
+            f"Received: {self!r}. Make another: `StatefulStream(source, ...)`."
         )
 
     def reset_mask(self, i: int, epoch: int | None = None) -> np.ndarray:

@@ -72,6 +72,24 @@ def one_of(name: str, value: Any, choices: Sequence[str], remedy: str = "") -> s
     )
 
 
+def true_or_false(name: str, value: Any, remedy: str = "") -> bool:
+    """Checks that an argument is a bool and returns it: text is true, whatever it says.
+
+    Args:
+        name: name of the argument, used in error messages.
+        value: what was given: Python's and NumPy's bools, 0 and 1.
+        remedy: what to do instead, a sentence.
+
+    Raises:
+        TypeError: any other value.
+    """
+    if isinstance(value, (bool, np.bool_, int, np.integer)) and value in (0, 1):
+        return bool(value)
+    raise TypeError(
+        f"`{name}` must be True or False. Received: {name}={_shown(value)}. {remedy}".rstrip()
+    )
+
+
 def fits(shape: tuple, pattern: tuple) -> bool:
     """True if a shape has the sizes of a pattern, in which None stands for any size."""
     return len(shape) == len(pattern) and all(

@@ -293,6 +293,16 @@ LAYOUT = {
         "sequence_length=0",
         "1 or more",
     ),
+    "a kind of resets": Bad(
+        lambda: make(docs(9), resets="step"),
+        TypeError,
+        "`resets`",
+        "resets='step'",
+        "follows from `boundary`",
+    ),
+    "a shuffle of text": Bad(
+        lambda: make(docs(9), shuffle="no"), TypeError, "`shuffle`", "'no'", "True or False"
+    ),
     "an unknown boundary": Bad(
         lambda: make(docs(9), boundary="reset"),
         ValueError,
@@ -647,6 +657,13 @@ STREAM = {
         "`label_at`",
         "'last'",
         "Leave it out",
+    ),
+    "a kind of resets": Bad(
+        lambda: stream(docs(30), resets="window"),
+        TypeError,
+        "`resets`",
+        "resets='window'",
+        "follows from `boundary`",
     ),
     "no steps in an epoch": Bad(
         lambda: stream(docs(30), steps_per_epoch=0),
