@@ -1,5 +1,6 @@
 """Reads, writes and resets the state of a model, also in the middle of an epoch on JAX."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -13,7 +14,13 @@ from keras_stateful.carry.layers import Carry
 from keras_stateful.carry.steps import rows_like
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.rows import row_indices
-from keras_stateful.foundation.states import States, check_numbers, check_owner, fingerprint
+from keras_stateful.foundation.states import (
+    States,
+    check_numbers,
+    check_owner,
+    fingerprint,
+    sampled,
+)
 from keras_stateful.foundation.types import Tensor
 
 keras_internals.look_into(States)
@@ -113,7 +120,7 @@ def get_states(model: keras.Model, rows: ArrayLike | None = None) -> States:
     layer_states = _states_that_must_be(model)
     index = None if rows is None else _indices(rows, layer_states)
     sync(model)
-    return States(read_states(layer_states, index), _owner(model, layer_states))
+    return States(read_states(layer_states, index), _owner(model, layer_states), model)
 
 
 def read_states(
@@ -139,7 +146,14 @@ def _owner(model: keras.Model, layer_states: list[LayerState]) -> str | None:
     weights = {id(weight): weight for weight in model.weights if id(weight) not in carried}
     # Replicas hold the same weights, so that the first one's will do.
     parts = (devices.parts(weight)[0] for weight in weights.values())
-    return fingerprint(np.asarray(ops.convert_to_numpy(part)) for part in parts)
+    return fingerprint(map(sample, parts))
+
+
+def sample(weight: keras.Variable) -> tuple[tuple, np.ndarray]:
+    """What a fingerprint reads of a weight: its shape, and some of its values."""
+    shape = tuple(weight.shape)
+    values = ops.reshape(weight, (-1,))[sampled(math.prod(shape))]
+    return shape, np.asarray(ops.convert_to_numpy(values))
 
 
 def set_states(
@@ -154,8 +168,8 @@ def set_states(
 
     Raises:
         TypeError: not a dict, arrays that are no numbers.
-        ValueError: other layers, or arrays of another shape; states that other weights made, as
-            before a training; NaN or infinite values; a row that does not exist.
+        ValueError: other layers, or arrays of another shape; states that another model's weights
+            made, as before a training; NaN or infinite values; a row that does not exist.
 
     Example:
 
@@ -172,7 +186,7 @@ def set_states(
     index = None if rows is None else _indices(rows, layer_states, repeats=False)
     _check_states(states, layer_states, None if index is None else len(index))
     sync(model)
-    if getattr(states, "fingerprint", None) is not None:  # else there is nothing to compare
+    if isinstance(states, States) and not states.read_from(model):
         check_owner(states, _owner(model, layer_states), f"{model.name!r}")
     for layer_state in layer_states:
         for variable, array in zip(layer_state.variables, states[layer_state.key], strict=True):

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 from keras_stateful.carry.graph import Graph
+from keras_stateful.carry.states import sample
 from keras_stateful.carry.vocabulary import input_vocabulary, reads_as_logits
 from keras_stateful.conversion.step_model import StepModel
 from keras_stateful.export import check
@@ -94,7 +95,7 @@ def describe(
             )
             for i, original in enumerate(step.data_outputs)
         ),
-        fingerprint=fingerprint(keras.ops.convert_to_numpy(w) for w in single.weights),
+        fingerprint=fingerprint(map(sample, single.weights)),
         states=tuple(
             State(
                 name=step.state_names[i],

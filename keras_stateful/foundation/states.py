@@ -7,6 +7,7 @@ fits in shape, and every output would be another one.
 """
 
 import hashlib
+import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -20,19 +21,34 @@ class States(dict[str, list]):
     """`{layer path: [array (batch, ...), ...]}`, as `get_states` gives it.
 
     A dict, which may be pickled and copied. One that is made of its arrays by hand has no
-    fingerprint, and is taken by any network of the same layers.
+    fingerprint, and is taken by any network of the same layers. The very model that the states were
+    read from takes them at any time: that states are older than the weights is how truncated
+    backpropagation goes on from window to window.
 
     Attributes:
         fingerprint: of the weights that made the states (`fingerprint`); None where nobody knows.
     """
 
-    def __init__(self, states: ByLayer = {}, fingerprint: str | None = None):  # noqa: B006
+    def __init__(
+        self,
+        states: ByLayer = {},  # noqa: B006
+        fingerprint: str | None = None,
+        reader: Any = None,
+    ):
         super().__init__(states)
         self.fingerprint = fingerprint
+        self._reader = None if reader is None else weakref.ref(reader)
+
+    def read_from(self, reader: Any) -> bool:
+        """True if the states were read from this very model, and not taken through a file."""
+        return self._reader is not None and self._reader() is reader
 
     def copy(self) -> "States":
         """A shallow copy, of the same fingerprint."""
         return States(self, self.fingerprint)
+
+    def __reduce__(self) -> tuple:
+        return States, (dict(self), self.fingerprint)
 
     # Trees of arrays (`keras.tree`, `jax.tree`) look into a dict, and into a class that has these
     # two. What a function makes of the arrays is nobody's state any more.
@@ -48,19 +64,28 @@ class States(dict[str, list]):
         return cls(dict(zip(keys, lists, strict=True)))
 
 
-def fingerprint(weights: Iterable[np.ndarray]) -> str:
-    """The SHA-256 of a network's weights, whatever their order, names and precision.
+def sampled(size: int) -> slice:
+    """Which of a weight's values a fingerprint reads: up to 512, at equal distances.
+
+    A step of training changes nearly all values of nearly all weights, so that a few of each tell
+    as much as all, and large weights need not leave their device whenever states are read.
+    """
+    return slice(None, None, -(-size // 512) or None)
+
+
+def fingerprint(weights: Iterable[tuple[tuple, np.ndarray]]) -> str:
+    """The SHA-256 of a sample of a network's weights, whatever their order, names and precision.
 
     So it stays through conversions, files and exports, and changes with every step of training.
 
     Args:
-        weights: of the network, each once, no states among them.
+        weights: the shape and the `sampled` values of each weight, no states among them.
     """
     digests = []
-    for weight in weights:
+    for shape, values in weights:
         # Weights in half precision are float32 in an artifact.
-        array = np.ascontiguousarray(weight, "<f4")
-        digests.append(hashlib.sha256(str(array.shape).encode() + array.tobytes()).digest())
+        array = np.ascontiguousarray(values, "<f4")
+        digests.append(hashlib.sha256(str(tuple(shape)).encode() + array.tobytes()).digest())
     return hashlib.sha256(b"".join(sorted(digests))).hexdigest()
 
 

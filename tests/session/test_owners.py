@@ -104,6 +104,22 @@ def test_states_from_before_a_retraining_are_refused(readers):
             take(new, dict(states))  # the way out that the message names
 
 
+def test_the_model_that_they_were_read_from_takes_them_after_a_step_of_training():
+    """Truncated backpropagation carries states past each update; so does parking them."""
+    model = ks.to_stateful(network(), 2)
+    parked = after_reading_two(model)
+    retrained(model)
+    ks.set_states(model, parked)
+    assert_equal(ks.get_states(model), parked)
+    with pytest.raises(ValueError, match="other weights"):
+        ks.set_states(model, pickle.loads(pickle.dumps(parked)))
+
+
+def after_reading_two(model):
+    model.predict_on_batch(readings(2))
+    return ks.get_states(model)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 def test_states_that_are_not_finite_are_refused(readers, value):
     for reader in (readers[0][0], readers[0][2]):
@@ -148,7 +164,7 @@ def test_states_are_a_dict_and_a_tree():
     assert isinstance(doubled, States)
     assert doubled.fingerprint is None  # nobody's states
     assert list(doubled["b"][0]) == [2, 2]
-    assert len(fingerprint([np.ones(2)])) == 64
+    assert len(fingerprint([((2,), np.ones(2))])) == 64
 
 
 @pytest.mark.parametrize("rows", [[1], [2, 0], np.array([False, True, True])])
