@@ -1,6 +1,6 @@
 """How a network carries its state: the layers that do, the loops they run, the graph they stand in.
 
-    model ──▶ graph: every call ──▶ time_axis: what runs along time (probing: what nobody knows)
+    model ──▶ graph: every call ──▶ time_axis: what runs along time, derived for each call
                                         │
     copying: one layer ──▶ rewrite: the model anew ◀── a policy of `conversion`
                                         │

@@ -4,7 +4,7 @@ import keras
 
 from keras_stateful.carry.graph import RESETS, Graph, Unconvertible
 from keras_stateful.carry.states import sync
-from keras_stateful.carry.time_axis import find_time_axis
+from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.protocols import is_converted, is_sequence
 
@@ -115,6 +115,33 @@ def _check_weights(model: keras.Model) -> None:
             "meanwhile, and does not put them back then. Build the model again and load its "
             "weights from a file."
         ) from None
+
+
+def check_all_go_on(time: TimeAxis, chosen: list[str] | None) -> None:
+    """Checks that no layer starts anew in each window, where windows may have any length.
+
+    Raises:
+        ValueError: recurrent layers along time that `layers=` left out.
+    """
+    if chosen is None:
+        return
+    if anew := [path for path in time.recurrent if path not in chosen]:
+        raise Unconvertible(
+            f"{anew} start anew in each window, since `layers` left them out when the model was "
+            "made stateful: what they put out depends on the length of a window, which is another "
+            f"one here. Received: layers that carry {chosen}. Let them carry as well "
+            f"(`to_stateful(model, ..., layers={chosen + anew})`), or take the part of the model "
+            "without them (`keras.Model(model.input, h)`, where h is what they read)."
+        )
+
+
+def refuse_held(time: TimeAxis) -> None:
+    """Refuses layers that read a bounded past, whose last inputs nothing holds yet."""
+    for path, held in time.held.items():
+        raise Unconvertible(
+            f"`to_stateful` cannot carry `{path}`: it reads {held.steps} steps back, and would see "
+            "zeros there at the start of every window."
+        )
 
 
 def no_recurrent_layer(graph: Graph, function: str) -> Unconvertible:

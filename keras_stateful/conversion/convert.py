@@ -22,9 +22,11 @@ from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
 from keras_stateful.conversion.checks import (
     OF_THE_LOSS,
     check_all_carry,
+    check_all_go_on,
     check_methods,
     no_recurrent_layer,
     readable,
+    refuse_held,
 )
 from keras_stateful.conversion.model import StatefulModel
 from keras_stateful.foundation import devices
@@ -208,6 +210,9 @@ def _carrying(
     rows = devices.graph_rows(batch_size, function)
     chosen = None if layers is None else _paths(graph, layers)
     time = find_time_axis(graph, chosen)
+    refuse_held(time)
+    if any_length:
+        check_all_go_on(time, chosen)
     recurrent = _along_time(graph, time, chosen, function)
     # An unrolled loop is as long as the window that the model was built with.
     config = {"unroll": False} if any_length else {}

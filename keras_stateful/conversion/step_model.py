@@ -14,7 +14,7 @@ from keras_stateful.carry.recurrent import KERAS_CALLS
 from keras_stateful.carry.rewrite import Level, Rewriter
 from keras_stateful.carry.steps import OpenedWindow, first_of_last, puts_out_its_first_state
 from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
-from keras_stateful.conversion.checks import readable
+from keras_stateful.conversion.checks import check_all_go_on, readable, refuse_held
 from keras_stateful.conversion.convert import pack_outputs
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
@@ -110,6 +110,8 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
     graph = readable(model, "to_step_model")
     carried = graph.carrying or None
     time = find_time_axis(graph, carried)
+    refuse_held(time)
+    check_all_go_on(time, carried)
     recurrent = {path for path in time.recurrent if carried is None or path in carried}
     names = _StateNames(time, {t.name for t in graph.inputs})
 

@@ -134,10 +134,9 @@ def test_a_saved_and_reloaded_model_trains_on_the_same(tmp_path, name, resets):
 
 def test_layers_chooses_who_carries():
     model = sequential(lstm(name="first"), lstm(name="second"))
-    assert list(ks.get_states(ks.to_stateful(model, 2, layers=["second"]))) == ["second"]
-    assert list(ks.get_states(ks.to_inference(ks.to_stateful(model, 2, layers=["second"])))) == [
-        "second"
-    ]
+    stateful = ks.to_stateful(model, 2, layers=["second"])
+    assert list(ks.get_states(stateful)) == ["second"]
+    assert list(ks.get_states(ks.to_stateful(stateful, 3, layers=["second"]))) == ["second"]
 
 
 def test_layers_inside_time_distributed_are_left_alone():
@@ -226,37 +225,58 @@ def test_kernel_size_one_mixes_nothing():
     ks.to_stateful(sequential(layers.Conv1D(3, 1), lstm()), 2)
 
 
-def test_a_mixing_branch_may_be_kept_out_by_layers():
-    x = keras.Input((None, 3))
-    model = keras.Model(
-        x, layers.Add()([lstm(name="carried")(x), layers.Conv1D(4, 3, padding="causal")(x)])
-    )
-    with pytest.raises(ValueError, match="conv1d"):
-        ks.to_stateful(model, 2)
-    ks.to_stateful(model, 2, layers=["carried"])
-    upstream = sequential(layers.Conv1D(3, 3), lstm(name="carried"))
-    with pytest.raises(ValueError, match="conv1d"):
-        ks.to_stateful(upstream, 2, layers=["carried"])
-
-
 @pytest.mark.parametrize(
-    "behind",
+    "mixes",
     [
-        lambda: layers.Conv1D(1, 3, padding="same"),
-        lambda: layers.Bidirectional(layers.GRU(1, return_sequences=True), merge_mode="sum"),
+        lambda: layers.Conv1D(4, 3, padding="same"),
+        lambda: layers.Bidirectional(layers.GRU(2, return_sequences=True)),
+        lambda: layers.UnitNormalization(axis=1),
+        lambda: layers.Lambda(lambda x: keras.ops.cumsum(x, axis=1)),
     ],
-    ids=["Conv1D", "Bidirectional"],
+    ids=["Conv1D", "Bidirectional", "norm over time", "Lambda"],
 )
-def test_what_is_kept_out_by_name_still_has_an_output_for_each_step(behind):
+def test_what_mixes_time_steps_is_refused_whatever_layers_says(mixes):
+    def beside(x):
+        return layers.Add()([lstm(name="carried")(x), mixes()(x)])
+
+    def behind(x):
+        return mixes()(lstm(name="carried")(x))
+
+    def before(x):
+        return lstm(name="carried")(mixes()(x))
+
+    x = keras.Input((None, 4))
+    for place in (beside, behind, before):
+        with pytest.raises(ValueError, match="cannot carry"):
+            ks.to_stateful(keras.Model(x, place(x)), 2, layers=["carried"])
+
+
+@pytest.mark.parametrize("go_backwards", [False, True])
+def test_a_layer_kept_out_by_name_starts_anew_in_each_window_of_the_training_alone(
+    go_backwards, tmp_path
+):
+    """What it puts out depends on a window's length: nothing that takes another one may have it."""
+    documents = [np.ones((30, 2)), np.ones((21, 2))]
     data = ks.StatefulSequence(
-        [np.ones((30, 2)), np.ones((21, 2))], 2, 7, targets=[np.ones((30, 1)), np.ones((21, 1))]
+        documents, 2, 7, targets=[np.ones((30, 1)), np.ones((21, 1))], resets=True
     )
-    model = keras.Sequential(
-        [keras.Input((None, 2)), layers.GRU(4, return_sequences=True, name="carried"), behind()]
+    anew = layers.GRU(1, return_sequences=True, go_backwards=go_backwards, name="anew")
+    plain = keras.Sequential(
+        [keras.Input((None, 2)), layers.GRU(4, return_sequences=True, name="carried"), anew]
     )
-    model = ks.to_stateful(model, data, layers=["carried"])
+    model = ks.to_stateful(plain, data, layers=["carried"])
     model.compile("sgd", "mse")
     model.fit(data, verbose=0)
+    assert list(ks.get_states(model)) == ["carried"]
+    for convert in (
+        ks.to_inference,
+        ks.to_step_model,
+        lambda m: ks.export_step_model(m, tmp_path / "out"),
+        lambda m: ks.predict_documents(m, documents),
+        lambda m: ks.evaluate_documents(m, documents, targets=[d[:, :1] for d in documents]),
+    ):
+        with pytest.raises(ValueError, match=r"\['anew'\] start anew in each window"):
+            convert(model)
 
 
 def test_a_batch_of_another_size_is_an_error_not_a_broadcast():
@@ -743,11 +763,12 @@ def test_functions_that_cannot_be_told_are_refused(layer, remedy):
 
 
 def test_a_layer_that_clones_its_initializers_is_copied():
-    """As attention does, which is let in behind the layers that the user chose."""
-    x = keras.Input((None, 3))
-    h = layers.LSTM(4, return_sequences=True, name="lstm")(x)
-    model = keras.Model(x, layers.MultiHeadAttention(2, 2)(h, h))
-    stateful = ks.to_stateful(model, 2, layers=["lstm"])
-    window = np.random.default_rng(0).random((2, 5, 3), "float32")
+    """As attention does; what it attends to has no time."""
+    x, memory = keras.Input((None, 3)), keras.Input((4, 3))
+    h = layers.LSTM(4, return_sequences=True)(x)
+    model = keras.Model([x, memory], layers.MultiHeadAttention(2, 2)(h, memory))
+    stateful = ks.to_stateful(model, 2)
+    rng = np.random.default_rng(0)
+    window = [rng.random((2, 5, 3), "float32"), rng.random((2, 4, 3), "float32")]
     expected = model.predict(window, verbose=0)
     np.testing.assert_allclose(stateful.predict(window, verbose=0), expected, atol=1e-5)

@@ -117,39 +117,41 @@ def converting(make, **arguments):
     return lambda: ks.to_stateful(make(), **{"batch_size": 2, **arguments})
 
 
-ELSEWHERE = "keep it out with `layers=[...]`"
-
 MODELS = {
     "Conv1D": Bad(
         converting(lambda: sequential(layers.Conv1D(3, 3, padding="causal", name="conv"), lstm())),
         ValueError,
         "`conv`",
-        "kernel_size=3",
-        ELSEWHERE,
+        "2 steps back",
+        "zeros there at the start of every window",
     ),
     "Conv1D behind": Bad(
         converting(lambda: sequential(lstm(), layers.Conv1D(3, 3, padding="same", name="conv"))),
         ValueError,
         "`conv`",
-        "neighbouring time steps",
-        ELSEWHERE,
+        "reads 1 steps ahead",
+        'Give it `padding="causal"`',
     ),
     "Conv1D in a sub-model": Bad(
-        converting(nested), ValueError, "`encoder/conv`", "kernel_size=3", ELSEWHERE
+        converting(nested),
+        ValueError,
+        "`encoder/conv`",
+        "2 steps in front of each window that are not there",
+        "`ZeroPadding1D((2, 0))` in front of `encoder/conv`",
     ),
     "an average over time": Bad(
         converting(lambda: sequential(lstm(), layers.GlobalAveragePooling1D(name="mean"))),
         ValueError,
         "`mean`",
-        "averages over the window",
-        ELSEWHERE,
+        "merges the time steps",
+        'reduce="mean"',
     ),
     "pooling": Bad(
         converting(lambda: sequential(layers.MaxPooling1D(2, name="pool"), lstm())),
         ValueError,
         "`pool`",
-        "neighbouring time steps",
-        ELSEWHERE,
+        "one time step for 2",
+        "frames of 2 steps in `encode=`",
     ),
     "Flatten": Bad(
         converting(
@@ -157,48 +159,64 @@ MODELS = {
         ),
         ValueError,
         "`flat`",
-        "merges the time steps",
-        ELSEWHERE,
+        "(None, 24) of (None, 6, 4)",
+        "`TimeDistributed(Reshape(...))`",
     ),
     "Reshape": Bad(
         converting(lambda: sequential(layers.Reshape((3, 6), name="shape"), lstm(), shape=(6, 3))),
         ValueError,
         "`shape` (Reshape)",
-        "the number of time steps",
-        ELSEWHERE,
+        "(None, 3, 6) of (None, 6, 3)",
+        "`Reshape((-1, ...))`",
     ),
     "attention": Bad(
-        converting(attending), ValueError, "`attention`", "within the window alone", ELSEWHERE
+        converting(attending),
+        ValueError,
+        "`attention`",
+        "attends to later steps",
+        "`sliding_window=`",
     ),
     "Bidirectional": Bad(
         converting(lambda: sequential(layers.Bidirectional(lstm(), name="both"))),
         ValueError,
         "`both`",
         "not known yet",
-        ELSEWHERE,
+        "Use its forward layer alone",
     ),
     "go_backwards": Bad(
         converting(lambda: sequential(lstm(go_backwards=True, name="back"))),
         ValueError,
         "`back`",
         "from the end",
-        ELSEWHERE,
+        "`go_backwards=False`",
     ),
     "a layer of one's own that sums over time": Bad(
         converting(lambda: sequential(custom(lambda x: keras.ops.cumsum(x, 1)), lstm())),
         ValueError,
         "`custom`",
-        "time steps",
-        ELSEWHERE,
+        "cumsum",
+        "`axis=-1`",
     ),
     "a layer of one's own that counts positions": Bad(
-        converting(positions), ValueError, "`custom`", "time steps", ELSEWHERE
+        converting(positions),
+        ValueError,
+        "`custom`",
+        "one value for each time step of a window",
+        "one more input",
     ),
     "time steps that are given the window's end": Bad(
-        converting(with_its_own_end), ValueError, "`times`", "end of the window", ELSEWHERE
+        converting(with_its_own_end),
+        ValueError,
+        "`times`",
+        "end of the window",
+        "`return_sequences=True`",
     ),
     "a decoder that starts from the window's end": Bad(
-        converting(encoder_and_decoder), ValueError, "`decoder`", "end of the window", ELSEWHERE
+        converting(encoder_and_decoder),
+        ValueError,
+        "`decoder`",
+        "end of the window",
+        "`return_sequences=True`",
     ),
     "a norm over time": Bad(
         converting(
@@ -206,8 +224,8 @@ MODELS = {
         ),
         ValueError,
         "`unit`",
-        "time steps",
-        ELSEWHERE,
+        "each time step from all others",
+        "`axis=-1`",
     ),
     "a mean for each step of the window": Bad(
         converting(
@@ -217,15 +235,15 @@ MODELS = {
         ),
         ValueError,
         "`batch`",
-        "number of time steps",
-        ELSEWHERE,
+        "each time step from all others",
+        "`axis=-1`",
     ),
     "a Dense of one's own that sums over time": Bad(
         converting(lambda: sequential(Sums(4, name="sums"), lstm())),
         ValueError,
         "`sums`",
-        "time steps",
-        ELSEWHERE,
+        "cumsum",
+        "`axis=-1`",
     ),
     "a loss of one's own": Bad(
         converting(lambda: OwnLoss([keras.Input((None, 3)), lstm()])),
@@ -249,7 +267,11 @@ MODELS = {
         "`layers=['first', 'second']`",
     ),
     "a stateful layer inside TimeDistributed": Bad(
-        converting(stateful_slices), ValueError, "`slices`", "from slice to slice", ELSEWHERE
+        converting(stateful_slices),
+        ValueError,
+        "`slices`",
+        "from slice to slice",
+        "`stateful=False`",
     ),
     "no recurrent layer": Bad(
         converting(lambda: sequential(layers.Dense(3, name="dense"))),

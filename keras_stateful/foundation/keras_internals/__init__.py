@@ -9,6 +9,7 @@
 | `epochs` | what `fit` counts its steps with, and how it takes data |
 | `callbacks` | what Keras's own callbacks remember |
 | `trees` | which collections `keras.tree` looks into |
+| `operations` | operations of `keras.ops`, the record of calls on symbolic tensors |
 | `names` | what is Keras's own, by the module that it was written in |
 
 Outside of this folder no module imports `keras.src` or reads what Keras keeps private. What Keras
@@ -59,6 +60,11 @@ from keras_stateful.foundation.keras_internals.layers import (
 from keras_stateful.foundation.keras_internals.names import (
     is_keras_rnn,
     is_of_keras,
+)
+from keras_stateful.foundation.keras_internals.operations import (
+    operation_name,
+    record,
+    settings_of,
 )
 from keras_stateful.foundation.keras_internals.trainer import (
     TrainerCall,
@@ -115,9 +121,12 @@ __all__ = [
     "look_into",
     "mask_of",
     "nodes",
+    "operation_name",
+    "record",
     "replace_attribute",
     "rnn_loop",
     "set_memory",
+    "settings_of",
     "skip_steps",
     "strategy",
     "sublayers",
