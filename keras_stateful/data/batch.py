@@ -47,6 +47,13 @@ def rows_of(part: Structure, rows: slice) -> Structure:
     return tuple(v[rows] for v in part) if isinstance(part, tuple) else part[rows]
 
 
+def copied(part: Structure) -> Structure:
+    """A copy of an array, or of all arrays in a dict or tuple."""
+    if isinstance(part, dict):
+        return {k: copied(v) for k, v in part.items()}
+    return tuple(map(copied, part)) if isinstance(part, tuple) else part.copy()
+
+
 def no_resets(rows: int, window: int, boundary: str) -> np.ndarray:
     """A reset mask that is False everywhere: `(rows,)`, in "pack" `(rows, window)`."""
     return np.zeros((rows, window) if boundary == "pack" else (rows,), bool)

@@ -56,7 +56,10 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
         return self.read_pass()
 
     def trained(self, batches: int) -> None:
-        """Says how many batches of the present pass were trained on; more may have been read."""
+        """Says how many batches of the epoch's pass were trained on; more may have been read.
+
+        It may be said before the first is read: Keras calls hooks, and on JAX reads only then.
+        """
 
     # Where a training stands in the data, for `ResumeTraining`
 
@@ -170,10 +173,8 @@ def _as_torch(batches: Iterator[tuple]) -> Iterator[tuple]:
     import torch
 
     device = keras.ops.convert_to_tensor(0).device  # where Keras puts tensors now
-    for batch in batches:  # copied, since a stream may give some of them again
-        yield keras.tree.map_structure(
-            lambda array: torch.asarray(array, device=device, copy=True), batch
-        )
+    for batch in batches:  # of arrays that nobody else holds, so that memory may be shared
+        yield keras.tree.map_structure(lambda array: torch.asarray(array, device=device), batch)
 
 
 class _Passes:

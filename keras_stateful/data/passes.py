@@ -29,7 +29,9 @@ class Pass:
         made: batches made, among them those that the pass before gives back.
         given: batches handed out.
         trained: batches trained on; Keras may have been given more.
+        keras_epoch: how many epochs Keras had begun when the first batch was asked for.
         finished: True if there are no more to give.
+        broken: True if the source failed while it was read.
         resumed: True if `seek` made it, and it has not begun.
         waiting: batches made and not given.
         last: the last ones given.
@@ -40,7 +42,9 @@ class Pass:
     made: int = 0
     given: int = 0
     trained: int = 0
+    keras_epoch: int = 0
     finished: bool = False
+    broken: bool = False
     resumed: bool = False
     waiting: deque[MadeBatch] = field(default_factory=deque)
     last: deque[MadeBatch] = field(default_factory=lambda: deque(maxlen=_PEEKED))
@@ -68,6 +72,33 @@ class Pass:
         self.given += 1
         self.finished = self.given == limit
         return batch
+
+    def given_back(self, goes_on: bool, once: bool) -> int | None:
+        """How many of the batches given are those of the pass to come; None if it begins anew.
+
+        Those that were given and not trained on, if they are few enough to be still kept: what
+        Keras read ahead of its last step, or all of a pass that it left, as it does to see the
+        shape of a batch.
+
+        Args:
+            goes_on: True if passes are parts of the source, which go on from each other.
+            once: True if the source can be read one time only.
+        """
+        back = self.given
+        if self.trained and (goes_on or (once and back > len(self.last))):
+            back = max(0, self.given - self.trained)
+        over = self.finished and not (goes_on and self.trained)
+        if back <= len(self.last) and not over:
+            return back
+        # The source goes on where it is, though batches are lost, or begins anew.
+        return 0 if goes_on or (once and not self.finished) else None
+
+    def followed(self, back: int, here: dict[str, Any]) -> "Pass":
+        """The pass to come, which gives so many batches again; the stream stands `here`."""
+        after = Pass(positions={0: self.positions.get(self.given - back, here)})
+        for batch in [*[*self.last][len(self.last) - back :], *self.waiting]:
+            after.add(batch)
+        return after
 
 
 @dataclass

@@ -49,6 +49,8 @@ class StatefulStream(Batches):
         steps_per_epoch: batches of an epoch; the next epoch goes on where it stopped, and the
             source begins again where it ends. None: an epoch is one pass over the source.
 
+    If the source fails while it is read, the next pass begins anew; of an iterator it is refused.
+
     Weights are scaled so that the loss is per real step. How much will be padding is known only
     after a pass: the first is scaled by the share so far, each later one by that of the pass
     before, so that its loss is exact if the source gives the same. (With `steps_per_epoch` it is
@@ -133,6 +135,7 @@ class StatefulStream(Batches):
         self.has_targets = targets is not None
         self._lock = threading.RLock()
         self._pass, self._steps = Pass(), StepCounts()
+        self._trained_early = (0, 0)  # an epoch of Keras's, and batches trained on; see `trained`
 
     # What it gives
 
@@ -211,7 +214,7 @@ class StatefulStream(Batches):
                     f"A stream keeps the masks of its last {KEPT} batches. Received: batch {i}; "
                     f"{self._pass.made} were read."
                 )
-            return self._pass.masks.get(i, self._windows.no_resets())
+            return self._pass.masks.get(i, self._windows.no_resets()).copy()
 
     def check_ids(self, known: dict[str | None, int]) -> None:
         """Refuses ids that a model does not know, as they are read.
@@ -231,8 +234,15 @@ class StatefulStream(Batches):
         self._windows.check_classes(of_id_targets(known, self.signature()[1]))
 
     def trained(self, batches: int) -> None:
-        """Says that so many batches of the present pass were trained on; the next goes on there."""
-        self._pass.trained = batches
+        """Says that so many batches of the epoch's pass were trained on; the next goes on there.
+
+        It may be said before the first is read: Keras calls hooks, and on JAX reads only then.
+        """
+        with self._lock:
+            if self._pass.keras_epoch == self.epochs_begun:
+                self._pass.trained = batches
+            else:  # the pass that is about to begin
+                self._trained_early = (self.epochs_begun, batches)
 
     def __iter__(self) -> Iterator[tuple]:
         """The batches of one epoch, for a loop of one's own: each counts as trained on."""
@@ -264,30 +274,36 @@ class StatefulStream(Batches):
     def _begin(self) -> None:
         """Begins a pass, unless the present one was begun for its masks or by `seek`."""
         before = self._pass
-        if before.resumed or before.untouched:
+        if before.broken:
+            self._check_readable_again()
+            self._reopen(whole=False)
+            self._pass = Pass(positions={0: self._here()})
+        elif before.resumed or before.untouched:
             before.resumed = False
-            return
-        # Batches that were given and not trained on belong to the pass to come, if they are few
-        # enough to be still kept: what Keras read ahead of its last step, or all of a pass that it
-        # left, as it does to see the shape of a batch.
-        if self.steps_per_epoch is not None and before.trained:
-            ahead = before.given - before.trained
-            gives_back = ahead <= len(before.last)
         else:
-            ahead = before.given
-            gives_back = not before.finished and ahead <= len(before.last)
-        waiting = [*before.waiting]
-        if gives_back:
-            waiting = [*before.last][len(before.last) - ahead :] + waiting
-            start = before.positions.get(before.given - ahead)
-        elif self.steps_per_epoch is None and (before.finished or not self._source.once):
+            self._pass = self._pass_after(before)
+        self._pass.keras_epoch = self.epochs_begun
+        epoch, batches = self._trained_early
+        if epoch == self.epochs_begun:
+            self._pass.trained = max(self._pass.trained, batches)
+
+    def _pass_after(self, before: Pass) -> Pass:
+        """The pass that follows another: it goes on behind it, or the source begins anew."""
+        back = before.given_back(goes_on=self.steps_per_epoch is not None, once=self.once)
+        if back is None:
             self._reopen(whole=before.finished)
-            waiting, start = [], None
-        else:  # the source goes on where it is
-            start = before.positions.get(before.given)
-        self._pass = Pass(positions={0: start or self._here()})
-        for batch in waiting:
-            self._pass.add(batch)
+            return Pass(positions={0: self._here()})
+        return before.followed(back, self._here())
+
+    def _check_readable_again(self) -> None:
+        """Refuses to go on with a source that failed and is read once."""
+        if self.once:
+            raise ValueError(
+                "`source` failed while it was read, and cannot be read again. Received: an "
+                "iterator, which is read once. Pass a function that makes one, "
+                "`StatefulStream(lambda: read_documents(path), ...)`; the next pass then begins "
+                "anew."
+            )
 
     def _reopen(self, whole: bool) -> None:
         """The source and all rows begin anew; `whole` says that the pass was read to its end."""
@@ -381,7 +397,11 @@ class StatefulStream(Batches):
         """Makes the next batch of the pass; False if there is none."""
         if self.steps_per_epoch is not None and self._pass.made >= self.steps_per_epoch:
             return False
-        reading = self._windows.read()
+        try:
+            reading = self._windows.read()
+        except BaseException:  # an interruption, too: rows stand in the middle of a window
+            self._pass.broken = True
+            raise
         if not reading.documents:
             if self._pass.made == 0 and self._steps.ever:  # an earlier pass read the source
                 raise ValueError(

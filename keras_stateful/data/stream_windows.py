@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_stateful.data.batch import mark_resets, no_resets
+from keras_stateful.data.batch import copied, mark_resets, no_resets
 from keras_stateful.data.ids import Classes, Vocabulary
 from keras_stateful.data.parts import Gathered, IdChecks, Parts
 from keras_stateful.data.source import Document, Source
@@ -98,10 +98,11 @@ class StreamWindows:
     def give(self, made: Made) -> tuple:
         """A batch as a model takes it.
 
-        Checked only now: it may have been made before the model that reads it was known.
+        Checked only now: it may have been made before the model that reads it was known. A copy,
+        since it may be given again, and whoever reads it may write to it.
         """
         self._checks.check(made.gathered, made.parts, made.spans)
-        return made.gathered.assemble(made.mask if self._resets else None)
+        return copied(made.gathered.assemble(made.mask if self._resets else None))
 
     # Where the rows are
 

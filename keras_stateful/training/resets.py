@@ -201,12 +201,8 @@ class ResetStatesCallback(ModelCallback):
             self._check_execution_steps(sequence, self._pass)
 
     def _count_step(self, sequence: Readable) -> None:
-        # At the first step the sequence may still stand in the pass before: on JAX the step reads
-        # its batch itself, after this hook.
-        begun = self._position > 0
         self._position += self._network.steps_per_execution
-        if begun:
-            sequence.trained(self._position)
+        sequence.trained(self._position)
         total = sequence.num_batches
         if total is not None and self._position >= total and not self._whole_passes:
             self._position = 0  # with `steps_per_epoch`, Keras begins a new pass in its next epoch

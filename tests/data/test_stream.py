@@ -285,3 +285,111 @@ def test_the_key_that_is_kept_for_the_mask_is_no_input(make):
     documents = [{"x": np.arange(9), "resets": np.arange(9)}] * 2
     with pytest.raises(ValueError, match="kept for the mask"):
         make(documents, 2, 4, targets="x", target_offset=1)
+
+
+class BrokenSource:
+    """Documents of which one cannot be read, the first time."""
+
+    def __init__(self, lengths, broken, error):
+        self.lengths, self.broken, self.error, self.opened = lengths, broken, error, 0
+
+    def __call__(self):
+        self.opened += 1
+        for i, document in enumerate(documents(self.lengths)):
+            if self.opened == 1 and i == self.broken:
+                raise self.error
+            yield document
+
+
+@pytest.mark.parametrize("boundary", ["align", "pack"])
+@pytest.mark.parametrize("broken", [2, 3, 7, 8])
+@pytest.mark.parametrize("steps", [None, 4])
+@pytest.mark.parametrize("error", [OSError("down"), KeyboardInterrupt()])
+def test_after_an_error_of_its_source_a_stream_begins_anew(boundary, broken, steps, error):
+    lengths = [12, 12, 20, 9, 31, 14, 12, 25, 12]
+    arguments = {"boundary": boundary, "resets": True, "steps_per_epoch": steps}
+    stream = StatefulStream(BrokenSource(lengths, broken, error), 2, 5, **arguments)
+    with pytest.raises(type(error)):
+        for _ in range(30):
+            list(stream)
+    fresh = StatefulStream(documents(lengths), 2, 5, **arguments)
+    for ((x, mask), y, w), ((x2, mask2), y2, w2) in zip(stream, fresh, strict=True):
+        np.testing.assert_array_equal(x, x2)
+        np.testing.assert_array_equal(mask, mask2)
+        np.testing.assert_array_equal(y, y2)
+        np.testing.assert_array_equal(w > 0, w2 > 0)
+
+
+def test_a_document_that_is_refused_breaks_a_pass_off_as_an_error_does():
+    lengths = [12, 12, 20, 9, 31]
+    texts = [d[:, None] / 2 for d in documents(lengths)]
+    stream = StatefulStream(texts, 2, 5)
+    texts[3][4] = np.nan
+    for _ in range(2):
+        with pytest.raises(ValueError, match="document 3, time step 4"):
+            list(stream)
+    texts[3][4] = 0
+    assert sum(int((w > 0).sum()) for *_, w in stream) == sum(lengths) - len(lengths)
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+def test_a_source_that_is_read_once_and_failed_is_refused(steps):
+    source = BrokenSource([12, 12, 20, 9, 31], 3, OSError("down"))()
+    stream = StatefulStream(source, 2, 5, steps_per_epoch=steps)
+    with pytest.raises(OSError, match="down"):
+        for _ in range(9):
+            list(stream)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"`source` failed.*Pass a function that makes one"):
+            list(stream)
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_a_batch_that_its_reader_changed_is_given_again_as_it_was(resets):
+    arguments = {"resets": resets}
+    plain = list(StatefulStream(documents([30, 25, 44]), 2, 4, **arguments))
+    stream = StatefulStream(documents([30, 25, 44]), 2, 4, **arguments)
+    for _ in range(2):  # as Keras does to see the shape of a batch
+        for batch in itertools.islice(stream.read_pass(), 3):
+            x, *rest = batch
+            for part in [*(x if resets else [x]), *rest]:
+                part[:] = 0
+    for mask in (stream.reset_mask(0), stream.reset_mask(1)):
+        mask[:] = True
+    assert not stream.reset_mask(1).any()
+    for batch, like in zip(stream, plain, strict=True):
+        np.testing.assert_array_equal(batch[1], like[1])
+        got, expected = (b[0] if resets else (b[0],) for b in (batch, like))
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def keras_reads(stream, batches, on_demand):
+    """An epoch of `fit` that ends after some steps, in the order of Keras's calls."""
+    stream.on_epoch_begin()
+    reading, read = stream.read_pass(), []
+    for i in range(batches):
+        if not on_demand:  # torch and TensorFlow read before the hook, JAX behind it
+            read.append(next(reading))
+        stream.trained(i + 1)
+        if on_demand:
+            read.append(next(reading))
+    return read
+
+
+@pytest.mark.parametrize("on_demand", [False, True])
+@pytest.mark.parametrize("peeked", [0, 1])
+@pytest.mark.parametrize("stops", [(1, 1, 1), (1, 3, 2), (5, 1, 5), (2, 5, 1)])
+@pytest.mark.parametrize("once", [False, True])
+def test_an_interrupted_epoch_goes_on_behind_the_last_step(stops, peeked, once, on_demand):
+    """From the first step on, and whether or not batches were read ahead."""
+    lengths = [40, 25, 31, 60, 80]
+    source = (d for d in documents(lengths)) if once else documents(lengths)
+    stream = StatefulStream(source, 2, 4, steps_per_epoch=5)
+    whole = [x for x, *_ in StatefulStream(documents(lengths), 2, 4)]
+    read = []
+    for batches in stops:
+        stream.on_epoch_begin()
+        list(itertools.islice(stream.read_pass(), peeked))
+        read += [x for x, *_ in keras_reads(stream, batches, on_demand)]
+    np.testing.assert_array_equal(read, whole[: sum(stops)])

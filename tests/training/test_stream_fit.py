@@ -63,6 +63,27 @@ def test_a_fit_that_was_stopped_goes_on_where_it_was(last):
         assert history["loss"] == [0.0]
 
 
+class RaiseAfter(StopAfter):
+    def on_train_batch_end(self, batch, logs=None):
+        if batch == self.batch:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("last", [0, 1, 4])
+def test_a_stream_stands_behind_the_step_at_which_a_fit_was_interrupted(last):
+    """Behind the first step of an epoch, too: its window was read by the state."""
+    docs, steps = documents([40, 25, 31, 60, 80]), 5
+    stream = ks.StatefulStream(docs, 2, 4, resets=True, steps_per_epoch=steps)
+    whole = [x for (x, _), *_ in ks.StatefulStream(docs, 2, 4, resets=True)]
+    model = ks.to_stateful(network(), stream)
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    model.fit(stream, epochs=1, verbose=0)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(stream, epochs=1, verbose=0, callbacks=[RaiseAfter(last)])
+    (x, _), *_ = next(stream.read_pass())
+    np.testing.assert_array_equal(x, whole[steps + last + 1])
+
+
 @pytest.mark.parametrize("kind", ["window", "step", "callback"])
 def test_the_loss_of_each_later_pass_is_the_mean_over_real_steps(kind):
     keras.utils.set_random_seed(3)
