@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from keras_stateful.foundation.version import __version__
 
 _HOME = {
+    "CarryAdapter": "carry.adapters",
     "ResetStatesCallback": "training.resets",
     "ResumeTraining": "resuming.callback",
     "SampleText": "generation.sample_text",
@@ -33,6 +34,7 @@ _HOME = {
     "preserve_states": "carry.states",
     "rank_units": "inspection.ranking",
     "record_states": "inspection.recording",
+    "register_carry": "carry.register",
     "reset_states": "carry.states",
     "save_states": "session.saved_states",
     "set_states": "carry.states",
@@ -68,6 +70,8 @@ def _register() -> None:
 _register()
 
 if TYPE_CHECKING:
+    from keras_stateful.carry.adapters import CarryAdapter
+    from keras_stateful.carry.register import register_carry
     from keras_stateful.carry.states import get_states, preserve_states, reset_states, set_states
     from keras_stateful.conversion.convert import to_inference, to_stateful, to_stateless
     from keras_stateful.conversion.step_model import initial_states, to_step_model

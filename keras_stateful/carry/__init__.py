@@ -4,7 +4,9 @@
                                         │
     copying: one layer ──▶ rewrite: the model anew ◀── a policy of `conversion`
                                         │
-    layers: what carries ──▶ loops: which loop over time steps, resets inside a window, where cuDNN
+    layers: what carries ◀── adapters: any layer that is told how ◀── register
+       │
+    recurrent ──▶ loops: which loop over time steps, resets inside a window, where cuDNN
        │                     is avoided (scan_kernels, torch_kernels; steps: flags of single steps)
     states: read, written, reset        time_distributed, vocabulary: what else is read of a layer
 

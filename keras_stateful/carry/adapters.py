@@ -25,7 +25,7 @@ from typing import Any, Protocol
 import keras
 from keras import ops
 
-from keras_stateful.carry.layers import Carry, plain_class, split_resets
+from keras_stateful.carry.layers import Carry, split_resets
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Structure, Tensor
 
@@ -39,9 +39,10 @@ class CarryAdapter(Protocol):
         """What a document starts from.
 
         Args:
-            layer: a layer of the class; built, or (for shapes alone) not.
+            layer: a built layer of the class.
             batch_size: rows.
-            shapes: of the tensors that the layer is called with, `(batch, time, ...)` each.
+            shapes: of the tensors that the layer is called with, `(batch, time, ...)` each; time is
+                None where any number of steps will do.
 
         Returns:
             Tensors `(batch_size, ...)`, one for each state.
@@ -72,27 +73,37 @@ class CarryAdapter(Protocol):
         ...
 
 
-_ADAPTERS: dict[type, CarryAdapter] = {}
+# What the call of a layer that carries takes beside the arguments of the plain one
+_OF_CARRY = ("resets", "slot", "states")
 
 
-def register_carry(cls: type[keras.layers.Layer], adapter: CarryAdapter) -> None:
-    """Has layers of a class, and of subclasses without a `call` of their own, carry."""
-    _ADAPTERS[cls] = adapter
-
-
-def adapter_of(cls: type) -> CarryAdapter | None:
-    """The adapter for a class of layers; None where there is none."""
-    for known in cls.__mro__:
-        if known in _ADAPTERS:
-            return _ADAPTERS[known] if plain_class(cls).call is known.call else None
-    return None
+def data_tensors(args: tuple, kwargs: dict[str, Any]) -> list[Tensor]:
+    """What a layer reads in a call: its tensors, but no masks, resets or states."""
+    data = {k: v for k, v in kwargs.items() if k not in _OF_CARRY and not k.endswith("mask")}
+    return [t for t in keras.tree.flatten((args, data)) if hasattr(t, "shape")]
 
 
 class CarryAdapted(Carry):
-    """Mixin in front of a layer that carries by an adapter; see `adapted`."""
+    """Mixin in front of a layer that carries by an adapter; see `adapted`.
+
+    Attributes:
+        input_shapes: of the tensors that the layer was first called with.
+    """
 
     adapter: CarryAdapter
     input_shapes: list[tuple]
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Structure:
+        if not self.built:
+            self.input_shapes = [tuple(t.shape) for t in data_tensors(args, kwargs)]
+        return super().__call__(*args, **kwargs)
+
+    def get_build_config(self) -> dict[str, Any]:
+        return {"carried": self.input_shapes, "plain": super().get_build_config()}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        self.input_shapes = [tuple(shape) for shape in config["carried"]]
+        super().build_from_config(config["plain"])
 
     def initial_states(self, batch_size: int) -> list[Tensor]:
         return self.adapter.initial_states(self, batch_size, *self.input_shapes)
@@ -108,10 +119,11 @@ class CarryAdapted(Carry):
         """The layer's call; see `adapted`."""
         if states is not None:
             outputs, new_states = self.adapter.advance(self, states, *args, **kwargs)
+            self._check_states(new_states, states)
             new_states = [
                 ops.cast(new, old.dtype) for new, old in zip(new_states, states, strict=True)
             ]
-            return (outputs, *new_states)
+            return (*_as_list(outputs), *new_states)
         args = (self.with_its_rows(args[0]), *args[1:])
         by_window, by_step = split_resets(resets)
         initial = [
@@ -124,12 +136,35 @@ class CarryAdapted(Carry):
         if by_step is not None:
             kwargs = {**kwargs, "resets": by_step}
         outputs, new_states = self.adapter.advance(self, start, *args, **kwargs)
+        self._check_states(new_states, start)
         self.store_states(slot, new_states)
         return outputs
 
+    def _check_states(self, new_states: list[Tensor], states: list[Tensor]) -> None:
+        """Checks that an adapter gave as many states, of the same shapes, as it was given."""
+        shapes = [[tuple(s.shape[1:]) for s in values] for values in (new_states, states)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"`{type(self.adapter).__name__}.advance` must return the new states, of the "
+                f"shapes that `initial_states` gives. Received: {shapes[0]} for `{self.name}`, "
+                f"whose states have {shapes[1]} (without the batch axis)."
+            )
 
-def adapted(cls: type[keras.layers.Layer], adapter: CarryAdapter) -> type[CarryAdapted]:
-    """The class that carries, for a class of layers.
+
+def _as_list(outputs: Structure) -> list:
+    return list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+
+
+def adapted(
+    cls: type[keras.layers.Layer],
+    adapter: CarryAdapter,
+    mixin: type[CarryAdapted] = CarryAdapted,
+    name: str | None = None,
+) -> type[CarryAdapted]:
+    """The class that carries, for a class of layers, with a mixin in front of it.
+
+    Its name is the plain one's, by which weight files are laid out; `.keras` files know it by
+    `keras_stateful>name`.
 
     Its `call` has the plain layer's arguments and three more: `resets`, bool `(batch,)` or
     `(batch, time)`; `slot`, which of the layer's states; `states`, a list of them, where the layer
@@ -163,7 +198,7 @@ def adapted(cls: type[keras.layers.Layer], adapter: CarryAdapter) -> type[CarryA
         outputs = cls.compute_output_spec(self, *args, **kwargs)
         if states is None:
             return outputs
-        return (outputs, *(keras.KerasTensor(s.shape, s.dtype) for s in states))
+        return (*_as_list(outputs), *(keras.KerasTensor(s.shape, s.dtype) for s in states))
 
     plain = keras.layers.Layer
     by_running = (cls.compute_output_shape, cls.compute_output_spec) == (
@@ -180,8 +215,8 @@ def adapted(cls: type[keras.layers.Layer], adapter: CarryAdapter) -> type[CarryA
         "call": call,
         "compute_output_spec": compute_output_spec,
     }
-    made = type(cls.__name__, (CarryAdapted, cls), members)
-    return keras.saving.register_keras_serializable(package="keras_stateful")(made)
+    made = type(cls.__name__, (mixin, cls), members)
+    return keras.saving.register_keras_serializable("keras_stateful", name)(made)
 
 
 class _Build:
@@ -202,23 +237,11 @@ class _Build:
 
         def build(*args: Any, **kwargs: Any) -> None:
             plain(*args, **kwargs)
-            layer.input_shapes = _shapes_in((args, kwargs))
             if layer.slots:
                 layer.make_states(layer.input_shapes[0])
 
         build.__signature__ = inspect.signature(plain)
         return build
-
-
-def _shapes_in(structure: Structure) -> list[tuple]:
-    """The shapes in what `build` is given, where one is a tuple of ints and None."""
-    if isinstance(structure, (list, tuple)):
-        if structure and all(size is None or isinstance(size, int) for size in structure):
-            return [tuple(structure)]
-        return [shape for part in structure for shape in _shapes_in(part)]
-    if isinstance(structure, dict):
-        return [shape for part in structure.values() for shape in _shapes_in(part)]
-    return []
 
 
 def _with_more(plain: inspect.Signature, call: Callable) -> inspect.Signature:

@@ -2,9 +2,9 @@
 
 import keras
 
-from keras_stateful.carry.adapters import adapted, adapter_of
 from keras_stateful.carry.layers import Carry
 from keras_stateful.carry.recurrent import KERAS_CLASSES, CarryRNN
+from keras_stateful.carry.register import registered_class
 
 _CARRIED: dict[type, type[Carry]] = dict(KERAS_CLASSES)
 
@@ -20,17 +20,10 @@ def carried_class(cls: type) -> type[Carry]:
     """
     if issubclass(cls, Carry):
         return cls
+    if not issubclass(cls, keras.layers.RNN):
+        return registered_class(cls)
     if cls not in _CARRIED:
-        _CARRIED[cls] = _make(cls)
-    return _CARRIED[cls]
-
-
-def _make(cls: type) -> type[Carry]:
-    if issubclass(cls, keras.layers.RNN):
         documentation = {"__doc__": f"`{cls.__name__}` that carries its state."}
         made = type(cls.__name__, (CarryRNN, cls), documentation)
-        return keras.saving.register_keras_serializable(package="keras_stateful")(made)
-    adapter = adapter_of(cls)
-    if adapter is None:
-        raise TypeError(f"No adapter says how {cls.__name__} carries. Call `register_carry`.")
-    return adapted(cls, adapter)
+        _CARRIED[cls] = keras.saving.register_keras_serializable("keras_stateful")(made)
+    return _CARRIED[cls]

@@ -246,8 +246,8 @@ def _derives(part: Layer) -> bool:
     if isinstance(part, keras.layers.Normalization):
         return True
     known = isinstance(part, keras.layers.RNN) or keras_internals.is_of_keras(part)
-    plain = keras.layers.Layer.load_own_variables
-    return not known and type(part).load_own_variables is not plain
+    cls: Any = plain_class(type(part))
+    return not known and cls.load_own_variables is not Layer.load_own_variables
 
 
 def _through_store(source: Layer, target: Layer) -> None:

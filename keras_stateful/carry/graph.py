@@ -19,7 +19,9 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_stateful.carry.adapters import data_tensors
 from keras_stateful.carry.layers import Carry
+from keras_stateful.carry.register import is_registered
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Structure, Tensor
 
@@ -51,18 +53,35 @@ class Call(NamedTuple):
 
     @property
     def is_recurrent(self) -> bool:
-        """True if a recurrent layer is called."""
+        """True if a layer with an unbounded past is called: Keras's or by `register_carry`."""
+        return self.is_rnn or is_registered(type(self.operation))
+
+    @property
+    def is_rnn(self) -> bool:
+        """True if a recurrent layer of Keras is called, or a subclass."""
         return isinstance(self.operation, keras.layers.RNN)
 
     @property
     def sequences(self) -> keras.KerasTensor:
-        """What a recurrent layer reads, `(batch, time, ...)`."""
-        return self.argument(0, "sequences")
+        """What a recurrent layer reads, `(batch, time, ...)`; of several tensors the first."""
+        if self.is_rnn:
+            return self.argument(0, "sequences")
+        return self.data[0]
+
+    @property
+    def data(self) -> list[keras.KerasTensor]:
+        """What a layer reads: its tensors, but no masks and nothing of an earlier conversion."""
+        return data_tensors(self.args, self.kwargs)
 
     @property
     def initial_state(self) -> Structure | None:
         """The state that the graph starts a recurrent layer from; None where it gives none."""
-        return self.argument(1, "initial_state")
+        return self.argument(1, "initial_state") if self.is_rnn else None
+
+    @property
+    def users_arguments(self) -> dict[str, Any]:
+        """The keyword arguments that the user gave, not an earlier conversion."""
+        return {name: v for name, v in self.kwargs.items() if name not in (RESETS, "slot")}
 
 
 class Graph:
@@ -105,7 +124,7 @@ class Graph:
         if self.converted:
             paths = [c.path for c in self.calls if isinstance(c.operation, Carry)]
         else:
-            paths = [c.path for c in self.recurrent if c.operation.stateful]
+            paths = [c.path for c in self.recurrent if getattr(c.operation, "stateful", False)]
         return list(dict.fromkeys(paths))  # a shared layer is called several times
 
     @property

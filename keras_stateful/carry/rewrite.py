@@ -247,10 +247,11 @@ class Rewriter:
         copy = copy_layer(layer, cls, **config)
         # A model that carries may get windows of a second length; a plain one is Keras's own.
         copy = time_distributed.plain(copy) if self.plain else time_distributed.for_any_length(copy)
-        # A recurrent layer that carries is another object than the one it shares weights with; the
-        # cell, which holds nearly all of them, is the same.
-        if self.share and getattr(layer, "cell", None) is not None:
-            keras_internals.replace_attribute(copy, "cell", layer.cell)
+        # A layer that carries is another object than the one it shares weights with. The cell of a
+        # recurrent one, which holds nearly all of them, is the same.
+        if self.share:
+            if getattr(layer, "cell", None) is not None:
+                keras_internals.replace_attribute(copy, "cell", layer.cell)
             self._without_shared.append((layer, copy))
         else:
             self._without_weights.append((layer, copy, skip_initializers(layer, copy)))

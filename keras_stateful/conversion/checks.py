@@ -149,6 +149,6 @@ def no_recurrent_layer(graph: Graph, function: str) -> Unconvertible:
     return Unconvertible(
         f"`{function}` found no recurrent layer along the model's time axis (axis 1 of an input). "
         f"Received: {graph.model.name!r} with {[c.path for c in graph.calls]}. Recurrent are "
-        "SimpleRNN, GRU, LSTM, RNN and ConvLSTM1D to 3D; inside `TimeDistributed` they run along "
-        "another axis."
+        "SimpleRNN, GRU, LSTM, RNN and ConvLSTM1D to 3D, and layers of which `register_carry` was "
+        "told; inside `TimeDistributed` they run along another axis."
     )

@@ -175,8 +175,8 @@ def to_stateless(model: keras.Model) -> keras.Model:
 
     def plain(level: Level, call: Call, index: int) -> Structure:
         cls = plain_class(type(call.operation))
-        layer = rewriter.layer(call.operation, cls, stateful=False)
-        return layer(*call.args, **_users_arguments(call))
+        layer = rewriter.layer(call.operation, cls, **({"stateful": False} if call.is_rnn else {}))
+        return layer(*call.args, **call.users_arguments)
 
     rewriter = Rewriter(
         recurrent, plain, share=False, share_submodels=True, batch_size=None, plain=True
@@ -214,20 +214,18 @@ def _carrying(
     if any_length:
         check_all_go_on(time, chosen)
     recurrent = _along_time(graph, time, chosen, function)
-    # An unrolled loop is as long as the window that the model was built with.
-    config = {"unroll": False} if any_length else {}
 
     def carry(level: Level, call: Call, index: int) -> Structure:
+        config: dict[str, Any] = {}
+        if call.path in time.initial_state_given:
+            config["initial_state_given"] = True
+        if call.is_rnn and any_length:
+            config["unroll"] = False  # that loop is as long as the window of the given model
         # One layer for all calls of a shared layer, with a slot for the state of each.
-        layer = rewriter.layer(
-            call.operation,
-            carried_class(type(call.operation)),
-            slots=time.calls[call.path],
-            initial_state_given=call.path in time.initial_state_given,
-            **config,
-        )
+        cls = carried_class(type(call.operation))
+        layer = rewriter.layer(call.operation, cls, slots=time.calls[call.path], **config)
         _check_rows(call, rows)
-        arguments = _users_arguments(call)
+        arguments = call.users_arguments
         if resets is not None:
             shape = (rows,) if resets == "window" else (rows, call.sequences.shape[1])
             arguments[RESETS] = level.input(RESETS, shape, "bool")
@@ -275,11 +273,6 @@ def _check_rows(call: Call, rows: int) -> None:
             "(`ops.reshape(h, (-1, time, units))`), or use `keras.layers.Reshape`, which leaves "
             "the batch alone."
         )
-
-
-def _users_arguments(call: Call) -> dict[str, Any]:
-    """The keyword arguments of a recurrent call that its user gave, not an earlier conversion."""
-    return {name: v for name, v in call.kwargs.items() if name not in (RESETS, "slot")}
 
 
 def _pack_inputs(graph: Graph, inputs: list, more: dict[str, keras.KerasTensor]) -> Structure:

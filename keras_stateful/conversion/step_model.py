@@ -11,6 +11,7 @@ from keras import ops
 from keras_stateful.carry.graph import Call, Graph
 from keras_stateful.carry.layers import plain_class
 from keras_stateful.carry.recurrent import KERAS_CALLS
+from keras_stateful.carry.register import registered_class
 from keras_stateful.carry.rewrite import Level, Rewriter
 from keras_stateful.carry.steps import OpenedWindow, first_of_last, puts_out_its_first_state
 from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
@@ -116,15 +117,8 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
     names = _StateNames(time, {t.name for t in graph.inputs})
 
     def step(level: Level, call: Call, index: int) -> Structure:
-        layer = rewriter.layer(
-            call.operation,
-            plain_class(type(call.operation)),
-            stateful=False,
-            return_state=True,
-            unroll=False,
-        )
-        # One row shows how many states the cell has, of which shapes, and how they are nested.
-        initial = call.operation.get_initial_state(1)
+        # One row shows how many states there are, of which shapes, and how they are nested.
+        initial = _initial_states(call, 1)
         shapes = [(None, *value.shape[1:]) for value in keras.tree.flatten(initial)]
         state_names = names.of_call(call.path, index, len(shapes))
         states = [
@@ -132,12 +126,13 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
             for name, shape in zip(state_names, shapes, strict=True)
         ]
         start = keras.tree.pack_sequence_as(initial, states)
-        output, *new_states = _call_from(start, layer, call)
+        call_from = _call_recurrent if call.is_rnn else _call_adapted
+        outputs, new_states = call_from(rewriter, call, start)
         for name, state in zip(state_names, keras.tree.flatten(new_states), strict=True):
             # In mixed precision too: the inputs are float32, as are the state variables of a model
             # that carries, and each new state must fit the input that it goes into next.
             level.output(name, state if state.dtype == "float32" else ops.cast(state, "float32"))
-        return [output, *new_states] if call.operation.return_state else output
+        return outputs
 
     rewriter = Rewriter(
         recurrent,
@@ -159,12 +154,36 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
     )
 
 
-def _call_from(start: Structure, layer: keras.layers.RNN, call: Call) -> list[keras.KerasTensor]:
-    """Calls a plain layer as another was called in the user's graph, but from a given state.
+def _initial_states(call: Call, batch_size: int) -> Structure:
+    """What a layer starts a document from, nested as it has it."""
+    if call.is_rnn:
+        return call.operation.get_initial_state(batch_size)
+    adapter = registered_class(plain_class(type(call.operation))).adapter
+    shapes = [tuple(t.shape) for t in call.data]
+    return adapter.initial_states(call.operation, batch_size, *shapes)
+
+
+def _call_adapted(rewriter: Rewriter, call: Call, start: list) -> tuple[Structure, list]:
+    """Calls a layer that carries by an adapter from given states.
 
     Returns:
-        The output, and the new states.
+        What the layer returned in the user's graph, and the new states.
     """
+    cls = registered_class(plain_class(type(call.operation)))
+    layer = rewriter.layer(call.operation, cls, slots=0)
+    results = layer(*call.args, **call.users_arguments, states=start)
+    outputs, new_states = results[: -len(start)], results[-len(start) :]
+    return outputs, list(new_states)
+
+
+def _call_recurrent(rewriter: Rewriter, call: Call, start: Structure) -> tuple[list, Structure]:
+    """Calls a plain recurrent layer from given states.
+
+    Returns:
+        What the layer returned in the user's graph, and the new states.
+    """
+    cls = plain_class(type(call.operation))
+    layer = rewriter.layer(call.operation, cls, stateful=False, return_state=True, unroll=False)
     options = {name: value for name, value in call.kwargs.items() if name == "training"}
     mask = call.argument(2, "mask")
     if mask is None:  # Keras passes the sequences' own mask on only where they are the sole tensor
@@ -174,7 +193,7 @@ def _call_from(start: Structure, layer: keras.layers.RNN, call: Call) -> list[ke
     output, *new_states = layer(call.sequences, initial_state=start, **options)
     if mask is not None and puts_out_its_first_state(layer) and type(layer).call in KERAS_CALLS:
         output = OpenedWindow()([output, first_of_last(start), mask])
-    return [output, *new_states]
+    return [output, *(new_states if call.operation.return_state else [])], new_states
 
 
 class _StateNames:
@@ -259,13 +278,13 @@ def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarra
             "graph from its inputs (`initial_state=`), so it is not a constant. Compute it with "
             "that part of the model, and pass it."
         )
-    layers = {c.path: c.operation for c in Graph(step_model).calls}
+    calls = {c.path: c for c in Graph(step_model).calls}
     values: dict[str, list[np.ndarray]] = {}
     for key in dict.fromkeys(step_model.state_paths):
-        layer = layers[key.split("#")[0]]
+        call = calls[key.split("#")[0]]
         values[key] = [
             np.array(ops.convert_to_numpy(v), "float32")
-            for v in keras.tree.flatten(layer.get_initial_state(batch_size))
+            for v in keras.tree.flatten(_initial_states(call, batch_size))
         ]
     # The states of a layer come in their order, though states of others may stand between them.
     return [values[key].pop(0) for key in step_model.state_paths]

@@ -80,6 +80,8 @@ def test_docstring(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_arguments_have_type_hints(name):
     value = getattr(keras_stateful, name)
+    if getattr(value, "_is_protocol", False):
+        return  # nobody makes one: its methods say what others are to have
     function = value.__init__ if inspect.isclass(value) else value
     signature = inspect.signature(function)
     assert not [

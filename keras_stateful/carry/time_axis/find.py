@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from keras_stateful.carry.adapters import adapter_of
 from keras_stateful.carry.graph import Call, Graph, Unconvertible
 from keras_stateful.carry.layers import plain_class
+from keras_stateful.carry.register import is_registered
 from keras_stateful.carry.time_axis.along import Along, Held, Hold, Refused
 from keras_stateful.carry.time_axis.derivation import Derivation, LinedUp, RefusedCall, Rule
 from keras_stateful.carry.time_axis.inputs import Searches
@@ -84,15 +84,18 @@ def find_time_axis(
 
 
 def _rules(local: Collection[str]) -> Callable[[Call], Rule]:
-    """Gives the rule of each call: of Keras's own from the tables, of any other by tracing it."""
+    """Gives the rule of each call: of Keras's own from the tables, of any other by tracing it.
+
+    A layer with an adapter goes by that, also one of Keras's own classes.
+    """
 
     def rule_of(call: Call) -> Rule:
+        if is_registered(type(call.operation)):
+            return carried_by_adapter
         name = keras_internals.operation_name(call.operation)
         rule = rule_of_layer(call.operation) if name is None else RULES.get(name)
         if rule is not None:
             return rule
-        if adapter_of(plain_class(type(call.operation))) is not None:
-            return carried_by_adapter
         return _vouched_or_traced if call.path in local else _traced
 
     return rule_of
