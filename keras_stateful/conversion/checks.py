@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_stateful.carry.graph import RESETS, Graph, Unconvertible
+from keras_stateful.carry.graph import RESETS, Call, Graph, Unconvertible
 from keras_stateful.carry.states import sync
 from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
 from keras_stateful.foundation import keras_internals
@@ -82,14 +82,63 @@ def check_methods(model: keras.Model, function: str, names: tuple[str, ...]) -> 
         )
 
 
-def check_all_carry(graph: Graph) -> None:
+def paths_named(argument: str, layers: list, calls: list[Call]) -> list[str]:
+    """The paths of layers that the user named, by name, path or the layer itself.
+
+    Args:
+        argument: name of the argument, used in error messages.
+        layers: what the user gave.
+        calls: of the layers that may be named.
+
+    Raises:
+        TypeError: a single name, not a list.
+        ValueError: a name that fits none of the calls, or several layers.
+    """
+    if isinstance(layers, str):
+        raise TypeError(
+            f"`{argument}` must be a list of names or layers. Received: {argument}={layers!r}. "
+            f"Pass `[{layers!r}]`."
+        )
+    paths: list[str] = []
+    for layer in layers:
+        fitting = {
+            c.path for c in calls if layer is c.operation or layer in (c.path, c.operation.name)
+        }
+        if len(fitting) != 1:
+            which = "recurrent layers" if argument == "layers" else "layers"
+            raise ValueError(
+                f"`{argument}` must name {which} of the model. Received: {layer!r}, which fits "
+                f"{sorted(fitting) or 'none'}; there are {sorted({c.path for c in calls})}."
+            )
+        paths += fitting
+    return paths
+
+
+def vouched_for(graph: Graph, local: list | None = None) -> list[str]:
+    """The paths of the layers that take each time step alone, as the user says.
+
+    Args:
+        graph: of the model.
+        local: what the user named; None for what was named when the model was converted.
+    """
+    if local is None:
+        return list(graph.model.local) if is_converted(graph.model) else []
+    return paths_named("local", local, graph.calls)
+
+
+def check_all_carry(graph: Graph, local: list[str]) -> None:
     """Checks that no layer starts anew in each window beside others that are `stateful=True`.
+
+    Args:
+        graph: of the model.
+        local: paths of layers that take each time step alone, as the user says.
 
     Raises:
         ValueError: some recurrent layers along time are stateful, and some are not.
     """
     carrying = graph.carrying
-    others = [p for p in find_time_axis(graph, carrying).recurrent if p not in carrying]
+    recurrent = find_time_axis(graph, carrying, local).recurrent
+    others = [path for path in recurrent if path not in carrying]
     if others and not is_converted(graph.model):  # there the user has said `layers=`
         raise Unconvertible(
             "Some recurrent layers are `stateful=True` and others are not, which would start anew "

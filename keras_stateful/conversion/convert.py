@@ -25,8 +25,10 @@ from keras_stateful.conversion.checks import (
     check_all_go_on,
     check_methods,
     no_recurrent_layer,
+    paths_named,
     readable,
     refuse_held,
+    vouched_for,
 )
 from keras_stateful.conversion.model import StatefulModel
 from keras_stateful.foundation import devices
@@ -45,6 +47,7 @@ def to_stateful(
     *,
     resets: str | None = None,
     layers: list | None = None,
+    local: list | None = None,
 ) -> StatefulModel:
     """A copy of a model that carries its recurrent state from batch to batch, on every backend.
 
@@ -61,15 +64,21 @@ def to_stateful(
             that step.
         layers: names or paths (or the layers themselves) of the recurrent layers that carry. By
             default all that run along the model's time axis, not those inside `TimeDistributed`.
+            One that is left out starts anew in each window, so that what it puts out depends on
+            their length: the model trains, and cannot be converted to another window length.
+        local: names or paths (or the layers themselves) of layers for which you vouch that they
+            take each time step alone. What Keras's layers and layers written in `keras.ops` do is
+            derived; of others (code of one backend) nothing is known, and they are refused without
+            this. Whatever is made of the model knows of it.
 
     Returns:
         A `StatefulModel`, not compiled, with copies of the weights.
 
     Raises:
         ValueError: a layer that has no meaning or would be silently wrong when the stream is cut
-            into windows (`Bidirectional`, `go_backwards`, `Conv1D` over time, attention, `Flatten`,
-            a batch size written into the graph), by path; a model without recurrent layers; a
-            subclassed model; no rows.
+            into windows (`Bidirectional`, `go_backwards`, unbounded attention, `Flatten`, a batch
+            size written into the graph), by path, with what to do instead; a model without
+            recurrent layers; a subclassed model; no rows.
         TypeError: not a Keras model; a batch size that is not a whole number.
 
     Example:
@@ -94,14 +103,19 @@ def to_stateful(
     graph = readable(model, "to_stateful")
     rows, resets = _batch_and_resets(batch_size, resets)
     check_methods(model, "to_stateful", (*OF_THE_LOSS, "train_step"))
+    vouched = vouched_for(graph, local)
     if layers is None and graph.carrying:
         layers = graph.carrying
-        check_all_carry(graph)
-    return _carrying(graph, rows, resets, layers, share=False, any_length=False)
+        check_all_carry(graph, vouched)
+    return _carrying(graph, rows, resets, layers, vouched, share=False, any_length=False)
 
 
 def to_inference(
-    model: keras.Model, batch_size: int = 1, *, share_weights: bool = False
+    model: keras.Model,
+    batch_size: int = 1,
+    *,
+    share_weights: bool = False,
+    local: list | None = None,
 ) -> StatefulModel:
     """A copy of a trained model that carries its state, for one row (or a few), any window length.
 
@@ -110,6 +124,7 @@ def to_inference(
             Sequential or Functional model, also one just loaded from disk. Its state is not copied.
         batch_size: rows of the new model.
         share_weights: use the same variables, not copies: the twin follows the training at no cost.
+        local: as for `to_stateful`; what that made knows it.
 
     Returns:
         A `StatefulModel` without a `"resets"` input, whose inputs take any number of time steps,
@@ -134,15 +149,15 @@ def to_inference(
     """
     batch_size = whole_number("batch_size", batch_size, 1)
     graph = readable(model, "to_inference")
-    layers = graph.carrying or None
-    return _carrying(graph, batch_size, None, layers, share=share_weights, any_length=True)
+    layers, vouched = graph.carrying or None, vouched_for(graph, local)
+    return _carrying(graph, batch_size, None, layers, vouched, share=share_weights, any_length=True)
 
 
 def twin_with_resets(model: keras.Model, batch_size: int) -> StatefulModel:
     """The same variables at another batch size and any window length, with resets by window."""
     graph = readable(model, "to_inference")
-    layers = graph.carrying or None
-    return _carrying(graph, batch_size, "window", layers, share=True, any_length=True)
+    layers, vouched = graph.carrying or None, vouched_for(graph)
+    return _carrying(graph, batch_size, "window", layers, vouched, share=True, any_length=True)
 
 
 def to_stateless(model: keras.Model) -> keras.Model:
@@ -192,6 +207,7 @@ def _carrying(
     batch_size: int,
     resets: str | None,
     layers: list | None,
+    local: list[str],
     *,
     share: bool,
     any_length: bool,
@@ -203,13 +219,14 @@ def _carrying(
         batch_size: rows of the copy, on all devices.
         resets: as for `to_stateful`.
         layers: as for `to_stateful`.
+        local: paths of layers that take each time step alone, as the user says.
         share: use the same variables, not copies.
         any_length: take windows of any length.
     """
     function = "to_inference" if any_length else "to_stateful"
     rows = devices.graph_rows(batch_size, function)
-    chosen = None if layers is None else _paths(graph, layers)
-    time = find_time_axis(graph, chosen)
+    chosen = None if layers is None else paths_named("layers", layers, graph.recurrent)
+    time = find_time_axis(graph, chosen, local)
     refuse_held(time)
     if any_length:
         check_all_go_on(time, chosen)
@@ -247,6 +264,7 @@ def _carrying(
         _pack_inputs(graph, inputs, level.inputs),
         pack_outputs(graph, outputs),
         name=graph.model.name,
+        local=local,
     )
 
 
@@ -287,28 +305,6 @@ def _pack_inputs(graph: Graph, inputs: list, more: dict[str, keras.KerasTensor])
 def pack_outputs(graph: Graph, outputs: list) -> Structure:
     """The new outputs in the structure of the old ones."""
     return keras.tree.pack_sequence_as(graph.functional.output, outputs)
-
-
-def _paths(graph: Graph, layers: list) -> list[str]:
-    """The paths of the recurrent layers that the user named, by name, path or the layer itself."""
-    if isinstance(layers, str):
-        raise TypeError(
-            f"`layers` must be a list of names or layers. Received: layers={layers!r}. Pass "
-            f"`[{layers!r}]`."
-        )
-    calls = graph.recurrent
-    paths: list[str] = []
-    for layer in layers:
-        fitting = {
-            c.path for c in calls if layer is c.operation or layer in (c.path, c.operation.name)
-        }
-        if len(fitting) != 1:
-            raise ValueError(
-                f"`layers` must name recurrent layers of the model. Received: {layer!r}, which "
-                f"fits {sorted(fitting) or 'none'}; there are {sorted({c.path for c in calls})}."
-            )
-        paths += fitting
-    return paths
 
 
 def _batch_and_resets(batch_size: int | Readable, resets: str | None) -> tuple[int, str | None]:

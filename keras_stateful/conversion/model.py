@@ -2,7 +2,7 @@
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -43,9 +43,20 @@ class StatefulModel(keras.Model):
       call left.
     - `export` is refused.
     - `pickle` and `copy.deepcopy` take the state along, which files that `save` writes do not hold.
+
+    Attributes:
+        local: paths of the layers for which the user vouched, with `local=`, that they take each
+            time step alone; conversions of the model read it.
     """
 
     _keras_stateful_model = True  # see `foundation.protocols`
+
+    def __init__(self, *args: Any, local: Sequence[str] = (), **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.local = list(local)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "local": list(self.local)}
 
     @property
     def batch_size(self) -> int:

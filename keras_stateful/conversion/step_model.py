@@ -15,7 +15,7 @@ from keras_stateful.carry.register import registered_class
 from keras_stateful.carry.rewrite import Level, Rewriter
 from keras_stateful.carry.steps import OpenedWindow, first_of_last, puts_out_its_first_state
 from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
-from keras_stateful.conversion.checks import check_all_go_on, readable, refuse_held
+from keras_stateful.conversion.checks import check_all_go_on, readable, refuse_held, vouched_for
 from keras_stateful.conversion.convert import pack_outputs
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
@@ -77,7 +77,9 @@ class StepModel(keras.Model):
         }
 
 
-def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepModel:
+def to_step_model(
+    model: keras.Model, *, share_weights: bool = False, local: list | None = None
+) -> StepModel:
     """A model with its recurrent states as explicit inputs and outputs.
 
     It is a pure function of its inputs: nothing is carried, so it can be exported, differentiated
@@ -87,6 +89,7 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
     Args:
         model: any model that `to_stateful` accepts, converted or not.
         share_weights: use the same variables, not copies.
+        local: as for `to_stateful`; what that made knows it.
 
     Returns:
         A `StepModel` with flat lists of inputs `[*inputs, *states]` and outputs
@@ -110,7 +113,7 @@ def to_step_model(model: keras.Model, *, share_weights: bool = False) -> StepMod
     """
     graph = readable(model, "to_step_model")
     carried = graph.carrying or None
-    time = find_time_axis(graph, carried)
+    time = find_time_axis(graph, carried, vouched_for(graph, local))
     refuse_held(time)
     check_all_go_on(time, carried)
     recurrent = {path for path in time.recurrent if carried is None or path in carried}

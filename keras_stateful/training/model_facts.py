@@ -16,7 +16,7 @@ from keras_stateful.carry.time_axis import find_time_axis
 from keras_stateful.carry.vocabulary import ids_known
 from keras_stateful.data.ids import Classes
 from keras_stateful.foundation import keras_internals
-from keras_stateful.foundation.protocols import Key, Readable
+from keras_stateful.foundation.protocols import Key, Readable, is_converted
 from keras_stateful.foundation.types import Structure, Tensor
 
 
@@ -61,7 +61,8 @@ class ModelFacts:
         # The key of a shared layer's second call is "path#1".
         carrying = [state.key.split("#")[0] for state in find_states(self.model)]
         try:
-            return tuple(find_time_axis(self.graph, carrying).outputs)
+            vouched = self.model.local if is_converted(self.model) else ()
+            return tuple(find_time_axis(self.graph, carrying, vouched).outputs)
         except (ValueError, TypeError, AttributeError):
             return (True,)  # a subclassed model, of which nothing is known before it runs
 

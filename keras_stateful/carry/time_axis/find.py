@@ -148,7 +148,7 @@ def _refusal(call: Call, refused: Refused) -> Unconvertible:
         words.append(refused.remedy)
     if refused.underivable:
         words.append(
-            "If it takes each time step alone, say so: "
-            f"`to_stateful(model, ..., local=[{call.path!r}])`."
+            f"If it takes each time step alone, vouch for it: `local=[{call.path!r}]` in "
+            "`to_stateful`, `to_inference` or `to_step_model`; what they return knows of it."
         )
     return Unconvertible(" ".join(words))
