@@ -7,6 +7,7 @@ from keras_stateful.carry.states import sync
 from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.protocols import is_converted, is_sequence
+from keras_stateful.foundation.types import Structure
 
 # Methods of Keras's models that a subclass may have of its own, and that a copy would not have.
 OF_THE_OUTPUT = ("call", "predict_step")
@@ -144,6 +145,29 @@ def check_all_carry(graph: Graph, local: list[str]) -> None:
             "Some recurrent layers are `stateful=True` and others are not, which would start anew "
             f"in each window. Received: stateful {carrying}, not stateful {others}. Say which are "
             f"to carry: `layers={carrying + others}` for all, or `layers={carrying}`."
+        )
+
+
+def check_outputs(call: Call, outputs: Structure) -> None:
+    """Checks that a layer which carries returns what it returned in the user's graph.
+
+    Args:
+        call: in the user's graph.
+        outputs: of the layer that carries.
+
+    Raises:
+        ValueError: an adapter that returns something else.
+    """
+    # Rows and time steps may be others now.
+    before, now = (
+        [(len(t.shape), *t.shape[2:]) for t in tensors]
+        for tensors in (call.outputs, keras.tree.flatten(outputs))
+    )
+    if before != now:
+        raise Unconvertible(
+            f"The adapter of `{call.path}` must return what the layer's `call` returns. Received: "
+            f"outputs of shapes {[t.shape for t in keras.tree.flatten(outputs)]}; `call` returns "
+            f"{[t.shape for t in call.outputs]}."
         )
 
 

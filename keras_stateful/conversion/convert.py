@@ -24,6 +24,7 @@ from keras_stateful.conversion.checks import (
     check_all_carry,
     check_all_go_on,
     check_methods,
+    check_outputs,
     no_recurrent_layer,
     paths_named,
     readable,
@@ -248,7 +249,9 @@ def _carrying(
             arguments[RESETS] = level.input(RESETS, shape, "bool")
         if index:
             arguments["slot"] = index
-        return layer(*call.args, **arguments)
+        outputs = layer(*call.args, **arguments)
+        check_outputs(call, outputs)
+        return outputs
 
     rewriter = Rewriter(
         set(recurrent),
