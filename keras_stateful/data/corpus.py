@@ -311,7 +311,7 @@ def _check_documents(name: str, lengths: np.ndarray) -> None:
         i = int((lengths < 0).argmax())
         raise ValueError(
             f"`{name}` must hold one array `(timesteps, ...)` per document. Received: {name}[{i}], "
-            f"a single number. For one continuous text pass an array, `np.asarray({name})`; for "
+            f"a single number. For one continuous series pass an array, `np.asarray({name})`; for "
             f"one document `[{name}]`."
         )
     if not lengths.all():

@@ -208,7 +208,7 @@ def _check_input(key: str | None, values: Field) -> None:
         )
     if not values.shape and values.out_dtype.kind == "f":
         raise ValueError(
-            f"An array `(timesteps,)` holds ids, which are integers. Received: `{values.name}` "
-            f"of {values.dtype}, one number at each time step. For a single feature pass "
-            '`x[:, None]`, `(timesteps, 1)`; for ids, `x.astype("int32")`.'
+            f"`{values.name}` has one number at each time step, and no axis for features. "
+            f"Received: an array `(timesteps,)` of {values.dtype}. Give it one, `x[:, None]`, "
+            'of shape `(timesteps, 1)`; ids are integers, `x.astype("int32")`.'
         )

@@ -470,9 +470,9 @@ class StatefulSequence(Batches):
             )
         if self.shuffle and self._continuous:
             raise ValueError(
-                "`shuffle=True` deals documents anew, and one array is one text. Received: "
+                "`shuffle=True` deals documents anew, and one array is one document. Received: "
                 f"shuffle=True with an array of {self._corpus.lengths[0]} time steps. Leave it "
-                "out, pass `max_document_length=` to cut the text into pieces, or "
+                "out, pass `max_document_length=` to cut it into pieces, or "
                 "`shift_windows=True` to move the edges of windows between epochs."
             )
         if self.shift_windows and not self._ignores and self.boundary == "align":
@@ -517,5 +517,5 @@ class StatefulSequence(Batches):
         return ValueError(
             f"The corpus is shorter than one window for each row. Received: {total} time steps, "
             f"batch_size={rows}, sequence_length={window}, which need {rows * window + spare}. "
-            f"Take {fewer}a shorter window, or more text.{listed}"
+            f"Take {fewer}a shorter window, or more data.{listed}"
         )

@@ -415,7 +415,7 @@ class StatefulStream(Batches):
             raise ValueError(
                 f"`source` ends within the first window. Received: {reading.steps} time steps, "
                 f"batch_size={self.batch_size}, sequence_length={self.sequence_length}. Take fewer "
-                "rows, a shorter window, or more text."
+                "rows, a shorter window, or more data."
             )
         everything = self.batch_size * self.sequence_length
         share = self._steps.add(self._windows.counted(reading), reading.steps, everything)

@@ -50,7 +50,10 @@ def check_inputs(model: keras.Model, name: str, sequence: Readable) -> None:
     x = sequence.signature()[0]
     if isinstance(x, dict):
         _check_names(model, name, x)
+    else:
+        _check_one(model, name, x)
     for entry in _inputs(model, x):
+        _check_time_axis(model, name, entry)
         _check_window(name, entry)
         if not fits_at_a_step(entry.step, tuple(entry.tensor.shape[2:])):
             _refuse_step(model, name, entry)
@@ -79,16 +82,30 @@ def _inputs(model: keras.Model, x: Structure) -> Iterator[_Input]:
             yield _Input(key, tensor, specs[key])
 
 
+def _check_time_axis(model: keras.Model, name: str, entry: _Input) -> None:
+    """Refuses values for every time step for an input of features alone, such as `(batch, 4)`."""
+    of_ids = entry.key in facts_of(model).ids_known  # whose second axis is time
+    if len(entry.tensor.shape) == 2 and not of_ids and not fits_at_a_step(entry.step, ()):
+        raise ValueError(
+            f"The input {entry.tensor.name!r} has no time axis, and the corpus has values for "
+            f"every time step. Received: {name} of {entry.step} at each, the input of shape "
+            f"{tuple(entry.tensor.shape)}. Give it one, `keras.Input({(None, *entry.step)})`; "
+            "what is the same at all steps of a document is repeated in the corpus."
+        )
+
+
 def _check_window(name: str, entry: _Input) -> None:
     """Refuses another window length than a model was made for, if it was made for one."""
-    window = entry.tensor.shape[1]
-    if window not in (None, entry.spec.shape[1]):
-        raise ValueError(
-            f"The model takes windows of {window} time steps. Received: {name} with "
-            f"sequence_length={entry.spec.shape[1]}, the input {entry.tensor.name!r} of shape "
-            f"{tuple(entry.tensor.shape)}. Make the sequence with `sequence_length={window}`, or "
-            "the model with a time axis of None, `keras.Input((None, ...))`."
-        )
+    shape, steps = tuple(entry.tensor.shape), entry.spec.shape[1]
+    if shape[1] in (None, steps):
+        return
+    raise ValueError(
+        f"The second axis of the input {entry.tensor.name!r} is read as time. Received: {name} "
+        f"with sequence_length={steps}, the input of shape {shape}. Make the sequence with "
+        f"`sequence_length={shape[1]}`, or the model with a time axis of None, "
+        f"`keras.Input({(None, *shape[2:])})`; if that axis counts features, "
+        f"`keras.Input({(None, *shape[1:])})`."
+    )
 
 
 def _refuse_step(model: keras.Model, name: str, entry: _Input) -> None:
@@ -102,43 +119,72 @@ def _refuse_step(model: keras.Model, name: str, entry: _Input) -> None:
             + ("Pass ids, `x.argmax(-1)`, or" if one_hot else "Pass ids, an integer array, or")
             + " put a `Dense` in the place of the `Embedding`."
         )
-    remedy = (
-        f"Make the model with `keras.Input({(None, *entry.step)})`, or change the features."
-        if entry.step
-        else 'Ids need an `Embedding` and an input `keras.Input((None,), dtype="int32")`, or '
-        "one-hot features."
-    )
     raise ValueError(
         f"The corpus has another shape at each time step than the model. Received: {name} of "
         f"{entry.step}, the input {entry.tensor.name!r} of {tuple(entry.tensor.shape[2:])}. "
-        f"{remedy}"
+        f"{_step_remedy(entry.step, tuple(entry.tensor.shape[2:]))}"
     )
+
+
+def _step_remedy(step: tuple[int, ...], expected: tuple[int | None, ...]) -> str:
+    """What to do where the corpus has the shape `step` at each time step and the model another."""
+    if not step:
+        return (
+            'Ids need an `Embedding` and an input `keras.Input((None,), dtype="int32")`, or '
+            "one-hot features; one feature at each step is an array `x[:, None]`."
+        )
+    if fits_at_a_step(step[1:], expected):  # the first axis is not time, or time was cut
+        document = "d[:, None] for d in x" if expected and len(step) == 1 else "d for d in x"
+        return (
+            f"If the first axis counts documents of {step[0]} time steps, pass `[{document}]`; if "
+            f"the corpus was cut into windows of {step[0]}, pass the series as it was before."
+        )
+    return f"Make the model with `keras.Input({(None, *step)})`, or change the features."
+
+
+def _check_one(model: keras.Model, name: str, x: Structure) -> None:
+    """Refuses one array for several inputs, and a pair for a dict that would take it otherwise."""
+    inputs = keras_internals.functional(model).input
+    # A dict is sorted by its keys.
+    keys = sorted(inputs) if isinstance(inputs, dict) else _names(inputs)
+    names = [key for key in keys if key != RESETS]
+    misplaced = isinstance(inputs, dict) and isinstance(x, tuple) and keys[0] == RESETS
+    if len(names) > 1 or misplaced:
+        corpus = ", ".join(f"{key!r}: ..." for key in names)
+        raise ValueError(
+            f"The model has inputs by name, and the corpus is one array. Received: {name} without "
+            f"names, the model with {names}. Give `{{{corpus}}}` as the corpus, or documents that "
+            "are such dicts."
+        )
+
+
+def _names(inputs: Structure) -> list[str]:
+    return [tensor.name for tensor in keras.tree.flatten(inputs)]
 
 
 def _check_names(model: keras.Model, name: str, x: dict) -> None:
     """Refuses keys without an input and inputs without a key.
 
-    A model whose inputs are a list takes the keys that it has names for and leaves others out; one
-    whose inputs are a dict would take what is spare for another input.
+    Keras would leave out what is spare, or take it for another input.
     """
     inputs = keras_internals.functional(model).input
-    if isinstance(inputs, dict):
-        taken = set(inputs)
-        spare = sorted(set(x) - taken)
-    else:
-        taken = {tensor.name for tensor in keras.tree.flatten(inputs)}
-        spare = []
-    missing = sorted(taken - set(x))
+    taken = set(inputs) if isinstance(inputs, dict) else set(_names(inputs))
+    spare, missing = sorted(set(x) - taken), sorted(taken - set(x))
     if not missing and not spare:
         return
-    remedy = (
-        f"Give the model an input for {spare}, or leave it out of the corpus (what is only a "
-        "target goes to `targets=` as arrays; with `target_offset` above 0 a key of the corpus "
-        "is an input too)."
-        if spare
-        else f"Add {missing} to the corpus, or name the inputs as its keys: "
-        "`keras.Input(..., name=...)`."
-    )
+    if spare and missing:
+        remedy = (
+            f"Name the inputs as the corpus's keys, `keras.Input(..., name={spare[0]!r})`, or the "
+            "keys as the inputs. If each key is a document, pass `list(corpus.values())`."
+        )
+    elif spare:
+        remedy = (
+            f"Give the model an input for {spare}, or leave it out of the corpus (what is only a "
+            "target goes to `targets=` as arrays; with `target_offset` above 0 a key of the corpus "
+            "is an input too)."
+        )
+    else:
+        remedy = f"Add {missing} to the corpus: values for every time step."
     raise ValueError(
         f"`{name}` and the model have different inputs. Received: {name} with {sorted(x)}, the "
         f"model with {sorted(taken)}. {remedy}"

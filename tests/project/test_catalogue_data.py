@@ -131,7 +131,7 @@ CORPUS = {
         ValueError,
         "one window for each row",
         "3 time steps",
-        "more text",
+        "more data",
     ),
     "documents stacked in one array": Bad(
         lambda: make(np.ones((3, 50, 2), "int32")),

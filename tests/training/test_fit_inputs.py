@@ -1,5 +1,7 @@
 """Inputs that do not fit a model are refused before the first step, with the remedy."""
 
+import re
+
 import keras
 import numpy as np
 import pytest
@@ -121,5 +123,82 @@ def test_a_dict_of_one_input_whatever_its_key(key):
     if (
         key > "resets"
     ):  # Keras fills a dict in the order of its keys, and here would take the one for the other
-        with pytest.raises(ValueError, match="structure"):
+        with pytest.raises(ValueError, match=r"Give `\{'tokens': ...\}`"):
             model.fit(ks.StatefulSequence(IDS, 2, 8, resets=True), verbose=0)
+
+
+def named_model(*shapes, in_dict):
+    """Inputs "a", "b", ... of these shapes, those without time added to every step."""
+    inputs = {name: keras.Input(s, name=name) for name, s in zip("abc", shapes, strict=False)}
+    series = [i for i in inputs.values() if len(i.shape) == 3]
+    h = layers.GRU(4, return_sequences=True)(
+        layers.Concatenate()(series) if len(series) > 1 else series[0]
+    )
+    for static in (i for i in inputs.values() if len(i.shape) == 2):
+        h = layers.Add()([h, layers.Reshape((1, 4))(layers.Dense(4)(static))])
+    given = inputs if in_dict else list(inputs.values())
+    return keras.Model(given if in_dict or len(inputs) > 1 else given[0], layers.Dense(1)(h))
+
+
+WIDTHS = {"a": 3, "b": 2, "c": 5, "x": 3}
+
+
+def of_widths(*names):
+    return {name: np.ones((60, WIDTHS[name]), "float32") for name in names}
+
+
+NAMES = {
+    "one array for two series": ([(None, 3), (None, 2)], np.ones((60, 3)), "Give `{'a': ..., 'b'"),
+    "one array beside an input without time": ([(None, 3), (4,)], np.ones((60, 3)), "Give `{'a'"),
+    "a series too few": ([(None, 3), (None, 2)], of_widths("a"), "Add ['b']"),
+    "one too many for one input": ([(None, 3)], of_widths("a", "b"), "input for ['b']"),
+    "one too many for two": ([(None, 3), (None, 2)], of_widths("a", "b", "c"), "input for ['c']"),
+    "another name": ([(None, 3)], of_widths("x"), "keras.Input(..., name='x')"),
+    "features for an input without time": (
+        [(None, 3), (2,)], of_widths("a", "b"), "Give it one, `keras.Input((None, 2))`",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("in_dict", [False, True])
+@pytest.mark.parametrize("case", NAMES)
+def test_inputs_by_name_are_those_of_the_model(case, in_dict):
+    shapes, corpus, words = NAMES[case]
+    for rows, resets in ((2, True), (3, False)):
+        sequence = ks.StatefulSequence(
+            corpus, rows, 2, targets=np.ones((60, 1)), resets=resets
+        )  # two steps: as many as the features of an input without time
+        refused(named_model(*shapes, in_dict=in_dict), sequence, re.escape(words))
+    stream = [corpus if isinstance(corpus, dict) else {"a": corpus}] * 4
+    if isinstance(corpus, dict):
+        rows = [{**document, "y": np.ones((60, 1))} for document in stream]
+        sequence = ks.StatefulStream(rows, 2, 2, targets="y", resets=True)
+        refused(named_model(*shapes, in_dict=in_dict), sequence, re.escape(words))
+
+
+@pytest.mark.parametrize(
+    ("corpus", "model", "words"),
+    [
+        (np.ones((40, 50), "float32"), features_model(1), "`[d[:, None] for d in x]`"),
+        (np.ones((40, 50, 3), "float32"), features_model(3), "pass the series as it was before"),
+        ([np.ones((9, 50, 3), "float32")] * 4, features_model(3), "cut into windows of 50"),
+        (np.ones((40, 50), "int32"), ids_model(), "`[d for d in x]`"),
+        (np.arange(90) % 7, features_model(3), "`x[:, None]`"),
+    ],
+    ids=["documents of one feature", "windows", "documents of windows", "documents", "one series"],
+)
+def test_an_axis_too_many_is_said_to_be_what_it_is(corpus, model, words):
+    """Not that the model should take it."""
+    steps = len(corpus) if isinstance(corpus, np.ndarray) else 9
+    targets = np.ones((steps, 3)) if isinstance(corpus, np.ndarray) else [np.ones((9, 3))] * 4
+    sequence = ks.StatefulSequence(corpus, 2, 4, targets=targets)
+    refused(model, sequence, re.escape(words))
+
+
+def test_windows_of_features_are_not_called_time_steps():
+    """An input of four features, fed with one number at each step, may be taken for either."""
+    model = keras.Sequential([
+        keras.Input((4,)), layers.Reshape((-1, 1)), layers.LSTM(4, return_sequences=True),
+    ])  # fmt: skip
+    sequence = ks.StatefulSequence(np.ones((60, 1), "float32"), 2, 5, targets=np.ones((60, 4)))
+    refused(model, sequence, re.escape("if that axis counts features, `keras.Input((None, 4))`"))
