@@ -77,12 +77,23 @@ def _states_that_must_be(model: keras.Model) -> list[LayerState]:
         raise TypeError(f"`model` must be a Keras model. Received: {type(model).__name__}.")
     states = find_states(model)
     if not states:
-        raise ValueError(
-            f"The model carries no state. Received: {model.name!r}. Convert it with "
-            "`to_stateful(model, batch_size)`, or give its recurrent layers `stateful=True` and "
-            "build it with a fixed batch size."
-        )
+        raise ValueError(f"The model carries no state. Received: {without_state(model)}")
     return states
+
+
+def without_state(model: keras.Model) -> str:
+    """A model that carries no state, and what to do about it, for an error message."""
+    if keras_internals.is_graph(model) or isinstance(model, keras.Sequential):
+        return (
+            f"{model.name!r}, which carries none. Convert it with `to_stateful(model, sequence)` "
+            "or `to_stateful(model, batch_size)`, or give its recurrent layers `stateful=True` and "
+            "its input a fixed batch size."
+        )
+    return (
+        f"{model.name!r}, a subclassed model that has none yet: its layers get theirs when it is "
+        "called. Give its recurrent layers `stateful=True` and call it on one batch, `model(x)`, "
+        "before (`model.build` is not enough)."
+    )
 
 
 def sync(model: keras.Model) -> None:

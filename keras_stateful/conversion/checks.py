@@ -42,8 +42,11 @@ def readable(model: object, function: str) -> Graph:
         raise Unconvertible(
             f"`{function}` reads the graph of Sequential and Functional models. Received: "
             f"{model.name!r}, a subclass of keras.Model ({type(model).__name__}) whose layers are "
-            "called in Python. Build the same layers with the Functional API, or give its "
-            "recurrent layers `stateful=True` and use `ResetStatesCallback`."
+            "called in Python. Make a graph of them, over the same weights: `x = "
+            "keras.Input(batch_shape=(rows, None, features)); keras.Model(x, model.call(x))`. "
+            "Where its `call` cannot run on a symbol, no way is left to convert or export it, nor "
+            "to predict documents or generate with it; to train it, give its recurrent layers "
+            "`stateful=True`, call it once on a batch, and use `ResetStatesCallback`."
         )
     graph = Graph(model)
     if any(t.name == RESETS for t in graph.inputs) and not graph.converted:

@@ -22,8 +22,9 @@ from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_
 from keras_stateful.foundation.types import Arguments, Structure, Tensor
 from keras_stateful.training import check_arrays
 from keras_stateful.training.callbacks import lightest
-from keras_stateful.training.check_arrays import check_ids_of_arrays, in_numpy, is_arrays
+from keras_stateful.training.check_arrays import in_numpy, is_arrays
 from keras_stateful.training.check_fit import check_evaluate, check_fit
+from keras_stateful.training.check_values import check_values
 from keras_stateful.training.masked_loss import masks_into_weights
 from keras_stateful.training.resets import ResetStatesCallback
 
@@ -130,8 +131,15 @@ class StatefulModel(keras.Model):
         device_checks.check_predict(self, find_states(self)[0].variables[0])
         check_arrays.check_rows_of_predict(self, arguments.get("x"), arguments.get("batch_size"))
         _fill_in(arguments, "batch_size", arguments.get("x"), self)
-        check_ids_of_arrays(self, arguments.get("x"))
+        check_values(self, "x", arguments.get("x"))
         return super().predict(**arguments)
+
+    def __call__(self, inputs: Structure, *args: Any, **kwargs: Any) -> Structure:
+        """A call on arrays goes on from the present state; see the class."""
+        # Keras calls the model in each step of training on torch; those values were checked before.
+        if not kwargs.get("training"):
+            check_values(self, "inputs", inputs)
+        return super().__call__(inputs, *args, **kwargs)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
         """Refused: what Keras writes is frozen at the present state, or shares it among callers."""
@@ -147,6 +155,7 @@ class StatefulModel(keras.Model):
         x = args[0] if args else kwargs.get("x")
         device_checks.check_one_step(self, "train_on_batch")
         check_arrays.check_resets_given(self, "x", x)
+        check_values(self, "x", x)
         return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -155,6 +164,7 @@ class StatefulModel(keras.Model):
         x = args[0] if args else kwargs.get("x")
         device_checks.check_one_step(self, "test_on_batch")
         check_arrays.check_resets_given(self, "x", x)
+        check_values(self, "x", x)
         return super().test_on_batch(*args, **kwargs)
 
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -163,7 +173,7 @@ class StatefulModel(keras.Model):
         x = args[0] if args else kwargs.get("x")
         device_checks.check_one_step(self, "predict_on_batch")
         check_arrays.check_resets_given(self, "x", x)
-        check_ids_of_arrays(self, x)
+        check_values(self, "x", x)
         return super().predict_on_batch(*args, **kwargs)
 
     def __reduce__(self) -> tuple:

@@ -4,7 +4,7 @@ import warnings
 
 import numpy as np
 
-from keras_stateful.carry.states import LayerState, find_states, read_states, sync
+from keras_stateful.carry.states import LayerState, find_states, read_states, sync, without_state
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.types import CallbackState, Logs
@@ -198,8 +198,7 @@ class StateMonitor(ModelCallback):
         if not layer_states:
             raise ValueError(
                 "`StateMonitor` needs a model that carries its state. Received: "
-                f"{self._network.name!r}, which carries none. Convert it with `to_stateful(model, "
-                "sequence)`, or give its recurrent layers `stateful=True`."
+                f"{without_state(self._network)}"
             )
         if self.layers is None:
             return layer_states

@@ -10,12 +10,10 @@ import numpy as np
 
 from keras_stateful.carry.states import find_states
 from keras_stateful.data.arrays import refuse_masked
-from keras_stateful.data.ids import Vocabulary
-from keras_stateful.data.kinds import as_array, columns_of, is_array
+from keras_stateful.data.kinds import as_array, is_array
 from keras_stateful.foundation import devices
 from keras_stateful.foundation.protocols import resets_taken
 from keras_stateful.foundation.types import Arguments, Structure, Tensor
-from keras_stateful.training.model_facts import facts_of
 
 
 def is_arrays(data: Structure) -> bool:
@@ -201,17 +199,3 @@ def _check_row_axis(model: keras.Model, data: Structure, rows: int) -> None:
             f"of shape {np.shape(array)}; the model's input has shape {expected}. If it is one "
             "window, its row axis is missing: `x[None]`."
         )
-
-
-def check_ids_of_arrays(model: keras.Model, x: Structure) -> None:
-    """Refuses ids that the model's `Embedding` does not know: on JAX they would turn into NaN.
-
-    Only a single array in NumPy, or a frame, is looked at: others may lie on a device.
-    """
-    if columns_of(x) is not None:
-        x = np.asarray(x)
-    if not (isinstance(x, np.ndarray) and x.dtype.kind in "iu" and x.size):
-        return
-    known = facts_of(model).ids_known.get(None)  # of the first input, whatever its name
-    if known is not None and not Vocabulary(known).holds_all(x):
-        Vocabulary(known).refuse("x", x)

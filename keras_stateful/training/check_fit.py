@@ -26,6 +26,7 @@ from keras_stateful.training.check_arrays import (
 )
 from keras_stateful.training.check_sequence import check_sequence, described
 from keras_stateful.training.check_targets import check_labels
+from keras_stateful.training.check_values import check_values
 
 
 def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | None) -> None:
@@ -125,6 +126,7 @@ def check_data(
         return
     check_rows(model, name, data, batch_size)
     check_resets_given(model, name, data)
+    check_values(model, name, data)
     # Only `fit` calls its data "x" here, and only these are shuffled.
     if name == "x" and arguments.get("shuffle", True):
         _check_order(data, arguments)

@@ -27,8 +27,8 @@ def check_reader(sequence: Readable, call: keras_internals.TrainerCall) -> None:
             `ResetStatesCallback`; a sequence that does not fit the model.
     """
     model, name = call.model, _argument_name(sequence, call)
-    if model.built:  # else it is a subclassed model, whose layers `ResetStatesCallback` sees later
-        check_sequence(model, name, sequence, targets=call.method != "predict")
+    # Of a subclassed model that was not called yet nothing is known, least of all its states.
+    check_sequence(model, name, sequence, targets=call.method != "predict")
     if call.method == "predict":
         _check_predict(model, sequence)
     else:

@@ -3,14 +3,18 @@
 Keras broadcasts what does not fit, or fails in a compiled step, which on JAX loses the weights.
 """
 
+from collections.abc import Iterator
+
 import keras
 
-from keras_stateful.carry.states import find_states
+from keras_stateful.carry.graph import Graph
+from keras_stateful.carry.states import find_states, without_state
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.protocols import Readable, resets_given, resets_taken
+from keras_stateful.foundation.types import Tensor
 from keras_stateful.training.check_inputs import check_ids, check_inputs
 from keras_stateful.training.check_targets import check_targets
-from keras_stateful.training.model_facts import Agreement, facts_of
+from keras_stateful.training.model_facts import Agreement, ModelFacts, facts_of
 from keras_stateful.training.repairs import check_forward
 
 
@@ -62,10 +66,10 @@ def _check_rows(model: keras.Model, name: str, sequence: Readable) -> None:
     states = find_states(model)
     if not states:
         raise ValueError(
-            f"A stateful sequence needs a model that carries its state. Received: {model.name!r}, "
-            "which carries none. Convert it with `to_stateful(model, sequence)`. (For a baseline "
-            "that reads single windows on purpose, pass `(batch for _ in itertools.count() for "
-            "batch in sequence)` and `steps_per_epoch=len(sequence)`.)"
+            "A stateful sequence needs a model that carries its state. Received: "
+            f"{without_state(model)} (For a baseline that reads single windows on purpose, pass "
+            "`(batch for _ in itertools.count() for batch in sequence)` and "
+            "`steps_per_epoch=len(sequence)`.)"
         )
     rows = devices.rows(states[0].variables[0])
     if devices.rows_given(sequence) != rows:
@@ -110,11 +114,44 @@ _RESETS_REMEDY = {
 
 def _check_outputs(model: keras.Model, name: str, sequence: Readable) -> None:
     """Refuses an output for each window where there is a target for every time step."""
-    if not all(facts_of(model).along_time):
-        shapes = [tuple(o.shape) for o in model.outputs]
-        raise ValueError(
-            f"`{name}` has a target for every time step, the model an output for each window only. "
-            f"Received: model outputs of shape {shapes}, targets ({sequence.batch_size}, "
-            f"{sequence.sequence_length}, ...). Give the last recurrent layer "
-            "`return_sequences=True`."
-        )
+    facts = facts_of(model)
+    if all(facts.along_time):
+        return
+    names, shapes = keras_internals.functional(model).output_names, list(model.outputs)
+    outputs = list(zip(names, shapes, facts.along_time, strict=True))
+    short = [f"{name!r} of shape {tuple(t.shape)}" for name, t, along in outputs if not along]
+    raise ValueError(
+        f"`{name}` has a target for every time step, the model an output for each window only. "
+        f"Received: the output {' and '.join(short)}, targets ({sequence.batch_size}, "
+        f"{sequence.sequence_length}, ...). {_outputs_remedy(facts)}"
+    )
+
+
+def _outputs_remedy(facts: ModelFacts) -> str:
+    """What to do about outputs without a time axis."""
+    tensors = zip(facts.graph.outputs, facts.along_time, strict=True)
+    ends = {p for t, along in tensors if not along for p in _last_steps(facts.graph, t)}
+    if ends:
+        layers = " and ".join(f"`{path}`" for path in sorted(ends))
+        return f"Give {layers} `return_sequences=True`."
+    along = [f"model.outputs[{i}]" for i, along in enumerate(facts.along_time) if along]
+    if not along:
+        return "Give the model an output for each time step."
+    outputs = along[0] if len(along) == 1 else f"[{', '.join(along)}]"
+    return (
+        "It is a layer's state, or sums up a window: train the model without it, "
+        f"`keras.Model(model.inputs, {outputs})`, which has the same weights."
+    )
+
+
+def _last_steps(graph: Graph, tensor: Tensor) -> Iterator[str]:
+    """Paths of the recurrent layers whose last step alone an output is made of."""
+    call = graph.producers.get(id(tensor))
+    if call is None:
+        return
+    if call.is_recurrent:
+        if not call.operation.return_sequences and call.outputs[0] is tensor:
+            yield call.path
+        return
+    for argument in call.tensors:
+        yield from _last_steps(graph, argument)

@@ -16,7 +16,14 @@ from typing import NamedTuple
 import keras
 import numpy as np
 
-from keras_stateful.carry.states import find_states, restore, snapshot, sync, write_initial
+from keras_stateful.carry.states import (
+    find_states,
+    restore,
+    snapshot,
+    sync,
+    without_state,
+    write_initial,
+)
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.protocols import (
     Readable,
@@ -122,8 +129,7 @@ class ResetStatesCallback(ModelCallback):
         if not find_states(model):
             raise ValueError(
                 "`ResetStatesCallback` needs a model that carries its state. Received: "
-                f"{model.name!r}, which carries none. Convert it with `to_stateful(model, "
-                "sequence)`, or give its recurrent layers `stateful=True`."
+                f"{without_state(model)}"
             )
         # Both drop the compiled steps. `fit` makes them right after this, and then holds them.
         repair(model)

@@ -299,7 +299,7 @@ MODELS = {
         ValueError,
         "subclass",
         "'own'",
-        "Functional API",
+        "keras.Model(x, model.call(x))",
     ),
     "no input": Bad(
         converting(lambda: keras.Sequential([lstm()])),

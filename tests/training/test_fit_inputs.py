@@ -95,6 +95,29 @@ def test_of_several_inputs_each_is_looked_at():
         model.fit(sequence, verbose=0)
 
 
+@pytest.mark.parametrize("width", [4, 1, 6])
+@pytest.mark.parametrize("per_step", [True, False])
+def test_an_input_of_features_without_a_time_axis(width, per_step):
+    """Its width is no length of a window."""
+    series = keras.Input((None, 3), name="series")
+    fixed = keras.Input((None, width) if per_step else (width,), name="fixed")
+    h = layers.GRU(4, return_sequences=True)(series)
+    more = layers.Dense(4)(fixed)
+    h = layers.Add()([h, more if per_step else layers.Reshape((1, 4))(more)])
+    base = keras.Model([series, fixed], layers.Dense(1)(h))
+    corpus = {
+        "series": np.zeros((200, 3)),
+        "fixed": np.repeat(np.ones((1, width)), 200, axis=0),  # the remedy, for `per_step`
+    }
+    sequence = ks.StatefulSequence(corpus, 2, 8, targets=np.zeros((200, 1)), resets=True)
+    if not per_step:
+        refused(base, sequence, rf"(?s)'fixed'.*keras.Input\(\(None, {width}\)\)")
+        return
+    model = ks.to_stateful(base, sequence)
+    model.compile("sgd", "mse")
+    model.fit(sequence, verbose=0)
+
+
 @pytest.mark.parametrize("dtype", ["int32", "float32"])
 @pytest.mark.parametrize("resets", [False, True])
 def test_a_last_axis_of_one_is_what_keras_adds_and_takes_away(dtype, resets):
