@@ -19,18 +19,18 @@ from keras_stateful.carry.states import (
 from keras_stateful.data.batch import Spec
 from keras_stateful.foundation import device_checks, devices, keras_internals
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
-from keras_stateful.foundation.types import Arguments, Structure, Tensor
+from keras_stateful.foundation.types import Arguments, Structure
 from keras_stateful.training import check_arrays
 from keras_stateful.training.callbacks import lightest
 from keras_stateful.training.check_arrays import in_numpy, is_arrays
 from keras_stateful.training.check_fit import check_evaluate, check_fit
 from keras_stateful.training.check_values import check_values
-from keras_stateful.training.masked_loss import masks_into_weights
 from keras_stateful.training.resets import ResetStatesCallback
+from keras_stateful.training.step_scores import ScoresByStep, score_by_step
 
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
-class StatefulModel(keras.Model):
+class StatefulModel(ScoresByStep, keras.Model):
     """What `to_stateful` and `to_inference` return: a Functional model that carries its state.
 
     It differs from any Functional model in these methods:
@@ -38,8 +38,8 @@ class StatefulModel(keras.Model):
     - `fit` checks its arguments before the first step, and resets the state where an epoch or a
       document starts (`ResetStatesCallback`, added unless given).
     - `evaluate` starts from the initial state and puts the training state back.
-    - `compute_loss` takes a mask of the outputs as weights of 0 and 1 where sample weights are
-      given, which Keras would scale a second time.
+    - The `loss` of an epoch is the mean over the time steps that count, each by its weight; masked
+      steps count neither in losses nor in weighted metrics (`training/step_scores.py`).
     - `predict` checks its rows; it, `train_on_batch` and calls go on from the state that the last
       call left.
     - `export` is refused.
@@ -81,6 +81,7 @@ class StatefulModel(keras.Model):
             _fill_in(arguments, "validation_batch_size", validation[0], self)
         resets = _reset_callback(arguments)
         check_fit(self, arguments, None if resets is None else resets.sequence)
+        score_by_step(self)
         if resets is None:
             made_for = (sequence_or_none(x), sequence_or_none(validation))
             _add_callback(arguments, ResetStatesCallback(*made_for), self)
@@ -97,26 +98,13 @@ class StatefulModel(keras.Model):
         arguments = _named(super().evaluate, args, kwargs)
         _fill_in(arguments, "batch_size", arguments.get("x"), self)
         check_evaluate(self, arguments)
+        score_by_step(self)
         by_callback = is_sequence(arguments.get("x")) and self.resets is None
         if by_callback and _reset_callback(arguments) is None:
             _add_callback(arguments, ResetStatesCallback(), self)
         with preserve_states(self):
             reset_states(self)
             return super().evaluate(**arguments)
-
-    def compute_loss(
-        self,
-        x: Structure = None,
-        y: Structure = None,
-        y_pred: Structure = None,
-        sample_weight: Structure = None,
-        training: bool = True,
-    ) -> Tensor:
-        """`keras.Model.compute_loss`; see the class."""
-        y_pred, sample_weight = masks_into_weights(y_pred, sample_weight)
-        return super().compute_loss(
-            x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training
-        )
 
     def predict(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict` of a window for each row, or a sequence, from the present state on.
@@ -156,6 +144,7 @@ class StatefulModel(keras.Model):
         device_checks.check_one_step(self, "train_on_batch")
         check_arrays.check_resets_given(self, "x", x)
         check_values(self, "x", x)
+        score_by_step(self)
         return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -165,6 +154,7 @@ class StatefulModel(keras.Model):
         device_checks.check_one_step(self, "test_on_batch")
         check_arrays.check_resets_given(self, "x", x)
         check_values(self, "x", x)
+        score_by_step(self)
         return super().test_on_batch(*args, **kwargs)
 
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:

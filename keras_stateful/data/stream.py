@@ -51,10 +51,10 @@ class StatefulStream(Batches):
 
     If the source fails while it is read, the next pass begins anew; of an iterator it is refused.
 
-    Weights are scaled so that the loss is per real step. How much will be padding is known only
-    after a pass: the first is scaled by the share so far, each later one by that of the pass
-    before, so that its loss is exact if the source gives the same. (With `steps_per_epoch` it is
-    the share so far throughout.) `weighted_metrics` are exact always.
+    Weights are scaled so that the loss that the optimizer sees is per real step. How much will be
+    padding is known only after a pass: the first is scaled by the share so far, each later one by
+    that of the pass before. (With `steps_per_epoch` it is the share so far throughout.) The `loss`
+    of an epoch and `weighted_metrics` divide by the weights, so that the scale is not in them.
 
     Attributes:
         num_batches: `steps_per_epoch`.

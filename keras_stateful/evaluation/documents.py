@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from keras_stateful.conversion.convert import twin_with_resets
-from keras_stateful.evaluation.compiled import fresh_compile_arguments
-from keras_stateful.evaluation.reading import DocumentReader, Layout, count_documents, only
+from keras_stateful.evaluation.reading import DocumentReader, Layout, count_documents
 from keras_stateful.evaluation.scoring import Scorer
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import one_of
@@ -27,7 +25,8 @@ def evaluate_documents(
     sample_weight: Structure = None,
     burn_in: int = 0,
     encode: Callable | None = None,
-) -> dict[str, np.ndarray]:
+    pooled: bool = False,
+) -> dict[str, np.ndarray] | dict[str, float]:
     """The compiled loss and metrics of each document, read from its first step to its last.
 
     Args:
@@ -36,11 +35,16 @@ def evaluate_documents(
         batch_size: documents read side by side; by default up to 32.
         sequence_length: time steps per call; it changes the speed, not the result.
         targets, target_offset, label_at, sample_weight, burn_in, encode: as for `StatefulSequence`.
+        pooled: True for one result over the steps of all documents together, as `val_*` of
+            `ValidateDocuments`. Take it for metrics that are no means over steps, as AUC, recall
+            and precision: a document without a positive step has none, for which Keras gives 0,
+            and the mean over documents is not that over all.
 
     Returns:
         `{"loss": (documents,), metric: (documents,), ...}`: means over each document's own time
-        steps (weighted means, where `sample_weight` is given). Regularization penalties are not
-        part of the loss.
+        steps (weighted means, where `sample_weight` is given; masked steps do not count). NaN for a
+        document of which no step is scored. With `pooled` `{"loss": float, ...}`. Regularization
+        penalties are not part of the loss.
 
     Raises:
         ValueError: a model that is not compiled, or has an output per window instead of per time
@@ -65,32 +69,15 @@ def evaluate_documents(
     ```
     """
     layout = Layout(targets, target_offset, label_at, sample_weight, burn_in, encode)
-    scorer = Scorer(model, sequence_length)
     reader = DocumentReader(model, documents, batch_size, sequence_length, layout)
     classes = check_targets(model, "documents", reader.sequence, weighted=True)
     reader.sequence.check_classes(classes)
-    if reader.masked:  # a mask weighs in Keras's loss, and is known inside the model only
-        return _evaluate_one_by_one(model, documents, sequence_length, layout)
-    # Twice: how much a window weighs among those of its document is known after the last of them.
-    for window in reader.windows():
-        scorer.count(window)
+    windows = reader.windows_of_documents()
+    scorer = Scorer(model, sequence_length, windows.sum(keepdims=True) if pooled else windows)
     for window, outputs in reader.outputs():
-        scorer.add(window, outputs)
-    return scorer.results(reader.count)
-
-
-def _evaluate_one_by_one(
-    model: keras.Model, documents: Structure, sequence_length: int, layout: Layout
-) -> dict[str, np.ndarray]:
-    """The same, each document by Keras's own `evaluate`, in one row."""
-    # With one row, no two documents share a batch, and Keras's mean is the document's.
-    twin = twin_with_resets(model, 1)
-    twin.compile(**fresh_compile_arguments(model))
-    scores = []
-    for d in range(count_documents(documents)):
-        sequence = layout.of(d).sequence(only(documents, d), 1, sequence_length)
-        scores.append(twin.evaluate(sequence, verbose=0, return_dict=True))
-    return {name: np.array([s[name] for s in scores]) for name in scores[0]}
+        scorer.add(0 if pooled else window.span.document, window, outputs)
+    scores = scorer.results()
+    return {name: float(values[0]) for name, values in scores.items()} if pooled else scores
 
 
 def predict_documents(

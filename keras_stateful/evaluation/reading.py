@@ -12,7 +12,7 @@ Documents a (5 time steps), b (2) and c (4) in windows of 2 steps, where -- is p
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import keras
@@ -22,7 +22,7 @@ from keras_stateful.conversion.convert import twin_with_resets
 from keras_stateful.data.sequence import Span, StatefulSequence
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.protocols import is_sequence
-from keras_stateful.foundation.types import Structure
+from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.training.check_inputs import check_ids, check_inputs
 from keras_stateful.training.model_facts import facts_of
 
@@ -40,29 +40,11 @@ class Layout:
     burn_in: int = 0
     encode: Callable | None = None
 
-    def of(self, document: int) -> "Layout":
-        """The layout of one document alone."""
-        return replace(
-            self,
-            targets=only(self.targets, document),
-            sample_weight=only(self.sample_weight, document),
-        )
-
     def sequence(self, documents: Structure, rows: int, sequence_length: int) -> StatefulSequence:
         """The documents as a sequence; rows without one are no waste here, so nothing is said."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return StatefulSequence(documents, rows, sequence_length, resets=True, **vars(self))
-
-
-def only(value: Structure, document: int) -> Structure:
-    """What belongs to one document, of a list, an array with a value for each, or a dict of these.
-
-    A text stays: it is the key of a column that documents have.
-    """
-    if isinstance(value, dict):
-        return {key: only(part, document) for key, part in value.items()}
-    return value if value is None or isinstance(value, str) else [value[document]]
 
 
 def count_documents(documents: Structure) -> int:
@@ -88,11 +70,13 @@ class Window(NamedTuple):
         span: document, first time step and number of real steps.
         row: of the batch.
         batch: `(x, y)` or `(x, y, sample_weight)`.
+        masks: of the batch, for each output; None where the model masks nothing.
     """
 
     span: Span
     row: int
     batch: tuple
+    masks: Structure = None
 
     @property
     def targets(self) -> Structure:
@@ -101,12 +85,21 @@ class Window(NamedTuple):
 
     @property
     def weights(self) -> Structure:
-        """`(time,)` for each output; ones where the sequence gives none."""
-        if len(self.batch) > 2:
-            return keras.tree.map_structure(lambda a: a[self.row], self.batch[2])
-        # All targets have the same time steps, and one array of weights serves every output.
-        first = keras.tree.flatten(self.batch[1])[0]
-        return np.ones(first.shape[1:2], "float32")
+        """`(time,)` for each output: 0 where padded or masked, ones where nothing is."""
+        of_batch = self.batch[2] if len(self.batch) > 2 else self._ones
+        of_row = keras.tree.map_structure(lambda a: a[self.row], of_batch)
+        if self.masks is None:
+            return of_row
+        return keras.tree.map_structure(self._masked, of_row, self.masks)
+
+    @property
+    def _ones(self) -> Structure:
+        """Weights of a batch that has none, in the structure of its targets."""
+        return keras.tree.map_structure(lambda a: np.ones(a.shape[:2], "float32"), self.batch[1])
+
+    def _masked(self, weights: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        """Weights `(time,)`, or with a horizon `(time, 1)`, under the mask of a batch."""
+        return weights * mask[self.row].reshape(-1, *[1] * (weights.ndim - 1))
 
 
 class DocumentReader:
@@ -123,7 +116,6 @@ class DocumentReader:
         count: how many documents there are.
         sequence: the documents as windows.
         twin: the model that reads them.
-        masked: True if outputs carry a mask.
 
     Raises:
         TypeError, ValueError: documents or a model that cannot be read so, with the remedy.
@@ -153,28 +145,49 @@ class DocumentReader:
         check_inputs(self.twin, "documents", self.sequence)
         check_ids(self.twin, self.sequence)
         # Asked of the twin, since a mask belongs to the tensors of one graph.
-        self.masked = any(keras_internals.mask_of(o) is not None for o in self.twin.outputs)
+        masked = any(keras_internals.mask_of(o) is not None for o in self.twin.outputs)
+        self._shows_masks = _ShowsMasks(self.twin) if masked else None
 
-    def windows(self) -> Iterator[Window]:
-        """All windows, without running the model."""
-        for _, windows in self._batches():
-            yield from windows
+    def windows_of_documents(self) -> np.ndarray:
+        """How many windows each document has; nothing is read."""
+        counts = np.zeros(self.count, int)
+        for i in range(len(self.sequence)):
+            for spans in self.sequence.locate(i):
+                counts[[span.document for span in spans]] += 1
+        return counts
 
     def outputs(self) -> Iterator[tuple[Window, Structure]]:
         """All windows with the model's outputs `(time, ...)`, padding included."""
-        for batch, windows in self._batches():
+        for i in range(len(self.sequence)):
+            batch, masks = self.sequence[i], None
             # One batch after the other: the twin's state goes on from each to the next, and the
             # resets among the inputs start a document from the initial state.
-            y_pred = self.twin.predict_on_batch(batch[0])
-            for window in windows:
-                yield window, keras.tree.map_structure(lambda o, row=window.row: o[row], y_pred)
+            if self._shows_masks is None:
+                y_pred = self.twin.predict_on_batch(batch[0])
+            else:
+                y_pred, masks = self._shows_masks.predict_on_batch(batch[0])
+            for row, spans in enumerate(self.sequence.locate(i)):
+                outputs = keras.tree.map_structure(lambda o, row=row: o[row], y_pred)
+                for span in spans:
+                    yield Window(span, row, batch, masks), outputs
 
-    def _batches(self) -> Iterator[tuple[tuple, list[Window]]]:
-        """Each batch with the windows that stand in it."""
-        for i in range(len(self.sequence)):
-            batch = self.sequence[i]
-            rows = enumerate(self.sequence.locate(i))
-            yield batch, [Window(span, row, batch) for row, spans in rows for span in spans]
+
+class _ShowsMasks(keras.Model):
+    """A model that gives its outputs, and the mask `(batch, time)` of each, which Keras hides."""
+
+    def __init__(self, model: keras.Model):
+        super().__init__()
+        self.model = model
+
+    def call(self, inputs: Structure) -> tuple[Structure, Structure]:
+        outputs = self.model(inputs)
+        return outputs, keras.tree.map_structure(self._mask, outputs)
+
+    def _mask(self, output: Tensor) -> Tensor:
+        mask = keras_internals.mask_of(output)
+        if mask is None:
+            return keras.ops.ones(keras.ops.shape(output)[:2])
+        return keras.ops.cast(mask, "float32")
 
 
 def _check_documents(documents: Structure) -> None:

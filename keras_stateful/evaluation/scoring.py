@@ -8,7 +8,6 @@ metrics are put away and taken out again with the document.
     scored:    a0 a1 .. a15 | b0 b1 .. b15 | ..   in groups of one document's
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from keras_stateful.evaluation.compiled import fresh_compile_arguments
 from keras_stateful.evaluation.reading import Window
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Structure
+from keras_stateful.training.step_scores import ScoresByStep, score_by_step
 
 _WAITING_BYTES = 4 << 20  # of outputs that wait to be scored, for each document being read
 _GROUP = 16  # windows scored together, at most
@@ -38,80 +38,62 @@ class _Document:
     """What is known of one document while it is scored.
 
     Attributes:
-        windows: how many there are in all.
-        weights: their sum over all windows, for each output.
-        read: how many windows were read.
+        windows: how many there are still to come.
         waiting: windows that were read and not scored.
+        counts: True once a step had a weight.
         metrics: values of the metrics' variables after the windows scored.
         scores: loss and metrics after the windows scored.
     """
 
-    windows: int = 0
-    weights: list[float] = field(default_factory=list)
-    read: int = 0
+    windows: int
     waiting: list[_Scored] = field(default_factory=list)
+    counts: bool = False
     metrics: list[np.ndarray] = field(default_factory=list)
     scores: dict[str, float] = field(default_factory=dict)
 
 
 class Scorer:
-    """Scores documents window by window: first `count` them all, then `add` them all.
+    """Scores documents window by window.
 
     Args:
         model: a compiled model; its loss and metrics score.
         sequence_length: time steps of a window.
+        windows: how many each document has.
     """
 
-    def __init__(self, model: keras.Model, sequence_length: int):
+    def __init__(self, model: keras.Model, sequence_length: int, windows: np.ndarray):
         self._model = _scoring_model(model)
         # Windows of a document are scored together: a call costs more than what it computes. They
         # are as many as `_WAITING_BYTES` hold of the largest output, in float32.
         values = max(int(np.prod([d or 1 for d in o.shape[2:]])) for o in model.outputs)
         window_bytes = 4 * values * sequence_length
         self._group = max(1, min(_GROUP, _WAITING_BYTES // window_bytes))
-        self._documents: dict[int, _Document] = defaultdict(_Document)
+        self._documents = [_Document(count) for count in windows.tolist()]
 
-    def count(self, window: Window) -> None:
-        """Takes note of a window that will come, and of its weights."""
-        document = self._documents[window.span.document]
-        sums = [float(w.sum()) for w in keras.tree.flatten(window.weights)]
-        before = document.weights or [0.0] * len(sums)
-        document.weights = [a + b for a, b in zip(before, sums, strict=True)]
-        document.windows += 1
-
-    def add(self, window: Window, outputs: Structure) -> None:
+    def add(self, document: int, window: Window, outputs: Structure) -> None:
         """Scores a window of a document, together with others of it.
 
         Args:
-            window: one that was counted.
+            document: its index; that of the window, unless several are scored as one.
+            window: the next of the document.
             outputs: the model's, `(time, ...)`.
         """
-        document = self._documents[window.span.document]
-        weights = self._scaled(window.weights, document)
-        document.waiting.append(_Scored(outputs, window.targets, weights))
-        document.read += 1
-        if len(document.waiting) == self._group or document.read == document.windows:
-            self._score(document)
-            document.waiting = []
+        scored = _Scored(outputs, window.targets, window.weights)
+        here = self._documents[document]
+        here.waiting.append(scored)
+        here.counts |= any(np.any(weights > 0) for weights in keras.tree.flatten(scored.weights))
+        here.windows -= 1
+        if len(here.waiting) == self._group or not here.windows:
+            self._score(here)
+            here.waiting = []
 
-    def results(self, documents: int) -> dict[str, np.ndarray]:
-        """Every score, `(documents,)`, by name."""
-        scores = [self._documents[d].scores for d in range(documents)]
-        return {name: np.array([s[name] for s in scores]) for name in scores[0]}
-
-    def _scaled(self, weights: Structure, document: _Document) -> Structure:
-        """Weights `(time,)` under which Keras's mean is the mean over the document.
-
-        Keras divides the sum of weighted losses by the number of time steps that it is fed: those
-        of all groups, the filling of the last one included. The sum of a document's weights is to
-        stand in its place.
-        """
-        fed = -(-document.windows // self._group) * self._group  # windows, in whole groups
-        scaled = [
-            w * np.float32(fed * w.size / total) if total else w
-            for w, total in zip(keras.tree.flatten(weights), document.weights, strict=True)
-        ]
-        return keras.tree.pack_sequence_as(weights, scaled)
+    def results(self) -> dict[str, np.ndarray]:
+        """Every score, `(documents,)`, by name; NaN for a document of which no step counts."""
+        names = self._documents[0].scores
+        return {
+            name: np.array([d.scores[name] if d.counts else np.nan for d in self._documents])
+            for name in names
+        }
 
     def _score(self, document: _Document) -> None:
         """Feeds the waiting windows to the metrics, which go on from where the document stood."""
@@ -128,19 +110,17 @@ class Scorer:
         # A reset puts the document's own values back; `test_on_batch` begins with one more.
         self._model.put_away = document.metrics
         self._model.reset_metrics()
-        scores = self._model.test_on_batch(
-            inputs if len(inputs) > 1 else inputs[0],
-            targets,
-            sample_weight=weights,
-            return_dict=True,
+        self._model.test_on_batch(
+            inputs if len(inputs) > 1 else inputs[0], targets, sample_weight=weights
         )
         document.metrics = [
             np.array(keras.ops.convert_to_numpy(v)) for v in self._model.metrics_variables
         ]
+        scores = self._model.get_metrics_result()  # of all batches, not of the last
         document.scores = {name: float(value) for name, value in scores.items()}
 
 
-class _Metrics(keras.Model):
+class _Metrics(ScoresByStep, keras.Model):
     """Resets its metrics, as Keras does at each `test_on_batch`, to the values put away."""
 
     put_away: Sequence[np.ndarray] = ()
@@ -172,6 +152,7 @@ def _scoring_model(model: keras.Model) -> _Metrics:
     metrics, weighted = arguments.pop("metrics", None), arguments.get("weighted_metrics")
     arguments["weighted_metrics"] = _joined(metrics, weighted)
     scoring.compile(**arguments)
+    score_by_step(scoring)
     return scoring
 
 

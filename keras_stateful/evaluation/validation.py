@@ -19,9 +19,8 @@ class ValidateDocuments(keras.callbacks.Callback):
 
     Validation then needs neither the training batch size nor cut documents, and `EarlyStopping`,
     `ModelCheckpoint` and `CSVLogger` follow it: put it before them in `callbacks`, and leave out
-    `validation_data`. Values are means over all real time steps of all documents; under
-    `sample_weight`, `val_loss` still counts steps of weight 0, as the loss of `fit` does, and
-    weighted metrics do not.
+    `validation_data`. Values are means over all time steps of all documents that count, each by its
+    weight: those of `evaluate_documents(..., pooled=True)`.
 
     Args:
         documents: a sequence of arrays `(timesteps, ...)`, as for `StatefulSequence`.

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_stateful.carry.states import find_states
 from keras_stateful.foundation import devices, keras_internals
+from keras_stateful.training.step_loss import LossOfEpoch
 
 
 def check_alone(model: keras.Model) -> None:
@@ -71,7 +72,13 @@ def set_variables(model: keras.Model, values: list[np.ndarray]) -> None:
     Raises:
         ValueError: values of another number or shape.
     """
-    targets = variables(model)
+    targets, tracker = variables(model), keras_internals.loss_tracker(model)
+    sums = tracker.sums if isinstance(tracker, LossOfEpoch) else []
+    earlier = bool(sums) and len(values) == len(targets) - len(sums)
+    if isinstance(tracker, LossOfEpoch) and earlier:  # of a version that added up no weights
+        added = {id(v) for v in sums}
+        targets = [v for v in targets if id(v) not in added]
+        tracker.keep_keras_mean()
     expected, received = [tuple(v.shape) for v in targets], [np.shape(value) for value in values]
     if expected != received:
         raise ValueError(

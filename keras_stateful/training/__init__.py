@@ -6,7 +6,8 @@
     a sequence that Keras opens    check_reader ──▶ check_sequence ──▶ check_inputs, check_targets
 
 Checks ask `model_facts`, where the graph of a model is read once. `ResetStatesCallback` also mends
-plain `stateful=True` layers: `repairs`, `masked_loss`. `callbacks` is what all callbacks share.
+plain `stateful=True` layers: `repairs`. `step_loss` and `step_scores` weigh losses and metrics by
+time steps; `check_losses` sees to it that they can. `callbacks` is what all callbacks share.
 
 It may import `carry` and what that may.
 """

@@ -13,6 +13,7 @@ from keras_stateful.foundation.protocols import Readable, is_converted, resets_t
 from keras_stateful.training.check_sequence import check_sequence, described
 from keras_stateful.training.model_facts import facts_of
 from keras_stateful.training.resets import ResetStatesCallback
+from keras_stateful.training.step_scores import score_by_step
 
 
 def check_reader(sequence: Readable, call: keras_internals.TrainerCall) -> None:
@@ -32,6 +33,8 @@ def check_reader(sequence: Readable, call: keras_internals.TrainerCall) -> None:
     if call.method == "predict":
         _check_predict(model, sequence)
     else:
+        # Before Keras looks at the loss, which on JAX it does with the first batch.
+        score_by_step(model)
         _warn_of_metrics(model, sequence)
     if call.method == "fit" and name == "x":
         _warn_of_batch_normalization(model, sequence)

@@ -4,6 +4,7 @@ Keras broadcasts a target against an output of another shape, and JAX takes an i
 Both train without a word, on the wrong thing.
 """
 
+import inspect
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, TypeAlias
 
@@ -16,6 +17,7 @@ from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import fits
 from keras_stateful.foundation.protocols import Key, Readable
 from keras_stateful.foundation.types import Structure
+from keras_stateful.training.check_losses import check_values, check_weighing
 
 # A loss as `compile` takes it.
 _Loss: TypeAlias = str | keras.losses.Loss | Callable | None
@@ -48,7 +50,7 @@ def check_targets(
 ) -> dict[Key, Classes]:
     """Checks that no loss would broadcast the targets of a sequence.
 
-    Of a loss that is not Keras's own, or of a subclassed model, nothing is known.
+    Of a subclassed model nothing is known.
 
     Args:
         model: a compiled model.
@@ -68,6 +70,8 @@ def check_targets(
     _check_keys(model, name, specs)
     classes = {}
     for output in _outputs(model, specs):
+        if weighted:
+            _check_weighted(model, name, output, specs)
         if _is_among(output.loss, _ELEMENTWISE):
             spec = specs if output.key is None else specs[output.key]
             _check_shape(name, spec, output, weighted)
@@ -202,15 +206,44 @@ def _loss_of(loss: Structure, key: Key, index: int) -> _Loss:
     return loss
 
 
-def _is_among(loss: _Loss, losses: tuple) -> bool:
-    """True if a loss, given as text, function or object, is one of these of Keras's own."""
+def _resolved(loss: _Loss) -> _Loss:
+    """The loss that a text stands for; the text where Keras decides when it sees the data."""
     if isinstance(loss, str):
         try:
-            loss = keras.losses.get(loss)
+            return keras.losses.get(loss)
         except ValueError:
-            return False
+            return loss
+    return loss
+
+
+def _is_among(loss: _Loss, losses: tuple) -> bool:
+    """True if a loss, given as text, function or object, is one of these of Keras's own."""
+    loss = _resolved(loss)
     # Not `isinstance`: a subclass may compute something else.
     return any(loss is one or type(loss) is one for one in losses)
+
+
+# Losses and metrics, under weights
+
+
+def _check_weighted(model: keras.Model, name: str, output: _Output, specs: Structure) -> None:
+    """Refuses losses and metrics that weights of time steps do not reach."""
+    check_weighing(name, output.name, output.loss)
+    target = specs if output.key is None else specs[output.key]
+    if not _is_among(output.loss, _ELEMENTWISE + _SPARSE):  # which give a value for each step
+        loss = _resolved(output.loss)
+        function = loss.call if isinstance(loss, keras.losses.Loss) else loss
+        if callable(function):
+            check_values("loss", output.name, function, target, output.shape)
+    metrics = keras_internals.compile_arguments(model).get("weighted_metrics")
+    if isinstance(metrics, dict):
+        metrics = metrics.get(output.name)
+    elif output.key is not None:  # lists are for all outputs together
+        metrics = None
+    for metric in keras.tree.flatten(metrics):
+        if inspect.isfunction(metric):
+            kind = f"weighted metric {metric.__name__!r}"
+            check_values(kind, output.name, metric, target, output.shape)
 
 
 # Targets and outputs, by shape

@@ -19,28 +19,6 @@ from keras_stateful.carry import loops
 from keras_stateful.carry.layers import Carry
 from keras_stateful.carry.states import LayerState, find_states
 from keras_stateful.foundation import devices, keras_internals
-from keras_stateful.training.masked_loss import masks_into_weights
-
-_WEIGHS_ONCE = "_keras_stateful_weighs_once"
-
-
-def weigh_once(model: keras.Model) -> None:
-    """Lets the loss of a plain model count each unmasked step once; see `masked_loss`.
-
-    A model from `to_stateful` has a `compute_loss` that does.
-    """
-    # Set on the instance, whose class is not ours; the bound method serves as `super()`.
-    keras_loss = model.compute_loss
-    if hasattr(keras_loss, _WEIGHS_ONCE):  # from a `fit` before
-        return
-
-    def compute_loss(x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        y_pred, sample_weight = masks_into_weights(y_pred, sample_weight)
-        return keras_loss(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
-
-    setattr(compute_loss, _WEIGHS_ONCE, True)
-    model.compute_loss = compute_loss
-    model.train_function = model.test_function = None  # steps compiled with the loss before
 
 
 def check_forward(model: keras.Model) -> None:

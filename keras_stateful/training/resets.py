@@ -35,7 +35,8 @@ from keras_stateful.foundation.protocols import (
 from keras_stateful.foundation.types import CallbackState, Logs, Structure
 from keras_stateful.training.callbacks import ModelCallback
 from keras_stateful.training.check_fit import check_fit
-from keras_stateful.training.repairs import repair, weigh_once
+from keras_stateful.training.repairs import repair
+from keras_stateful.training.step_scores import score_by_step
 
 
 class PassPosition(NamedTuple):
@@ -133,10 +134,8 @@ class ResetStatesCallback(ModelCallback):
             )
         # Both drop the compiled steps. `fit` makes them right after this, and then holds them.
         repair(model)
-        x = keras_internals.trainer_arguments(model).get("x")
-        sequences = (sequence_or_none(x), self.sequence, self.validation_sequence)
-        if any(s is not None for s in sequences) and not is_converted(model):
-            weigh_once(model)
+        if not is_converted(model):  # whose methods do so
+            score_by_step(model)
 
     # What `ResumeTraining` asks
 

@@ -5,6 +5,7 @@
 | `graph` | nodes of a Functional model, the graph of a `Sequential`, masks of tensors |
 | `layers` | what a layer holds and tracks, what Keras's recurrent layers and cells do inside |
 | `variables` | layouts, seed states, values under a `StatelessScope`, JAX's copies in `fit` |
+| `losses` | the losses that `compile` was given, and the metric of their sum |
 | `trainer` | which `fit`, `evaluate` or `predict` is running, and with what |
 | `epochs` | what `fit` counts its steps with, and how it takes data |
 | `callbacks` | what Keras's own callbacks remember |
@@ -56,6 +57,11 @@ from keras_stateful.foundation.keras_internals.layers import (
     rnn_loop,
     sublayers,
     without_dropout,
+)
+from keras_stateful.foundation.keras_internals.losses import (
+    loss_tracker,
+    set_loss_tracker,
+    wrap_losses,
 )
 from keras_stateful.foundation.keras_internals.names import (
     is_keras_rnn,
@@ -119,12 +125,14 @@ __all__ = [
     "known_batches",
     "lay_out",
     "look_into",
+    "loss_tracker",
     "mask_of",
     "nodes",
     "operation_name",
     "record",
     "replace_attribute",
     "rnn_loop",
+    "set_loss_tracker",
     "set_memory",
     "settings_of",
     "skip_steps",
@@ -136,4 +144,5 @@ __all__ = [
     "trainer_call",
     "values_by_id",
     "without_dropout",
+    "wrap_losses",
 ]
