@@ -176,7 +176,7 @@ class _ShowsMasks(keras.Model):
     """A model that gives its outputs, and the mask `(batch, time)` of each, which Keras hides."""
 
     def __init__(self, model: keras.Model):
-        super().__init__()
+        super().__init__(name="shows_masks")  # TensorFlow takes no underscore first
         self.model = model
 
     def call(self, inputs: Structure) -> tuple[Structure, Structure]:
