@@ -53,7 +53,7 @@ def find_time_axis(
     Raises:
         ValueError: a layer that cannot be right when the stream is cut into windows, by path.
     """
-    rule_of = _rules(local)
+    rule_of = rules(local)
     searches = Searches(graph, rule_of, chosen)
     inputs = searches.sources()
     while True:
@@ -83,7 +83,7 @@ def find_time_axis(
     )
 
 
-def _rules(local: Collection[str]) -> Callable[[Call], Rule]:
+def rules(local: Collection[str]) -> Callable[[Call], Rule]:
     """Gives the rule of each call: of Keras's own from the tables, of any other by tracing it.
 
     A layer with an adapter goes by that, also one of Keras's own classes.

@@ -21,10 +21,10 @@ from keras_stateful.carry.time_axis.operations import (
     check_not_appended,
     einsum_parts,
     padded,
+    positive,
     reduced,
     reshaped,
     stay,
-    unknown,
 )
 from keras_stateful.carry.time_axis.tracing import activated, parts_below
 from keras_stateful.foundation.types import Tensor
@@ -98,11 +98,13 @@ def _each_value(call: Call, time: Derivation) -> Hold:
     return time.join([(_input(call), stay)])
 
 
-@_layers(layers.IntegerLookup, layers.StringLookup)
+@_layers(layers.IntegerLookup, layers.StringLookup, layers.CategoryEncoding)
 def _looked_up(call: Call, time: Derivation) -> Hold:
-    if call.operation.output_mode != "int":
-        raise unknown(call)
-    return time.join([(_input(call), stay)])
+    """Ids, or vectors: of each value alone, or of all values of the last axis."""
+    tensor, mode = _input(call), call.operation.output_mode
+    rank = len(tensor.shape)
+    of_each = mode == "int" or (mode == "one_hot" and len(call.outputs[0].shape) > rank)
+    return time.join([(tensor, stay if of_each else reduced([rank - 1], keepdims=True))])
 
 
 @_layers(layers.Activation)
@@ -164,26 +166,32 @@ def _masking(call: Call, time: Derivation) -> Hold:
     return _apart_from(call, time, -1)
 
 
-@_layers(layers.Softmax, layers.BatchNormalization, layers.LayerNormalization)
+@_layers(
+    layers.Softmax, layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization
+)
 def _along_axes(call: Call, time: Derivation) -> Hold:
     return _apart_from(call, time, call.operation.axis)
 
 
-@_layers(layers.RMSNormalization, layers.UnitNormalization)
-def _along_axes_too(call: Call, time: Derivation) -> Hold:
-    return _apart_from(call, time, call.operation.axis)
-
-
-@_layers(layers.Normalization)
-def _normalization(call: Call, time: Derivation) -> Hold:
-    return _apart_from(call, time, call.operation.axis or ())
-
-
 def _apart_from(call: Call, time: Derivation, axes: int | Sequence[int]) -> Hold:
-    """Values of some axes are computed from each other, or have weights of their own."""
+    """Values of some axes are computed from each other."""
     tensor = _input(call)
     hold = time.join([(tensor, stay)])
     check_apart(hold, axes, len(tensor.shape))
+    return hold
+
+
+@_layers(layers.BatchNormalization, layers.Normalization)
+def _statistics(call: Call, time: Derivation) -> Hold:
+    """Some axes have statistics of their own, which were gathered before."""
+    tensor, axes = _input(call), call.operation.axis
+    hold = time.join([(tensor, stay)])
+    if axes is not None and hold.axis in positive(axes, len(tensor.shape)):
+        raise Refused(
+            "it has a mean and a variance of its own for each time step of a window, and a stream "
+            "has no such number of steps",
+            "Give it `axis=-1`, the features.",
+        )
     return hold
 
 

@@ -85,6 +85,8 @@ def reduced(axes: Sequence[int], keepdims: bool) -> Axes:
 )
 def _each_value(call: Call, time: Derivation) -> Hold:
     rank = len(call.outputs[0].shape)
+    if _is(call, "Where") and call.argument(1, "x1") is None:
+        raise unknown(call)  # it counts where the condition holds
     parts = [tensor for a in (*call.args, *call.kwargs.values()) for tensor in _tensors_in(a)]
     return time.join([(tensor, broadcast(tensor, rank)) for tensor in parts])
 
@@ -447,7 +449,8 @@ def _take(call: Call, time: Derivation) -> Hold:
             raise merges()
         return time.join([(indices, stay)])
     axis %= len(tensor.shape)
-    rank = len(getattr(indices, "shape", np.shape(indices)))
+    indices = indices if hasattr(indices, "shape") else np.asarray(indices)
+    rank = len(indices.shape)
 
     def of_tensor(a: int) -> int | None:
         return None if a == axis else a + (rank - 1) * (a > axis)

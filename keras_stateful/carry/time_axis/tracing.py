@@ -45,8 +45,21 @@ def traced(call: Call, time: Derivation) -> list[Hold]:
     return [_both(a, b) for a, b in zip(results[0], results[-1], strict=True)]
 
 
+# Functions of Keras that ask the backend at once: of each value alone, and of the last axis
+_OF_EACH_VALUE = (
+    keras.activations.hard_silu,
+    keras.activations.mish,
+    keras.activations.threshold,
+)
+_OF_THE_LAST_AXIS = (keras.activations.sparsemax,)
+
+
 def activated(function: Callable, hold: Along, tensor: Tensor, time: Derivation) -> Hold:
     """What an activation function leaves of a tensor with time."""
+    if function in _OF_EACH_VALUE:
+        return hold
+    if function in _OF_THE_LAST_AXIS and hold.axis < len(tensor.shape) - 1:
+        return hold
     call = Call("activation", _Function(function), (tensor,), {}, [tensor])
     try:
         (result,) = _Traced(call, time, function, {}, {id(tensor): hold}).outputs()
