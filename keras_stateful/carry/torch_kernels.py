@@ -48,9 +48,13 @@ def run(
 
     Returns:
         The last output, all outputs (or the last alone), and the new states.
+
+    Raises:
+        ValueError: sequences of other features or rows than the weights and states.
     """
     import torch
 
+    _check_sizes(layer, sequences, initial_state[0])
     cell, dtype = layer.cell, layer.cell.compute_dtype
     kernel, weights = getattr(torch, _KERNELS[type(cell)]), _weights(cell, dtype)
     states = [ops.cast(s, dtype) for s in initial_state]
@@ -81,6 +85,18 @@ def run(
     whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs, 1)
     last_output = whole[:, -1]
     return last_output, whole if layer.return_sequences else last_output[:, None], states
+
+
+def _check_sizes(layer: keras.layers.RNN, sequences: Tensor, state: Tensor) -> None:
+    """Refuses what the kernels, which believe their caller, would read past its end."""
+    expected = (state.shape[0], layer.cell.kernel.shape[0])
+    rows, _, features = sequences.shape
+    if (rows, features) != expected:
+        raise ValueError(
+            f"{layer.name!r} reads (rows, time, features) = ({expected[0]}, time, {expected[1]}). "
+            f"Received: inputs of shape {tuple(sequences.shape)}. Give batches of the shape that "
+            "the model was built with."
+        )
 
 
 def _weights(cell: keras.layers.Layer, dtype: str) -> list[Tensor]:

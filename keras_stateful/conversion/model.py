@@ -25,6 +25,7 @@ from keras_stateful.training.callbacks import lightest
 from keras_stateful.training.check_arrays import in_numpy, is_arrays
 from keras_stateful.training.check_fit import check_evaluate, check_fit
 from keras_stateful.training.check_values import check_values
+from keras_stateful.training.recovery import unharmed
 from keras_stateful.training.resets import ResetStatesCallback
 from keras_stateful.training.step_scores import ScoresByStep, score_by_step
 
@@ -87,7 +88,7 @@ class StatefulModel(ScoresByStep, keras.Model):
             _add_callback(arguments, ResetStatesCallback(*made_for), self)
         if not isinstance(arguments["callbacks"], keras.callbacks.CallbackList):
             arguments["callbacks"] = lightest(arguments["callbacks"], self, arguments)
-        with warnings.catch_warnings():
+        with unharmed(self), warnings.catch_warnings():
             if is_sequence(x) and x.num_batches is None:
                 # Running out of data is how the epochs of a stream end.
                 warnings.filterwarnings("ignore", "Your input ran out of data")
@@ -102,7 +103,7 @@ class StatefulModel(ScoresByStep, keras.Model):
         by_callback = is_sequence(arguments.get("x")) and self.resets is None
         if by_callback and _reset_callback(arguments) is None:
             _add_callback(arguments, ResetStatesCallback(), self)
-        with preserve_states(self):
+        with unharmed(self), preserve_states(self):
             reset_states(self)
             return super().evaluate(**arguments)
 
@@ -120,7 +121,8 @@ class StatefulModel(ScoresByStep, keras.Model):
         check_arrays.check_rows_of_predict(self, arguments.get("x"), arguments.get("batch_size"))
         _fill_in(arguments, "batch_size", arguments.get("x"), self)
         check_values(self, "x", arguments.get("x"))
-        return super().predict(**arguments)
+        with unharmed(self):
+            return super().predict(**arguments)
 
     def __call__(self, inputs: Structure, *args: Any, **kwargs: Any) -> Structure:
         """A call on arrays goes on from the present state; see the class."""
@@ -145,6 +147,7 @@ class StatefulModel(ScoresByStep, keras.Model):
         check_arrays.check_resets_given(self, "x", x)
         check_values(self, "x", x)
         score_by_step(self)
+        keras_internals.keep_values(self)
         return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -155,6 +158,7 @@ class StatefulModel(ScoresByStep, keras.Model):
         check_arrays.check_resets_given(self, "x", x)
         check_values(self, "x", x)
         score_by_step(self)
+        keras_internals.keep_values(self)
         return super().test_on_batch(*args, **kwargs)
 
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
@@ -164,6 +168,7 @@ class StatefulModel(ScoresByStep, keras.Model):
         device_checks.check_one_step(self, "predict_on_batch")
         check_arrays.check_resets_given(self, "x", x)
         check_values(self, "x", x)
+        keras_internals.keep_values(self)
         return super().predict_on_batch(*args, **kwargs)
 
     def __reduce__(self) -> tuple:

@@ -35,6 +35,7 @@ from keras_stateful.foundation.protocols import (
 from keras_stateful.foundation.types import CallbackState, Logs, Structure
 from keras_stateful.training.callbacks import ModelCallback
 from keras_stateful.training.check_fit import check_fit
+from keras_stateful.training.recovery import protect
 from keras_stateful.training.repairs import repair
 from keras_stateful.training.step_scores import score_by_step
 
@@ -132,10 +133,17 @@ class ResetStatesCallback(ModelCallback):
                 "`ResetStatesCallback` needs a model that carries its state. Received: "
                 f"{without_state(model)}"
             )
-        # Both drop the compiled steps. `fit` makes them right after this, and then holds them.
+        # All of these drop the compiled steps. `fit` makes them right after this, and then holds
+        # them.
         repair(model)
         if not is_converted(model):  # whose methods do so
             score_by_step(model)
+        if not is_converted(model):
+            protect(model)
+        x = keras_internals.trainer_arguments(model).get("x")
+        sequences = (sequence_or_none(x), self.sequence, self.validation_sequence)
+        if any(s is not None for s in sequences) and not is_converted(model):
+            weigh_once(model)
 
     # What `ResumeTraining` asks
 

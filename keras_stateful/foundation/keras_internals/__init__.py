@@ -11,6 +11,7 @@
 | `callbacks` | what Keras's own callbacks remember |
 | `trees` | which collections `keras.tree` looks into |
 | `operations` | operations of `keras.ops`, the record of calls on symbolic tensors |
+| `steps` | where the values of a model are while a step runs |
 | `names` | what is Keras's own, by the module that it was written in |
 
 Outside of this folder no module imports `keras.src` or reads what Keras keeps private. What Keras
@@ -72,6 +73,7 @@ from keras_stateful.foundation.keras_internals.operations import (
     record,
     settings_of,
 )
+from keras_stateful.foundation.keras_internals.steps import keep_values, values_are_lost
 from keras_stateful.foundation.keras_internals.trainer import (
     TrainerCall,
     build_for_training,
@@ -122,6 +124,7 @@ __all__ = [
     "is_of_keras",
     "is_validation",
     "keep_out_of_autocast",
+    "keep_values",
     "known_batches",
     "lay_out",
     "look_into",
@@ -142,6 +145,7 @@ __all__ = [
     "takes_plain_batches",
     "trainer_arguments",
     "trainer_call",
+    "values_are_lost",
     "values_by_id",
     "without_dropout",
     "wrap_losses",
