@@ -141,7 +141,15 @@ def test_a_callback_that_fails_in_a_fit_with_validation(kind, hook):
     strikes = Strikes(hook, at=0 if hook in ("on_train_begin", "on_train_end") else 1)
     with pytest.raises(Struck):
         model.fit(
-            x, y, ROWS, 3, 0, callbacks=[*resets, strikes], shuffle=False, steps_per_epoch=1, **held_out
+            x,
+            y,
+            ROWS,
+            3,
+            0,
+            callbacks=[*resets, strikes],
+            shuffle=False,
+            steps_per_epoch=1,
+            **held_out,
         )
     weights, optimizer, states = everything(model)
     assert all(np.isfinite(w).all() for w in (*weights, *optimizer, *states))
