@@ -138,12 +138,7 @@ class ResetStatesCallback(ModelCallback):
         repair(model)
         if not is_converted(model):  # whose methods do so
             score_by_step(model)
-        if not is_converted(model):
             protect(model)
-        x = keras_internals.trainer_arguments(model).get("x")
-        sequences = (sequence_or_none(x), self.sequence, self.validation_sequence)
-        if any(s is not None for s in sequences) and not is_converted(model):
-            weigh_once(model)
 
     # What `ResumeTraining` asks
 
