@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 
+from keras_stateful.carry.any_length import AnyLength
 from keras_stateful.carry.classes import carried_class
 from keras_stateful.carry.graph import RESETS, Call, Graph, Unconvertible
 from keras_stateful.carry.layers import plain_class
@@ -232,8 +233,11 @@ def _carrying(
     if any_length:
         check_all_go_on(time, chosen)
     recurrent = _along_time(graph, time, chosen, function)
+    shaped = AnyLength(graph, time) if any_length else None
 
     def carry(level: Level, call: Call, index: int) -> Structure:
+        if shaped is not None and call.path in shaped.paths:
+            return shaped.call(call, rewriter.layer)
         config: dict[str, Any] = {}
         if call.path in time.initial_state_given:
             config["initial_state_given"] = True
@@ -254,7 +258,7 @@ def _carrying(
         return outputs
 
     rewriter = Rewriter(
-        set(recurrent),
+        {*recurrent, *(() if shaped is None else shaped.paths)},
         carry,
         share=share,
         share_submodels=False,

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_stateful.carry.any_length import AnyLength
 from keras_stateful.carry.graph import Call, Graph
 from keras_stateful.carry.layers import plain_class
 from keras_stateful.carry.recurrent import KERAS_CALLS
@@ -118,8 +119,11 @@ def to_step_model(
     check_all_go_on(time, carried)
     recurrent = {path for path in time.recurrent if carried is None or path in carried}
     names = _StateNames(time, {t.name for t in graph.inputs})
+    shaped = AnyLength(graph, time)
 
     def step(level: Level, call: Call, index: int) -> Structure:
+        if call.path in shaped.paths:
+            return shaped.call(call, rewriter.layer)
         # One row shows how many states there are, of which shapes, and how they are nested.
         initial = _initial_states(call, 1)
         shapes = [(None, *value.shape[1:]) for value in keras.tree.flatten(initial)]
@@ -138,7 +142,7 @@ def to_step_model(
         return outputs
 
     rewriter = Rewriter(
-        recurrent,
+        recurrent | shaped.paths,
         step,
         share=share_weights,
         share_submodels=True,

@@ -26,6 +26,7 @@ from keras_stateful.carry.time_axis.along import (
     Repeated,
     joined,
 )
+from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Tensor
 
 # Tells for an axis of an argument which axis of the output it becomes; None: it is merged.
@@ -155,7 +156,7 @@ class Derivation:
     def _without_time(self, call: Call, inputs: list[Hold]) -> list[Hold]:
         """What is made of tensors without time: nothing of interest but what is repeated."""
         result: Hold | list[Hold] = None
-        if isinstance(call.operation, keras.layers.RepeatVector):
+        if _repeats_one_step(call):
             result = Repeated(1)
         elif any(isinstance(hold, Repeated) for hold in inputs):
             with contextlib.suppress(Refused, NoTime):
@@ -305,6 +306,18 @@ class Derivation:
             )
         self.check_not_ahead(hold._replace(ahead=hold.ahead - steps + 1))
         return END
+
+
+def _repeats_one_step(call: Call) -> bool:
+    """True for what repeats something without time along axis 1."""
+    if isinstance(call.operation, keras.layers.RepeatVector):
+        return True
+    if keras_internals.operation_name(call.operation) not in ("Repeat", "Tile"):
+        return False
+    tensor, output = call.args[0], call.outputs[0]
+    sizes = (tensor.shape, output.shape)
+    one_step = len(tensor.shape) == len(output.shape) > 1 and tensor.shape[1] == 1
+    return one_step and all(a == b for i, (a, b) in enumerate(zip(*sizes, strict=True)) if i != 1)
 
 
 def merges(what: str = "the time steps of a window") -> Refused:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from keras_stateful.carry.graph import Call, Graph, Unconvertible
 from keras_stateful.carry.layers import plain_class
 from keras_stateful.carry.register import is_registered
-from keras_stateful.carry.time_axis.along import Along, Held, Hold, Refused
+from keras_stateful.carry.time_axis.along import Along, Held, Hold, Refused, Repeated
 from keras_stateful.carry.time_axis.derivation import Derivation, LinedUp, RefusedCall, Rule
 from keras_stateful.carry.time_axis.inputs import Searches
 from keras_stateful.carry.time_axis.keras_layers import carried_by_adapter, misplaced, rule_of_layer
@@ -27,6 +27,7 @@ class TimeAxis(NamedTuple):
         outputs: for each model output, whether it has a time axis.
         initial_state_given: paths of recurrent layers that the graph gives an `initial_state`.
         along: what each tensor of the graph that has time holds along it, by the tensor's id.
+        repeated: the same for tensors that hold one value, repeated along the window.
     """
 
     recurrent: list[str]
@@ -36,6 +37,7 @@ class TimeAxis(NamedTuple):
     outputs: list[bool]
     initial_state_given: set[str]
     along: dict[int, Along]
+    repeated: dict[int, Repeated]
 
 
 def find_time_axis(
@@ -80,6 +82,7 @@ def find_time_axis(
         [id(t) in along for t in graph.outputs],
         time.initial_state_given,
         along,
+        {tensor: hold for tensor, hold in holds.items() if isinstance(hold, Repeated)},
     )
 
 
