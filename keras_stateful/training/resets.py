@@ -1,7 +1,7 @@
 """`ResetStatesCallback`: resets in a stateful `fit` whose model does not take them as an input.
 
     on_train_begin          checks fit's arguments
-    on_epoch_begin          a new pass over the sequence begins, unless `steps_per_epoch` ended the
+    on_epoch_begin          a new pass over the data begins, unless `steps_per_epoch` ended the
                             epoch in the middle of one
     on_train_batch_begin    rows are reset where a document starts; the step is counted
     on_test_begin, _end     states are put away before validation and put back after it
@@ -11,6 +11,7 @@ counts where `fit` stands, for the sequence and for `ResumeTraining`. How a step
 `carry`: before its window in `layers`, inside the window in `loops`.
 """
 
+import warnings
 from typing import NamedTuple
 
 import keras
@@ -32,7 +33,7 @@ from keras_stateful.foundation.protocols import (
     resets_taken,
     sequence_or_none,
 )
-from keras_stateful.foundation.types import CallbackState, Logs, Structure
+from keras_stateful.foundation.types import Arguments, CallbackState, Logs, Structure
 from keras_stateful.training.callbacks import ModelCallback
 from keras_stateful.training.check_fit import check_fit
 from keras_stateful.training.recovery import protect
@@ -67,8 +68,10 @@ class ResetStatesCallback(ModelCallback):
         sequence: the `StatefulSequence` that `fit` reads. None takes fit's own; other data have no
             document boundaries.
         validation_sequence: the one that `evaluate`, or fit's validation, reads; None likewise.
-        at_epoch_begin: True to reset all rows where an epoch (with a sequence: a pass over it)
-            starts.
+        at_epoch_begin: True to reset all rows where a pass over the data starts, which is where an
+            epoch does unless `steps_per_epoch` ends it in mid-pass. False: the state goes on from
+            epoch to epoch. None: as True, with a warning where nobody knows whether the data begin
+            anew: `steps_per_epoch` with a generator or another source of unknown length.
 
     Raises:
         TypeError: something that is not a sequence.
@@ -101,7 +104,7 @@ class ResetStatesCallback(ModelCallback):
         sequence: Readable | None = None,
         validation_sequence: Readable | None = None,
         *,
-        at_epoch_begin: bool = True,
+        at_epoch_begin: bool | None = None,
     ):
         super().__init__()
         for name, value in (("sequence", sequence), ("validation_sequence", validation_sequence)):
@@ -118,6 +121,7 @@ class ResetStatesCallback(ModelCallback):
         self._reading: Readable | None = sequence
         self._position = 0  # batches read of the present pass
         self._pass: int | None = None  # as the sequence counts them; None before the first
+        self._total: int | None = None  # batches of a pass; None where nobody knows
         self._whole_passes = True  # each epoch is one pass: no `steps_per_epoch` cuts it off
         self._epochs_begun = 0  # of the sequence, when Keras began the present epoch
         self._first_step = False  # the next step is the first of its epoch
@@ -168,33 +172,49 @@ class ResetStatesCallback(ModelCallback):
             if self.sequence is None:
                 self._reading = sequence_or_none(arguments.get("x"))
         self._position, self._pass = 0, None
+        steps = self.params.get("steps")
         if self._reading is not None:
             # Keras counts no steps of a stream, whose epochs are passes as well.
-            self._whole_passes = self.params.get("steps") in (None, self._reading.num_batches)
+            self._total = self._reading.num_batches
+            self._whole_passes = steps in (None, self._total)
+        else:
+            self._total = keras_internals.batches_of_data(self._network)
+            unknown = self._total is None and arguments.get("steps_per_epoch") is not None
+            if unknown and not self._resets_inside:
+                self._warn_of_unknown_passes(arguments)
+            # Where masks ride along, they say what begins anew after the first epoch.
+            self._whole_passes = (
+                not (unknown and self._resets_inside)
+                if self._total is None
+                else steps in (None, self._total)
+            )
 
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
+        # Under `steps_per_epoch` an epoch may end in mid-pass; the next goes on from there.
+        begins_pass = self._whole_passes or self._position == 0
         if self._reading is None:
-            if self.at_epoch_begin:
+            self._position = 0 if begins_pass else self._position
+            if begins_pass and self.at_epoch_begin is not False:
                 self._reset(None)
             return
-        # Under `steps_per_epoch` an epoch may end in mid-pass; the next goes on from there.
-        if self._whole_passes or self._position == 0:
+        if begins_pass:
             self._begin_pass(self._reading, epoch)
         self._epochs_begun, self._first_step = self._reading.epochs_begun, True
 
     def on_train_batch_begin(self, batch: int, logs: Logs = None) -> None:
         if self._reading is None:
+            self._count_step()
             return
         if self._first_step:
             self._first_step = False
             self._check_read(self._reading)
         # At position 0 the mask has all rows, which start anew unless the state is to go on from
         # pass to pass.
-        if not self._resets_inside and (self._position or self.at_epoch_begin):
+        if not self._resets_inside and (self._position or self.at_epoch_begin is not False):
             self._reset_rows(self._reading, self._position, self._pass)
         # Not counted at the step's end: a callback with `on_train_batch_end` makes Keras wait for
         # the loss of each step.
-        self._count_step(self._reading)
+        self._count_step()
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         if self._reading is not None:
@@ -208,12 +228,26 @@ class ResetStatesCallback(ModelCallback):
         if not self._resets_inside:
             self._check_execution_steps(sequence, self._pass)
 
-    def _count_step(self, sequence: Readable) -> None:
+    def _count_step(self) -> None:
         self._position += self._network.steps_per_execution
-        sequence.trained(self._position)
-        total = sequence.num_batches
-        if total is not None and self._position >= total and not self._whole_passes:
+        if self._reading is not None:
+            self._reading.trained(self._position)
+        if self._total is not None and self._position >= self._total and not self._whole_passes:
             self._position = 0  # with `steps_per_epoch`, Keras begins a new pass in its next epoch
+
+    def _warn_of_unknown_passes(self, arguments: Arguments) -> None:
+        """Tells of a reset that may fall in the middle of a pass over the data."""
+        if self.at_epoch_begin is not None or (arguments.get("epochs") or 1) < 2:
+            return
+        warnings.warn(
+            "The state is reset where each epoch starts, and nobody knows whether the data begin "
+            f"anew there. Received: steps_per_epoch={arguments['steps_per_epoch']} with x of type "
+            f"{type(arguments.get('x')).__name__}, whose length is unknown. If the data go on, "
+            "pass `callbacks=[ResetStatesCallback(at_epoch_begin=False)]`, or read them with "
+            "`StatefulStream(..., steps_per_epoch=...)`; if each epoch is one pass, "
+            "`ResetStatesCallback(at_epoch_begin=True)`.",
+            stacklevel=2,
+        )
 
     def _check_read(self, sequence: Readable) -> None:
         """Checks, when Keras has begun an epoch, that it was one of this sequence."""

@@ -33,6 +33,7 @@ from keras_stateful.foundation.keras_internals.callbacks import (
 )
 from keras_stateful.foundation.keras_internals.epochs import (
     DataAdapter,
+    batches_of_data,
     begin_at,
     data_adapter,
     epoch_iterator,
@@ -101,6 +102,7 @@ __all__ = [
     "DataAdapter",
     "TrainerCall",
     "attributes",
+    "batches_of_data",
     "begin_at",
     "build_for_training",
     "carry_through_jax_steps",

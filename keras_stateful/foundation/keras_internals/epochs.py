@@ -26,6 +26,15 @@ def data_adapter(epoch_iterator: Any) -> DataAdapter:
     return epoch_iterator.data_adapter
 
 
+def batches_of_data(model: keras.Model) -> int | None:
+    """Batches of a pass over what the running `fit` of this model reads; None if nobody knows.
+
+    Private: as `data_adapter`. What `steps_per_epoch` says is not asked.
+    """
+    iterator = epoch_iterator(model)
+    return None if iterator is None else data_adapter(iterator).num_batches
+
+
 def takes_plain_batches(call: TrainerCall) -> bool:
     """True if Keras's TensorFlow trainer may be given an iterable in place of a `tf.data.Dataset`.
 
