@@ -5,10 +5,10 @@ time. Names are imported when first used, so that `from keras_stateful import lo
 NumPy and the artifact's own runtime, and nothing else.
 """
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from keras_stateful.foundation.on_import import after_import as _after_import
 from keras_stateful.foundation.version import __version__
 
 _HOME = {
@@ -53,7 +53,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'keras_stateful' has no attribute {name!r}")
     value = getattr(import_module(f"keras_stateful.{_HOME[name]}"), name)
     globals()[name] = value
-    _register()
     return value
 
 
@@ -62,12 +61,11 @@ def __dir__() -> list[str]:
 
 
 def _register() -> None:
-    """Registers the classes that `keras.models.load_model` looks for, if Keras is imported."""
-    if "keras" in sys.modules:
-        import_module("keras_stateful.conversion.step_model")  # and all that it imports
+    """Registers the classes that `keras.models.load_model` looks for."""
+    import_module("keras_stateful.conversion.step_model")  # and all that it imports
 
 
-_register()
+_after_import("keras", _register)
 
 if TYPE_CHECKING:
     from keras_stateful.carry.adapters import CarryAdapter

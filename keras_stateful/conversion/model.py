@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 
+import keras_stateful
 from keras_stateful.carry.graph import RESETS
 from keras_stateful.carry.states import (
     find_states,
@@ -16,6 +17,7 @@ from keras_stateful.carry.states import (
     set_states,
     sync,
 )
+from keras_stateful.conversion.files import KerasFiles
 from keras_stateful.data.batch import Spec
 from keras_stateful.foundation import device_checks, devices, keras_internals
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
@@ -31,7 +33,7 @@ from keras_stateful.training.step_scores import ScoresByStep, score_by_step
 
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
-class StatefulModel(ScoresByStep, keras.Model):
+class StatefulModel(ScoresByStep, KerasFiles):
     """What `to_stateful` and `to_inference` return: a Functional model that carries its state.
 
     It differs from any Functional model in these methods:
@@ -43,7 +45,7 @@ class StatefulModel(ScoresByStep, keras.Model):
       steps count neither in losses nor in weighted metrics (`training/step_scores.py`).
     - `predict` checks its rows; it, `train_on_batch` and calls go on from the state that the last
       call left.
-    - `export` is refused.
+    - `export` is refused, and `save` to an HDF5 file.
     - `pickle` and `copy.deepcopy` take the state along, which files that `save` writes do not hold.
 
     Attributes:
@@ -183,6 +185,15 @@ class StatefulModel(ScoresByStep, keras.Model):
         sync(self)
         return _with_states, (*super().__reduce__(), read_states(find_states(self)))
 
+    def __getattr__(self, name: str) -> Any:
+        # As Keras 2 had it, or other packages: a function of this package looked for as a method.
+        if name in keras_stateful.__all__:
+            raise AttributeError(
+                f"A {type(self).__name__} has no method `{name}`. Received: model.{name}. It is a "
+                f"function: `keras_stateful.{name}(model, ...)`."
+            )
+        return _missing(super(), self, name)
+
     def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
         # Keras's TensorFlow trainer asks for this; see `keras_internals.data_adapter`.
         data = None if iterator is None else keras_internals.data_adapter(iterator)
@@ -204,6 +215,14 @@ def symbolic_batch(sequence: Readable, replicas: int) -> Structure:
         return keras.KerasTensor((rows // replicas, *rest), dtype=spec.dtype.name)
 
     return keras.tree.map_structure(symbolic, sequence.signature())
+
+
+def _missing(keras_model: Any, model: keras.Model, name: str) -> Any:
+    """What Keras says of an attribute that is not there; on torch it may be a parameter."""
+    look_up = getattr(keras_model, "__getattr__", None)
+    if look_up is not None:
+        return look_up(name)
+    raise AttributeError(f"{type(model).__name__!r} object has no attribute {name!r}")
 
 
 def _with_states(make: Callable, arguments: tuple, states: dict[str, list]) -> StatefulModel:

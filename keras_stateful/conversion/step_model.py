@@ -18,13 +18,14 @@ from keras_stateful.carry.steps import OpenedWindow, first_of_last, puts_out_its
 from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
 from keras_stateful.conversion.checks import check_all_go_on, readable, refuse_held, vouched_for
 from keras_stateful.conversion.convert import pack_outputs
+from keras_stateful.conversion.files import KerasFiles
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.types import Structure
 
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
-class StepModel(keras.Model):
+class StepModel(KerasFiles):
     """A Functional model `(inputs, *states) -> (outputs, *new_states)`, from `to_step_model`.
 
     Attributes:

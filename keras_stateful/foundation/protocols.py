@@ -5,6 +5,7 @@ The checks of `fit`, the resets, `ResumeTraining` and the devices all read a seq
 """
 
 from collections.abc import Iterator, Mapping
+from os import PathLike, fspath
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import keras
@@ -124,3 +125,24 @@ def resets_taken(model: keras.Model) -> str | None:
 def is_converted(model: keras.Model) -> bool:
     """True for a `StatefulModel`, as `to_stateful` and `to_inference` return it."""
     return getattr(type(model), "_keras_stateful_model", False)
+
+
+# Files
+
+
+def is_legacy_file(path: object) -> bool:
+    """True for the path of a whole model in HDF5, Keras's format before `.keras`."""
+    text = fspath(path) if isinstance(path, (str, PathLike)) else ""
+    return str(text).endswith((".h5", ".hdf5")) and not str(text).endswith(".weights.h5")
+
+
+def legacy_file_refused(argument: str, path: object) -> ValueError:
+    """The error for a model of this package that is to be saved in HDF5.
+
+    Such a file names a class without its package, and Keras could not load it.
+    """
+    return ValueError(
+        f"A model that carries its state cannot be loaded from an HDF5 file. Received: {argument}="
+        f"{str(path)!r}. Save it as `.keras`, for example `model.save('model.keras')`; weights "
+        "alone go into a `.weights.h5` file with `save_weights` (`save_weights_only=True`)."
+    )

@@ -14,7 +14,14 @@ import keras
 
 from keras_stateful.carry.states import find_states
 from keras_stateful.foundation import device_checks, devices, keras_internals
-from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
+from keras_stateful.foundation.protocols import (
+    Readable,
+    is_converted,
+    is_legacy_file,
+    is_sequence,
+    legacy_file_refused,
+    sequence_or_none,
+)
 from keras_stateful.foundation.types import Arguments, Structure
 from keras_stateful.training.check_arrays import (
     check_resets_given,
@@ -41,6 +48,8 @@ def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | N
         ValueError: anything that would train on the wrong thing, with the remedy.
     """
     x, validation = arguments.get("x"), arguments.get("validation_data")
+    if is_converted(model):
+        _check_files(arguments.get("callbacks"))
     check_data(model, "x", x, arguments, arguments.get("batch_size"))
     if validation is not None:
         check_validation(model, validation, arguments)
@@ -60,6 +69,15 @@ def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | N
             f"{arguments['validation_split']}. Hold documents out and pass "
             "`validation_data=StatefulSequence(...)`."
         )
+
+
+def _check_files(callbacks: Structure | keras.callbacks.CallbackList) -> None:
+    """Refuses a `ModelCheckpoint` whose files could not be loaded, before an epoch is trained."""
+    for callback in keras.tree.flatten(getattr(callbacks, "callbacks", callbacks)):
+        if isinstance(callback, keras.callbacks.ModelCheckpoint):
+            path = callback.filepath
+            if is_legacy_file(path) and not callback.save_weights_only:
+                raise legacy_file_refused("ModelCheckpoint.filepath", path)
 
 
 def check_evaluate(model: keras.Model, arguments: Arguments) -> None:

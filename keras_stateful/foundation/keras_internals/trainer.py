@@ -5,6 +5,7 @@ import sys
 from typing import Any, NamedTuple
 
 import keras
+from keras.src.backend.common.global_state import get_global_attribute
 
 from keras_stateful.foundation.types import Arguments, Structure
 
@@ -93,6 +94,22 @@ def compile_arguments(model: keras.Model) -> Arguments:
     a loss that is a local function.
     """
     return dict(model._compile_config.config)
+
+
+def jit_by_default(model: keras.Model) -> bool:
+    """What `compile(jit_compile="auto")` comes to for this model on this backend.
+
+    Private: `Trainer._resolve_auto_jit_compile`. A compiled model does not say what it was given.
+    """
+    return not model.run_eagerly and model._resolve_auto_jit_compile()
+
+
+def is_writing_legacy_file() -> bool:
+    """True while Keras writes a model into an HDF5 file of its format before `.keras`.
+
+    Private: the global attribute "use_legacy_config". `save_model` asks the model for nothing else.
+    """
+    return bool(get_global_attribute("use_legacy_config"))
 
 
 def build_for_training(model: keras.Model, batch: Structure) -> None:
