@@ -1,8 +1,9 @@
 """`StatefulModel`: a Functional model whose `fit` cannot silently train on the wrong thing."""
 
+import contextlib
 import inspect
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -29,7 +30,7 @@ from keras_stateful.training.check_fit import check_evaluate, check_fit
 from keras_stateful.training.check_values import check_values
 from keras_stateful.training.recovery import unharmed
 from keras_stateful.training.resets import ResetStatesCallback
-from keras_stateful.training.step_scores import ScoresByStep, score_by_step
+from keras_stateful.training.step_scores import ScoresByStep, metrics_kept, score_by_step
 
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
@@ -90,10 +91,7 @@ class StatefulModel(ScoresByStep, KerasFiles):
             _add_callback(arguments, ResetStatesCallback(*made_for), self)
         if not isinstance(arguments["callbacks"], keras.callbacks.CallbackList):
             arguments["callbacks"] = lightest(arguments["callbacks"], self, arguments)
-        with unharmed(self), warnings.catch_warnings():
-            if is_sequence(x) and x.num_batches is None:
-                # Running out of data is how the epochs of a stream end.
-                warnings.filterwarnings("ignore", "Your input ran out of data")
+        with unharmed(self), _end_foreseen(x):
             return super().fit(**arguments)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
@@ -105,7 +103,10 @@ class StatefulModel(ScoresByStep, KerasFiles):
         by_callback = is_sequence(arguments.get("x")) and self.resets is None
         if by_callback and _reset_callback(arguments) is None:
             _add_callback(arguments, ResetStatesCallback(), self)
-        with unharmed(self), preserve_states(self):
+        # A validation comes when the epoch has been logged.
+        validates = keras_internals.is_validation(arguments)
+        kept = contextlib.nullcontext() if validates else metrics_kept(self)
+        with unharmed(self), preserve_states(self), kept, _end_foreseen(arguments.get("x")):
             reset_states(self)
             return super().evaluate(**arguments)
 
@@ -123,7 +124,7 @@ class StatefulModel(ScoresByStep, KerasFiles):
         check_arrays.check_rows_of_predict(self, arguments.get("x"), arguments.get("batch_size"))
         _fill_in(arguments, "batch_size", arguments.get("x"), self)
         check_values(self, "x", arguments.get("x"))
-        with unharmed(self):
+        with unharmed(self), _end_foreseen(arguments.get("x")):
             return super().predict(**arguments)
 
     def __call__(self, inputs: Structure, *args: Any, **kwargs: Any) -> Structure:
@@ -233,6 +234,15 @@ def _with_states(make: Callable, arguments: tuple, states: dict[str, list]) -> S
 
 
 _DATA = ("x", "y", "sample_weight", "validation_data")  # arguments that may be arrays
+
+
+@contextlib.contextmanager
+def _end_foreseen(data: Structure) -> Iterator[None]:
+    """Keeps Keras from warning where a stream ends, which is how its passes end."""
+    with warnings.catch_warnings():
+        if is_sequence(data) and data.num_batches is None:
+            warnings.filterwarnings("ignore", "Your input ran out of data")
+        yield
 
 
 def _named(method: Callable, args: tuple, kwargs: dict[str, Any]) -> Arguments:

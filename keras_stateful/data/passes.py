@@ -110,7 +110,8 @@ class StepCounts:
         read: in all rows, padding included, since then.
         real: in documents, since the stream was made.
         ever: in all rows, padding included, since then.
-        share: counted / read of the whole pass before; None before there is one.
+        share: counted / read of the pass before, or of all passes if these are parts of the source;
+            None before there is one.
     """
 
     counted: float = 0.0
@@ -119,15 +120,26 @@ class StepCounts:
     ever: int = 0
     share: float | None = None
 
-    def add(self, counted: int, real: int, read: int) -> np.float32:
-        """Adds a batch and returns the share of all steps that its weights are divided by."""
+    @property
+    def divisor(self) -> np.float32:
+        """What the weights of all batches of a pass are divided by; in float32, which they are.
+
+        One number, so that the mean over a pass, each step by its weight, does not depend on it.
+        """
+        return np.float32(self.share or 1.0)
+
+    def add(self, counted: int, real: int, read: int) -> None:
+        """Adds a batch."""
         self.counted, self.read = self.counted + counted, self.read + read
         self.real, self.ever = self.real + real, self.ever + read
-        # Of the pass before; in the first pass, the share so far. In float32, which weights are.
-        return np.float32(self.share or (self.counted / self.read if self.counted else 1.0))
+
+    def settle(self) -> None:
+        """The share so far is that of the passes to come."""
+        if self.counted:
+            self.share = self.counted / self.read
 
     def reopen(self, whole: bool) -> None:
         """The source begins again; `whole` says that it was read to its end."""
-        if whole and self.read:
-            self.share = self.counted / self.read
+        if whole:
+            self.settle()
         self.counted = self.read = 0.0

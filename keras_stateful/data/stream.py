@@ -52,9 +52,9 @@ class StatefulStream(Batches):
     If the source fails while it is read, the next pass begins anew; of an iterator it is refused.
 
     Weights are scaled so that the loss that the optimizer sees is per real step. How much will be
-    padding is known only after a pass: the first is scaled by the share so far, each later one by
-    that of the pass before. (With `steps_per_epoch` it is the share so far throughout.) The `loss`
-    of an epoch and `weighted_metrics` divide by the weights, so that the scale is not in them.
+    padding is known only after a pass: the first is not scaled, each later one by the share of the
+    pass before (with `steps_per_epoch`, of all epochs before). The `loss` of an epoch and
+    `weighted_metrics` divide by the weights, so that the scale is not in them.
 
     Attributes:
         num_batches: `steps_per_epoch`.
@@ -263,7 +263,7 @@ class StatefulStream(Batches):
                     this.finished = True
                     return
                 batch = this.give(self.steps_per_epoch)
-            yield self._windows.give(batch.made)
+            yield self._windows.give(batch.made, self._steps.divisor)
 
     def signature(self) -> tuple:
         """A batch with a `Spec` in place of each array."""
@@ -293,6 +293,8 @@ class StatefulStream(Batches):
         if back is None:
             self._reopen(whole=before.finished)
             return Pass(positions={0: self._here()})
+        if self.steps_per_epoch is not None:
+            self._steps.settle()
         return before.followed(back, self._here())
 
     def _check_readable_again(self) -> None:
@@ -418,6 +420,6 @@ class StatefulStream(Batches):
                 "rows, a shorter window, or more data."
             )
         everything = self.batch_size * self.sequence_length
-        share = self._steps.add(self._windows.counted(reading), reading.steps, everything)
-        self._pass.add(MadeBatch(self._windows.make(reading, share), self._here()))
+        self._steps.add(self._windows.counted(reading), reading.steps, everything)
+        self._pass.add(MadeBatch(self._windows.make(reading), self._here()))
         return True

@@ -95,14 +95,19 @@ class StreamWindows:
         """Refuses target ids that an output has no class for, in batches as they are given."""
         self._checks.classes = classes
 
-    def give(self, made: Made) -> tuple:
-        """A batch as a model takes it.
+    def give(self, made: Made, share: np.float32) -> tuple:
+        """A batch as a model takes it, its weights divided by the share of steps that count.
 
         Checked only now: it may have been made before the model that reads it was known. A copy,
         since it may be given again, and whoever reads it may write to it.
         """
         self._checks.check(made.gathered, made.parts, made.spans)
-        return copied(made.gathered.assemble(made.mask if self._resets else None))
+        gathered = copied(made.gathered.assemble(made.mask if self._resets else None))
+        # Divided last, the user's weights included: a checkpoint of an earlier version goes on with
+        # the very same numbers.
+        for weights in gathered[2].values() if isinstance(gathered[2], dict) else gathered[2:]:
+            weights /= share
+        return gathered
 
     # Where the rows are
 
@@ -182,13 +187,8 @@ class StreamWindows:
         # All outputs agree: `label_at` is one for all, and "every" for targets by time step.
         return next(iter(self._source.parts.targets.values())).counted(reading.spans)
 
-    def make(self, reading: Reading, share: np.float32) -> Made:
-        """A batch of what the rows read.
-
-        Args:
-            reading: from `read`.
-            share: of all steps those that count; weights are divided by it.
-        """
+    def make(self, reading: Reading) -> Made:
+        """A batch of what the rows read."""
         spans, documents = reading
         parts = self._source.parts_of(documents)
 
@@ -196,10 +196,6 @@ class StreamWindows:
             return spans._replace(start=spans.start + steps)
 
         gathered = parts.gather(spans, later, len(self._rows), self._window, lambda _: 1.0)
-        # Divided last, the user's weights included: a checkpoint of an earlier version goes on with
-        # the very same numbers.
-        for weights in (gathered.weights or {}).values():
-            weights /= share
         numbers = np.array([document.number for document in documents], "int64")
         return Made(
             gathered,

@@ -10,7 +10,7 @@ from keras_stateful.evaluation.scoring import Scorer
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import one_of
 from keras_stateful.foundation.types import Structure
-from keras_stateful.training.check_targets import check_targets
+from keras_stateful.training.check_targets import check_scored, check_targets
 
 
 def evaluate_documents(
@@ -70,6 +70,7 @@ def evaluate_documents(
     """
     layout = Layout(targets, target_offset, label_at, sample_weight, burn_in, encode)
     reader = DocumentReader(model, documents, batch_size, sequence_length, layout)
+    check_scored(model, reader.sequence, "documents")
     classes = check_targets(model, "documents", reader.sequence, weighted=True)
     reader.sequence.check_classes(classes)
     windows = reader.windows_of_documents()

@@ -32,8 +32,9 @@ from keras_stateful.training.check_arrays import (
     model_batch_size,
 )
 from keras_stateful.training.check_sequence import check_sequence, described
-from keras_stateful.training.check_targets import check_labels
+from keras_stateful.training.check_targets import check_labels, check_scored, labels_of
 from keras_stateful.training.check_values import check_values
+from keras_stateful.training.model_facts import facts_of
 
 
 def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | None) -> None:
@@ -55,13 +56,14 @@ def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | N
         check_validation(model, validation, arguments)
     if is_sequence(x):
         _check_passes("x", x, arguments)
-        _check_ignored(arguments)
+        _check_ignored("fit", arguments)
         if resets_for is not None and resets_for is not x:
             raise ValueError(
                 "`ResetStatesCallback` was given another sequence than `fit` reads. Received: "
                 f"callback: {described(resets_for)}; fit: {described(x)}. Make one sequence and "
                 "give it to both."
             )
+    facts_of(model).trained_on = labels_of(x) if is_sequence(x) else None
     # Keras splits off the last rows of arrays; of a sequence it would refuse it in its own words.
     if arguments.get("validation_split"):
         raise ValueError(
@@ -83,7 +85,11 @@ def _check_files(callbacks: Structure | keras.callbacks.CallbackList) -> None:
 def check_evaluate(model: keras.Model, arguments: Arguments) -> None:
     """Checks all of evaluate's arguments; see `check_data`."""
     name = "validation_data" if keras_internals.is_validation(arguments) else "x (evaluate)"
-    check_data(model, name, arguments.get("x"), arguments, arguments.get("batch_size"))
+    x = arguments.get("x")
+    check_data(model, name, x, arguments, arguments.get("batch_size"))
+    if is_sequence(x):
+        _check_ignored("evaluate", arguments)
+        check_scored(model, x, "x (evaluate)")
 
 
 def check_validation(model: keras.Model, validation: Structure, arguments: Arguments) -> None:
@@ -198,7 +204,8 @@ def _check_batch_size(
     )
 
 
-# Arguments that `fit` ignores beside a sequence: what the sequence takes instead, and how.
+# Arguments that `fit` and `evaluate` ignore beside a sequence: what the sequence takes instead,
+# and how.
 _IGNORED = {
     "y": ("targets", ""),
     "sample_weight": ("sample_weight", ""),
@@ -206,12 +213,12 @@ _IGNORED = {
 }
 
 
-def _check_ignored(arguments: Arguments) -> None:
+def _check_ignored(method: str, arguments: Arguments) -> None:
     """Refuses targets and weights beside a sequence: Keras takes those of the batches."""
     for name, (instead, how) in _IGNORED.items():
         if arguments.get(name) is not None:
             raise ValueError(
-                f"`fit` would ignore `{name}` beside a sequence. Received: {name} of type "
+                f"`{method}` would ignore `{name}` beside a sequence. Received: {name} of type "
                 f"{type(arguments[name]).__name__}. Give it to the sequence: "
                 f"`StatefulSequence(..., {instead}=...)`{how}."
             )

@@ -41,7 +41,7 @@ def check_weighing(name: str, output: str, loss: object) -> None:
     )
 
 
-def check_values(
+def check_reach(
     kind: str, output: str, function: Callable, target: Spec, shape: tuple[int | None, ...]
 ) -> None:
     """Refuses a function that gives no value for each step; a function that fails is left alone.

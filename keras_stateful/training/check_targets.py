@@ -17,7 +17,8 @@ from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import fits
 from keras_stateful.foundation.protocols import Key, Readable
 from keras_stateful.foundation.types import Structure
-from keras_stateful.training.check_losses import check_values, check_weighing
+from keras_stateful.training.check_losses import check_reach, check_weighing
+from keras_stateful.training.model_facts import Labels, facts_of
 
 # A loss as `compile` takes it.
 _Loss: TypeAlias = str | keras.losses.Loss | Callable | None
@@ -108,11 +109,36 @@ def check_labels(training: Readable | None, validation: Readable, received: str)
             f"{received} with targets {sorted(validation.target_offsets)} steps ahead, training "
             f"{sorted(training.target_offsets)}. Give both the same `target_offset=`."
         )
-    if training.has_targets and not validation.has_targets:
+    _check_has_targets(training, validation, received)
+
+
+def check_scored(model: keras.Model, scored: Readable, received: str) -> None:
+    """Checks that data which are scored after a training have targets where that had.
+
+    Args:
+        model: which may have been trained in this process.
+        scored: the data.
+        received: their argument, used in error messages.
+
+    Raises:
+        ValueError: data that would be scored on their own next time step.
+    """
+    training = facts_of(model).trained_on
+    if training is not None:
+        _check_has_targets(training, scored, received)
+
+
+def labels_of(sequence: Readable) -> Labels:
+    """What a sequence trains on, without its data."""
+    return Labels(sequence.has_targets, sequence.target_offsets)
+
+
+def _check_has_targets(training: Labels | Readable, scored: Readable, received: str) -> None:
+    if training.has_targets and not scored.has_targets:
         raise ValueError(
-            "The validation would be scored on its own next time step, where training has "
-            f"`targets`. Received: {received} without `targets`. Give it the same kind: "
-            "`targets=...`, laid out as its documents."
+            "The data would be scored on their own next time step, where training has `targets`. "
+            f"Received: {received} without `targets`. Give them the same kind: `targets=...`, laid "
+            "out as the documents."
         )
 
 
@@ -234,7 +260,7 @@ def _check_weighted(model: keras.Model, name: str, output: _Output, specs: Struc
         loss = _resolved(output.loss)
         function = loss.call if isinstance(loss, keras.losses.Loss) else loss
         if callable(function):
-            check_values("loss", output.name, function, target, output.shape)
+            check_reach("loss", output.name, function, target, output.shape)
     metrics = keras_internals.compile_arguments(model).get("weighted_metrics")
     if isinstance(metrics, dict):
         metrics = metrics.get(output.name)
@@ -243,7 +269,7 @@ def _check_weighted(model: keras.Model, name: str, output: _Output, specs: Struc
     for metric in keras.tree.flatten(metrics):
         if inspect.isfunction(metric):
             kind = f"weighted metric {metric.__name__!r}"
-            check_values(kind, output.name, metric, target, output.shape)
+            check_reach(kind, output.name, metric, target, output.shape)
 
 
 # Targets and outputs, by shape

@@ -9,10 +9,13 @@ count masked steps in `fit`, though not in `evaluate` (`docs/keras-defects.md`).
 handed on beside the outputs.
 """
 
+import contextlib
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_stateful.foundation import keras_internals
@@ -60,6 +63,29 @@ def score_by_step(model: keras.Model) -> None:
         setattr(model, _SCORED_BY_STEP, True)
     _score_losses(model)
     model.train_function = model.test_function = None  # steps compiled with the losses before
+
+
+@contextlib.contextmanager
+def metrics_kept(model: keras.Model) -> Iterator[None]:
+    """Puts back what the metrics of a running `fit` have added up, for an `evaluate` within it.
+
+    Keras has one set of metrics for both: the loss of an epoch in which a callback evaluated would
+    be that of the steps since, and of the evaluation's.
+    """
+    call = keras_internals.trainer_call()
+    if call is None or call.method != "fit" or call.model is not model:
+        yield
+        return
+    keras_internals.sync_from_jax(model)
+    # By way of NumPy: on JAX the step gives its buffers away.
+    values = [(v, np.array(ops.convert_to_numpy(v))) for v in model.metrics_variables]
+    try:
+        yield
+    finally:
+        keras_internals.sync_from_jax(model)
+        model.reset_metrics()  # before its first step a `fit` has added up nothing, and has no sums
+        for variable, value in values:
+            variable.assign(value)
 
 
 _METHODS = {

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from step_callbacks import StepLosses
 
 import keras_stateful as ks
 
@@ -351,3 +352,63 @@ def test_steps_are_logged_with_the_loss_that_the_optimizer_has():
     assert model.train_on_batch(x, y, weight) == pytest.approx(expected, rel=1e-5)
     ks.reset_states(model)
     assert model.test_on_batch(x, y, weight) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("boundary", ["align", "pack"])
+@pytest.mark.parametrize("steps", [None, 3])
+def test_the_loss_of_a_stream_is_exact_from_the_first_pass(steps, boundary):
+    """Whatever is padding: the share is known only when a pass is over."""
+    documents = [{"x": np.full((n, 1), float(n)), "y": np.zeros((n, 1))} for n in (3, 17, 9, 5)]
+    arguments = {"targets": "y", "boundary": boundary, "resets": True}
+    stream = ks.StatefulStream(documents, 2, 4, steps_per_epoch=steps, **arguments)
+    x = keras.Input((None, 1), name="x")
+    network = keras.Model({"x": x}, counting_network()(x))
+    model = converted(network, stream, "mse")
+    losses = model.fit(stream, epochs=2, verbose=0).history["loss"]
+    again = ks.StatefulStream(documents, 2, 4, steps_per_epoch=steps, **arguments)
+    for loss in losses:
+        read = np.concatenate([x["x"][w > 0].ravel() for x, _, w in again])
+        assert loss == pytest.approx(np.square(read).mean(), rel=1e-5)
+    if steps is None:
+        fresh = ks.StatefulStream(documents, 2, 4, **arguments)
+        history = model.fit(stream, epochs=2, validation_data=fresh, verbose=0).history
+        np.testing.assert_allclose(history["val_loss"], losses[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("when", ["on_train_batch_begin", "on_train_batch_end", "on_epoch_end"])
+def test_evaluate_within_fit_changes_no_number(when):
+    network, data = padded()
+
+    def history(evaluates):
+        keras.utils.set_random_seed(4)
+        model = ks.to_stateful(keras.models.clone_model(network), data)
+        model.compile("sgd", "mse", weighted_metrics=["mae"])
+        callback = keras.callbacks.Callback()
+        if evaluates:
+            setattr(callback, when, lambda *_, **__: model.evaluate(data, verbose=0))
+        steps = StepLosses()
+        result = model.fit(data, epochs=2, verbose=0, callbacks=[callback, steps]).history
+        return steps.losses, result
+
+    assert history(True) == history(False)
+
+
+def test_a_model_trained_with_targets_is_scored_with_targets():
+    documents = [rng.random((n, 1)).astype("float32") for n in (20, 14)]
+    targets = [1 - d for d in documents]
+    arguments = {"targets": targets, "resets": True}
+    data = ks.StatefulSequence(documents, 2, WINDOW, **arguments)
+    own_next_steps = ks.StatefulSequence(documents, 2, WINDOW, resets=True)
+    model = converted(counting_network(), data, "mse")
+    ks.evaluate_documents(model, documents)  # before a training nobody knows
+    model.fit(data, verbose=0)
+    for score in (
+        lambda: ks.evaluate_documents(model, documents),
+        lambda: model.evaluate(own_next_steps, verbose=0),
+        lambda: model.fit(data, verbose=0, callbacks=[ks.ValidateDocuments(documents)]),
+    ):
+        with pytest.raises(ValueError, match=r"where training has `targets`.*Give them the same"):
+            score()
+    assert np.isfinite(ks.evaluate_documents(model, documents, targets=targets)["loss"]).all()
+    with pytest.raises(ValueError, match="`evaluate` would ignore `sample_weight`"):
+        model.evaluate(data, sample_weight=np.ones(2), verbose=0)
