@@ -136,9 +136,9 @@ def labels_of(sequence: Readable) -> Labels:
 def _check_has_targets(training: Labels | Readable, scored: Readable, received: str) -> None:
     if training.has_targets and not scored.has_targets:
         raise ValueError(
-            "The data would be scored on their own next time step, where training has `targets`. "
-            f"Received: {received} without `targets`. Give them the same kind: `targets=...`, laid "
-            "out as the documents."
+            "It would be scored on its own next time step, where training has `targets`. Received: "
+            f"{received} without `targets`. Give it the same kind: `targets=...`, laid out as the "
+            "documents."
         )
 
 

@@ -407,7 +407,7 @@ def test_a_model_trained_with_targets_is_scored_with_targets():
         lambda: model.evaluate(own_next_steps, verbose=0),
         lambda: model.fit(data, verbose=0, callbacks=[ks.ValidateDocuments(documents)]),
     ):
-        with pytest.raises(ValueError, match=r"where training has `targets`.*Give them the same"):
+        with pytest.raises(ValueError, match=r"where training has `targets`.*Give it the same"):
             score()
     assert np.isfinite(ks.evaluate_documents(model, documents, targets=targets)["loss"]).all()
     with pytest.raises(ValueError, match="`evaluate` would ignore `sample_weight`"):
