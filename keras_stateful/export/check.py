@@ -160,9 +160,9 @@ def deviation(exact: Path, manifest: Manifest, quantized: Path, data: Structure)
         data: as `Session.read` takes it.
 
     Returns:
-        What the manifest records: `{"weights", "states", "rows", "time_steps", "outputs"}`, the
-        last one `{output name: {"max_deviation", "mean_deviation", "largest_output"}}`, for scores
-        with "same_argmax", the share of steps whose most likely id is the same.
+        What the manifest records: `{"states", "rows", "time_steps", "outputs"}`, the last one
+        `{output name: {"max_deviation", "mean_deviation", "largest_output"}}`, for scores with
+        "same_argmax", the share of steps whose most likely id is the same.
 
     Raises:
         RuntimeError: NaN or infinite values on the data.
@@ -174,7 +174,7 @@ def deviation(exact: Path, manifest: Manifest, quantized: Path, data: Structure)
         tensor.name: _moved(tensor, e, m)
         for tensor, e, m in zip(manifest.outputs, expected, moved, strict=True)
     }
-    record = {"weights": "int8", "states": "float32", "rows": rows, "outputs": outputs}
+    record: dict[str, Any] = {"states": "float32", "rows": rows, "outputs": outputs}
     steps = [e.shape[1] for t, e in zip(manifest.outputs, expected, strict=True) if t.time]
     return record | ({"time_steps": int(steps[0])} if steps else {})
 

@@ -48,11 +48,19 @@ def describe(
         target: what was written.
 
     Raises:
-        RuntimeError: an input or output of the model that the artifact does not have, or that could
-            be one of several.
+        RuntimeError: an artifact that the runtime refuses; an input or output of the model that the
+            artifact does not have, or that could be one of several.
     """
     content = entry.read_bytes() if entry.is_file() else b""  # a SavedModel is a directory
-    runtime = open_runtime(target.format, content, entry)
+    try:
+        runtime = open_runtime(target.format, content, entry)
+    except ValueError as error:
+        raise RuntimeError(
+            f"What the exporter of Keras on {target.backend} wrote, its own runtime refuses. "
+            f"Received: {error.__cause__ or error}. Nothing was written. Write the operation that "
+            "this names in another way (a comparison with 0.0 for one with 0, a public layer for "
+            "an operation), or try another `format` or backend."
+        ) from error
     inputs = [
         Tensor(
             name=tensor.name,

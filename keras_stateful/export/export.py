@@ -24,6 +24,7 @@ from keras_stateful.export.arguments import check_absent, check_arguments
 from keras_stateful.export.describe import describe
 from keras_stateful.export.formats import Target, backend_for
 from keras_stateful.export.processes import write_artifact
+from keras_stateful.export.quantized import describe_weights
 from keras_stateful.export.single_step import is_mixed, single_step
 from keras_stateful.export.writers import quantize_onnx
 from keras_stateful.foundation import keras_internals
@@ -59,7 +60,7 @@ def export_step_model(
         batch_size: rows that the artifact runs at once, where the format fixes them (LiteRT); ONNX
             and SavedModel take any. A `Session` serves any number of rows with each.
         quantize: "int8" for weights in 8 bits, states in float32, by ONNX Runtime's or LiteRT's own
-            quantizer.
+            quantizer. The manifest says how many weights it took; a warning, if none.
         representative_data: with `quantize`, real input as `Session.read` takes it,
             `(rows, time, ...)`: how far outputs move on it is written into the manifest.
         metadata: anything that JSON holds, a vocabulary, say; `Session.metadata` gives it back.
@@ -108,7 +109,8 @@ def export_step_model(
             written = staging / "int8"
             written.mkdir()
             _quantize(single, target, exact / target.entry, written / target.entry)
-            _record_deviation(exact, manifest, written, representative_data)
+            weights = describe_weights(single, written / target.entry, target)
+            _record_quantization(exact, manifest, written, representative_data, weights)
         _move(written, directory)
 
 
@@ -177,8 +179,18 @@ def _quantize(single: keras.Model, target: Target, exact: Path, path: Path) -> N
         quantize_onnx(exact, path)
 
 
-def _record_deviation(exact: Path, manifest: Manifest, quantized: Path, data: Structure) -> None:
-    """Finishes a quantized directory; its manifest says how far outputs moved on the data."""
+def _record_quantization(
+    exact: Path, manifest: Manifest, quantized: Path, data: Structure, weights: dict[str, Any]
+) -> None:
+    """Finishes a quantized directory; its manifest says what was done, and how far outputs moved.
+
+    Args:
+        exact: the directory in float32.
+        manifest: of both.
+        quantized: the directory to finish.
+        data: what outputs are compared on.
+        weights: what was done to them.
+    """
     manifest = _finish(manifest, quantized)  # a session opens no directory without one
-    record = check.deviation(exact, manifest, quantized, data)
+    record = weights | check.deviation(exact, manifest, quantized, data)
     _finish(replace(manifest, quantization=record), quantized)

@@ -99,6 +99,39 @@ def _write_onnx_with_torch(model: keras.Model, path: Path, rows: int | None) -> 
             verbose=False,
         )
     program.save(path)
+    _compare_in_one_type(path)
+
+
+_COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+
+
+def _compare_in_one_type(path: Path) -> None:
+    """Casts what is compared to one type: ONNX knows no comparison of a float and an integer.
+
+    Keras makes an integer tensor of the 0 in `h > 0`, which torch compares and writes as it is.
+    """
+    import onnx
+
+    model = onnx.load(path, load_external_data=False)
+    graph = model.graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {weight.name: weight.data_type for weight in graph.initializer}
+    floats = {onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16}
+    nodes = []
+    for node in graph.node:
+        of_inputs = [types.get(name) for name in node.input]
+        if node.op_type in _COMPARISONS and len(set(of_inputs)) == 2 and None not in of_inputs:
+            place = int(of_inputs[0] in floats)  # of the one that is not a float
+            name, target = f"{node.name}_in_one_type", of_inputs[1 - place]
+            cast = onnx.helper.make_node("Cast", [node.input[place]], [name], to=target)
+            node.input[place] = name
+            nodes.append(cast)
+        nodes.append(node)
+    if len(nodes) > len(graph.node):
+        del graph.node[:]
+        graph.node.extend(nodes)
+        onnx.save(model, path)
 
 
 def _into_one_file(path: Path) -> None:

@@ -80,7 +80,7 @@ class LiteRT:
             # TensorFlow's copy of the interpreter warns that it will be removed.
             warnings.simplefilter("ignore")
             # One thread: a step is too short to be shared among several.
-            self._interpreter = _litert_interpreter()(model_content=content, num_threads=1)
+            self._interpreter = litert_interpreter()(model_content=content, num_threads=1)
         self._interpreter.allocate_tensors()
         signatures = self._interpreter.get_signature_list()
         if len(signatures) != 1:
@@ -184,7 +184,7 @@ def _import(module: str, artifact_format: str) -> Any:
         ) from error
 
 
-def _litert_interpreter() -> Any:
+def litert_interpreter() -> Any:
     """The interpreter's class: of the small package where there is one, else TensorFlow's copy."""
     try:
         from ai_edge_litert.interpreter import Interpreter

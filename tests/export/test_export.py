@@ -1,6 +1,7 @@
 """Law 7 for exported artifacts, and what `export_step_model` refuses."""
 
 import json
+import warnings
 
 import keras
 import numpy as np
@@ -306,6 +307,41 @@ def test_the_manifest_says_what_a_client_needs(tmp_path):
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["manifest.json", "model.onnx"]
 
 
+@pytest.mark.parametrize(
+    "compare",
+    [
+        lambda h: h > 0,
+        lambda h: ops.where(h <= 0, 0.5 * h, h) >= 1,
+        lambda h: ops.logical_or(h == 0, h < -1),
+        lambda h: ops.sum(h, axis=-1, keepdims=True) > ops.shape(h)[-1],
+        lambda h: ops.argmax(h, axis=-1) > 0.5,
+    ],
+)
+def test_comparisons_with_whole_numbers_are_exported(compare, tmp_path):
+    x = keras.Input((None, 3))
+    h = layers.GRU(4, return_sequences=True)(x)
+    same = layers.Lambda(lambda flags: ops.cast(flags, "float32"))
+    model = keras.Model(x, [h, same(compare(h))])
+    ks.export_step_model(model, tmp_path / "out")
+    data = np.random.default_rng(0).normal(size=(1, 9, 3)).astype("float32")
+    with ks.load_session(tmp_path / "out") as session:
+        for a, b in zip(session.read(data), model.predict_on_batch(data), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_an_artifact_that_its_runtime_refuses_is_the_exporters_fault(tmp_path, monkeypatch):
+    def refuse(*arguments):
+        try:
+            raise RuntimeError("Type (T) of Foo")
+        except RuntimeError as error:
+            raise ValueError("It may need a newer runtime") from error
+
+    monkeypatch.setattr(describe, "open_runtime", refuse)
+    with pytest.raises(RuntimeError, match=r"Received: Type \(T\) of Foo.*another `format`"):
+        ks.export_step_model(gru(), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("form", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])
 def test_int8_says_how_far_it_moved(form, tmp_path):
     ids = keras.Input((None,), dtype="int32")
@@ -325,6 +361,41 @@ def test_int8_says_how_far_it_moved(form, tmp_path):
     assert 0 < record["max_deviation"] < 0.1 * record["largest_output"]
     quantization = small.manifest.quantization
     assert (quantization["rows"], quantization["time_steps"]) == (2, 30)
+    # The two kernels of each LSTM at least; no biases.
+    assert 2 * 2 * 64 * 256 <= quantization["weights_in_int8"] < quantization["weights_in_all"]
+    assert (quantization["weights"], quantization["weights_in_all"]) == (
+        "int8",
+        model.count_params(),
+    )
+
+
+def small(units, layer=layers.LSTM):
+    return keras.Sequential(
+        [keras.Input((None, 3)), layer(units, return_sequences=True), layers.Dense(2)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("form", "layer", "units", "quantized"),
+    [
+        ("onnx", layers.LSTM, 5, 3 * 20 + 5 * 20 + 5 * 2),
+        ("onnx", layers.SimpleRNN, 4, 3 * 4 + 4 * 4 + 4 * 2),
+        pytest.param("litert", layers.LSTM, 5, 0, marks=pytest.mark.slow),
+        pytest.param("litert", layers.GRU, 9, 0, marks=pytest.mark.slow),
+        pytest.param("litert", layers.SimpleRNN, 40, 40 * 40, marks=pytest.mark.slow),
+    ],
+)
+def test_a_manifest_counts_the_weights_that_are_in_int8(form, layer, units, quantized, tmp_path):
+    model = small(units, layer)
+    data = {"quantize": "int8", "representative_data": np.ones((1, 4, 3), "float32")}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        ks.export_step_model(model, tmp_path / "small", form, **data)
+    told = [str(w.message) for w in caught if "No weight was quantized" in str(w.message)]
+    record = ks.load_session(tmp_path / "small").manifest.quantization
+    assert record["weights_in_int8"] == quantized
+    assert record["weights_in_all"] == model.count_params()
+    assert (record["weights"], len(told)) == (("int8", 0) if quantized else ("float32", 1))
 
 
 def test_data_of_several_inputs_for_int8_are_a_tuple_a_list_or_a_dict(tmp_path):
