@@ -130,6 +130,7 @@ class StatefulModel(ScoresByStep, KerasFiles):
     def __call__(self, inputs: Structure, *args: Any, **kwargs: Any) -> Structure:
         """A call on arrays goes on from the present state; see the class."""
         # Keras calls the model in each step of training on torch; those values were checked before.
+        keras_internals.add_as_numpy_does()
         if not kwargs.get("training"):
             check_values(self, "inputs", inputs)
         return super().__call__(inputs, *args, **kwargs)

@@ -49,6 +49,7 @@ class StepModel(KerasFiles):
         self.initial_state_given = list(initial_state_given)
 
     def __call__(self, inputs: Structure, *args: Any, **kwargs: Any) -> Structure:
+        keras_internals.add_as_numpy_does()
         # Keras refuses arrays beside tensors, which is what a loop over arrays with states has.
         inputs = keras.tree.map_structure(
             lambda a: ops.convert_to_tensor(a) if isinstance(a, np.ndarray) else a, inputs

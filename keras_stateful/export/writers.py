@@ -11,6 +11,7 @@ import keras
 
 from keras_stateful.carry.copying import parts_of
 from keras_stateful.export.formats import Target
+from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Tensor
 
 
@@ -24,6 +25,7 @@ def write(model: keras.Model, target: Target, path: Path, *, quantize: bool = Fa
         quantize: LiteRT only: weights in int8.
     """
     _fix_statistics(model)
+    keras_internals.add_as_numpy_does()  # in a fresh process no model of ours has run
     with quiet():
         if target.format == "onnx" and keras.backend.backend() == "torch":
             _write_onnx_with_torch(model, path, target.rows)
@@ -99,14 +101,17 @@ def _write_onnx_with_torch(model: keras.Model, path: Path, rows: int | None) -> 
             verbose=False,
         )
     program.save(path)
-    _compare_in_one_type(path)
+    _in_one_type(path)
 
 
-_COMPARISONS = ("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual")
+_OF_ONE_TYPE = (
+    *("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"),
+    *("Add", "Sub", "Mul", "Div", "Mod", "Max", "Min"),
+)
 
 
-def _compare_in_one_type(path: Path) -> None:
-    """Casts what is compared to one type: ONNX knows no comparison of a float and an integer.
+def _in_one_type(path: Path) -> None:
+    """Casts operands to one type: ONNX knows no sum and no comparison of a float and an integer.
 
     Keras makes an integer tensor of the 0 in `h > 0`, which torch compares and writes as it is.
     """
@@ -121,7 +126,7 @@ def _compare_in_one_type(path: Path) -> None:
     nodes = []
     for node in graph.node:
         of_inputs = [types.get(name) for name in node.input]
-        if node.op_type in _COMPARISONS and len(set(of_inputs)) == 2 and None not in of_inputs:
+        if node.op_type in _OF_ONE_TYPE and len(set(of_inputs)) == 2 and None not in of_inputs:
             place = int(of_inputs[0] in floats)  # of the one that is not a float
             name, target = f"{node.name}_in_one_type", of_inputs[1 - place]
             cast = onnx.helper.make_node("Cast", [node.input[place]], [name], to=target)

@@ -2,6 +2,7 @@
 
 | file | what of Keras is read or written there |
 |---|---|
+| `addition` | the sum of two tensors on TensorFlow |
 | `graph` | nodes of a Functional model, the graph of a `Sequential`, masks of tensors |
 | `layers` | what a layer holds and tracks, what Keras's recurrent layers and cells do inside |
 | `variables` | layouts, seed states, values under a `StatelessScope`, JAX's copies in `fit` |
@@ -26,6 +27,7 @@ The functions are used as `keras_internals.nodes(model)`, so that a reader of an
 where Keras's inside begins.
 """
 
+from keras_stateful.foundation.keras_internals.addition import add_as_numpy_does
 from keras_stateful.foundation.keras_internals.callbacks import (
     CALLBACK_MEMORY,
     get_memory,
@@ -103,6 +105,7 @@ __all__ = [
     "CALLBACK_MEMORY",
     "DataAdapter",
     "TrainerCall",
+    "add_as_numpy_does",
     "attributes",
     "batches_of_data",
     "begin_at",
