@@ -28,6 +28,7 @@ NAMES = (
     "growth",
     "fit_overhead",
     "resets",
+    "receptive_field",
     "state_monitor",
     "torch_loop",
     "held_out",

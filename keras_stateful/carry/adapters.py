@@ -143,7 +143,9 @@ class CarryAdapted(Carry):
     def _check_states(self, new_states: list[Tensor], states: list[Tensor]) -> None:
         """Checks that an adapter gave as many states, of the same shapes, as it was given."""
         shapes = [[tuple(s.shape[1:]) for s in values] for values in (new_states, states)]
-        if shapes[0] != shapes[1]:
+        sizes = [[size for shape in several for size in shape] for several in shapes]
+        unknown = any(size is None for size in sizes[0])  # TensorFlow does not know each size
+        if shapes[0] != shapes[1] and not unknown:
             raise ValueError(
                 f"`{type(self.adapter).__name__}.advance` must return the new states, of the "
                 f"shapes that `initial_states` gives. Received: {shapes[0]} for `{self.name}`, "
@@ -194,16 +196,16 @@ def adapted(
     ) -> Structure:
         if by_running:  # Keras runs `call` on symbols
             more = {"resets": resets, "slot": slot, "states": states}
-            return cls.compute_output_spec(self, *args, **more, **kwargs)
+            return keras.Operation.compute_output_spec(self, *args, **more, **kwargs)
         outputs = cls.compute_output_spec(self, *args, **kwargs)
         if states is None:
             return outputs
         return (*_as_list(outputs), *(keras.KerasTensor(s.shape, s.dtype) for s in states))
 
     plain = keras.layers.Layer
-    by_running = (cls.compute_output_shape, cls.compute_output_spec) == (
-        plain.compute_output_shape,
-        plain.compute_output_spec,
+    by_running = issubclass(cls, keras.layers.Lambda) or (  # which would run `call` without a state
+        (cls.compute_output_shape, cls.compute_output_spec)
+        == (plain.compute_output_shape, plain.compute_output_spec)
     )
     takes_mask = "mask" in inspect.signature(cls.call).parameters
     # Keras reads from the signature what `call` takes.

@@ -57,13 +57,13 @@ def copy_layer(layer: Layer, cls: type[Layer] | None = None, /, **config: Any) -
     Raises:
         Unconvertible: a layer that cannot be made from its config, with the remedy.
     """
-    if type(layer) is keras.layers.Lambda:
-        return keras_internals.copy_lambda(layer)
+    if plain_class(type(layer)) is keras.layers.Lambda:
+        return keras_internals.copy_lambda(layer, cls or type(layer), **config)
     cls = type(layer) if cls is None else cls
     entries = {**layer.get_config(), **config}
     carries = issubclass(cls, Carry)
     if not carries:
-        for name in ("slots", "initial_state_given"):
+        for name in ("slots", "initial_state_given", "held_past"):
             entries.pop(name, None)
     with keras.saving.custom_object_scope({**_classes_of(layer), **functions_of(layer)}):
         try:
@@ -245,9 +245,8 @@ def _derives(part: Layer) -> bool:
     """True if loading a layer's weights does more than set its variables."""
     if isinstance(part, keras.layers.Normalization):
         return True
-    known = isinstance(part, keras.layers.RNN) or keras_internals.is_of_keras(part)
     cls: Any = plain_class(type(part))
-    return not known and cls.load_own_variables is not Layer.load_own_variables
+    return not keras_internals.is_written_in_keras(cls.load_own_variables)
 
 
 def _through_store(source: Layer, target: Layer) -> None:

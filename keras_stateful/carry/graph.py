@@ -81,7 +81,14 @@ class Call(NamedTuple):
     @property
     def users_arguments(self) -> dict[str, Any]:
         """The keyword arguments that the user gave, not an earlier conversion."""
-        return {name: v for name, v in self.kwargs.items() if name not in (RESETS, "slot")}
+        return users_arguments(self.operation, self.kwargs)
+
+
+def users_arguments(operation: keras.Operation, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The keyword arguments of a call that its user gave, not an earlier conversion."""
+    if not isinstance(operation, Carry):
+        return kwargs
+    return {k: v for k, v in kwargs.items() if k not in (RESETS, "slot")}
 
 
 class Graph:
@@ -120,18 +127,23 @@ class Graph:
 
     @property
     def carrying(self) -> list[str]:
-        """Paths of the layers that carry already, by conversion or by Keras's `stateful=True`."""
+        """Paths of recurrent layers that carry already, by conversion or by `stateful=True`."""
         if self.converted:
-            paths = [c.path for c in self.calls if isinstance(c.operation, Carry)]
+            paths = [c.path for c in self.recurrent if isinstance(c.operation, Carry)]
         else:
             paths = [c.path for c in self.recurrent if getattr(c.operation, "stateful", False)]
         return list(dict.fromkeys(paths))  # a shared layer is called several times
 
     @property
+    def chosen(self) -> list[str] | None:
+        """The recurrent layers that are to carry, where the model says which; else None."""
+        return self.carrying if self.converted else self.carrying or None
+
+    @property
     def resets(self) -> keras.KerasTensor | None:
         """The resets input, where an earlier conversion added one."""
         named = next((t for t in self.inputs if t.name == RESETS), None)
-        return named if self.carrying else None
+        return named if self.converted or self.carrying else None
 
 
 def _calls(
@@ -160,5 +172,5 @@ def _calls(
             # other values now. A copy keeps shape, dtype and mask, and has an id of its own.
             outputs = [copy.copy(t) if id(t) in seen else t for t in node.outputs]
             seen.update(map(id, node.outputs))
-            yield Call(path, node.operation, args, kwargs, outputs)
+            yield Call(path, node.operation, args, users_arguments(node.operation, kwargs), outputs)
         tensors.update({id(t): new for t, new in zip(node.outputs, outputs, strict=True)})

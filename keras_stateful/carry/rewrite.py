@@ -25,6 +25,7 @@ from keras_stateful.carry.copying import (
     share_variables,
     skip_initializers,
 )
+from keras_stateful.carry.each_step import ForEachStep
 from keras_stateful.carry.graph import Call, Graph, Unconvertible
 from keras_stateful.carry.layers import Carry
 from keras_stateful.foundation import keras_internals
@@ -131,6 +132,9 @@ class Rewriter:
         tensors = {id(t): new for t, new in zip(inner.inputs, inputs, strict=True)}
         for node in keras_internals.nodes(inner):
             args, kwargs = keras_internals.fill_in(node, tensors)
+            if isinstance(node.operation, ForEachStep):  # of an earlier conversion
+                tensors[id(node.outputs[0])] = args[0]
+                continue
             path = f"{prefix}{node.operation.name}"
             call = Call(path, node.operation, args, kwargs, node.outputs)
             try:

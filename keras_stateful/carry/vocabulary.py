@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_stateful.carry.each_step import ForEachStep
 from keras_stateful.carry.graph import RESETS, Graph
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.protocols import Key
@@ -92,4 +93,4 @@ def _passes_on(layer: keras.Operation) -> bool:
     """True if scores leave a layer, at inference, as they entered it."""
     if isinstance(layer, keras.layers.Activation):
         return layer.activation is keras.activations.linear
-    return isinstance(layer, (keras.layers.Dropout, keras.layers.Identity))
+    return isinstance(layer, (keras.layers.Dropout, keras.layers.Identity, ForEachStep))

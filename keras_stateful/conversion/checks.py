@@ -211,20 +211,12 @@ def check_all_go_on(time: TimeAxis, chosen: list[str] | None) -> None:
         )
 
 
-def refuse_held(time: TimeAxis) -> None:
-    """Refuses layers that read a bounded past, whose last inputs nothing holds yet."""
-    for path, held in time.held.items():
-        raise Unconvertible(
-            f"`to_stateful` cannot carry `{path}`: it reads {held.steps} steps back, and would see "
-            "zeros there at the start of every window."
-        )
-
-
-def no_recurrent_layer(graph: Graph, function: str) -> Unconvertible:
+def nothing_carries(graph: Graph, function: str) -> Unconvertible:
     """The error for a model of which nothing carries a state."""
     return Unconvertible(
-        f"`{function}` found no recurrent layer along the model's time axis (axis 1 of an input). "
-        f"Received: {graph.model.name!r} with {[c.path for c in graph.calls]}. Recurrent are "
-        "SimpleRNN, GRU, LSTM, RNN and ConvLSTM1D to 3D, and layers of which `register_carry` was "
-        "told; inside `TimeDistributed` they run along another axis."
+        f"`{function}` found nothing that carries a state along the model's time axis (axis 1 of "
+        f"an input). Received: {graph.model.name!r} with {[c.path for c in graph.calls]}. What "
+        "carries are SimpleRNN, GRU, LSTM, RNN and ConvLSTM1D to 3D, and paddings in front of time "
+        '(`padding="causal"` of a Conv1D, `ZeroPadding1D((n, 0))`, `ops.pad`), which hold the last '
+        "inputs; inside `TimeDistributed` they run along another axis."
     )

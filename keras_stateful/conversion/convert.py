@@ -17,7 +17,8 @@ import keras
 from keras_stateful.carry.any_length import AnyLength
 from keras_stateful.carry.classes import carried_class
 from keras_stateful.carry.graph import RESETS, Call, Graph, Unconvertible
-from keras_stateful.carry.layers import plain_class
+from keras_stateful.carry.layers import Carry, plain_class
+from keras_stateful.carry.past import Past
 from keras_stateful.carry.rewrite import Level, Rewriter
 from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
 from keras_stateful.conversion.checks import (
@@ -26,12 +27,12 @@ from keras_stateful.conversion.checks import (
     check_all_go_on,
     check_methods,
     check_outputs,
-    no_recurrent_layer,
+    nothing_carries,
     paths_named,
     readable,
-    refuse_held,
     vouched_for,
 )
+from keras_stateful.conversion.held import HeldCalls, without_past
 from keras_stateful.conversion.model import StatefulModel
 from keras_stateful.foundation import devices
 from keras_stateful.foundation.arguments import one_of, whole_number
@@ -51,9 +52,10 @@ def to_stateful(
     layers: list | None = None,
     local: list | None = None,
 ) -> StatefulModel:
-    """A copy of a model that carries its recurrent state from batch to batch, on every backend.
+    """A copy of a model that carries its state from batch to batch, on every backend.
 
-    Works under `fit`, `evaluate`, `predict` and `train_on_batch`, with `jit_compile`,
+    What it carries is the state of recurrent layers, and the last inputs of layers that read a
+    bounded past. Works under `fit`, `evaluate`, `predict` and `train_on_batch`, with `jit_compile`,
     `run_eagerly`, `steps_per_execution` and mixed precision. The given model is left as it was.
 
     Args:
@@ -79,8 +81,8 @@ def to_stateful(
     Raises:
         ValueError: a layer that has no meaning or would be silently wrong when the stream is cut
             into windows (`Bidirectional`, `go_backwards`, unbounded attention, `Flatten`, a batch
-            size written into the graph), by path, with what to do instead; a model without
-            recurrent layers; a subclassed model; no rows.
+            size written into the graph), by path, with what to do instead; a model of which
+            nothing carries; a subclassed model; no rows.
         TypeError: not a Keras model; a batch size that is not a whole number.
 
     Example:
@@ -106,8 +108,8 @@ def to_stateful(
     rows, resets = _batch_and_resets(batch_size, resets)
     check_methods(model, "to_stateful", (*OF_THE_LOSS, "train_step"))
     vouched = vouched_for(graph, local)
-    if layers is None and graph.carrying:
-        layers = graph.carrying
+    if layers is None and graph.chosen is not None:
+        layers = graph.chosen
         check_all_carry(graph, vouched)
     return _carrying(graph, rows, resets, layers, vouched, share=False, any_length=False)
 
@@ -151,14 +153,14 @@ def to_inference(
     """
     batch_size = whole_number("batch_size", batch_size, 1)
     graph = readable(model, "to_inference")
-    layers, vouched = graph.carrying or None, vouched_for(graph, local)
+    layers, vouched = graph.chosen, vouched_for(graph, local)
     return _carrying(graph, batch_size, None, layers, vouched, share=share_weights, any_length=True)
 
 
 def twin_with_resets(model: keras.Model, batch_size: int) -> StatefulModel:
     """The same variables at another batch size and any window length, with resets by window."""
     graph = readable(model, "to_inference")
-    layers, vouched = graph.carrying or None, vouched_for(graph)
+    layers, vouched = graph.chosen, vouched_for(graph)
     return _carrying(graph, batch_size, "window", layers, vouched, share=True, any_length=True)
 
 
@@ -172,7 +174,7 @@ def to_stateless(model: keras.Model) -> keras.Model:
         A Functional model of Keras's own classes, with copies of the weights, not compiled.
 
     Raises:
-        ValueError: a model without recurrent layers, or one that cannot be rebuilt.
+        ValueError: a model of which nothing carries, or that cannot be rebuilt.
 
     Example:
 
@@ -186,11 +188,13 @@ def to_stateless(model: keras.Model) -> keras.Model:
     ```
     """
     graph = readable(model, "to_stateless")
-    recurrent = {call.path for call in graph.recurrent}
+    recurrent = {c.path for c in graph.calls if c.is_recurrent or isinstance(c.operation, Carry)}
     if not recurrent:
-        raise no_recurrent_layer(graph, "to_stateless")
+        raise nothing_carries(graph, "to_stateless")
 
     def plain(level: Level, call: Call, index: int) -> Structure:
+        if isinstance(call.operation, Past):
+            return without_past(rewriter, call)
         cls = plain_class(type(call.operation))
         layer = rewriter.layer(call.operation, cls, **({"stateful": False} if call.is_rnn else {}))
         return layer(*call.args, **call.users_arguments)
@@ -214,7 +218,7 @@ def _carrying(
     share: bool,
     any_length: bool,
 ) -> StatefulModel:
-    """A copy of a model whose recurrent layers carry their state.
+    """A copy of a model whose layers carry their state.
 
     Args:
         graph: of the model.
@@ -229,15 +233,28 @@ def _carrying(
     rows = devices.graph_rows(batch_size, function)
     chosen = None if layers is None else paths_named("layers", layers, graph.recurrent)
     time = find_time_axis(graph, chosen, local)
-    refuse_held(time)
     if any_length:
         check_all_go_on(time, chosen)
     recurrent = _along_time(graph, time, chosen, function)
+    held = HeldCalls(graph, time, rows, by_step=resets == "step")
     shaped = AnyLength(graph, time) if any_length else None
+
+    def flags(level: Level, sequences: keras.KerasTensor) -> keras.KerasTensor | None:
+        """The resets, for a layer that reads windows like these."""
+        if resets is None:
+            return None
+        shape = (rows,) if resets == "window" else (rows, sequences.shape[1])
+        return level.input(RESETS, shape, "bool")
 
     def carry(level: Level, call: Call, index: int) -> Structure:
         if shaped is not None and call.path in shaped.paths:
             return shaped.call(call, rewriter.layer)
+        if call.path in held.paths - set(time.held):
+            return held.for_each_step(rewriter, call)
+        _check_rows(call, rows)
+        if call.path in time.held:
+            reads = call.data[0]
+            return held.carry(rewriter, call, time.calls[call.path], index, flags(level, reads))
         config: dict[str, Any] = {}
         if call.path in time.initial_state_given:
             config["initial_state_given"] = True
@@ -246,11 +263,9 @@ def _carrying(
         # One layer for all calls of a shared layer, with a slot for the state of each.
         cls = carried_class(type(call.operation))
         layer = rewriter.layer(call.operation, cls, slots=time.calls[call.path], **config)
-        _check_rows(call, rows)
         arguments = call.users_arguments
         if resets is not None:
-            shape = (rows,) if resets == "window" else (rows, call.sequences.shape[1])
-            arguments[RESETS] = level.input(RESETS, shape, "bool")
+            arguments[RESETS] = flags(level, call.sequences)
         if index:
             arguments["slot"] = index
         outputs = layer(*call.args, **arguments)
@@ -258,7 +273,7 @@ def _carrying(
         return outputs
 
     rewriter = Rewriter(
-        {*recurrent, *(() if shaped is None else shaped.paths)},
+        {*recurrent, *held.paths, *(() if shaped is None else shaped.paths)},
         carry,
         share=share,
         share_submodels=False,
@@ -278,8 +293,8 @@ def _carrying(
 def _along_time(graph: Graph, time: TimeAxis, chosen: list[str] | None, function: str) -> list[str]:
     """The paths of the layers that carry: all along time, or of those the ones that were chosen."""
     recurrent = [path for path in time.recurrent if chosen is None or path in chosen]
-    if not recurrent:
-        raise no_recurrent_layer(graph, function)
+    if not recurrent and not time.held:
+        raise nothing_carries(graph, function)
     if missing := [path for path in chosen or () if path not in recurrent]:
         raise Unconvertible(
             "`layers` names layers that do not run along the model's time axis. Received: "
@@ -289,8 +304,8 @@ def _along_time(graph: Graph, time: TimeAxis, chosen: list[str] | None, function
 
 
 def _check_rows(call: Call, rows: int) -> None:
-    """Checks that a recurrent layer still gets the rows that the model has."""
-    received = call.sequences.shape[0]
+    """Checks that a layer that carries still gets the rows that the model has."""
+    received = call.tensors[0].shape[0]
     if received != rows:
         raise Unconvertible(
             f"`{call.path}` gets {received} rows where the model has {rows}: a batch size is "

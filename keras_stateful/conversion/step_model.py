@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_stateful.carry.adapters import CarryAdapted
 from keras_stateful.carry.any_length import AnyLength
 from keras_stateful.carry.graph import Call, Graph
 from keras_stateful.carry.layers import plain_class
@@ -16,9 +17,10 @@ from keras_stateful.carry.register import registered_class
 from keras_stateful.carry.rewrite import Level, Rewriter
 from keras_stateful.carry.steps import OpenedWindow, first_of_last, puts_out_its_first_state
 from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
-from keras_stateful.conversion.checks import check_all_go_on, readable, refuse_held, vouched_for
+from keras_stateful.conversion.checks import check_all_go_on, readable, vouched_for
 from keras_stateful.conversion.convert import pack_outputs
 from keras_stateful.conversion.files import KerasFiles
+from keras_stateful.conversion.held import HeldCalls, called
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.types import Structure
@@ -115,19 +117,20 @@ def to_step_model(
     ```
     """
     graph = readable(model, "to_step_model")
-    carried = graph.carrying or None
+    carried = graph.chosen
     time = find_time_axis(graph, carried, vouched_for(graph, local))
-    refuse_held(time)
     check_all_go_on(time, carried)
     recurrent = {path for path in time.recurrent if carried is None or path in carried}
     names = _StateNames(time, {t.name for t in graph.inputs})
+    held = HeldCalls(graph, time)
     shaped = AnyLength(graph, time)
 
     def step(level: Level, call: Call, index: int) -> Structure:
         if call.path in shaped.paths:
             return shaped.call(call, rewriter.layer)
+        layer = held.layer(rewriter, call) if call.path in time.held else None
         # One row shows how many states there are, of which shapes, and how they are nested.
-        initial = _initial_states(call, 1)
+        initial = _initial_states(call if layer is None else call._replace(operation=layer), 1)
         shapes = [(None, *value.shape[1:]) for value in keras.tree.flatten(initial)]
         state_names = names.of_call(call.path, index, len(shapes))
         states = [
@@ -135,8 +138,10 @@ def to_step_model(
             for name, shape in zip(state_names, shapes, strict=True)
         ]
         start = keras.tree.pack_sequence_as(initial, states)
-        call_from = _call_recurrent if call.is_rnn else _call_adapted
-        outputs, new_states = call_from(rewriter, call, start)
+        if call.is_rnn:
+            outputs, new_states = _call_recurrent(rewriter, call, start)
+        else:
+            outputs, new_states = _call_adapted(layer or _registered(rewriter, call), call, start)
         for name, state in zip(state_names, keras.tree.flatten(new_states), strict=True):
             # In mixed precision too: the inputs are float32, as are the state variables of a model
             # that carries, and each new state must fit the input that it goes into next.
@@ -144,7 +149,7 @@ def to_step_model(
         return outputs
 
     rewriter = Rewriter(
-        recurrent | shaped.paths,
+        recurrent | held.paths | shaped.paths,
         step,
         share=share_weights,
         share_submodels=True,
@@ -167,20 +172,26 @@ def _initial_states(call: Call, batch_size: int) -> Structure:
     """What a layer starts a document from, nested as it has it."""
     if call.is_rnn:
         return call.operation.get_initial_state(batch_size)
-    adapter = registered_class(plain_class(type(call.operation))).adapter
-    shapes = [tuple(t.shape) for t in call.data]
-    return adapter.initial_states(call.operation, batch_size, *shapes)
+    layer = call.operation
+    known = isinstance(layer, CarryAdapted)
+    adapter = layer.adapter if known else registered_class(type(layer)).adapter
+    return adapter.initial_states(layer, batch_size, *(tuple(t.shape) for t in call.data))
 
 
-def _call_adapted(rewriter: Rewriter, call: Call, start: list) -> tuple[Structure, list]:
+def _registered(rewriter: Rewriter, call: Call) -> CarryAdapted:
+    """The layer without states of its own, for one that `register_carry` was told of."""
+    return rewriter.layer(
+        call.operation, registered_class(plain_class(type(call.operation))), slots=0
+    )
+
+
+def _call_adapted(layer: CarryAdapted, call: Call, start: list) -> tuple[Structure, list]:
     """Calls a layer that carries by an adapter from given states.
 
     Returns:
         What the layer returned in the user's graph, and the new states.
     """
-    cls = registered_class(plain_class(type(call.operation)))
-    layer = rewriter.layer(call.operation, cls, slots=0)
-    results = layer(*call.args, **call.users_arguments, states=start)
+    results = called(layer, call, states=start)
     outputs, new_states = results[: -len(start)], results[-len(start) :]
     return outputs, list(new_states)
 
@@ -222,7 +233,7 @@ class _StateNames:
         self._keys: dict[str, str] = {}
         self._stems: dict[str, str] = {}
         taken: set[str] = set()
-        for path in time.recurrent:
+        for path in time.calls:
             plain = path.replace("/", "_")
             numbered = (f"{plain}_{i}" for i in itertools.count(1))
             for stem in itertools.chain([plain], numbered):

@@ -20,6 +20,8 @@ from typing import Any
 import keras
 
 from keras_stateful.carry.copying import functions_of, parts_of
+from keras_stateful.carry.layers import plain_class
+from keras_stateful.carry.past import Past, past_class
 from keras_stateful.export.formats import Target
 from keras_stateful.export.writers import write
 
@@ -74,6 +76,7 @@ class _Job:
         quantize: as in `write_artifact`.
         modules: to be imported, since they register the user's classes with Keras.
         objects: `[module, qualified name]` of the user's classes and functions, registered or not.
+        held: those of them whose layers hold their past.
     """
 
     target: dict[str, Any]
@@ -81,12 +84,15 @@ class _Job:
     quantize: bool
     modules: list[str]
     objects: list[list[str]]
+    held: list[list[str]]
 
 
 def _write_in_fresh_process(model: keras.Model, target: Target, path: Path, quantize: bool) -> None:
     objects = _users_objects(model, target)
     modules = sorted({module for module, _ in objects})
-    job = _Job(asdict(target), str(path.absolute()), quantize, modules, objects)
+    held = [type(layer) for layer in model.layers if isinstance(layer, Past)]
+    held_names = [[c.__module__, c.__qualname__] for c in map(plain_class, held)]
+    job = _Job(asdict(target), str(path.absolute()), quantize, modules, objects, held_names)
     with tempfile.TemporaryDirectory(prefix="keras_stateful.") as folder:
         model.save(Path(folder, "model.keras"))
         Path(folder, "job.json").write_text(json.dumps(asdict(job)))
@@ -127,7 +133,7 @@ def _users_objects(model: keras.Model, target: Target) -> list[list[str]]:
 
 
 def _classes_and_functions(layer: keras.layers.Layer) -> list[type | Callable]:
-    classes = [type(part) for part in parts_of(layer)]
+    classes = [plain_class(type(part)) for part in parts_of(layer)]
     functions = list(functions_of(layer).values())
     if isinstance(layer, keras.layers.Lambda):
         functions.append(layer.function)
@@ -154,6 +160,9 @@ def main() -> None:
         importlib.import_module(module)
     # Keras looks up classes and functions that are not registered by their bare names.
     custom = {name.split(".")[-1]: _located(module, name) for module, name in job.objects}
+    for module, name in job.held:
+        if [module, name] in job.objects:
+            past_class(_located(module, name))
     with keras.saving.custom_object_scope(custom):
         model = keras.saving.load_model(folder / "model.keras", compile=False)
     write(model, Target(**job.target), Path(job.path), quantize=job.quantize)

@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import causal_models
 import keras
 import numpy as np
 import pytest
@@ -126,6 +127,14 @@ def conv_lstm_1d():
     )
 
 
+keras_tcn, residual_depthwise, svdf, crnn, lags, lag_layer, in_submodel = (
+    causal_models.MODELS[name]
+    for name in (
+        "keras_tcn", "residual_depthwise", "svdf", "crnn", "lags", "lag_layer", "in_submodel",
+    )
+)  # fmt: skip
+
+
 ZOO = [
     simple_rnn,
     gru,
@@ -139,12 +148,21 @@ ZOO = [
     masking,
     conv_lstm,
     conv_lstm_1d,
+    keras_tcn,
+    residual_depthwise,
+    svdf,
+    crnn,
+    lags,
+    lag_layer,
+    in_submodel,
 ]
 EVERY_RUN = {
-    "onnx": {lstm, stacked_cells, nested, shared, several, masked_ids, conv_lstm},
+    "onnx": {
+        lstm, stacked_cells, nested, shared, several, masked_ids, conv_lstm, keras_tcn, crnn, lags,
+    },
     "litert": {lstm},
-    "tf_saved_model": {gru},
-}
+    "tf_saved_model": {gru, residual_depthwise},
+}  # fmt: skip
 COMBINATIONS = [
     pytest.param(
         build, form, id=f"{build.__name__}-{form}", marks=() if build in now else pytest.mark.slow

@@ -119,11 +119,11 @@ def converting(make, **arguments):
 
 MODELS = {
     "Conv1D": Bad(
-        converting(lambda: sequential(layers.Conv1D(3, 3, padding="causal", name="conv"), lstm())),
+        converting(lambda: sequential(layers.Conv1D(3, 3, name="conv"), lstm())),
         ValueError,
         "`conv`",
-        "2 steps back",
-        "zeros there at the start of every window",
+        "2 steps in front of each window that are not there",
+        'padding="causal"',
     ),
     "Conv1D behind": Bad(
         converting(lambda: sequential(lstm(), layers.Conv1D(3, 3, padding="same", name="conv"))),
@@ -273,17 +273,17 @@ MODELS = {
         "from slice to slice",
         "`stateful=False`",
     ),
-    "no recurrent layer": Bad(
+    "nothing that carries": Bad(
         converting(lambda: sequential(layers.Dense(3, name="dense"))),
         ValueError,
-        "no recurrent layer",
+        "nothing that carries a state",
         "['dense']",
-        "Recurrent are SimpleRNN, GRU, LSTM",
+        "What carries are SimpleRNN, GRU, LSTM",
     ),
     "recurrent along another axis only": Bad(
         converting(slices),
         ValueError,
-        "no recurrent layer",
+        "nothing that carries a state",
         "time_distributed",
         "run along another axis",
     ),
@@ -382,7 +382,7 @@ MODELS = {
         ValueError,
         "`to_stateless`",
         "['dense']",
-        "Recurrent are",
+        "What carries are",
     ),
 }
 

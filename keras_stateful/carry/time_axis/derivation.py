@@ -101,6 +101,7 @@ class Derivation:
         self.held: dict[str, Held] = {}
         self.held_tensors: set[int] = set()
         self.calls: dict[str, int] = {}
+        self._counted: set[int] = set()
         self.initial_state_given: set[str] = set()
         self.shortened: dict[int, Call] = {}
 
@@ -279,8 +280,10 @@ class Derivation:
         return hold
 
     def count(self, call: Call) -> None:
-        """Counts a call of a layer that is recurrent or holds its past."""
-        self.calls[call.path] = self.calls.get(call.path, 0) + 1
+        """Counts a call of a layer that is recurrent or holds its past, once."""
+        if id(call.outputs[0]) not in self._counted:  # it may be derived for training as well
+            self._counted.add(id(call.outputs[0]))
+            self.calls[call.path] = self.calls.get(call.path, 0) + 1
 
     def carries(self, path: str) -> bool:
         """Whether a recurrent layer is to carry its state."""

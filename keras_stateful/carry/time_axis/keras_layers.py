@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 from keras import layers, tree
 
+from keras_stateful.carry.each_step import ForEachStep
 from keras_stateful.carry.graph import Call
 from keras_stateful.carry.layers import plain_class
+from keras_stateful.carry.past import Pad
 from keras_stateful.carry.time_axis.along import END, Along, Hold, Refused, Repeated, joined
 from keras_stateful.carry.time_axis.convolutions import Window, read
 from keras_stateful.carry.time_axis.derivation import Derivation, Rule, merges
+from keras_stateful.carry.time_axis.operations import RULES as OPERATIONS
 from keras_stateful.carry.time_axis.operations import (
     broadcast,
     check_apart,
@@ -255,6 +258,16 @@ def _padding(call: Call, time: Derivation) -> Hold:
     tensor = _input(call)
     pads = _ends(call, time, tensor, call.operation.padding)
     return padded(call, time, tensor, *pads) if any(pads) else time.along(tensor)
+
+
+@_layers(*ForEachStep.__subclasses__())
+def _for_each_step(call: Call, time: Derivation) -> Hold:
+    return time.of(_input(call))  # put in by a conversion, which the next one leaves out
+
+
+@_layers(Pad)
+def _pad(call: Call, time: Derivation) -> Hold | list[Hold]:
+    return OPERATIONS["Pad"](call, time)
 
 
 @_layers(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D)

@@ -478,10 +478,10 @@ def _pad(call: Call, time: Derivation) -> Hold:
     front, back = widths[0] if len(widths) == 1 else widths[hold.axis]
     if not front and not back:
         return hold
-    value = call.argument(1, "constant_values")
-    if settings["mode"] != "constant" or not (value is None or np.all(np.equal(value, 0))):
+    value = settings.get("constant_values", call.argument(1, "constant_values"))
+    if settings["mode"] != "constant" or not (value is None or isinstance(value, (int, float))):
         raise Refused(
-            "it pads time with something else than zeros, which is no past that a window can hold",
+            "it pads time with something else than one number, which is no past to start from",
             'Pad with zeros (`mode="constant"`).',
         )
     return padded(call, time, tensor, front, back)

@@ -48,6 +48,7 @@ from keras_stateful.foundation.keras_internals.graph import (
     functional,
     is_graph,
     mask_of,
+    named_pad,
     nodes,
 )
 from keras_stateful.foundation.keras_internals.layers import (
@@ -70,6 +71,7 @@ from keras_stateful.foundation.keras_internals.losses import (
 from keras_stateful.foundation.keras_internals.names import (
     is_keras_rnn,
     is_of_keras,
+    is_written_in_keras,
 )
 from keras_stateful.foundation.keras_internals.operations import (
     operation_name,
@@ -131,6 +133,7 @@ __all__ = [
     "is_of_keras",
     "is_validation",
     "is_writing_legacy_file",
+    "is_written_in_keras",
     "jit_by_default",
     "keep_out_of_autocast",
     "keep_values",
@@ -139,6 +142,7 @@ __all__ = [
     "look_into",
     "loss_tracker",
     "mask_of",
+    "named_pad",
     "nodes",
     "operation_name",
     "record",

@@ -63,3 +63,15 @@ def mask_of(tensor: Tensor) -> Structure:
     call with several tensors, and scales sample weights by it.
     """
     return get_keras_mask(tensor)
+
+
+def named_pad(
+    x: keras.KerasTensor, pad_width: tuple, constant_values: float | None, name: str
+) -> keras.KerasTensor:
+    """`keras.ops.pad` in a graph, under a name.
+
+    Private: `KerasTensor._keras_history`. Functions of `keras.ops` take no name.
+    """
+    padded = keras.ops.pad(x, pad_width, constant_values=constant_values)
+    padded._keras_history.operation.name = name
+    return padded

@@ -63,19 +63,22 @@ def class_to_rebuild(model: keras.Model) -> type[keras.Model]:
     return keras.Model if type(model).__name__ == "Functional" else type(model)
 
 
-def copy_lambda(layer: keras.layers.Lambda) -> keras.layers.Lambda:
-    """A `Lambda` layer of the same function.
+def copy_lambda(
+    layer: keras.layers.Lambda, cls: type[keras.layers.Lambda], **config: Any
+) -> keras.layers.Lambda:
+    """A `Lambda` layer of the same function, of a class and with what that takes in addition.
 
     Private: `Lambda._output_shape`. The config holds a lambda's code without the names that the
     code refers to, so the layer is not copied from it.
     """
-    return keras.layers.Lambda(
+    return cls(
         layer.function,
         output_shape=layer._output_shape,
         mask=layer.mask,
         arguments=dict(layer.arguments),
         name=layer.name,
         dtype=layer.dtype_policy,
+        **config,
     )
 
 

@@ -4,12 +4,18 @@ Functions and classes name the module where they are written (`keras.src.ops.num
 one (`keras.ops`), so these prefixes are private.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 
 def is_of_keras(thing: Any) -> bool:
     """True if an object's class was written in Keras."""
     return type(thing).__module__.partition(".")[0] == "keras"
+
+
+def is_written_in_keras(function: Callable) -> bool:
+    """True if a class or a function, or the one behind a method, was written in Keras."""
+    return function.__module__.partition(".")[0] == "keras"
 
 
 def is_keras_rnn(part: Any) -> bool:

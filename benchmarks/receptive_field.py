@@ -1,0 +1,119 @@
+"""What it costs to carry the last inputs of convolutions, and what it saves.
+
+- training: the bare compiled step of a TCN that carries its past, without resets, with resets by
+  window and by step, against the same step of the plain model
+- streaming: one step of the exported TCN, whose convolutions hold their inputs, against what one
+  does without them: the plain model computes its whole receptive field again, in ONNX Runtime too
+"""
+
+import tempfile
+from pathlib import Path
+
+from fit_overhead import bare_epoch
+from harness import BACKENDS, interleaved, row
+
+__all__ = ["BACKENDS", "measure"]
+
+ROWS, WINDOW, FEATURES, FILTERS, STEPS, ROUNDS = 16, 128, 32, 32, 8, 9
+DILATIONS, TAPS = (1, 2, 4, 8, 16, 32, 64), 3
+FIELD = 1 + (TAPS - 1) * sum(DILATIONS)  # 255 steps
+CALLS, CALL_ROUNDS = 200, 21
+
+
+def tcn(window: int | None):
+    import keras
+
+    keras.utils.set_random_seed(0)
+    x = keras.Input((window, FEATURES))
+    h = x
+    for dilation in DILATIONS:
+        convolved = keras.layers.Conv1D(
+            FILTERS, TAPS, padding="causal", dilation_rate=dilation, activation="relu"
+        )(h)
+        h = keras.layers.Add()([h, convolved])
+    return keras.Model(x, keras.layers.Dense(1)(h))
+
+
+def measure() -> tuple:
+    import keras
+    import numpy as np
+
+    from keras_stateful import to_stateful
+
+    backend, found = keras.backend.backend(), []
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((ROWS, WINDOW, FEATURES)).astype("float32")
+    y = rng.standard_normal((ROWS, WINDOW, 1)).astype("float32")
+
+    def epoch(model, inputs):
+        model.compile("adam", "mse")
+        model.train_on_batch(inputs, y)
+        return bare_epoch(model, [(inputs, y)] * STEPS)
+
+    starts = rng.random((ROWS, WINDOW)) < 0.02
+    ways = {
+        "the plain model": epoch(tcn(WINDOW), x),
+        "no resets": epoch(to_stateful(tcn(WINDOW), ROWS), x),
+        "by window": epoch(to_stateful(tcn(WINDOW), ROWS, resets="window"), [x, starts[:, 0]]),
+        "by step": epoch(to_stateful(tcn(WINDOW), ROWS, resets="step"), [x, starts]),
+    }
+    took = interleaved(ways, ROUNDS)
+    for way, reach in (("no resets", 1.10), ("by window", 1.10), ("by step", 1.5)):
+        found.append(
+            row(
+                f"a training step of a TCN, {way}",
+                took[way] / took["the plain model"],
+                at_most=reach,
+                against="the plain model",
+                ours=f"{took[way] / STEPS * 1e3:.2f} ms",
+                theirs=f"{took['the plain model'] / STEPS * 1e3:.2f} ms",
+                backend=backend,
+            )
+        )
+    if backend == "jax":  # ONNX Runtime runs the same file, whoever wrote it
+        found.append(_streamed(rng))
+    return (found,)
+
+
+def _streamed(rng) -> dict:
+    """One step of the exported TCN against its receptive field, both in ONNX Runtime by hand."""
+    import onnxruntime as ort
+
+    import keras_stateful as ks
+
+    model = tcn(None)
+    x = rng.standard_normal((1, FIELD, FEATURES)).astype("float32")
+    with tempfile.TemporaryDirectory() as folder:
+        ks.export_step_model(model, Path(folder) / "step")
+        session = ks.load_session(Path(folder) / "step")
+        plain = tcn(FIELD)
+        plain.set_weights(model.get_weights())
+        plain(x)  # Keras exports what was called
+        plain.export(str(Path(folder) / "field.onnx"), format="onnx", verbose=False)
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = 1
+        field = ort.InferenceSession(str(Path(folder) / "field.onnx"), options)
+        name = field.get_inputs()[0].name
+
+        def whole() -> None:
+            for _ in range(CALLS):
+                field.run(None, {name: x})
+
+        def streamed() -> None:
+            for t in range(CALLS):
+                session.step(x[:, t])
+
+        session.read(x)
+        outputs = field.run(None, {name: x})[0][:, -1]
+        session.reset()
+        assert abs(session.read(x)[:, -1] - outputs).max() < 1e-4  # both compute the same
+        took = interleaved({"streamed": streamed, "field": whole}, CALL_ROUNDS)
+        session.close()
+    return row(
+        f"one step of a TCN that reads {FIELD} steps, `Session.step`",
+        took["streamed"] / took["field"],
+        at_most=1 / 8,
+        against="its receptive field read again, ONNX Runtime",
+        ours=f"{took['streamed'] / CALLS * 1e6:.0f} µs",
+        theirs=f"{took['field'] / CALLS * 1e6:.0f} µs",
+    )
