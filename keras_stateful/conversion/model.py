@@ -24,7 +24,7 @@ from keras_stateful.foundation import device_checks, devices, keras_internals
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
 from keras_stateful.foundation.types import Arguments, Structure
 from keras_stateful.training import check_arrays
-from keras_stateful.training.callbacks import lightest
+from keras_stateful.training.callbacks import lightest, release
 from keras_stateful.training.check_arrays import in_numpy, is_arrays
 from keras_stateful.training.check_fit import check_evaluate, check_fit
 from keras_stateful.training.check_values import check_values
@@ -92,7 +92,10 @@ class StatefulModel(ScoresByStep, KerasFiles):
         if not isinstance(arguments["callbacks"], keras.callbacks.CallbackList):
             arguments["callbacks"] = lightest(arguments["callbacks"], self, arguments)
         with unharmed(self), _end_foreseen(x):
-            return super().fit(**arguments)
+            try:
+                return super().fit(**arguments)
+            finally:
+                release(arguments["callbacks"])
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.evaluate` from the initial state; afterwards the state is as before."""

@@ -15,6 +15,7 @@ So the callback changes its place in the list of callbacks, whose order is the o
 """
 
 import warnings
+import weakref
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from keras_stateful.carry.states import sync
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
-from keras_stateful.foundation.types import Logs
+from keras_stateful.foundation.types import Arguments, Logs
 from keras_stateful.resuming import callback_states, checkpoint, training_state
 from keras_stateful.resuming.checkpoint import Checkpoint
 from keras_stateful.resuming.fingerprint import difference, fingerprint
@@ -50,8 +51,9 @@ class ResumeTraining(ModelCallback):
     Storage is Keras's own: `save_weights` for weights and optimizer, beside them a NumPy file
     without pickle and JSON. (Orbax, in `keras.callbacks.OrbaxCheckpoint`, knows variables by their
     paths, which the states of one layer share, and would be one dependency more.) A checkpoint is
-    written beside the others, synced to disk and renamed; the last two are kept, and one that is
-    damaged is left out with a warning. A second process on the same directory is refused.
+    written beside the others, synced to disk and renamed; the last two whole ones are kept, and one
+    that is damaged is left out with a warning. A second process or thread on the same directory is
+    refused.
 
     Args:
         backup_dir: a directory of this training's own.
@@ -66,8 +68,9 @@ class ResumeTraining(ModelCallback):
         ValueError: before the first step: `fit` reads other data; a callback whose memory cannot be
             saved, a source that is read once; a corpus, batch size, window, seed, model or
             optimizer other than when the training was saved, with what differs; several processes
-            or replicas; a directory that another process trains in, or whose every checkpoint is
-            damaged.
+            or replicas; a directory that another process or thread trains in, that cannot be
+            written to, or whose every checkpoint is damaged.
+        OSError: no room on the disk for a checkpoint, or one that could not be written.
 
     Example:
 
@@ -103,13 +106,10 @@ class ResumeTraining(ModelCallback):
                 f"data cannot be restored. Received: {type(sequence).__name__}."
             )
         self.directory = Path(backup_dir)
-        if self.directory.exists() and not self.directory.is_dir():
-            raise ValueError(
-                "`backup_dir` must be a directory, or a path where there is nothing yet. Received: "
-                f"{backup_dir!r}, a file. Name another, or remove the file."
-            )
+        checkpoint.check_directory(self.directory)
         self.sequence = sequence
         self.save_freq = save_freq
+        self._lock: checkpoint.Lock | None = None  # of the running `fit`
         self._steps_between = 0  # 0: at the end of each epoch
         if save_freq != "epoch":
             self._steps_between = whole_number("save_freq", save_freq, 1, alternative='or "epoch"')
@@ -123,7 +123,20 @@ class ResumeTraining(ModelCallback):
         self._list = arguments["callbacks"]
         self._check(arguments["x"])
         self._validation = sequence_or_none(arguments["validation_data"])
-        checkpoint.lock(self.directory)
+        self._lock = checkpoint.Lock(self.directory)
+        # A `fit` that fails tells its callbacks nothing. That of a converted model calls `release`;
+        # that of another lets go of what counts its steps, once nobody looks at its error any more.
+        counter = keras_internals.epoch_iterator(self._network)
+        weakref.finalize(counter, _let_go, self._network, self._lock)
+        try:
+            self._begin(arguments)
+        except BaseException:
+            self.release()
+            raise
+
+    def _begin(self, arguments: Arguments) -> None:
+        """Finds the place at which to begin, in a directory that is locked."""
+        checkpoint.check_room(self.directory, training_state.size(self._network))
         self._fingerprint = fingerprint(self._network, self.sequence, arguments["steps_per_epoch"])
         self._steps_since_saving, self._save_is_due = 0, False
         # Generators are restored twice in the middle of an epoch; the second time is to come.
@@ -138,7 +151,6 @@ class ResumeTraining(ModelCallback):
     def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         # The first epoch was set in `on_train_begin`. Unset, a later `fit` begins where it says.
         keras_internals.begin_at(self._network, None)
-        self._iterator = keras_internals.epoch_iterator(self._network)
         self._epoch, self._step = epoch, 0
         callback_states.check(self._others)
         saved, self._checkpoint = self._checkpoint, None
@@ -172,8 +184,13 @@ class ResumeTraining(ModelCallback):
     def on_train_end(self, logs: Logs = None) -> None:
         if self._checkpoint is not None:  # of a training that had ended: no epoch was begun
             self._restore_callbacks(self._checkpoint)
-        keras_internals.begin_at(self._network, None)
-        checkpoint.unlock(self.directory)
+        self.release()
+
+    def release(self) -> None:
+        """Lets another training have the directory; `fit` has ended, or was refused."""
+        if self._lock is not None:
+            _let_go(self._network, self._lock)
+            self._lock = None
 
     # Saving
 
@@ -203,7 +220,7 @@ class ResumeTraining(ModelCallback):
             "position": 0 if over else position.batches,
             "epochs": self.params["epochs"],
             "ended": bool(network.stop_training),
-            "num_batches": keras_internals.known_batches(self._iterator),
+            "num_batches": keras_internals.known_batches(self._counter),
             "fingerprint": self._fingerprint,
             "sequence": self.sequence.position(position.batches, position.epoch, over=over),
             "validation": getattr(self._validation, "epoch", 0),
@@ -211,7 +228,7 @@ class ResumeTraining(ModelCallback):
             "generators": training_state.get_generators(),
             "callbacks": callback_states.get_states(self._others),
         }
-        checkpoint.write(self.directory, run, network.save_weights)
+        checkpoint.write(self.directory, run, keras_internals.weights_file(network))
         self._steps_since_saving, self._save_is_due = 0, False
 
     # Restoring
@@ -250,7 +267,7 @@ class ResumeTraining(ModelCallback):
         self.sequence.seek(run["sequence"])
         if self._validation is not None:  # which is shuffled by epoch, and so are its sums
             self._validation.epoch = run["validation"]
-        keras_internals.skip_steps(self._iterator, self._step, run["position"], run["num_batches"])
+        keras_internals.skip_steps(self._counter, self._step, run["position"], run["num_batches"])
 
     def _restore_model(self, saved: Checkpoint) -> None:
         # Variables must be there before values are read into them: a batch of zeros makes them.
@@ -283,6 +300,11 @@ class ResumeTraining(ModelCallback):
     @property
     def _others(self) -> list[keras.callbacks.Callback]:
         return [c for c in self._list.callbacks if c is not self]
+
+    @property
+    def _counter(self) -> Any:
+        """What counts the steps of the running `fit`; not kept, since `fit` lets go of it."""
+        return keras_internals.epoch_iterator(self._network)
 
     def _take_place(self, first: bool) -> None:
         """Moves this callback to the first or last place in the order of the hooks.
@@ -323,3 +345,9 @@ class ResumeTraining(ModelCallback):
             "`ResetStatesCallback(sequence)`. Add it, or convert the model with "
             "`to_stateful(model, sequence)`."
         )
+
+
+def _let_go(model: keras.Model, lock: checkpoint.Lock) -> None:
+    """Gives back a directory, and the epoch at which `fit` was to begin, if it did not."""
+    if lock.release():
+        keras_internals.begin_at(model, None)

@@ -10,13 +10,14 @@ backup_dir/
         SHA256SUMS          written last; `sha256sum -c SHA256SUMS` reads it too
 """
 
+import errno
 import hashlib
 import os
 import re
 import shutil
+import threading
 import warnings
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -30,11 +31,10 @@ except ImportError:  # Windows has no such locks
 
 WEIGHTS, ARRAYS, RUN, SUMS = "model.weights.h5", "state.npz", "run.json", "SHA256SUMS"
 _FILES = (WEIGHTS, ARRAYS, RUN)
-_KEPT = 2  # of the newest checkpoints; the second serves where the newest is damaged
+_KEPT = 2  # whole checkpoints; the second serves where the newest is damaged later
 _NAME = re.compile(r"checkpoint-(\d{8,18})")
 _UNFINISHED = "unfinished"
 _LARGEST_RUN = 256 << 20  # bytes of JSON; a longer text is not read into memory
-_locks: dict[Path, TextIO] = {}  # open lock files, by directory, that this process holds
 
 
 class Checkpoint(NamedTuple):
@@ -57,39 +57,86 @@ class Checkpoint(NamedTuple):
 # Writing
 
 
-def write(directory: Path, run: dict[str, Any], save_weights: Callable[[Path], None]) -> Path:
-    """Writes a checkpoint; whenever this is interrupted, those before are whole.
+def check_room(directory: Path, size: int) -> None:
+    """Checks that a disk has room for a checkpoint beside those that are there.
+
+    Args:
+        directory: of all checkpoints.
+        size: of the new one, in bytes.
+
+    Raises:
+        OSError: the disk is too full (`ENOSPC`).
+    """
+    disk = shutil.disk_usage(directory)
+    if disk.total and disk.free < size:  # some file systems do not say
+        raise _not_written(directory, size, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+
+
+def write(directory: Path, run: dict[str, Any], weights: bytes | memoryview) -> Path:
+    """Writes a checkpoint; whenever this fails or is interrupted, those before are whole.
 
     Args:
         directory: of all checkpoints.
         run: JSON values, NumPy arrays, tuples and sets, nested in dicts and lists.
-        save_weights: writes Keras's file to a path.
+        weights: Keras's file.
 
     Returns:
         The new checkpoint's directory.
+
+    Raises:
+        OSError: it cannot be written; a full disk (`ENOSPC`), for example.
     """
     unfinished = directory / _UNFINISHED
     shutil.rmtree(unfinished, ignore_errors=True)  # left by a process that was killed
-    unfinished.mkdir(parents=True)
-    save_weights(unfinished / WEIGHTS)
-    packing.dump(run, unfinished / RUN, unfinished / ARRAYS)
-    sums = "".join(f"{_digest(unfinished / name)}  {name}\n" for name in _FILES)
-    (unfinished / SUMS).write_text(sums, encoding="ascii")
+    try:
+        unfinished.mkdir(parents=True)
+        check_room(directory, len(weights))
+        _write_files(unfinished, run, weights)
+        earlier = _checkpoints(directory)
+        number = earlier[0][0] + 1 if earlier else 0
+        path = directory / f"checkpoint-{number:08d}"
+        unfinished.rename(path)
+        _to_disk(directory)
+    except OSError as error:
+        shutil.rmtree(unfinished, ignore_errors=True)  # the room may be needed
+        raise _not_written(directory, len(weights), error) from None
+    for old in _superfluous(earlier):
+        shutil.rmtree(old)
+    return path
 
+
+def _write_files(folder: Path, run: dict[str, Any], weights: bytes | memoryview) -> None:
+    (folder / WEIGHTS).write_bytes(weights)
+    packing.dump(run, folder / RUN, folder / ARRAYS)
+    sums = "".join(f"{_digest(folder / name)}  {name}\n" for name in _FILES)
+    (folder / SUMS).write_text(sums, encoding="ascii")
     # A rename is all or nothing, but only of what has reached the disk: first the files, then the
     # directory that names them, and after the rename the one that names the checkpoint.
     for name in (*_FILES, SUMS):
-        _to_disk(unfinished / name)
-    _to_disk(unfinished)
-    earlier = _checkpoints(directory)
-    number = earlier[0][0] + 1 if earlier else 0
-    path = directory / f"checkpoint-{number:08d}"
-    unfinished.rename(path)
-    _to_disk(directory)
+        _to_disk(folder / name)
+    _to_disk(folder)
 
-    for _, old in earlier[_KEPT - 1 :]:  # `earlier` is without the new one
-        shutil.rmtree(old)
-    return path
+
+def _superfluous(earlier: list[tuple[int, Path]]) -> list[Path]:
+    """Those of earlier checkpoints, the newest first, that nobody will need beside a new one."""
+    kept = 1  # the new one
+    for i, (_, path) in enumerate(earlier):
+        if kept == _KEPT:
+            return [old for _, old in earlier[i:]]
+        kept += _is_whole(path)  # a damaged one serves nobody
+    return []
+
+
+def _not_written(directory: Path, size: int, error: OSError) -> OSError:
+    """The error for a checkpoint that could not be written, of the kind that the system gave."""
+    return OSError(
+        error.errno,
+        f"{error.strerror}. A checkpoint could not be written to {directory}; those before are as "
+        f"they were. Received: {size / 1e6:.3g} MB of weights, "
+        f"{shutil.disk_usage(directory).free / 1e6:.3g} MB free. Make room (a checkpoint is "
+        f"written before an older one is deleted, so there must be room for {_KEPT + 1}) and start "
+        "the training again: it goes on from the last",
+    )
 
 
 # Reading
@@ -138,6 +185,15 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(path, run)
 
 
+def _is_whole(path: Path) -> bool:
+    """True if the files of a checkpoint are those that were written."""
+    try:
+        _check_sums(path)
+    except (Damaged, OSError, ValueError):
+        return False
+    return True
+
+
 def _check_sums(path: Path) -> None:
     """Refuses a file whose checksum is not the one that was written."""
     lines = (path / SUMS).read_text("ascii").splitlines()
@@ -147,25 +203,83 @@ def _check_sums(path: Path) -> None:
             raise Damaged(f"{name} is not what was written.")
 
 
-# One process at a time
+# One training at a time
 
 
-def lock(directory: Path) -> None:
-    """Makes this process the one that writes to a directory, until `unlock` or its end.
+class Lock:
+    """Makes one `fit` the one that writes to a directory, until `release` or the process's end.
 
-    The operating system gives the lock back however the process ends.
+    The operating system gives the lock back however the process ends. Within a process, a `fit`
+    that ended by an error may be followed by another one in its thread.
+
+    Args:
+        directory: of all checkpoints; made if it is not there.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process or thread trains there; a directory that cannot be made, or
+            written to.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    directory = directory.resolve()
-    # A `fit` of this process that ended by an error has not given the lock back.
-    if fcntl is None or directory in _locks:
-        return
-    file = (directory / "lock").open("w")
+
+    def __init__(self, directory: Path):
+        with _guard:
+            self._file = _lock_file(directory)
+            self._directory, self._thread = directory.resolve(), threading.current_thread()
+            _held[self._directory] = self
+
+    def release(self) -> bool:
+        """Gives the directory back; False if it was, or if a later `fit` has taken it over."""
+        with _guard:
+            if _held.get(self._directory) is not self:
+                return False
+            del _held[self._directory]
+            self._file.close()
+            return True
+
+    def check_thread(self) -> None:
+        """Refuses another thread than the one that trains."""
+        if self._thread.is_alive() and self._thread is not threading.current_thread():
+            raise ValueError(
+                "Another thread of this process trains in `backup_dir`. Received: "
+                f"{self._directory}, in thread {self._thread.name!r}. Give each training a "
+                "directory of its own."
+            )
+
+
+_held: dict[Path, Lock] = {}  # by directory, those of this process
+_guard = threading.RLock()  # reentrant: garbage may be collected, and release, at any moment
+
+
+def check_directory(directory: Path) -> None:
+    """Checks that checkpoints can be written to a directory, whether it is there or not.
+
+    Raises:
+        ValueError: a file in its place or above it, or a place that may not be written to.
+    """
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ValueError(
+            "`backup_dir` must be a directory, or a path where there is nothing yet. Received: "
+            f"{str(directory)!r}, where {there} is a file. Name another, or remove the file."
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise _not_writable(directory, f"{there} is read-only")
+
+
+def _lock_file(directory: Path) -> TextIO:
+    """The open and locked file of a directory; the one that a `fit` before has left open."""
+    check_directory(directory)
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        directory.mkdir(parents=True, exist_ok=True)
+        before = _held.get(directory.resolve())
+        if before is not None:
+            before.check_thread()
+            return before._file
+        file = (directory / "lock").open("w")
+    except OSError as error:
+        raise _not_writable(directory, str(error)) from None
+    try:
+        if fcntl is not None:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         file.close()
         raise ValueError(
@@ -173,14 +287,14 @@ def lock(directory: Path) -> None:
             f"{directory} ({error}). Wait for that process to end, or give this one a directory of "
             "its own."
         ) from None
-    _locks[directory] = file
+    return file
 
 
-def unlock(directory: Path) -> None:
-    """Gives back what `lock` took."""
-    file = _locks.pop(directory.resolve(), None)
-    if file is not None:
-        file.close()
+def _not_writable(directory: Path, why: str) -> ValueError:
+    return ValueError(
+        f"`backup_dir` cannot be written to. Received: {str(directory)!r} ({why}). Name a "
+        "directory that this process may make and write to."
+    )
 
 
 # Files

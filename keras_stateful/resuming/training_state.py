@@ -61,6 +61,13 @@ def variables(model: keras.Model) -> list[keras.Variable]:
     return [variable for key, variable in by_id.items() if key not in weights]
 
 
+def size(model: keras.Model) -> int:
+    """Bytes that the variables of a model and its optimizer take."""
+    of_optimizer = model.optimizer.variables if model.optimizer else []
+    held = (*model.weights, *of_optimizer, *variables(model))
+    return sum(int(np.prod(v.shape)) * np.dtype(_stored(v)).itemsize for v in held)
+
+
 def get_variables(model: keras.Model) -> list[np.ndarray]:
     """The values of `variables`; they must have been synced on JAX."""
     return [_array(v) for v in variables(model)]
@@ -87,6 +94,11 @@ def set_variables(model: keras.Model, values: list[np.ndarray]) -> None:
         )
     for variable, value in zip(targets, values, strict=True):
         variable.assign(ops.cast(ops.convert_to_tensor(value), variable.dtype))
+
+
+def _stored(variable: keras.Variable) -> str:
+    dtype = keras.backend.standardize_dtype(variable.dtype)
+    return "float32" if dtype == "bfloat16" or dtype.startswith("float8") else dtype
 
 
 def _array(variable: keras.Variable) -> np.ndarray:

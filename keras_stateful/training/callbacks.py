@@ -27,6 +27,16 @@ class ModelCallback(keras.callbacks.Callback):
         super().set_model(model)
         self._network = model
 
+    def release(self) -> None:
+        """Gives back what it holds; the `fit` of a converted model has ended, however it did."""
+
+
+def release(callbacks: list[keras.callbacks.Callback] | keras.callbacks.CallbackList) -> None:
+    """Has each callback of this package give back what it holds."""
+    for callback in getattr(callbacks, "callbacks", callbacks):
+        if isinstance(callback, ModelCallback):
+            callback.release()
+
 
 # Their order
 

@@ -1,11 +1,14 @@
 """Checkpoints: what is written comes back; what is damaged or hostile gives an error, no more."""
 
 import contextlib
+import errno
 import json
 import shutil
 import subprocess
 import sys
+import threading
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -32,7 +35,7 @@ VALUES = st.recursive(
 
 
 def write(folder, run):
-    return checkpoint.write(folder, run, lambda path: path.write_bytes(b"weights"))
+    return checkpoint.write(folder, run, b"weights")
 
 
 def rewrite(path, name, content):
@@ -66,18 +69,115 @@ def test_the_last_two_are_kept_and_sums_are_those_of_sha256sum(tmp_path):
         )
 
 
-def test_a_writing_that_was_killed_leaves_those_before(tmp_path):
+def test_a_writing_that_was_killed_leaves_those_before(tmp_path, monkeypatch):
     whole = write(tmp_path, {"n": 1})
 
-    def killed(path):
-        path.write_bytes(b"half")
+    def killed(*_):
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        checkpoint.write(tmp_path, {"n": 2}, killed)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint.packing, "dump", killed)
+        write(tmp_path, {"n": 2})
+    assert (tmp_path / "unfinished" / checkpoint.WEIGHTS).exists()
     assert checkpoint.newest(tmp_path).path == whole
     assert checkpoint.newest(tmp_path).run == {"n": 1}
     assert write(tmp_path, {"n": 3}).name > whole.name
+
+
+@QUIET
+@given(damaged=st.lists(st.booleans(), min_size=1, max_size=6))
+def test_damaged_ones_are_not_counted_among_the_two_kept(damaged, tmp_path):
+    shutil.rmtree(tmp_path, ignore_errors=True)  # of the example before
+    whole = []
+    for n, breaks in enumerate(damaged):
+        path = write(tmp_path, {"n": n})
+        if breaks:
+            file = path / checkpoint.ARRAYS
+            file.write_bytes(file.read_bytes()[:-1])
+        else:
+            whole.append(path)
+    newest = write(tmp_path, {"n": -1})
+    left = [path for path in sorted(tmp_path.glob("checkpoint-*")) if checkpoint._is_whole(path)]
+    assert left == [*whole[-1:], newest]
+    assert len(list(tmp_path.iterdir())) <= 2 + len(damaged)
+
+
+class Full:
+    """A disk with so many bytes left."""
+
+    def __init__(self, free):
+        self.total, self.free = 1 << 40, free
+
+
+@pytest.mark.parametrize("at", ["before", "weights", "arrays", "sums", "rename"])
+def test_a_full_disk_is_an_error_that_leaves_those_before(at, tmp_path, monkeypatch):
+    whole = write(tmp_path, {"n": 1})
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    where = {
+        "before": (checkpoint.shutil, "disk_usage", lambda _: Full(3)),
+        "weights": (Path, "write_bytes", full),
+        "arrays": (np, "savez", full),
+        "sums": (checkpoint, "_digest", full),
+        "rename": (Path, "rename", full),
+    }
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(
+            OSError, match="No space left.*those before are as they were.*Make room"
+        ) as e,
+    ):
+        patch.setattr(*where[at])
+        write(tmp_path, {"n": 2})
+    assert e.value.errno == errno.ENOSPC
+    assert [path.name for path in tmp_path.iterdir()] == [whole.name]
+    assert checkpoint.newest(tmp_path).run == {"n": 1}
+    assert write(tmp_path, {"n": 3}) > whole
+
+
+def test_another_thread_is_refused_while_the_first_lives(tmp_path):
+    taken, end, locks = threading.Event(), threading.Event(), []
+
+    def train():
+        locks.append(checkpoint.Lock(tmp_path))
+        taken.set()
+        end.wait()
+
+    thread = threading.Thread(target=train, name="first")
+    thread.start()
+    taken.wait()
+    with pytest.raises(ValueError, match="Another thread of this process.*in thread 'first'"):
+        checkpoint.Lock(tmp_path)
+    end.set()
+    thread.join()
+    lock = checkpoint.Lock(tmp_path)  # what it left when it ended is no hindrance
+    assert not locks[0].release()
+    assert lock.release()
+
+
+@pytest.mark.parametrize("below", ["file", "file/deeper", "file/deeper/still"])
+def test_a_directory_below_a_file_is_refused(below, tmp_path):
+    (tmp_path / "file").write_text("notes")
+    with pytest.raises(ValueError, match=r"`backup_dir` must be.*file is a file\. Name another"):
+        checkpoint.check_directory(tmp_path / below)
+
+
+def test_a_directory_that_cannot_be_written_to_is_refused(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.os, "access", lambda *_: False)  # whatever root may do
+        with pytest.raises(ValueError, match=r"`backup_dir` cannot be written to\..*read-only"):
+            checkpoint.check_directory(tmp_path / "new")
+
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ValueError, match=r"`backup_dir` cannot be written to\..*Permission denied"):
+        checkpoint.Lock(tmp_path / "new")
+    monkeypatch.undo()
+    checkpoint.check_directory(tmp_path / "new" / "deeper")
 
 
 @QUIET
@@ -149,13 +249,14 @@ def test_deep_and_hostile_files(tmp_path):
 
 @pytest.mark.skipif(checkpoint.fcntl is None, reason="no locks on Windows")
 def test_a_second_process_is_refused(tmp_path):
-    checkpoint.lock(tmp_path)
-    checkpoint.lock(tmp_path)  # the same process may
+    first = checkpoint.Lock(tmp_path)
+    second = checkpoint.Lock(tmp_path)  # the same thread may: its `fit` before has failed
+    assert not first.release()
     code = (
         "from pathlib import Path; from keras_stateful.resuming import checkpoint; "
-        f"checkpoint.lock(Path({str(tmp_path)!r}))"
+        f"checkpoint.Lock(Path({str(tmp_path)!r}))"
     )
-    second = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "ValueError: Another process trains in `backup_dir`" in second.stderr
-    checkpoint.unlock(tmp_path)
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "ValueError: Another process trains in `backup_dir`" in other.stderr
+    assert second.release()
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

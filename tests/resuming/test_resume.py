@@ -1,6 +1,10 @@
 """A training that is stopped and started again is, bit for bit, one that was never stopped."""
 
+import contextlib
+import gc
 import shutil
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -321,7 +325,7 @@ def test_another_layer_is_refused(backup, monkeypatch):
 def test_another_backend_is_refused(backup, tmp_path):
     found = checkpoint.newest(backup)
     found.run["fingerprint"]["fit.backend"] = "another"
-    checkpoint.write(tmp_path, found.run, lambda path: shutil.copy(found.weights, path))
+    checkpoint.write(tmp_path, found.run, found.weights.read_bytes())
     with pytest.raises(ValueError, match=f"fit.backend: 'another' when saved, '{BACKEND}' now"):
         train(make("align"), tmp_path, epochs=2)
 
@@ -346,3 +350,43 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path):
         ValueError, match=r"`backup_dir` must be.*Received: .*backup.*a file.*Name another"
     ):
         ks.ResumeTraining(tmp_path / "backup", sequence)
+
+
+# A fit that fails gives its directory back
+
+
+def is_free(directory):
+    """True if another process could train in a directory."""
+    if checkpoint.fcntl is None:
+        return directory.resolve() not in checkpoint._held
+    code = (
+        "from pathlib import Path; from keras_stateful.resuming import checkpoint; "
+        f"checkpoint.Lock(Path({str(directory)!r}))"
+    )
+    return not subprocess.run([sys.executable, "-c", code], capture_output=True).returncode
+
+
+class Refuses(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        raise Killed
+
+
+@pytest.mark.parametrize("kind", ["align", "plain"])
+@pytest.mark.parametrize("why", ["another training", "another callback", "in mid-epoch"])
+def test_a_fit_that_failed_lets_another_process_train(why, kind, tmp_path):
+    train(make(kind), tmp_path, epochs=1)
+    made = make(kind)
+    more = {
+        "another training": {"steps_per_epoch": 3},
+        "another callback": {"callbacks": [Refuses()]},
+        "in mid-epoch": {"callbacks": [killer(2)]},
+    }
+    with contextlib.suppress(Killed, ValueError):
+        train(made, tmp_path, epochs=2, **more[why])
+        pytest.fail("not refused")
+    gc.collect()
+    assert is_free(tmp_path)
+    # Nor does a later `fit` begin where the one that failed would have begun.
+    data, model, callbacks = made
+    history = model.fit(data, epochs=1, verbose=0, callbacks=callbacks)
+    assert history.epoch == [0]

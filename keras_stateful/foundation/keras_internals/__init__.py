@@ -13,6 +13,7 @@
 | `trees` | which collections `keras.tree` looks into |
 | `operations` | operations of `keras.ops`, the record of calls on symbolic tensors |
 | `steps` | where the values of a model are while a step runs |
+| `files` | Keras's files, made in memory |
 | `names` | what is Keras's own, by the module that it was written in |
 
 Outside of this folder no module imports `keras.src` or reads what Keras keeps private. What Keras
@@ -43,6 +44,7 @@ from keras_stateful.foundation.keras_internals.epochs import (
     skip_steps,
     takes_plain_batches,
 )
+from keras_stateful.foundation.keras_internals.files import weights_file
 from keras_stateful.foundation.keras_internals.graph import (
     fill_in,
     functional,
@@ -160,6 +162,7 @@ __all__ = [
     "trainer_call",
     "values_are_lost",
     "values_by_id",
+    "weights_file",
     "without_dropout",
     "wrap_losses",
 ]
