@@ -75,6 +75,7 @@ class Derivation:
         searching: whether time is only searched for: what would be refused is gone through.
         measured: whether sizes along time are numbers of our own choice, tried with two.
         noisy: whether random numbers were drawn for these calls.
+        records: what calls did on symbolic tensors, for `tracing` to look at once; added to.
 
     Attributes:
         recurrent: paths of recurrent layers along time, in order of first call.
@@ -94,9 +95,11 @@ class Derivation:
         searching: bool = False,
         measured: bool = False,
         noisy: bool = False,
+        records: dict[tuple, Any] | None = None,
     ):
         self.holds, self.rule_of, self.chosen = holds, rule_of, chosen
         self.searching, self.measured, self.noisy = searching, measured, noisy
+        self.records = {} if records is None else records
         self.recurrent: list[str] = []
         self.held: dict[str, Held] = {}
         self.held_tensors: set[int] = set()
@@ -107,7 +110,8 @@ class Derivation:
 
     def inside(self, holds: dict[int, Hold], **options: Any) -> "Derivation":
         """One for the calls inside a call."""
-        return Derivation(holds, self.rule_of, **{"searching": self.searching, **options})
+        options = {"searching": self.searching, "records": self.records, **options}
+        return Derivation(holds, self.rule_of, **options)
 
     # Going through the calls
 

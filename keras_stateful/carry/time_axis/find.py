@@ -56,11 +56,12 @@ def find_time_axis(
         ValueError: a layer that cannot be right when the stream is cut into windows, by path.
     """
     rule_of = rules(local)
-    searches = Searches(graph, rule_of, chosen)
+    records: dict[tuple, Any] = {}  # a custom layer is called on symbolic tensors once
+    searches = Searches(graph, rule_of, chosen, records)
     inputs = searches.sources()
     while True:
         holds: dict[int, Hold] = {i: Along(1) for i in inputs}
-        time = Derivation(holds, rule_of, chosen)
+        time = Derivation(holds, rule_of, chosen, records=records)
         try:
             time.run(graph.calls)
             break

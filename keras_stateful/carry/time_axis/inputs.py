@@ -7,6 +7,7 @@ operation lays another tensor upon it step by step: the inputs which that one wa
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 
@@ -22,15 +23,22 @@ class Searches:
         graph: of the model.
         rule_of: gives the rule for a call.
         chosen: paths of the recurrent layers that are to carry; None: all.
+        records: what calls did on symbolic tensors; added to.
     """
 
-    def __init__(self, graph: Graph, rule_of: Callable[[Call], Rule], chosen: list[str] | None):
+    def __init__(
+        self,
+        graph: Graph,
+        rule_of: Callable[[Call], Rule],
+        chosen: list[str] | None,
+        records: dict[tuple, Any],
+    ):
         self._graph, self._chosen = graph, chosen
         self._alone: dict[int, Derivation] = {}
         for tensor in graph.inputs:
             if len(tensor.shape) > 1 and tensor is not graph.resets:
                 holds: dict[int, Hold] = {id(tensor): Along(1)}
-                search = Derivation(holds, rule_of, chosen, searching=True)
+                search = Derivation(holds, rule_of, chosen, searching=True, records=records)
                 search.run(graph.calls)
                 self._alone[id(tensor)] = search
 

@@ -6,19 +6,19 @@ those make of time is derived like the calls of a graph:
 
     call(x, training) ──▶ record: matmul, softmax(axis=-1), multiply ──▶ what its outputs hold
 
-for training and not, with an unknown number of time steps. Code that needs a number gets two, one
-after the other, and what it does must come to the same.
+for training and not, with an unknown number of time steps and with a number; code that needs one
+gets two, one after the other. All must come to the same.
 """
 
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
 from keras_stateful.carry.graph import Call, Graph
 from keras_stateful.carry.layers import plain_class
-from keras_stateful.carry.time_axis.along import END, Along, Hold, Refused, Repeated, joined
+from keras_stateful.carry.time_axis.along import END, MERGED, Along, Hold, Refused, Repeated, joined
 from keras_stateful.carry.time_axis.derivation import Derivation, LinedUp, RefusedCall
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Tensor
@@ -32,7 +32,7 @@ def parts_below(layer: keras.layers.Layer) -> Iterator[keras.layers.Layer]:
 
 
 def traced(call: Call, time: Derivation) -> list[Hold]:
-    """What the outputs of a call hold whose layer or function nobody knows."""
+    """What the outputs of a call hold whose layer nobody knows."""
     operation = call.operation
     if keras_internals.is_graph(operation):
         return _in_graph(call, time)
@@ -41,12 +41,19 @@ def traced(call: Call, time: Derivation) -> list[Hold]:
     parameters = inspect.signature(function).parameters
     call = _with_mask(call, parameters)
     modes = [{"training": mode} for mode in (False, True)] if "training" in parameters else [{}]
-    results = [_Traced(call, time, function, mode).outputs() for mode in modes]
-    return [_both(a, b) for a, b in zip(results[0], results[-1], strict=True)]
+    found = [_Traced(call, time, function, mode).result() for mode in modes]
+    if steps := max(result.steps for result in found):
+        (source,) = [t for t in call.tensors if time.of(t) is not None]
+        time.hold(call, source, steps)
+    outputs = [_both(a, b) for a, b in zip(found[0].outputs, found[-1].outputs, strict=True)]
+    if time.searching:
+        return [_still_along(call, time, *pair) for pair in zip(call.outputs, outputs, strict=True)]
+    return outputs
 
 
 # Functions of Keras that ask the backend at once: of each value alone, and of the last axis
 _OF_EACH_VALUE = (
+    keras.activations.linear,
     keras.activations.hard_silu,
     keras.activations.mish,
     keras.activations.threshold,
@@ -60,9 +67,13 @@ def activated(function: Callable, hold: Along, tensor: Tensor, time: Derivation)
         return hold
     if function in _OF_THE_LAST_AXIS and hold.axis < len(tensor.shape) - 1:
         return hold
-    call = Call("activation", _Function(function), (tensor,), {}, [tensor])
+    operation: Any = function
+    call = Call("activation", operation, (tensor,), {}, [tensor])
+    alone = time.inside({id(tensor): hold})
     try:
-        (result,) = _Traced(call, time, function, {}, {id(tensor): hold}).outputs()
+        (outputs, steps) = _Traced(call, alone, function, {}).result()
+        if steps:
+            raise Refused("it puts steps in front of a window")
     except Refused as refused:
         name = getattr(function, "__name__", type(function).__name__)
         raise Refused(
@@ -71,14 +82,7 @@ def activated(function: Callable, hold: Along, tensor: Tensor, time: Derivation)
             keeps_axis=refused.keeps_axis,
             underivable=refused.underivable,
         ) from refused
-    return result
-
-
-class _Function:
-    """A function in the place of an operation."""
-
-    def __init__(self, function: Callable):
-        self.function = function
+    return outputs[0]
 
 
 def _with_mask(call: Call, parameters: Any) -> Call:
@@ -92,7 +96,8 @@ def _with_mask(call: Call, parameters: Any) -> Call:
     return call._replace(kwargs={**call.kwargs, "mask": _MASK})
 
 
-_ROWS = 37  # where code needs to know how many; a number that sizes of features seldom have
+# For code that needs to know how many: more steps than most layers reach back
+_ROWS, _STEPS = 2, (211, 223, 227, 229, 233, 239, 241)
 _MASK = object()  # in the place of the mask, which is no tensor of the graph
 
 
@@ -103,6 +108,16 @@ def _both(a: Hold, b: Hold) -> Hold:
     if isinstance(a, Along) and isinstance(b, Along):
         return joined([a, b])
     raise Refused("it makes something else of time in training than at inference")
+
+
+def _still_along(call: Call, time: Derivation, output: Tensor, hold: Hold) -> Hold:
+    """What an output holds, where time is searched for, of a layer that merges steps inside."""
+    for tensor in call.tensors:
+        source = time.of(tensor)
+        alike = len(tensor.shape) == len(output.shape)
+        if hold is MERGED and alike and isinstance(source, Along):
+            return source._replace(lead=0, past=None)
+    return hold
 
 
 def _in_graph(call: Call, time: Derivation) -> list[Hold]:
@@ -147,6 +162,34 @@ def _hidden(inner: Derivation) -> Refused:
     )
 
 
+class _Result(NamedTuple):
+    """What is derived of a call.
+
+    Attributes:
+        outputs: what they hold.
+        steps: how many of the last steps of its input the call holds.
+    """
+
+    outputs: list[Hold]
+    steps: int
+
+
+class _Record(NamedTuple):
+    """What a function did on symbolic tensors.
+
+    Attributes:
+        calls: that it made.
+        symbols: its arguments, by the id of what they stand for.
+        outputs: what it returned.
+        wrote: whether it wrote variables: counters, or the seeds of random numbers.
+    """
+
+    calls: list[Call]
+    symbols: dict[int, keras.KerasTensor]
+    outputs: list
+    wrote: bool
+
+
 class _Traced:
     """One call of a function on symbolic tensors.
 
@@ -155,154 +198,149 @@ class _Traced:
         time: what they hold.
         function: what is called.
         options: more arguments.
-        holds: what the arguments hold, where `time` does not say it.
     """
 
-    def __init__(
-        self,
-        call: Call,
-        time: Derivation,
-        function: Callable,
-        options: dict[str, Any],
-        holds: dict[int, Hold] | None = None,
-    ):
+    def __init__(self, call: Call, time: Derivation, function: Callable, options: dict[str, Any]):
         self.call, self.time, self.function, self.options = call, time, function, options
-        self.arguments_hold = {
-            id(t): hold
-            for t in call.tensors
-            if (hold := (holds or {}).get(id(t), time.of(t))) is not None
-        }
 
-    def outputs(self) -> list[Hold]:
-        """What the outputs hold."""
-        try:
-            made, holds = self._record(None, None)
-        except Exception as first:
-            try:
-                made, holds = self._record(_ROWS, None)
-            except Exception:
-                return self._with_numbers(first)
-        return self._derive(made, holds, measured=False)
+    def result(self) -> _Result:
+        """What is derived of the call.
 
-    def _with_numbers(self, first: Exception) -> list[Hold]:
-        """The same where the code needs to know how many time steps there are."""
+        Two records have to agree: one without a number of time steps, where the code runs so, and
+        one with a number; or two with numbers. Code that asks for the shape may do another thing
+        where it is told that nobody knows.
+        """
         sizes = {s for t in self.call.tensors for s in t.shape[1:]}
-        free = [n for n in (11, 13, 17, 19, 23, 29, 31) if n not in sizes]
-        results: list[list[Hold]] = []
-        for steps in free[:2]:
-            try:
-                made, holds = self._record(_ROWS, steps)
-            except Exception as error:
-                raise Refused(
-                    "whether it mixes time steps cannot be derived: it does not run on symbolic "
-                    f"tensors ({_in_short(first)})",
-                    "Write it in `keras.ops`.",
-                    underivable=True,
-                ) from error
-            results.append(self._derive(made, holds, measured=True))
+        missing = [h.lead for t in self.call.tensors if isinstance(h := self.time.of(t), Along)]
+        numbers = [n - min([0, *missing]) for n in _STEPS if n not in sizes]
+        results: list[_Result] = []
+        errors: list[Exception] = []
+        for rows, steps in ((None, None), (_ROWS, None), (_ROWS, numbers[0]), (_ROWS, numbers[1])):
+            if len(results) == 2 or (results and steps is None):
+                continue
+            record = self._record(rows, steps)
+            if isinstance(record, _Record):
+                results.append(self._derive(record, measured=steps is not None))
+            else:
+                errors.append(record)
+        if len(results) < 2:
+            raise Refused(
+                "whether it mixes time steps cannot be derived: it does not run on symbolic "
+                f"tensors ({_in_short(errors[0])})",
+                "Write it in `keras.ops`.",
+                underivable=True,
+            )
         if results[0] != results[1]:
             raise Refused("what it makes of time depends on the number of steps in a window")
         return results[0]
 
     # The record
 
-    def _record(self, rows: int | None, steps: int | None) -> tuple[Any, dict[int, Hold]]:
-        """The calls inside, for so many rows and time steps; what the symbolic arguments hold."""
-        holds: dict[int, Hold] = {}
-        self._symbols: dict[int, keras.KerasTensor] = {}
-
-        def symbol(argument: Any) -> Any:
-            if argument is _MASK:
-                tensor = self.call.tensors[0]
-                new = keras.KerasTensor(self._shape(tensor, rows, steps)[:2], dtype="bool")
-                holds[id(new)] = self.arguments_hold.get(id(tensor))
-                self._symbols[id(new)] = new
-                return new
-            if not isinstance(argument, keras.KerasTensor):
-                return argument
-            if id(argument) not in self._symbols:
-                new = keras.KerasTensor(self._shape(argument, rows, steps), dtype=argument.dtype)
-                self._symbols[id(argument)] = new
-                holds[id(new)] = self.arguments_hold.get(id(argument))
-            return self._symbols[id(argument)]
-
-        args, kwargs = keras.tree.map_structure(symbol, (self.call.args, self.call.kwargs))
-        scope = keras.StatelessScope(collect_losses=True)
-        with scope:
-            made = keras_internals.record(self.function, args, {**kwargs, **self.options})
-        self._check_writes(keras_internals.values_by_id(scope))
-        return made, {k: v for k, v in holds.items() if v is not None}
+    def _record(self, rows: int | None, steps: int | None) -> _Record | Exception:
+        """What the function does for so many rows and time steps, looked at once; or why not."""
+        shapes = {id(t): self._shape(t, rows, steps) for t in self.call.tensors}
+        mode = tuple(self.options.items())
+        key = (id(self.call.outputs[0]), id(self.call.operation), mode, *shapes.items())
+        if key not in self.time.records:
+            try:
+                self.time.records[key] = self._run(shapes)
+            except Exception as error:
+                self.time.records[key] = error
+        return self.time.records[key]
 
     def _shape(self, tensor: Tensor, rows: int | None, steps: int | None) -> tuple:
-        hold = self.arguments_hold.get(id(tensor))
+        hold = self.time.of(tensor)
         shape = [rows, *tensor.shape[1:]]
         if isinstance(hold, (Along, Repeated)):
             lead = hold.lead if isinstance(hold, Along) else 0
             shape[hold.axis] = None if steps is None else steps + lead
         return tuple(shape)
 
-    def _check_writes(self, written: dict[int, Any]) -> None:
-        """Refuses a layer that at inference depends on how often it was called."""
-        self._noisy = bool(written)
-        if written and not self.options.get("training"):
+    def _run(self, shapes: dict[int, tuple]) -> _Record:
+        symbols: dict[int, keras.KerasTensor] = {}
+
+        def symbol(argument: Any) -> Any:
+            if argument is _MASK:
+                (rows, steps, *_) = shapes[id(self.call.tensors[0])]
+                symbols[id(_MASK)] = keras.KerasTensor((rows, steps), dtype="bool")
+                return symbols[id(_MASK)]
+            if not isinstance(argument, keras.KerasTensor):
+                return argument
+            if id(argument) not in symbols:
+                new = keras.KerasTensor(shapes[id(argument)], dtype=argument.dtype)
+                symbols[id(argument)] = new
+            return symbols[id(argument)]
+
+        args, kwargs = keras.tree.map_structure(symbol, (self.call.args, self.call.kwargs))
+        scope = keras.StatelessScope(collect_losses=True)
+        with scope:
+            made = keras_internals.record(self.function, args, {**kwargs, **self.options})
+        calls = [
+            Call(n.operation.name, n.operation, n.arguments.args, n.arguments.kwargs, n.outputs)
+            for n in made.nodes
+        ]
+        outputs = keras.tree.flatten(made.outputs)
+        return _Record(calls, symbols, outputs, bool(keras_internals.values_by_id(scope)))
+
+    # What it comes to
+
+    def _derive(self, record: _Record, measured: bool) -> _Result:
+        if record.wrote and not self.options.get("training"):
             raise Refused(
                 "it draws random numbers or counts at inference, so that its outputs depend on how "
                 "often it was called (make that depend on `training`)"
             )
-
-    # What it comes to
-
-    def _derive(self, made: Any, holds: dict[int, Hold], measured: bool) -> list[Hold]:
-        inner = self.time.inside(holds, measured=measured, noisy=self._noisy)
-        known = {id(t) for t in self._symbols.values()}
-        calls = []
-        for node in made.nodes:
-            args, kwargs = node.arguments.args, node.arguments.kwargs
-            call = Call(node.operation.name, node.operation, args, kwargs, node.outputs)
+        known = {id(t) for t in record.symbols.values()}
+        for call in record.calls:
             if any(id(t) not in known for t in call.tensors):
                 raise Refused("it uses a tensor that it is not given", underivable=True)
-            known.update(map(id, node.outputs))
-            calls.append(call)
+            known.update(map(id, call.outputs))
+        holds = {id(new): self._held_by(argument) for argument, new in record.symbols.items()}
+        holds = {tensor: hold for tensor, hold in holds.items() if hold is not None}
+        inner = self.time.inside(holds, measured=measured, noisy=record.wrote)
         try:
-            _run(inner, calls)
+            _run(inner, record.calls)
         except LinedUp as lined_up:
-            raise self._outside(lined_up, calls, measured) from lined_up
-        outputs = [holds.get(id(t)) for t in keras.tree.flatten(made.outputs)]
+            raise self._outside(lined_up, record, measured) from lined_up
+        outputs = [holds.get(id(t)) for t in record.outputs]
         if len(outputs) != len(self.call.outputs):
             raise Refused("its outputs are others than in the graph", underivable=True)
         if inner.recurrent:
             raise _hidden(inner)
-        return self._holding(inner, outputs) if inner.held else outputs
+        return _Result(outputs, self._held_steps(inner, record, outputs) if inner.held else 0)
 
-    def _outside(self, lined_up: LinedUp, calls: list[Call], measured: bool) -> Refused:
+    def _held_by(self, argument: int) -> Hold:
+        """What an argument holds, by its id; a mask has a value for each step of the first one."""
+        if argument != id(_MASK):
+            return self.time.holds.get(argument)
+        return self.time.of(self.call.tensors[0])
+
+    def _outside(self, lined_up: LinedUp, record: _Record, measured: bool) -> Refused:
         """Says which argument it is that has to have time, if one is."""
         for argument in self.call.tensors:
-            new = self._symbols[id(argument)]
-            if id(argument) in self.arguments_hold or len(argument.shape) < 2:
+            if self.time.of(argument) is not None or len(argument.shape) < 2:
                 continue
-            holds: dict[int, Hold] = {id(new): Along(1)}
+            holds: dict[int, Hold] = {id(record.symbols[id(argument)]): Along(1)}
             alone = self.time.inside(holds, measured=measured, searching=True)
-            alone.run(calls)
+            alone.run(record.calls)
             hold = holds.get(id(lined_up.tensor))
             if isinstance(hold, Along) and hold.axis == lined_up.axis:
                 return LinedUp(argument, 1)
         return Refused(lined_up.why, lined_up.remedy)
 
-    def _holding(self, inner: Derivation, outputs: list[Hold]) -> list[Hold]:
-        """The outputs of a layer that pads its own input: the layer as a whole holds its past.
+    def _held_steps(self, inner: Derivation, record: _Record, outputs: list[Hold]) -> int:
+        """How many steps a layer holds that pads its own input: as a whole it holds its past.
 
         It is then called on the past and the window, and as many outputs are dropped in front as
         steps were put there; what its own padding makes is among them.
         """
-        source, *more = [t for t in self.call.tensors if id(t) in self.arguments_hold]
-        steps = max(held.steps for held in inner.held.values())
-        lead = self.time.along(source).lead
-        if more or inner.held_tensors != {id(self._symbols[id(source)])}:
+        source, *more = [t for t in self.call.tensors if self.time.of(t) is not None]
+        if more or inner.held_tensors != {id(record.symbols[id(source)])}:
             raise _hidden(inner)
+        lead = self.time.along(source).lead
         if any(h is not END and not (isinstance(h, Along) and h.lead == lead) for h in outputs):
             raise _hidden(inner)
-        self.time.hold(self.call, source, steps)
-        return outputs
+        return max(held.steps for held in inner.held.values())
 
 
 def _in_short(error: Exception) -> str:
