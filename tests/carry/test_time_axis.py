@@ -137,7 +137,9 @@ RARE = {
     "sum of a rare id": lambda x: ops.cumsum(ops.cast(ops.equal(x, 5), "int32"), axis=1),
     "large values": lambda x: ops.cumsum(ops.cast(x > 6, "int32"), axis=1),
     "the largest so far": lambda x: ops.max(x, axis=1, keepdims=True) + 0 * x,
-    "place of the largest": lambda x: x + ops.expand_dims(ops.cast(ops.argmax(x, axis=1), "int32"), 1),
+    "place of the largest": lambda x: (
+        x + ops.expand_dims(ops.cast(ops.argmax(x, axis=1), "int32"), 1)
+    ),
     "sorted": lambda x: ops.sort(x, axis=1),
 }
 

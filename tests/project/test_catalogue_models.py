@@ -235,7 +235,7 @@ MODELS = {
         ),
         ValueError,
         "`batch`",
-        "each time step from all others",
+        "of its own for each time step of a window",
         "`axis=-1`",
     ),
     "a Dense of one's own that sums over time": Bad(
