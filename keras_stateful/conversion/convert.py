@@ -38,6 +38,7 @@ from keras_stateful.foundation import devices
 from keras_stateful.foundation.arguments import one_of, whole_number
 from keras_stateful.foundation.protocols import Readable, is_sequence, resets_given
 from keras_stateful.foundation.types import Structure
+from keras_stateful.training.model_facts import same_training
 
 if TYPE_CHECKING:
     from keras_stateful.data.sequence import StatefulSequence
@@ -203,9 +204,10 @@ def to_stateless(model: keras.Model) -> keras.Model:
         recurrent, plain, share=False, share_submodels=True, batch_size=None, plain=True
     )
     inputs, outputs, _ = rewriter.run(graph)
-    return keras.Model(
+    plain_model = keras.Model(
         _pack_inputs(graph, inputs, {}), pack_outputs(graph, outputs), name=model.name
     )
+    return same_training(model, plain_model)
 
 
 def _carrying(
@@ -282,12 +284,13 @@ def _carrying(
         any_length=any_length,
     )
     inputs, outputs, level = rewriter.run(graph)
-    return StatefulModel(
+    carrying = StatefulModel(
         _pack_inputs(graph, inputs, level.inputs),
         pack_outputs(graph, outputs),
         name=graph.model.name,
         local=local,
     )
+    return same_training(graph.model, carrying)
 
 
 def _along_time(graph: Graph, time: TimeAxis, chosen: list[str] | None, function: str) -> list[str]:

@@ -24,6 +24,7 @@ from keras_stateful.conversion.held import HeldCalls, called
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.types import Structure
+from keras_stateful.training.model_facts import same_training
 
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
@@ -159,13 +160,14 @@ def to_step_model(
     )
     inputs, outputs, level = rewriter.run(graph)
     outputs = keras.tree.flatten(pack_outputs(graph, outputs))
-    return StepModel(
+    step_model = StepModel(
         [*inputs, *level.inputs.values()],
         [*outputs, *(level.outputs[name] for name in level.inputs)],
         name=model.name,
         state_paths=[names.key(name) for name in level.inputs],
         initial_state_given=sorted(time.initial_state_given),
     )
+    return same_training(model, step_model)
 
 
 def _initial_states(call: Call, batch_size: int) -> Structure:

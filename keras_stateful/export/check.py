@@ -46,6 +46,7 @@ def compare(
     outputs = [t.name for t in manifest.outputs]
     names = outputs + [s.name for s in manifest.states]
     first = len(outputs) if states_only else 0
+    _check_repeats(keras_step, manifest, names, batch_size)
     for rows in (batch_size, batch_size + 1):
         session = session.fork(rows=np.zeros(rows, int))
         session.reset()
@@ -60,6 +61,28 @@ def compare(
                         f"{TOLERANCE:.0e}). Nothing was written. Try another `format`; a layer "
                         "that is random at inference can never agree."
                     )
+
+
+def _check_repeats(
+    keras_step: Callable[[Arrays], Arrays], manifest: Manifest, names: list[str], rows: int
+) -> None:
+    """Refuses a model that gives something else for the same inputs: it draws, or counts.
+
+    Its artifact may do the very same, from the same seed, and still no conversation could be told
+    again.
+    """
+    rng = np.random.default_rng(2)
+    feeds = [random_input(t, rows, rng) for t in manifest.inputs]
+    feeds += [np.repeat(s.initial[None], rows, axis=0) for s in manifest.states]
+    once, again = keras_step(feeds), keras_step(feeds)
+    for name, a, b in zip(names, once, again, strict=True):
+        if apart(a, b) > TOLERANCE:
+            raise RuntimeError(
+                f"The model gives other numbers for the same inputs and states. Received: {name!r} "
+                f"differs by {apart(a, b):.1e} from one call to the next. Nothing was written. A "
+                "layer that is random at inference cannot be exported: have it depend on "
+                "`training`."
+            )
 
 
 def _side_by_side(

@@ -99,6 +99,8 @@ class Engine(Protocol):
         from_logits: True if the last activation gives logits, False if probabilities, None if it
             cannot be told.
         last_layer: what the outputs come from, in words.
+        steps_ahead: how many time steps ahead of its input the model was trained to give, where a
+            `fit` in this process tells; empty where nobody knows.
     """
 
     feature_shape: Shape
@@ -107,6 +109,7 @@ class Engine(Protocol):
     input_vocabulary: int | None
     from_logits: bool | None
     last_layer: str
+    steps_ahead: tuple[int, ...]
 
     def to_numpy(self, array: Tensor) -> np.ndarray:
         """An array of the user's, or a tensor that the engine gave, in NumPy."""

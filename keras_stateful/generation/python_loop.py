@@ -7,6 +7,7 @@ import numpy as np
 from keras_stateful.foundation.arguments import fits
 from keras_stateful.foundation.types import Tensor
 from keras_stateful.generation.engine import Emissions, Engine, Request, Shape
+from keras_stateful.generation.request import check_fed_back
 from keras_stateful.generation.sampling import next_ids
 
 
@@ -61,8 +62,11 @@ def _inputs_at(
         return request.prompts[:, t]
     emitted = last
     if request.next_input is not None:
+        before = np.array(engine.to_numpy(last)) if engine.steps_ahead else None
         emitted = request.next_input(last)
-        _check_fed_back(emitted, last, (len(request.lengths), *engine.feature_shape))
+        if before is not None:
+            check_fed_back(engine, (before, engine.to_numpy(emitted)))
+        _check_shape(emitted, last, (len(request.lengths), *engine.feature_shape))
     if not in_prompt.any():
         return emitted
     in_prompt = in_prompt.reshape(-1, *[1] * (request.prompts.ndim - 2))
@@ -70,7 +74,7 @@ def _inputs_at(
     return mixed.astype(request.prompts.dtype, copy=False)
 
 
-def _check_fed_back(following: Tensor, last: Tensor, expected: Shape) -> None:
+def _check_shape(following: Tensor, last: Tensor, expected: Shape) -> None:
     shape = tuple(np.shape(following))
     if not fits(shape, expected):
         raise ValueError(

@@ -56,6 +56,12 @@ def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> 
 
 def _check_model_of_ids(engine: Engine) -> None:
     """Checks that the model reads ids, gives one score for each, and can read what it emits."""
+    if max(engine.steps_ahead, default=0) > 1:
+        raise ValueError(
+            "`generate` feeds each id back as the next one. Received: a `model` trained with "
+            f"target_offset={list(engine.steps_ahead)}, which gives the id that far ahead. Train "
+            "it with `target_offset=1`."
+        )
     if engine.feature_shape != ():
         raise ValueError(
             "`generate` feeds ids unless `next_input` says how an output becomes an input. "
@@ -75,6 +81,29 @@ def _check_model_of_ids(engine: Engine) -> None:
         raise ValueError(
             f"The model can emit ids that it cannot read. Received: outputs of {emitted} ids, "
             f"Embedding input_dim={readable}. Give the Embedding input_dim={emitted}."
+        )
+
+
+def check_fed_back(engine: Engine, fed: tuple[np.ndarray, np.ndarray]) -> None:
+    """Refuses outputs that are fed back as they are, where they are no next input.
+
+    Args:
+        engine: what runs the model.
+        fed: an output `(rows, ...)`, and what `next_input` made of it.
+
+    Raises:
+        ValueError: a model that was trained to give several steps, or not the next one.
+    """
+    output, following = fed
+    if not engine.steps_ahead or max(engine.steps_ahead) <= 1:
+        return
+    if following.shape == output.shape and np.array_equal(following, output, equal_nan=True):
+        raise ValueError(
+            "`next_input` feeds each output back as it is, and these are not the next time step. "
+            f"Received: a model trained with target_offset={list(engine.steps_ahead)}, whose "
+            f"outputs {output.shape[1:]} a step are the steps that far ahead. Take the next one "
+            "out of them and make an input of it: `next_input=lambda output: ...`, for a horizon "
+            "that begins with the next step `output[:, :1]`."
         )
 
 

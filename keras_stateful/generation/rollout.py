@@ -7,7 +7,7 @@ On JAX and TensorFlow the loop is `compiled_loop.advance`. On torch the step is 
 list of ATen calls and the loop is Python's.
 """
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 
 import keras
 import numpy as np
@@ -29,6 +29,8 @@ from keras_stateful.generation.compiling import (
     trace,
 )
 from keras_stateful.generation.engine import Emissions, Request
+from keras_stateful.generation.request import check_fed_back
+from keras_stateful.training.model_facts import facts_of
 
 WINDOW = 64  # time steps of a prompt read at once inside a compiled call
 _KEPT = 32  # compiled functions of one model
@@ -43,11 +45,13 @@ def rollout(model: keras.Model) -> "Rollout":
             f"{type(model).__name__}."
         )
     # Other layers or variables are another model: a `Sequential` may have grown.
-    signature = tuple(id(v) for v in model.weights) + tuple(id(layer) for layer in model.layers)
+    labels = facts_of(model).trained_on
+    signature: tuple = (labels,)
+    signature += tuple(id(v) for v in model.weights) + tuple(id(layer) for layer in model.layers)
     kept = vars(model).get(_SLOT)
     if kept is None or kept[0] != signature:
         step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)
-        kept = (signature, Rollout(step))
+        kept = (signature, Rollout(step, () if labels is None else labels.target_offsets))
         vars(model)[_SLOT] = kept  # not setattr: Keras would track it as a part of the model
     return kept[1]
 
@@ -61,7 +65,7 @@ class Rollout:
         per_step: True if the output has a time axis; else it is that of the last step.
     """
 
-    def __init__(self, step: StepModel):
+    def __init__(self, step: StepModel, steps_ahead: Iterable[int] = ()):
         if len(step.data_inputs) != 1 or len(step.data_outputs) != 1:
             raise ValueError(
                 "`generate` feeds one output back into one input. Received: a `model` with inputs "
@@ -70,6 +74,7 @@ class Rollout:
             )
         (entry,), (output,) = step.data_inputs, step.data_outputs
         self.step = step
+        self.steps_ahead = tuple(sorted(steps_ahead))
         self.variables: list[keras.Variable] = list(step.variables)
         self.feature_shape: tuple[int | None, ...] = tuple(entry.shape[2:])
         self.dtype: str = entry.dtype
@@ -102,9 +107,16 @@ class Rollout:
             traced = _trace_twice(request.next_input, shape, self._output_dtype)
             if traced.shape != (shape[0], *self.feature_shape):
                 return None  # the loop in Python says what is wrong with it
+            check_fed_back(self, self._probed(request.next_input, shape))
             program = traced.program
         loop = self._loop(request.next_input, program, request.from_logits)
         return Emissions(_in_windows(request), self._blocks(loop, request, steps))
+
+    def _probed(self, next_input: Callable, shape: tuple) -> tuple[np.ndarray, np.ndarray]:
+        """An output of distinct numbers, and what `next_input` makes of it."""
+        output = np.arange(np.prod(shape)).reshape(shape).astype("float32")
+        following = next_input(ops.convert_to_tensor(output, self._output_dtype))
+        return output, self.to_numpy(following)
 
     def _loop(self, next_input: Callable | None, program: Hashable, from_logits: bool) -> Callable:
         """`advance` for this model, compiled once for all `next_input` that compute the same."""

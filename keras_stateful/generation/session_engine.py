@@ -42,6 +42,7 @@ class SessionEngine:
         self.output_shape = tuple(output.step_shape)
         self.input_vocabulary: int | None = entry.vocabulary
         self.from_logits: bool | None = output.from_logits
+        self.steps_ahead: tuple[int, ...] = ()
         self.last_layer = f"the exported output {output.name!r}"
 
     def to_numpy(self, array: Tensor) -> np.ndarray:

@@ -10,7 +10,7 @@ from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.states import LayerState, find_states, sync
 from keras_stateful.carry.vocabulary import input_vocabulary
 from keras_stateful.conversion.convert import to_inference
-from keras_stateful.foundation.arguments import fits
+from keras_stateful.foundation.arguments import fits, whole_number
 from keras_stateful.foundation.types import Structure
 
 
@@ -35,7 +35,7 @@ def record_states(
         float32 `(timesteps, units)`; for a ConvLSTM `(timesteps, ..., channels)`.
 
     Raises:
-        TypeError: ids that are text or no numbers.
+        TypeError: ids that are text or no numbers; a state that is no int.
         ValueError: a layer or state that the model does not have, ids that it cannot read, a model
             that `to_inference` refuses (one without recurrent layers).
 
@@ -88,7 +88,8 @@ def _state_variable(layer_state: LayerState, state: int) -> keras.Variable:
     variables = layer_state.variables
     if layer_state.layer.initial_state_given:  # the last one marks rows that wait for theirs
         variables = variables[:-1]
-    if not isinstance(state, int) or not 0 <= state < len(variables):
+    state = whole_number("state", state, 0)
+    if state >= len(variables):
         raise ValueError(
             f"`state` must be the index of a state of `{layer_state.key}`. Received: "
             f"state={state!r}; it has {len(variables)}, of an LSTM 0 for `h` and 1 for `c`."
@@ -138,7 +139,15 @@ def _array(value: Any, tensor: keras.KerasTensor, vocabulary: int | None) -> np.
         tensor: the model's input `(1, time, ...)`.
         vocabulary: how many ids the model knows there; None for any number.
     """
-    array, per_step = np.asarray(value), tuple(tensor.shape[2:])
+    per_step = tuple(tensor.shape[2:])
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # parts of different lengths
+        raise ValueError(
+            f"`ids` must be one document of shape {('timesteps', *per_step)}. Received: a list of "
+            f"{len(value)} of different shapes. For several documents call `record_states` for "
+            "each."
+        ) from error
     if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and "int" in tensor.dtype):
         raise TypeError(
             f"`ids` must be what the model was trained on, {tensor.dtype}. Received: "
@@ -147,7 +156,8 @@ def _array(value: Any, tensor: keras.KerasTensor, vocabulary: int | None) -> np.
     if not fits(array.shape, (None, *per_step)) or not len(array):
         raise ValueError(
             f"`ids` must be one document of shape {('timesteps', *per_step)}, without a batch "
-            f"axis. Received: shape {array.shape}."
+            f"axis. Received: shape {array.shape}. For several documents call `record_states` for "
+            "each."
         )
     if vocabulary is not None and (array.min() < 0 or array.max() >= vocabulary):
         wrong = array.min() if array.min() < 0 else array.max()

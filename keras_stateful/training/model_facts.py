@@ -115,5 +115,11 @@ def facts_of(model: keras.Model) -> ModelFacts:
     return facts
 
 
+def same_training(source: keras.Model, copy: keras.Model) -> keras.Model:
+    """A copy of a model, which was trained on what the model was."""
+    facts_of(copy).trained_on = facts_of(source).trained_on
+    return copy
+
+
 def _is_masked(tensor: Tensor) -> bool:
     return keras_internals.mask_of(tensor) is not None

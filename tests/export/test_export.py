@@ -455,7 +455,11 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_layer_that_is_random_at_inference_is_found_out(tmp_path):
+@pytest.mark.parametrize("form", ["onnx", "tf_saved_model"])
+@pytest.mark.parametrize(
+    "around", [lambda noise: noise, lambda noise: keras.Sequential([layers.Dense(3), noise])]
+)
+def test_a_layer_that_is_random_at_inference_is_found_out(around, form, tmp_path):
     class Noise(layers.Layer):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
@@ -468,9 +472,10 @@ def test_a_layer_that_is_random_at_inference_is_found_out(tmp_path):
             return x + keras.random.normal(ops.shape(x), seed=self.seed_generator)
 
     x = keras.Input((None, 3))
-    model = keras.Model(x, layers.TimeDistributed(Noise())(layers.GRU(3, return_sequences=True)(x)))
+    h = layers.GRU(3, return_sequences=True)(x)
+    model = keras.Model(x, layers.TimeDistributed(around(Noise()))(h))
     with pytest.raises((RuntimeError, ValueError)):
-        ks.export_step_model(model, tmp_path / "out")
+        ks.export_step_model(model, tmp_path / "out", form)
     assert not list(tmp_path.iterdir())
 
 

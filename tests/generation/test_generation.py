@@ -707,3 +707,58 @@ def test_scores_that_are_no_numbers_or_no_probabilities():
     for temperature in (0, 1.0):
         with pytest.raises(ValueError, match=r"`dense.*` .*not finite numbers.*diverged"):
             ks.generate(model, [1], 3, temperature=temperature)
+
+
+# Models that were trained on other steps than the next
+
+
+def trained(offsets, wide, features=3):
+    """A model with as many outputs as inputs, trained on steps that far ahead."""
+    series = np.random.default_rng(0).normal(size=(60, features)).astype("float32")
+    targets = series if wide else series[:, 0]
+    sequence = ks.StatefulSequence(
+        series, 2, 5, targets=targets, target_offset=offsets, resets=True
+    )
+    model = keras.Sequential(
+        [
+            keras.Input((None, features)),
+            layers.GRU(4, return_sequences=True),
+            layers.Dense(features),
+        ]
+    )
+    model = ks.to_stateful(model, sequence)
+    model.compile("sgd", "mse")
+    model.fit(sequence, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("convert", [lambda m: m, ks.to_inference, ks.to_step_model])
+@pytest.mark.parametrize(
+    ("offsets", "wide"), [([1, 2, 3], False), ([2, 4, 6], False), (5, True), (1, True), (0, True)]
+)
+def test_a_horizon_is_not_fed_back_as_features(offsets, wide, convert, compiled):
+    model, prompt = convert(trained(offsets, wide)), np.ones((4, 3), "float32")
+    options = {"compile_next_input": compiled}
+    for identity in (lambda y: y, lambda y: y * 1.0):
+        if offsets in (0, 1):
+            assert ks.generate(model, prompt, 3, next_input=identity, **options).shape == (3, 3)
+            continue
+        with pytest.raises(ValueError, match=r"not the next time step.*target_offset="):
+            ks.generate(model, prompt, 3, next_input=identity, **options)
+    first = ks.generate(model, prompt, 3, next_input=lambda y: y[:, :1] + 0 * y, **options)
+    assert first.shape == (3, 3)  # whoever says how one becomes the other is believed
+
+
+def test_ids_further_ahead_are_not_fed_back():
+    text = np.arange(60) % VOCABULARY
+    for offset in (1, 3):
+        sequence = ks.StatefulSequence(text, 2, 5, target_offset=offset, resets=True)
+        model = ks.to_stateful(text_model(), sequence)
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.fit(sequence, verbose=0)
+        if offset == 1:
+            assert ks.generate(model, [1, 2], 3, temperature=0).shape == (3,)
+            continue
+        with pytest.raises(ValueError, match=r"target_offset=\[3\].*`target_offset=1`"):
+            ks.generate(model, [1, 2], 3, temperature=0)

@@ -66,6 +66,9 @@ def test_recording_a_model_in_training_leaves_no_trace(model, ids):
 def test_recording_compiles_once(model):
     """A twin whose cell is not built runs eagerly on JAX and compiles in each step: for minutes."""
     assert len(ks.record_states(model, np.zeros(1000, int))) == 1000
+    np.testing.assert_array_equal(
+        ks.record_states(model, [1, 2], state=np.int64(0)), ks.record_states(model, [1, 2], state=0)
+    )
     twin = ks.to_inference(model, share_weights=True)
     assert all(layer.cell.built for layer in twin.layers if isinstance(layer, keras.layers.RNN))
 
@@ -158,6 +161,22 @@ BAD = {
     "a state that does not exist": (
         lambda m: ks.record_states(m, [1], state=2),
         ["state=2", "above"],
+    ),
+    "a state that is a flag": (
+        lambda m: ks.record_states(m, [1], state=True),
+        ["`state` must be an int", "state=True"],
+    ),
+    "several documents": (
+        lambda m: ks.record_states(m, [[1, 2, 3], [1, 2]]),
+        ["`ids` must be one document", "a list of 2", "for each"],
+    ),
+    "several documents of one length": (
+        lambda m: ks.record_states(m, [[1, 2], [1, 2], [0, 1]]),
+        ["`ids` must be one document", "(3, 2)", "for each"],
+    ),
+    "several documents in an array": (
+        lambda m: ks.record_states(m, np.array([[1, 2], [3], [1]], object)),
+        ["ids", "object"],
     ),
     "text for ids": (lambda m: ks.record_states(m, "abc"), ["ids", "<U3", "Encode"]),
     "an id beyond the vocabulary": (lambda m: ks.record_states(m, [IDS]), [str(IDS)]),
