@@ -33,8 +33,10 @@ from keras_stateful.foundation.types import Structure, Tensor
 class CarryAdapter(Protocol):
     """How layers of one class go on from where the window before ended."""
 
+    # `*Any, **Any`: a method that names what it takes, as `shape` or `training`, is one of these.
+
     def initial_states(
-        self, layer: keras.layers.Layer, batch_size: int, *shapes: tuple
+        self, layer: Any, batch_size: int, *shapes: Any, **kwargs: Any
     ) -> list[Tensor]:
         """What a document starts from.
 
@@ -43,6 +45,7 @@ class CarryAdapter(Protocol):
             batch_size: rows.
             shapes: of the tensors that the layer is called with, `(batch, time, ...)` each; time is
                 None where any number of steps will do.
+            kwargs: never any.
 
         Returns:
             Tensors `(batch_size, ...)`, one for each state.
@@ -51,10 +54,9 @@ class CarryAdapter(Protocol):
 
     def advance(
         self,
-        layer: keras.layers.Layer,
+        layer: Any,
         states: list[Tensor],
-        *args: Tensor,
-        resets: Tensor | None = None,
+        *args: Any,
         **kwargs: Any,
     ) -> tuple[Structure, list[Tensor]]:
         """One call of the layer, from given states. Pure: it must not write variables.
@@ -63,9 +65,9 @@ class CarryAdapter(Protocol):
             layer: a built layer of the class.
             states: `(batch, ...)` each, in `layer.variable_dtype`.
             args: what the layer is called with, `(batch, time, ...)` each.
-            resets: bool `(batch, time)`: before that step the row starts from the initial states;
-                None for nowhere in the window.
-            kwargs: those of the call (`training`, `mask`) that the layer's `call` takes.
+            kwargs: those of the call (`training`, `mask`) that the layer's `call` takes; and, where
+                documents start inside the window, `resets`, bool `(batch, time)`: before that step
+                the row starts from the initial states.
 
         Returns:
             What the layer's call returns, and the new states.
@@ -219,6 +221,15 @@ def adapted(
     }
     made = type(cls.__name__, (mixin, cls), members)
     return keras.saving.register_keras_serializable("keras_stateful", name)(made)
+
+
+def name_in_files(cls: type[keras.layers.Layer]) -> str:
+    """What `.keras` files call the class that carries, behind `keras_stateful>`.
+
+    A user's class may have a name of Keras's, or one that another package has too.
+    """
+    name: str = keras.saving.get_registered_name(cls)
+    return name if ">" in name or cls.__module__.startswith("keras.") else f"Custom>{name}"
 
 
 class _Build:

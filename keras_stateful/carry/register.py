@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 
-from keras_stateful.carry.adapters import CarryAdapted, CarryAdapter, adapted
+from keras_stateful.carry.adapters import CarryAdapted, CarryAdapter, adapted, name_in_files
 from keras_stateful.carry.layers import Carry, plain_class
 
 _ADAPTERS: dict[type, CarryAdapter] = {}
@@ -141,9 +141,7 @@ def registered_class(cls: type[keras.layers.Layer]) -> type[CarryAdapted]:
         adapter = _adapter_of(cls)
         if adapter is None:
             raise TypeError(f"No adapter says how {cls.__name__} carries. Call `register_carry`.")
-        # A user's class may have a name of Keras's, or one that another package has too.
-        name = keras.saving.get_registered_name(cls)
-        _MADE[cls] = adapted(cls, adapter, name=name if ">" in name else f"Custom>{name}")
+        _MADE[cls] = adapted(cls, adapter, name=name_in_files(cls))
     return _MADE[cls]
 
 

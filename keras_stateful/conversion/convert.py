@@ -238,7 +238,7 @@ def _carrying(
     if any_length:
         check_all_go_on(time, chosen)
     recurrent = _along_time(graph, time, chosen, function)
-    held = HeldCalls(graph, time, rows, by_step=resets == "step")
+    held = HeldCalls(graph, time, rows, by_step=resets == "step", trains=not any_length)
     shaped = AnyLength(graph, time) if any_length else None
 
     def flags(level: Level, sequences: keras.KerasTensor) -> keras.KerasTensor | None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import keras
 
+from keras_stateful.carry.adapters import CarryAdapted
+from keras_stateful.carry.attention import ATTENTION, attention_class
 from keras_stateful.carry.each_step import (
     AsOneWindow,
     ForEachStep,
@@ -21,10 +23,9 @@ from keras_stateful.carry.layers import plain_class
 from keras_stateful.carry.past import HeldPast, Pad, Past, fill_of, past_class
 from keras_stateful.carry.rewrite import Rewriter
 from keras_stateful.carry.time_axis import TimeAxis
+from keras_stateful.conversion.masked_attention import check_masked_attention
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Structure
-
-_ATTENTION = (keras.layers.MultiHeadAttention, keras.layers.GroupQueryAttention)
 
 
 class HeldCalls:
@@ -35,6 +36,7 @@ class HeldCalls:
         time: what runs along its time axis.
         rows: of the new model, where it carries its states.
         by_step: whether the new model gets resets inside windows.
+        trains: whether the new model is one to train.
 
     Attributes:
         paths: of the layers and operations whose calls must be built here.
@@ -43,8 +45,16 @@ class HeldCalls:
         Unconvertible: resets by step that could not be right.
     """
 
-    def __init__(self, graph: Graph, time: TimeAxis, rows: int = 0, *, by_step: bool = False):
-        self._time, self._rows, self._by_step = time, rows, by_step
+    def __init__(
+        self,
+        graph: Graph,
+        time: TimeAxis,
+        rows: int = 0,
+        *,
+        by_step: bool = False,
+        trains: bool = False,
+    ):
+        self._time, self._rows, self._by_step, self._trains = time, rows, by_step, trains
         self._old: dict[str, list[Call]] = {}
         for call in graph.calls:
             self._old.setdefault(call.path, []).append(call)
@@ -53,6 +63,7 @@ class HeldCalls:
         self.paths = set(time.held)
         for path in time.held:
             _check_holds(self._old[path][0], time)
+        check_masked_attention(graph, time)
         if by_step:
             calls = [call for call in graph.calls if self._is_longer(call)]
             for call in calls:
@@ -101,7 +112,7 @@ class HeldCalls:
         self._seen[call.path] += 1
         return self._old[call.path][self._seen[call.path] - 1]
 
-    def layer(self, rewriter: Rewriter, call: Call, slots: int = 0) -> Past:
+    def layer(self, rewriter: Rewriter, call: Call, slots: int = 0) -> CarryAdapted:
         """The layer that holds its inputs, for a call that does.
 
         Args:
@@ -111,7 +122,10 @@ class HeldCalls:
         """
         return self._layer(rewriter, self._next(call), slots)
 
-    def _layer(self, rewriter: Rewriter, old: Call, slots: int) -> Past:
+    def _layer(self, rewriter: Rewriter, old: Call, slots: int) -> CarryAdapted:
+        if isinstance(old.operation, ATTENTION):
+            cls = attention_class(type(old.operation), trains=self._trains)
+            return rewriter.layer(old.operation, cls, slots=slots)
         held = self._time.held[old.path]
         axis = self._time.along[id(old.data[0])].axis
         config: dict[str, Any] = {
@@ -180,8 +194,8 @@ class HeldCalls:
 def _check_holds(call: Call, time: TimeAxis) -> None:
     """Checks that a call is one of a layer that can hold its inputs."""
     what = f"`to_stateful` cannot carry `{call.path}` ({type(call.operation).__name__}): "
-    if isinstance(call.operation, _ATTENTION):
-        raise Unconvertible(f"{what}its keys and values of the window before are not held.")
+    if isinstance(call.operation, ATTENTION):
+        return
     # Of what a custom layer reads back it is known that it pads the one tensor that it is given.
     single = len(call.data) == 1 and call.args and call.args[0] is call.data[0]
     if not (single and all(id(t) in time.along for t in call.outputs)):

@@ -105,6 +105,12 @@ def test_claims_of_the_corpora_hold_at_toy_size(name, tmp_path):
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
+def test_mingru_at_toy_size(tmp_path):
+    output = smoke(tmp_path, script="mingru.py")
+    assert "states of the artifact: lower, upper" in output
+    assert float(re.search(r"(\d+\.\d+) bits", output)[1]) < 6
+
+
 def test_words_without_stop_words_and_punctuation(tmp_path):
     output = smoke(
         tmp_path,

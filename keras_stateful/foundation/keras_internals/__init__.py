@@ -3,6 +3,7 @@
 | file | what of Keras is read or written there |
 |---|---|
 | `addition` | the sum of two tensors on TensorFlow |
+| `attention` | what attention layers do between their projections |
 | `graph` | nodes of a Functional model, the graph of a `Sequential`, masks of tensors |
 | `layers` | what a layer holds and tracks, what Keras's recurrent layers and cells do inside |
 | `variables` | layouts, seed states, values under a `StatelessScope`, JAX's copies in `fit` |
@@ -29,6 +30,14 @@ where Keras's inside begins.
 """
 
 from keras_stateful.foundation.keras_internals.addition import add_as_numpy_does
+from keras_stateful.foundation.keras_internals.attention import (
+    attend,
+    forget_masks,
+    has_sliding_window,
+    project,
+    projected_shapes,
+    sliding_window,
+)
 from keras_stateful.foundation.keras_internals.callbacks import (
     CALLBACK_MEMORY,
     get_memory,
@@ -110,6 +119,7 @@ __all__ = [
     "DataAdapter",
     "TrainerCall",
     "add_as_numpy_does",
+    "attend",
     "attributes",
     "batches_of_data",
     "begin_at",
@@ -126,10 +136,12 @@ __all__ = [
     "epoch_iterator",
     "fill_in",
     "fit_arguments",
+    "forget_masks",
     "functional",
     "get_memory",
     "global_seed_state",
     "has_global_seed",
+    "has_sliding_window",
     "is_graph",
     "is_keras_rnn",
     "is_of_keras",
@@ -147,6 +159,8 @@ __all__ = [
     "named_pad",
     "nodes",
     "operation_name",
+    "project",
+    "projected_shapes",
     "record",
     "replace_attribute",
     "rnn_loop",
@@ -154,6 +168,7 @@ __all__ = [
     "set_memory",
     "settings_of",
     "skip_steps",
+    "sliding_window",
     "strategy",
     "sublayers",
     "sync_from_jax",
