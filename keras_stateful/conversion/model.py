@@ -91,7 +91,7 @@ class StatefulModel(ScoresByStep, KerasFiles):
             _add_callback(arguments, ResetStatesCallback(*made_for), self)
         if not isinstance(arguments["callbacks"], keras.callbacks.CallbackList):
             arguments["callbacks"] = lightest(arguments["callbacks"], self, arguments)
-        with unharmed(self), _end_foreseen(x):
+        with unharmed(self, x), _end_foreseen(x):
             try:
                 return super().fit(**arguments)
             finally:
@@ -127,7 +127,8 @@ class StatefulModel(ScoresByStep, KerasFiles):
         check_arrays.check_rows_of_predict(self, arguments.get("x"), arguments.get("batch_size"))
         _fill_in(arguments, "batch_size", arguments.get("x"), self)
         check_values(self, "x", arguments.get("x"))
-        with unharmed(self), _end_foreseen(arguments.get("x")):
+        x = arguments.get("x")
+        with unharmed(self, x), _end_foreseen(x):
             return super().predict(**arguments)
 
     def __call__(self, inputs: Structure, *args: Any, **kwargs: Any) -> Structure:

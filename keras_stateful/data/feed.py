@@ -88,6 +88,13 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
     def check_seekable(self) -> None:
         """Raises a ValueError for data that cannot be repositioned."""
 
+    def bookmark(self) -> dict[str, Any] | None:
+        """Where the next pass begins; None where that does not depend on what was read."""
+        return None
+
+    def go_back(self, bookmark: dict[str, Any] | None) -> None:
+        """The next pass begins at a bookmark: the call that has read from there on failed."""
+
     def ends_at(self, batches: int) -> bool:
         """True if the present pass has no more than these batches."""
         return self.num_batches is not None and batches >= self.num_batches

@@ -135,6 +135,7 @@ class StatefulStream(Batches):
         self.has_targets = targets is not None
         self._lock = threading.RLock()
         self._pass, self._steps = Pass(), StepCounts()
+        self._back_to: dict[str, Any] | None = None  # where a call began that failed
         self._trained_early = (0, 0)  # an epoch of Keras's, and batches trained on; see `trained`
 
     # What it gives
@@ -204,7 +205,7 @@ class StatefulStream(Batches):
             set to the initial state before this step. All False behind the last batch.
         """
         with self._lock:
-            if self._pass.finished and i == 0:
+            if i == 0 and self._is_left:
                 self._begin()
             # Masks may be asked for ahead of their batches, which are then made and wait.
             while self._pass.made <= i and not self._pass.finished and self._make():
@@ -274,7 +275,10 @@ class StatefulStream(Batches):
     def _begin(self) -> None:
         """Begins a pass, unless the present one was begun for its masks or by `seek`."""
         before = self._pass
-        if before.broken:
+        if self._back_to is not None:
+            self._check_readable_again()
+            self.seek(self._back_to)
+        elif before.broken:
             self._check_readable_again()
             self._reopen(whole=False)
             self._pass = Pass(positions={0: self._here()})
@@ -287,6 +291,15 @@ class StatefulStream(Batches):
         if epoch == self.epochs_begun:
             self._pass.trained = max(self._pass.trained, batches)
 
+    @property
+    def _is_left(self) -> bool:
+        """True if the present pass is that of an earlier epoch: the next has not begun."""
+        this = self._pass
+        failed = this.broken or self._back_to is not None
+        earlier = this.given > 0 and this.keras_epoch != self.epochs_begun
+        # One of a single batch is read to its end before its first step.
+        return failed or earlier or (this.finished and this.trained > 0)
+
     def _pass_after(self, before: Pass) -> Pass:
         """The pass that follows another: it goes on behind it, or the source begins anew."""
         back = before.given_back(goes_on=self.steps_per_epoch is not None, once=self.once)
@@ -298,13 +311,12 @@ class StatefulStream(Batches):
         return before.followed(back, self._here())
 
     def _check_readable_again(self) -> None:
-        """Refuses to go on with a source that failed and is read once."""
+        """Refuses to go on with a source that is read once, behind a call that failed."""
         if self.once:
             raise ValueError(
-                "`source` failed while it was read, and cannot be read again. Received: an "
-                "iterator, which is read once. Pass a function that makes one, "
-                "`StatefulStream(lambda: read_documents(path), ...)`; the next pass then begins "
-                "anew."
+                "`source`, or the call that read it, failed, and what was read cannot be read "
+                "again. Received: an iterator, which is read once. Pass a function that makes one, "
+                "`StatefulStream(lambda: read_documents(path), ...)`."
             )
 
     def _reopen(self, whole: bool) -> None:
@@ -373,6 +385,26 @@ class StatefulStream(Batches):
                 resumed=not over,
                 positions={done: self._here()},
             )
+            self._back_to = None
+
+    def bookmark(self) -> dict[str, Any]:
+        """Where the next pass begins, as `seek` takes it."""
+        with self._lock:
+            this = self._pass
+            if self._back_to is not None:
+                return self._back_to
+            back: int | None = 0
+            if not (this.resumed or this.untouched):
+                back = this.given_back(goes_on=self.steps_per_epoch is not None, once=self.once)
+            here = self._here()
+            position = here if back is None else this.positions.get(this.given - back, here)
+            return {**position, "batch": 0, "over": True, "finished": this.finished}
+
+    def go_back(self, bookmark: dict[str, Any] | None) -> None:
+        """The next pass begins at a bookmark: the call that has read from there on failed."""
+        with self._lock:
+            if bookmark is not None and (self._pass.broken or self.bookmark() != bookmark):
+                self._back_to = bookmark
 
     def check_seekable(self) -> None:
         """Raises a ValueError for a source that is read once."""

@@ -93,6 +93,12 @@ class Readable(Protocol):
     def seek(self, position: Position) -> None:
         """The pass that is read next goes on from a `position`."""
 
+    def bookmark(self) -> Position | None:
+        """Where the next pass begins; None where that does not depend on what was read."""
+
+    def go_back(self, bookmark: Position | None) -> None:
+        """The next pass begins at a bookmark: the call that has read from there on failed."""
+
     def check_seekable(self) -> None:
         """Refuses data that cannot be repositioned."""
 

@@ -17,19 +17,23 @@ import keras
 
 from keras_stateful.carry.states import find_states, restore, snapshot
 from keras_stateful.foundation import interrupts, keras_internals
+from keras_stateful.foundation.protocols import sequence_or_none
+from keras_stateful.foundation.types import Structure
 
 _PROTECTED = "_keras_stateful_protected"
 
 
 @contextmanager
-def unharmed(model: keras.Model) -> Iterator[None]:
+def unharmed(model: keras.Model, data: Structure = None) -> Iterator[None]:
     """Gives a model its weights and states back where the call inside fails.
 
     Args:
         model: whose method is called.
+        data: what it reads; a stream is read again from where the call began, as the states say.
     """
     keras_internals.keep_values(model)
-    before = snapshot(model)
+    before, sequence = snapshot(model), sequence_or_none(data)
+    bookmark = None if sequence is None else sequence.bookmark()
     try:
         with interrupts.watched():
             yield
@@ -43,6 +47,8 @@ def unharmed(model: keras.Model) -> Iterator[None]:
         # A model that the call itself has built was in no state before.
         if len(before) == sum(len(states.variables) for states in find_states(model)):
             restore(model, before)
+            if sequence is not None:
+                sequence.go_back(bookmark)
         raise
 
 
@@ -62,7 +68,7 @@ def protect(model: keras.Model) -> None:
 def _protected(model: keras.Model, method: Callable) -> Callable:
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with unharmed(model):
+        with unharmed(model, args[0] if args else kwargs.get("x")):
             return method(*args, **kwargs)
 
     return call

@@ -1,5 +1,7 @@
 """`fit` on a `StatefulStream` loses nothing to what Keras reads ahead, and resets at starts."""
 
+import contextlib
+
 import keras
 import numpy as np
 import pytest
@@ -69,19 +71,76 @@ class RaiseAfter(StopAfter):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("last", [0, 1, 4])
-def test_a_stream_stands_behind_the_step_at_which_a_fit_was_interrupted(last):
-    """Behind the first step of an epoch, too: its window was read by the state."""
-    docs, steps = documents([40, 25, 31, 60, 80]), 5
-    stream = ks.StatefulStream(docs, 2, 4, resets=True, steps_per_epoch=steps)
-    whole = [x for (x, _), *_ in ks.StatefulStream(docs, 2, 4, resets=True)]
-    model = ks.to_stateful(network(), stream)
-    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
-    model.fit(stream, epochs=1, verbose=0)
+def counted_stream(steps_per_epoch, once=False):
+    """The value of each step is its number in its document, which `Count` gives too."""
+    steps = [
+        np.arange(n, dtype="float32")[:, None] for n in (23, 9, 15, 4, 30, 1, 8, 12, 17, 3, 3, 40)
+    ]
+    source = [{"x": s, "y": s + 1} for s in steps]
+    return ks.StatefulStream(
+        iter(source) if once else source, 3, 7, targets="y", resets=True,
+        steps_per_epoch=steps_per_epoch,
+    )  # fmt: skip
+
+
+def counting_model(stream):
+    x = keras.Input((None, 1), name="x")
+    outputs = keras.layers.RNN(Count(), return_sequences=True)(x)
+    model = ks.to_stateful(keras.Model({"x": x}, outputs), stream)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    return model
+
+
+@pytest.mark.parametrize("last", [0, 1, 3])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_after_a_fit_that_failed_states_and_stream_stand_at_the_same_step(last, epochs):
+    """Where the call began: its states are those of before, and the stream goes back there."""
+    stream = counted_stream(4)
+    model = counting_model(stream)
+    before = next(iter(ks.get_states(model).values()))[0]
+    for callbacks in ([], [RaiseAfter(last)], [RaiseAfter(last)], []):
+        if not callbacks:
+            assert model.fit(stream, epochs=1, verbose=0).history["loss"] == [0.0]
+            before = next(iter(ks.get_states(model).values()))[0]
+            continue
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(stream, epochs=epochs, verbose=0, callbacks=callbacks)
+        np.testing.assert_array_equal(next(iter(ks.get_states(model).values()))[0], before)
+
+
+def test_a_source_that_is_read_once_is_not_read_on_after_a_fit_that_failed():
+    stream = counted_stream(4, once=True)
+    model = counting_model(stream)
     with pytest.raises(KeyboardInterrupt):
-        model.fit(stream, epochs=1, verbose=0, callbacks=[RaiseAfter(last)])
-    (x, _), *_ = next(stream.read_pass())
-    np.testing.assert_array_equal(x, whole[steps + last + 1])
+        model.fit(stream, epochs=1, verbose=0, callbacks=[RaiseAfter(2)])
+    with pytest.raises(Exception, match="Pass a function that makes one"):
+        model.fit(stream, epochs=1, verbose=0)
+
+
+@pytest.mark.parametrize("last", [0, 2])
+def test_a_plain_model_stands_where_its_stream_stands(last):
+    """In its first `fit`, which leaves the states of the last step, and in later ones."""
+    stream = ks.StatefulStream(documents([41, 25, 33, 61, 81]), 2, 4, steps_per_epoch=5)
+    model = network(2, stateful=True)
+    model.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+
+    def losses(stream, model, stops):
+        for stop in stops:
+            callbacks = [ks.ResetStatesCallback(stream, at_epoch_begin=True)]
+            with contextlib.suppress(KeyboardInterrupt):
+                yield model.fit(
+                    stream, verbose=0, callbacks=callbacks + ([RaiseAfter(last)] if stop else [])
+                ).history["loss"]
+
+    first, second = losses(stream, model, [True, False, True, True, False])
+    ks.reset_states(model)
+    again = ks.StatefulStream(documents([41, 25, 33, 61, 81]), 2, 4, steps_per_epoch=1)
+    each = [
+        model.fit(again, verbose=0, callbacks=[ks.ResetStatesCallback(again)]).history["loss"][0]
+        for _ in range(last + 11)
+    ]
+    np.testing.assert_allclose(first, np.mean(each[last + 1 : last + 6]), rtol=1e-5)
+    np.testing.assert_allclose(second, np.mean(each[last + 6 : last + 11]), rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["window", "step", "callback"])
