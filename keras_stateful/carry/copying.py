@@ -63,7 +63,7 @@ def copy_layer(layer: Layer, cls: type[Layer] | None = None, /, **config: Any) -
     entries = {**layer.get_config(), **config}
     carries = issubclass(cls, Carry)
     if not carries:
-        for name in ("slots", "initial_state_given", "held_past"):
+        for name in ("slots", "initial_state_given", "masked_output", "held_past"):
             entries.pop(name, None)
     with keras.saving.custom_object_scope({**_classes_of(layer), **functions_of(layer)}):
         try:
@@ -158,7 +158,7 @@ def skip_initializers(old: Layer, new: Layer) -> Callable[[], None]:
         (part, name, value)
         for part in parts_of(new)
         for name, value in vars(part).items()
-        if isinstance(value, keras.initializers.Initializer)
+        if isinstance(value, keras.initializers.Initializer) and not _is_placeholder(value)
     ]
     # Through `vars`, since Keras would look at each attribute that is set.
     for part, name, _ in initializers:
@@ -169,6 +169,11 @@ def skip_initializers(old: Layer, new: Layer) -> Callable[[], None]:
             vars(part)[name] = value
 
     return restore
+
+
+def _is_placeholder(initializer: keras.initializers.Initializer) -> bool:
+    """True of a part that another copy has as well, and has gone through this already."""
+    return isinstance(initializer, _Placeholder)
 
 
 class _Placeholder(keras.initializers.Initializer):
@@ -194,8 +199,14 @@ class _Placeholder(keras.initializers.Initializer):
 # Its weights
 
 
-def copy_variables(old: Layer, new: Layer) -> None:
+def copy_variables(old: Layer, new: Layer, twins: dict[int, keras.Variable]) -> None:
     """Copies a built layer's weights and seeds, but not its states, to a built copy of it.
+
+    Args:
+        old: the layer.
+        new: its copy.
+        twins: by the id of a variable the one that stands for it in all copies; added to. A copy
+            that has another one takes this.
 
     Raises:
         Unconvertible: the copy has other weights.
@@ -209,9 +220,21 @@ def copy_variables(old: Layer, new: Layer) -> None:
         )
     _freeze_as(old, new)
     for source, target in zip(sources, targets, strict=True):
+        twin = twins.setdefault(id(source), target)
+        if twin is not target:
+            _replace_variable(new, target, twin)
+            continue
         devices.copy_value(source, target)
         target.trainable = source.trainable
     copy_statistics(old, new)
+
+
+def _replace_variable(layer: Layer, old: keras.Variable, new: keras.Variable) -> None:
+    """Has a layer and its parts hold another variable where they hold this one."""
+    for part in parts_of(layer):
+        for name, value in list(keras_internals.attributes(part).items()):
+            if value is old:
+                keras_internals.replace_attribute(part, name, new)
 
 
 def _variables_without_states(layer: Layer) -> list[keras.Variable]:

@@ -13,7 +13,8 @@ a layer is added, so who keeps a `Graph` must look whether `functional` is still
 """
 
 import copy
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -30,6 +31,24 @@ RESETS = "resets"  # name of the input, and key of a batch, that says which rows
 
 class Unconvertible(ValueError):
     """A model that cannot be converted, with the layer's path and the remedy."""
+
+
+@keras.saving.register_keras_serializable(package="keras_stateful")
+class Masked(keras.layers.Layer):
+    """A tensor with another mask: what a graph says by `submodel(x, mask=...)`."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
+    def call(self, inputs: Tensor, mask: Tensor) -> Tensor:
+        return inputs
+
+    def compute_output_spec(self, inputs: Tensor, mask: Tensor) -> keras.KerasTensor:
+        return keras.KerasTensor(inputs.shape, inputs.dtype, sparse=inputs.sparse)
+
+    def compute_mask(self, inputs: Tensor, previous_mask: Tensor) -> Tensor:
+        return previous_mask
 
 
 class Call(NamedTuple):
@@ -116,6 +135,19 @@ class Graph:
         return {id(t): call for call in self.calls for t in call.outputs}
 
     @property
+    def input_names(self) -> list[str]:
+        """What data call the inputs: by the keys of a dict, or by the tensors' own names."""
+        structure = self.functional.input
+        # Keras sorts the tensors by the keys, which need not be their names.
+        return sorted(structure) if isinstance(structure, dict) else [t.name for t in self.inputs]
+
+    @cached_property
+    def layers(self) -> list[keras.layers.Layer]:
+        """Every layer that is called, once."""
+        operations = {id(call.operation): call.operation for call in self.calls}
+        return [op for op in operations.values() if isinstance(op, keras.layers.Layer)]
+
+    @property
     def recurrent(self) -> list[Call]:
         """The calls of recurrent layers."""
         return [call for call in self.calls if call.is_recurrent]
@@ -123,16 +155,55 @@ class Graph:
     @property
     def converted(self) -> bool:
         """True if an earlier conversion put in layers that carry their state."""
-        return any(isinstance(call.operation, Carry) for call in self.calls)
+        return any(map(_carries, self.calls))
 
     @property
     def carrying(self) -> list[str]:
         """Paths of recurrent layers that carry already, by conversion or by `stateful=True`."""
         if self.converted:
-            paths = [c.path for c in self.recurrent if isinstance(c.operation, Carry)]
+            paths = [c.path for c in self.recurrent if _carries(c)]
         else:
             paths = [c.path for c in self.recurrent if getattr(c.operation, "stateful", False)]
         return list(dict.fromkeys(paths))  # a shared layer is called several times
+
+    @cached_property
+    def slots(self) -> dict[int, int]:
+        """How often each layer or operation is called, along whatever path, by its id."""
+        return dict(Counter(id(call.operation) for call in self.calls))
+
+    @cached_property
+    def keys(self) -> dict[int, str]:
+        """The path that stands for each layer or operation, by its id; see `main_path`."""
+        paths: dict[int, list[str]] = {}
+        for call in self.calls:
+            paths.setdefault(id(call.operation), []).append(call.path)
+        return {operation: main_path(several) for operation, several in paths.items()}
+
+    @cached_property
+    def masked(self) -> set[int]:
+        """Ids of the tensors that may have a mask when the model runs.
+
+        The mask that Keras attaches to a tensor of the graph does not tell: it stops at the border
+        of a sub-model, whose graph was made of inputs without one.
+        """
+        masked: set[int] = set()
+        for call in self.calls:
+            passes_on = getattr(call.operation, "supports_masking", True)
+            gets_one = call.kwargs.get("mask") is not None or any(
+                id(t) in masked for t in call.tensors
+            )
+            for tensor in call.outputs:
+                if keras_internals.mask_of(tensor) is not None or (passes_on and gets_one):
+                    masked.add(id(tensor))
+        return masked
+
+    def gets_mask(self, operation: keras.Operation) -> bool:
+        """True if some call of a recurrent layer may have a mask."""
+        return any(
+            id(call.sequences) in self.masked or call.argument(2, "mask") is not None
+            for call in self.recurrent
+            if call.operation is operation
+        )
 
     @property
     def chosen(self) -> list[str] | None:
@@ -144,6 +215,16 @@ class Graph:
         """The resets input, where an earlier conversion added one."""
         named = next((t for t in self.inputs if t.name == RESETS), None)
         return named if self.converted or self.carrying else None
+
+
+def _carries(call: Call) -> bool:
+    """True if a layer is called that has states of its own; that of a step model has none."""
+    return isinstance(call.operation, Carry) and call.operation.slots > 0
+
+
+def main_path(paths: Iterable[str]) -> str:
+    """Of several paths to one layer the one that its states are called by: the shortest."""
+    return min(paths, key=lambda path: (path.count("/"), path))
 
 
 def _calls(
@@ -161,10 +242,16 @@ def _calls(
     for node in keras_internals.nodes(model):
         args, kwargs = keras_internals.fill_in(node, tensors)
         path = f"{prefix}{node.operation.name}"
-        if keras_internals.is_graph(node.operation):
+        if keras_internals.is_submodel(node.operation):
             inner = keras_internals.functional(node.operation)
-            arguments = keras.tree.flatten(args[0] if args else kwargs["inputs"])
-            inside = {id(t): a for t, a in zip(inner.inputs, arguments, strict=True)}
+            arguments, masks = keras_internals.arguments_of(inner, args, kwargs)
+            inside: dict[int, Tensor] = {}
+            for tensor, argument, mask in zip(inner.inputs, arguments, masks, strict=True):
+                if mask is not None:
+                    call = Call(f"{path}/mask", Masked(), (argument,), {"mask": mask}, [])
+                    argument = call.operation(argument, mask=mask)
+                    yield call._replace(outputs=[argument])
+                inside[id(tensor)] = argument
             yield from _calls(node.operation, f"{path}/", inside, seen)
             outputs = [inside[id(t)] for t in inner.outputs]
         else:
@@ -174,3 +261,24 @@ def _calls(
             seen.update(map(id, node.outputs))
             yield Call(path, node.operation, args, users_arguments(node.operation, kwargs), outputs)
         tensors.update({id(t): new for t, new in zip(node.outputs, outputs, strict=True)})
+
+
+def replay(
+    model: keras.Model,
+    inputs: list[Tensor],
+    call: Callable[[keras.Operation, tuple, dict[str, Any]], Structure],
+) -> list[Tensor]:
+    """Calls what a model calls anew, in order, from other inputs on; returns the other outputs.
+
+    Args:
+        model: whose nodes are read; its sub-models are called as one.
+        inputs: what stands for its input tensors.
+        call: calls one operation, with these positional arguments and those by name.
+    """
+    inner = keras_internals.functional(model)
+    tensors = {id(t): new for t, new in zip(inner.inputs, inputs, strict=True)}
+    for node in keras_internals.nodes(model):
+        args, kwargs = keras_internals.fill_in(node, tensors)
+        outputs = keras.tree.flatten(call(node.operation, args, kwargs))
+        tensors.update({id(t): new for t, new in zip(node.outputs, outputs, strict=True)})
+    return [tensors[id(t)] for t in inner.outputs]

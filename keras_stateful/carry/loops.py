@@ -1,6 +1,7 @@
 """Which loop over time steps a recurrent layer runs; all give the same results.
 
-    resets inside the window, no kernel ──▶ run_with_resets   one step after the other, any cell
+    resets inside the window, no kernel ──▶ run_by_step       one step after the other, any cell
+    masked steps, a cell of one's own   ──▶ run_by_step       where Keras's loop fails
     in training on the CPU              ──▶ run               `scan_kernels` on JAX and TensorFlow,
                                                               `torch_kernels` on torch
     else                                ──▶ keras_loop        Keras's own: cuDNN on a GPU, which is
@@ -80,13 +81,22 @@ def _eligible(layer: keras.layers.RNN) -> bool:
     )
 
 
-def run_with_resets(
+def keras_masks(states: Structure) -> bool:
+    """True if Keras's loop is right about masked steps.
+
+    On JAX it lays a mask `(batch, 1)` upon states as it is: of a matrix it takes other rows.
+    """
+    matrices = any(len(state.shape) > 2 for state in keras.tree.flatten(states))
+    return not (keras.backend.backend() == "jax" and matrices)
+
+
+def run_by_step(
     layer: keras.layers.RNN,
     sequences: Tensor,
     initial_state: Structure,
     mask: Tensor | None,
     training: bool,
-    resets: StepResets,
+    resets: StepResets | None,
 ) -> tuple:
     """Calls the cell step by step, with rows set to the initial state before the steps marked.
 
@@ -94,38 +104,45 @@ def run_with_resets(
     masked step.
 
     Args:
-        layer: any recurrent layer, whose cell may hold several.
+        layer: a recurrent layer that carries, whose cell may hold several.
         sequences: `(batch, time, ...)`.
-        initial_state: the state at the start of the window, nested as the cell's.
+        initial_state: the state at the start of the window, nested as the cell's; behind it the
+            output before, where the layer holds it.
         mask: bool `(batch, time)`, or None.
         training: as for the layer's call.
-        resets: which rows are set to what.
+        resets: which rows are set to what, or None.
 
     Returns:
         The last output, all outputs (or the last alone), and the new states.
     """
-    cell = layer.cell
-    initial = [ops.cast(i, cell.compute_dtype) for i in resets.initial]
+    cell, holds_output = layer.cell, layer.holds_output
+    initial = [] if resets is None else [ops.cast(i, cell.compute_dtype) for i in resets.initial]
     options = {}
     if "training" in inspect.signature(cell.call).parameters:
         options["training"] = training
 
     def step(inputs: tuple, states: Structure) -> tuple[Tensor, Structure]:
-        x, reset, *real = inputs  # `real` is empty or has the mask of this step
-        flat = choose(reset, initial, keras.tree.flatten(states))
-        states = keras.tree.pack_sequence_as(initial_state, flat)
-        output, new_states = cell(x, states, **options)
+        x, *flags = inputs
+        flat = keras.tree.flatten(states)
+        if resets is not None:
+            flat = choose(flags.pop(0), initial, flat)
+        nested = list(keras.tree.pack_sequence_as(initial_state, flat))
+        output, new_states = cell(x, nested[:-1] if holds_output else nested, **options)
         new_flat = keras.tree.flatten(new_states)
-        if real:
-            new_flat = choose(real[0], new_flat, flat)
-            if layer.zero_output_for_mask:
-                before = ops.zeros_like(output)
-            else:
-                before = ops.cast(first_of_last(states), output.dtype)
-            (output,) = choose(real[0], [output], [before])
+        if mask is not None:
+            before = flat[-1] if holds_output else first_of_last(nested)
+            before = ops.zeros_like(output) if layer.zero_output_for_mask else before
+            (real,) = flags
+            (output,) = choose(real, [output], [ops.cast(before, output.dtype)])
+            cell_states = flat[:-1] if holds_output else flat
+            new_flat = choose(real, new_flat, cell_states)
+        if holds_output:
+            new_flat.append(ops.cast(output, flat[-1].dtype))
         return output, keras.tree.pack_sequence_as(initial_state, new_flat)
 
-    flags = [resets.flags] if mask is None else [resets.flags, ops.cast(mask, "bool")]
+    flags = [] if resets is None else [resets.flags]
+    if mask is not None:
+        flags.append(ops.cast(mask, "bool"))
     return keras_internals.rnn_loop(
         step,
         (sequences, *(ops.expand_dims(f, -1) for f in flags)),  # the loop takes rank 3 and more

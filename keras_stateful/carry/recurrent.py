@@ -6,6 +6,7 @@ remains a stateless call with an explicit `initial_state`, so the fused kernels 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import keras
@@ -16,6 +17,7 @@ from keras_stateful.carry.layers import Carry, plain_class, split_resets
 from keras_stateful.carry.steps import (
     StepResets,
     first_of_last,
+    output_size,
     puts_out_its_first_state,
     repeat_before,
 )
@@ -27,23 +29,53 @@ _register = keras.saving.register_keras_serializable(package="keras_stateful")
 class CarryRNN(Carry):
     """Mixin in front of a Keras recurrent layer, which knows its states itself.
 
+    With `slots=0` it has no variables: the states are an argument, and come back behind what the
+    plain layer returns, which is what a step model is made of.
+
     Args:
         initial_state_given: whether the model's graph passes `initial_state`; a reset then sets
             that. (What it is, is known only inside the step, so a reset from outside marks the rows
             as fresh.)
+        masked_output: what masked steps put out: "state", the cell's first one, or "held": the
+            output of the last step is one more state, the last one. None where no mask was seen.
     """
 
-    def __init__(self, *args: Any, initial_state_given: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        initial_state_given: bool = False,
+        masked_output: str | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **{**kwargs, "stateful": False})
         self.initial_state_given = initial_state_given
+        self.masked_output = masked_output
         self._step_resets: StepResets | None = None  # see `_inner_loop_told`
+
+    @property
+    def holds_output(self) -> bool:
+        """True if the output of the last step is one more state."""
+        return self.masked_output == "held"
 
     def build(self, sequences_shape: tuple, initial_state_shape: Structure | None = None) -> None:
         super().build(sequences_shape)
-        self.make_states(sequences_shape)
+        # Kept, since exporters cannot write what some cells compute their initial state with.
+        nested = keras.tree.map_structure(lambda state: 0, self.get_initial_state(1))
+        self._nested = partial(keras.tree.pack_sequence_as, nested)
+        if self.slots:
+            self.make_states(sequences_shape)
 
     def initial_states(self, batch_size: int) -> list[Tensor]:
-        return keras.tree.flatten(self.get_initial_state(batch_size))
+        return [
+            *keras.tree.flatten(self.get_initial_state(batch_size)),
+            *self.output_before(batch_size),
+        ]
+
+    def output_before(self, batch_size: int) -> list[Tensor]:
+        """What masked steps put out at the start of a stream, where that is held as a state."""
+        if not self.holds_output:
+            return []
+        return [ops.zeros((batch_size, output_size(self)), self.compute_dtype)]
 
     def call(
         self,
@@ -53,6 +85,7 @@ class CarryRNN(Carry):
         training: bool = False,
         resets: Tensor | None = None,
         slot: int = 0,
+        states: list[Tensor] | None = None,
         sequences_mask: Structure | None = None,
     ) -> Structure:
         """The plain layer's call, from the state of a slot, which it then updates.
@@ -65,35 +98,61 @@ class CarryRNN(Carry):
             resets: bool `(batch,)`: rows set to the initial state before the window; or
                 `(batch, time)`: before that step.
             slot: which of the layer's states.
-            sequences_mask: the same as `mask`; where a call has several tensors, Keras fills this
-                name.
+            states: with `slots=0`: what the window starts from, `(batch, ...)` each.
+            sequences_mask: the mask that is attached to `sequences`; where a call has several
+                tensors, Keras fills in this name.
         """
-        sequences = self.with_its_rows(sequences)
         mask = sequences_mask if mask is None else mask
-        by_window, by_step = split_resets(resets)
+        returns_state = self.return_state
+        if states is not None:
+            output, *new_states = self._call_from(states, sequences, mask, training)
+            flat = zip(keras.tree.flatten(new_states), states, strict=True)
+            after = [ops.cast(new, old.dtype) for new, old in flat]
+            return (output, *(self._of_the_cell(new_states) if returns_state else []), *after)
 
-        # The states as a flat list, to be read and written; as the cell nests them, for Keras.
+        sequences = self.with_its_rows(sequences)
+        by_window, by_step = split_resets(resets)
         if initial_state is None:
             initial_state = self.get_initial_state(self.batch_size)
-        if not isinstance(initial_state, (list, tuple)):
-            initial_state = [initial_state]
+        values = [*keras.tree.flatten(initial_state), *self.output_before(self.batch_size)]
         initial = [
             ops.cast(value, state.dtype)
-            for value, state in zip(
-                keras.tree.flatten(initial_state), self.slot_states[slot], strict=True
-            )
+            for value, state in zip(values, self.slot_states[slot], strict=True)
         ]
         start = self.starting_states(slot, initial, by_window)
-        returns_state = self.return_state
-        with self._inner_loop_told(None if by_step is None else StepResets(by_step, initial)):
-            output, *new_states = super().call(
-                sequences,
-                initial_state=keras.tree.pack_sequence_as(initial_state, start),
-                mask=mask,
-                training=training,
-            )
+        step_resets = None if by_step is None else StepResets(by_step, initial)
+        output, *new_states = self._call_from(start, sequences, mask, training, step_resets)
         self.store_states(slot, keras.tree.flatten(new_states))
-        return (output, *new_states) if returns_state else output
+        return (output, *self._of_the_cell(new_states)) if returns_state else output
+
+    def _of_the_cell(self, states: list[Structure]) -> list[Structure]:
+        """States as the plain layer returns them."""
+        return states[:-1] if self.holds_output else states
+
+    def _call_from(
+        self,
+        start: list[Tensor],
+        sequences: Tensor,
+        mask: Structure | None,
+        training: bool,
+        step_resets: StepResets | None = None,
+    ) -> Structure:
+        """Keras's own call, from states that are a flat list.
+
+        Args:
+            start: the states; behind those of the cell the output before, where it is held.
+            sequences: as for `call`.
+            mask: as for `call`.
+            training: as for `call`.
+            step_resets: rows that are reset inside the window, or None.
+
+        Returns:
+            The output and the new states, nested.
+        """
+        count = len(start) - self.holds_output
+        nested = [*self._nested(start[:count]), *start[count:]]
+        with self._inner_loop_told(step_resets):
+            return super().call(sequences, initial_state=nested, mask=mask, training=training)
 
     @contextmanager
     def _inner_loop_told(self, step_resets: StepResets | None) -> Iterator[None]:
@@ -127,20 +186,38 @@ class CarryRNN(Carry):
             if result is not None:
                 return result
         mask = mask[0] if isinstance(mask, (list, tuple)) else mask
-        if resets is not None:
-            return loops.run_with_resets(self, sequences, initial_state, mask, training, resets)
-        last, outputs, states = loops.keras_loop(
-            self, super().inner_loop, sequences, initial_state, mask, training
+        by_hand = self.holds_output or not loops.keras_masks(initial_state)
+        if resets is not None or (mask is not None and by_hand):
+            return loops.run_by_step(self, sequences, initial_state, mask, training, resets)
+        states, held = list(initial_state), []
+        if self.holds_output:
+            held.append(states.pop())
+        last, outputs, new_states = loops.keras_loop(
+            self, super().inner_loop, sequences, states, mask, training
         )
-        if mask is not None and puts_out_its_first_state(self):
+        if held:
+            return last, outputs, [*new_states, last]
+        if mask is not None and (self.masked_output == "state" or puts_out_its_first_state(self)):
             before = first_of_last(initial_state)
             last = repeat_before(last, before, mask, along_time=False)
             if self.return_sequences:
                 outputs = repeat_before(outputs, before, mask, along_time=True)
-        return last, outputs, states
+        return last, outputs, new_states
+
+    def compute_output_spec(self, *args: Any, **kwargs: Any) -> Structure:
+        states = kwargs.get("states")
+        if states is None:
+            return super().compute_output_spec(*args, **kwargs)
+        outputs = super().compute_output_spec(*args, **{**kwargs, "states": None})
+        outputs = outputs if isinstance(outputs, (list, tuple)) else [outputs]
+        return (*outputs, *(keras.KerasTensor(s.shape, s.dtype) for s in states))
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "initial_state_given": self.initial_state_given}
+        return {
+            **super().get_config(),
+            "initial_state_given": self.initial_state_given,
+            "masked_output": self.masked_output,
+        }
 
 
 @_register
@@ -182,6 +259,3 @@ class ConvLSTM3D(CarryRNN, keras.layers.ConvLSTM3D):
 KERAS_CLASSES: dict[type, type] = {
     cls.__bases__[1]: cls for cls in (RNN, SimpleRNN, GRU, LSTM, ConvLSTM1D, ConvLSTM2D, ConvLSTM3D)
 }
-
-# What is known of masked steps holds for these; a user's subclass may have a `call` of its own.
-KERAS_CALLS = {cls.call for cls in KERAS_CLASSES}

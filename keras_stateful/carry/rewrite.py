@@ -1,33 +1,31 @@
 """Rebuilds a Functional graph: other recurrent layers, another batch size, more inputs and outputs.
 
 One engine serves `to_stateful`, `to_stateless`, `to_inference` and `to_step_model`: it replays the
-nodes of the given model on new input tensors, copies the layers, enters sub-models, and hands each
-recurrent call to a policy. What the policy needs from outside (a reset mask, a state) it asks of
-its `Level`; a sub-model passes such wishes on to the level above, and new states up the same way:
+nodes of the given model on new input tensors, calls the twin of each layer (`twins`), and hands
+each recurrent call to a policy, also those in sub-models. What the policy needs from outside (a
+reset mask, a state) it asks of its `Level`; a sub-model passes such wishes on to the level above,
+and new states up the same way:
 
     top level      x ───────────▶ ┌ encoder ┐ ──▶ head ──▶ y
                    resets ──────▶ │  LSTM   │                      asked for below, made here
                                   └─────────┘ ──▶ new state        handed out below, and here
 
-What an exporter takes has no sub-models left: `single_step` makes it with the parts of `copying`.
+What an exporter takes has no sub-models left: `single_step` makes it, of twins as well.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection
+from enum import Enum
 from typing import Any, TypeAlias
 
 import keras
 
 from keras_stateful.carry import time_distributed
-from keras_stateful.carry.copying import (
-    Layer,
-    copy_layer,
-    copy_variables,
-    share_variables,
-    skip_initializers,
-)
+from keras_stateful.carry.copying import Layer, parts_of
 from keras_stateful.carry.each_step import ForEachStep
 from keras_stateful.carry.graph import Call, Graph, Unconvertible
 from keras_stateful.carry.layers import Carry
+from keras_stateful.carry.twins import Twins
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Structure
 
@@ -60,21 +58,29 @@ class Level:
         self.outputs[name] = tensor
 
 
-# Builds one recurrent call anew: policy(level, call, index of the call among those of its layer),
-# where the call has the old layer and the new arguments. Returns the new outputs.
+# Builds one recurrent call anew: policy(level, call, index of the call among those of its layer,
+# along whatever path), where the call has the old layer and the new arguments. Returns the new
+# outputs.
 Policy: TypeAlias = Callable[[Level, Call, int], Structure]
+
+
+class Repeated(Enum):
+    """What becomes of a sub-model with recurrent layers that is called several times."""
+
+    SHARED = "it is called as often, unless it has states, which are those of one stream"
+    COPIED = "each call is of a sub-model of its own, of the same layers"
 
 
 class Rewriter:
     """Rebuilds one model.
 
     Args:
+        graph: of the model.
         recurrent: which layers go to the policy, by path below the model.
         policy: builds their calls.
         share: use the old layers themselves (same variables) where the policy does not make its
             own.
-        share_submodels: whether one sub-model may be called several times (not where it owns
-            states).
+        repeated: what becomes of sub-models with such layers that are called several times.
         batch_size: batch size of new input tensors; None for any.
         temporal: ids of the input tensors that run along time.
         any_length: whether new inputs that run along time get an unknown number of time steps.
@@ -83,48 +89,54 @@ class Rewriter:
 
     def __init__(
         self,
+        graph: Graph,
         recurrent: set[str],
         policy: Policy,
         *,
-        share: bool,
-        share_submodels: bool,
+        share: bool = False,
+        repeated: Repeated,
         batch_size: int | None,
         temporal: Collection[int] = (),
         any_length: bool = False,
         plain: bool = False,
     ):
-        self.recurrent, self.policy = recurrent, policy
-        self.share, self.share_submodels, self.plain = share, share_submodels, plain
-        self.batch_size, self.temporal, self.any_length = batch_size, temporal, any_length
-        # The new layer or operation by the old one's id, and the level of a sub-model likewise. The
-        # old model is alive as long as the rewriting lasts, so no id is given out twice.
-        self._copies: dict[int, keras.Operation] = {}
-        self._levels: dict[int, Level] = {}
-        self._calls: dict[str, int] = {}  # how often each layer was called so far
-        # What remains to be done for a copy once it is built: (old, new, way back to initializers)
-        self._without_weights: list[tuple[Layer, Layer, Callable[[], None]]] = []
-        self._without_shared: list[tuple[Layer, Layer]] = []
+        self.graph, self.recurrent, self.policy = graph, recurrent, policy
+        self.repeated, self.batch_size = repeated, batch_size
+        self.temporal, self.any_length, self.plain = temporal, any_length, plain
+        # A model that carries may get windows of a second length; a plain one is Keras's own.
+        finish = time_distributed.plain if plain else time_distributed.for_any_length
+        self.twins = Twins(graph.layers, share=share, finish=finish)
+        self._calls: Counter[int] = Counter()  # of each layer and sub-model, by its id
+        # By the id of the old ones: what the policy made of layers, the last copy of sub-models.
+        self._made: dict[int, keras.Operation] = {}
 
-    def run(self, graph: Graph) -> tuple[list, list, Level]:
-        """Rebuilds a model, without the resets input of an earlier conversion.
+    def run(self) -> tuple[dict | list, list, Level]:
+        """Rebuilds the model, without the resets input of an earlier conversion.
 
         Returns:
-            The new input tensors, the new output tensors, and what was asked for and handed out
-            beside them.
+            The new input tensors, by key where the old ones are in a dict; the new output tensors;
+            and what was asked for and handed out beside them.
         """
         level = Level()
-        inputs = [None if t is graph.resets else self._input(t) for t in graph.inputs]
-        outputs = self._replay(graph.functional, inputs, "", level)
-        self._hand_over_weights()
-        return [i for i in inputs if i is not None], outputs, level
+        inputs = list(map(self._input, self.graph.input_names, self.graph.inputs))
+        outputs = self._replay(self.graph.functional, inputs, "", level)
+        self.twins.hand_over_weights()
+        for twin in self.twins.made:
+            if isinstance(twin, Carry):
+                twin.reset_state()  # a cell's initial state may be a weight
+        present = [i for i in inputs if i is not None]
+        in_dict = isinstance(self.graph.functional.input, dict)
+        return {i.name: i for i in present} if in_dict else present, outputs, level
 
-    def _input(self, tensor: keras.KerasTensor) -> keras.KerasTensor:
+    def _input(self, name: str, tensor: keras.KerasTensor) -> keras.KerasTensor | None:
+        if tensor is self.graph.resets:
+            return None
         shape = list(tensor.shape)
         shape[0] = self.batch_size
         if self.any_length and id(tensor) in self.temporal and len(shape) > 1:
             shape[1] = None
         return keras.Input(
-            batch_shape=tuple(shape), dtype=tensor.dtype, name=tensor.name, sparse=tensor.sparse
+            batch_shape=tuple(shape), dtype=tensor.dtype, name=name, sparse=tensor.sparse
         )
 
     def _replay(self, inner: keras.Model, inputs: list, prefix: str, level: Level) -> list:
@@ -147,18 +159,23 @@ class Rewriter:
         return [tensors[id(t)] for t in inner.outputs]
 
     def _call(self, call: Call, level: Level) -> Structure:
-        index = self._calls.get(call.path, 0)
-        self._calls[call.path] = index + 1
-        # A sub-model is copied as one layer, with all that is in it, unless something in it becomes
-        # another layer: one that carries, or a `TimeDistributed` that is shared.
-        if keras_internals.is_graph(call.operation) and (
-            self._has_recurrent(call.path)
-            or (self.share and time_distributed.is_within(call.operation))
-        ):
+        index = self._calls[id(call.operation)]
+        self._calls[id(call.operation)] += 1
+        if keras_internals.is_submodel(call.operation) and self._has_recurrent(call.path):
             return self._call_submodel(call, index, level)
-        if call.path in self.recurrent:
-            return self.policy(level, call, index)
-        return self.layer(call.operation)(*call.args, **call.kwargs)
+        if call.path not in self.recurrent:
+            return self.twins.call(call.operation, call.args, call.kwargs)
+        if isinstance(call.operation, Carry):  # a conversion has numbered the calls already
+            index = call.kwargs.get("slot", 0)
+        args, kwargs = self.twins.arguments((call.args, call.kwargs))
+        return self.policy(level, call._replace(args=args, kwargs=kwargs), index)
+
+    def layer(
+        self, layer: Layer, cls: type[Layer] | None = None, /, **config: Any
+    ) -> keras.Operation:
+        """The twin of a layer for the policy; see `Twins.of`."""
+        self._made[id(layer)] = twin = self.twins.of(layer, cls, **config)
+        return twin
 
     def _not_rebuilt(self, call: Call, error: Exception) -> Unconvertible:
         arguments = keras.tree.flatten((call.args, call.kwargs))
@@ -171,7 +188,7 @@ class Rewriter:
             f"the batch alone. Keras said: {error}"
         )
 
-    # Sub-models
+    # Sub-models in which something goes to the policy
 
     def _has_recurrent(self, submodel: str) -> bool:
         """True if a layer below the sub-model of this path goes to the policy."""
@@ -179,95 +196,67 @@ class Rewriter:
 
     def _call_submodel(self, call: Call, index: int, level: Level) -> list:
         """Calls the copy of a sub-model, which takes what its own level asks of `level`."""
-        if index and not self.share_submodels and self._has_recurrent(call.path):
+        inner = keras_internals.functional(call.operation)
+        arguments, masks = keras_internals.arguments_of(inner, call.args, call.kwargs)
+        below = Level()
+        if index and self.repeated is not Repeated.COPIED:
+            copy = self._made[id(call.operation)]
+            self._check_shareable(call, index, copy)
+        else:
+            name = f"{call.operation.name}_call{index}" if index else call.operation.name
+            copy = self._copy_submodel(call, name, arguments, below)
+            self._made[id(call.operation)] = copy
+
+        asked_for = [level.input(name, t.shape, t.dtype) for name, t in below.inputs.items()]
+        options = {k: v for k, v in call.kwargs.items() if k == "training"}
+        present = [i for i, a in enumerate(arguments) if a is not None]
+        if any(mask is not None for mask in masks):
+            options["mask"] = [masks[i] for i in present]
+        tensors = [*(arguments[i] for i in present), *asked_for]
+        outputs = keras.tree.flatten(copy(tensors, **options))
+        count = len(inner.outputs)
+        for name, tensor in zip(below.outputs, outputs[count:], strict=True):
+            level.output(name, tensor)
+        return outputs[:count]
+
+    def _check_shareable(self, call: Call, index: int, copy: keras.Model) -> None:
+        """Checks that the copy of a sub-model may be called again."""
+        if any(isinstance(part, Carry) for part in parts_of(copy)):
             raise Unconvertible(
                 f"`{call.path}` is a sub-model with recurrent layers that is called {index + 1} "
                 "times. Received: one state to carry for several streams. Call its layers one by "
                 "one in the outer model (a shared layer gets a state for each call), or build one "
                 "sub-model for each call."
             )
-        inner = keras_internals.functional(call.operation)
-        inputs = keras.tree.flatten(call.argument(0, "inputs"))
-        if id(call.operation) not in self._copies:
-            self._copy_submodel(call.operation, inner, inputs, f"{call.path}/")
-        copy, below = self._copies[id(call.operation)], self._levels[id(call.operation)]
 
-        suffix = f"_call{index}" if index else ""  # each call has states of its own
-        asked_for = [level.input(n + suffix, t.shape, t.dtype) for n, t in below.inputs.items()]
-        options = {k: v for k, v in call.kwargs.items() if k == "training"}
-        present = [i for i in inputs if i is not None]
-        outputs = keras.tree.flatten(copy([*present, *asked_for], **options))
-
-        count = len(inner.outputs)
-        for name, tensor in zip(below.outputs, outputs[count:], strict=True):
-            level.output(name + suffix, tensor)
-        return outputs[:count]
-
-    def _copy_submodel(
-        self, model: keras.Model, inner: keras.Model, arguments: list, prefix: str
-    ) -> None:
+    def _copy_submodel(self, call: Call, name: str, arguments: list, below: Level) -> keras.Model:
         """Rebuilds a sub-model for arguments shaped as those given; None is left out."""
-        below = Level()
+        model = call.operation
+        inner = keras_internals.functional(model)
         inputs = [
-            None if a is None else keras.Input(batch_shape=a.shape, dtype=a.dtype, name=t.name)
+            None if a is None else _input_like(t, a)
             for a, t in zip(arguments, inner.inputs, strict=True)
         ]
-        outputs = self._replay(inner, inputs, prefix, below)
+        outputs = self._replay(inner, inputs, f"{call.path}/", below)
         present = [i for i in inputs if i is not None]
         # Weight files name a sub-model by its class. A `Sequential` has one input and one output;
         # with resets or states beside them the copy is a Functional model of the same name.
         sequential = isinstance(model, (keras.Sequential, Sequential))
         if sequential and self.plain:
-            copies = [self._copies.get(id(layer)) for layer in inner.layers]  # none of an input
-            copy = keras.Sequential(
-                [*present, *(c for c in copies if c is not None)], name=model.name
-            )
-        else:
-            cls = Sequential if sequential else keras_internals.class_to_rebuild(model)
-            outputs = [*outputs, *below.outputs.values()]
-            copy = cls([*present, *below.inputs.values()], outputs, name=model.name)
-        self._copies[id(model)], self._levels[id(model)] = copy, below
+            left_out = (keras.layers.InputLayer, ForEachStep)
+            stack = [layer for layer in inner.layers if not isinstance(layer, left_out)]
+            return keras.Sequential([*present, *map(self._made_of, stack)], name=name)
+        cls = Sequential if sequential else keras_internals.class_to_rebuild(model)
+        outputs = [*outputs, *below.outputs.values()]
+        return cls([*present, *below.inputs.values()], outputs, name=name)
 
-    # Layers
+    def _made_of(self, old: Layer) -> keras.Operation:
+        """What stands for an old layer or sub-model that was called."""
+        return self._made[id(old)] if id(old) in self._made else self.twins.within(old)
 
-    def layer(
-        self, layer: keras.Operation, cls: type[Layer] | None = None, **config: Any
-    ) -> keras.Operation:
-        """The new layer for an old one: the same one when shared, else a copy with its weights.
 
-        Args:
-            layer: the old layer, or an operation without weights.
-            cls: class of the copy; by default the layer's own.
-            config: entries that differ from the old layer's config.
-        """
-        if id(layer) not in self._copies:
-            if not isinstance(layer, keras.layers.Layer) or (self.share and cls is None):
-                self._copies[id(layer)] = time_distributed.shared(layer)
-            else:
-                self._copies[id(layer)] = self._copy(layer, cls, config)
-        return self._copies[id(layer)]
-
-    def _copy(self, layer: Layer, cls: type[Layer] | None, config: dict[str, Any]) -> Layer:
-        copy = copy_layer(layer, cls, **config)
-        # A model that carries may get windows of a second length; a plain one is Keras's own.
-        copy = time_distributed.plain(copy) if self.plain else time_distributed.for_any_length(copy)
-        # A layer that carries is another object than the one it shares weights with. The cell of a
-        # recurrent one, which holds nearly all of them, is the same.
-        if self.share:
-            if getattr(layer, "cell", None) is not None:
-                keras_internals.replace_attribute(copy, "cell", layer.cell)
-            self._without_shared.append((layer, copy))
-        else:
-            self._without_weights.append((layer, copy, skip_initializers(layer, copy)))
-        return copy
-
-    def _hand_over_weights(self) -> None:
-        """Fills every copy, now that all are built, and gives the initializers back."""
-        for old, new, restore_initializers in self._without_weights:
-            restore_initializers()
-            copy_variables(old, new)
-        for old, new in self._without_shared:
-            share_variables(old, new)
-        for copy in self._copies.values():
-            if isinstance(copy, Carry):
-                copy.reset_state()  # a cell's initial state may be a weight
+def _input_like(tensor: keras.KerasTensor, argument: keras.KerasTensor) -> keras.KerasTensor:
+    """A new input for one of a sub-model that is given an argument."""
+    same = len(argument.shape) == len(tensor.shape)  # else Keras adds or drops an axis
+    shape = argument.shape if same else (argument.shape[0], *tensor.shape[1:])
+    return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name)

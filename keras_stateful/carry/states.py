@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 from numpy.typing import ArrayLike
 
+from keras_stateful.carry.graph import main_path
 from keras_stateful.carry.layers import Carry
 from keras_stateful.carry.steps import rows_like
 from keras_stateful.foundation import devices, keras_internals
@@ -43,25 +44,27 @@ class LayerState(NamedTuple):
 
 def find_states(model: keras.Model) -> list[LayerState]:
     """All state variables of a model, layer by layer; none of a model that carries nothing."""
-    states: list[LayerState] = []
-    seen: set[int] = set()  # a shared layer lies in several places
+    layers: dict[int, keras.layers.Layer] = {}
+    paths: dict[int, list[str]] = {}  # a shared layer lies in several places
 
-    def walk(layer: keras.layers.Layer, prefix: str) -> None:
+    def walk(layer: keras.layers.Layer, prefix: str, above: frozenset[int]) -> None:
         below = layer.layers if isinstance(layer, keras.Model) else keras_internals.sublayers(layer)
         for part in below:
-            if id(part) in seen:
-                continue
-            seen.add(id(part))
             path = f"{prefix}{part.name}"
-            if isinstance(part, Carry):
-                states.extend(_states_of_slots(part, path))
-            elif isinstance(part, keras.layers.RNN):
-                if part.stateful and part.states is not None:
-                    states.append(LayerState(path, part, keras.tree.flatten(part.states)))
-            else:
-                walk(part, f"{path}/")
+            if isinstance(part, (Carry, keras.layers.RNN)):
+                layers[id(part)] = part
+                paths.setdefault(id(part), []).append(path)
+            elif id(part) not in above:  # a user's layers may hold each other
+                walk(part, f"{path}/", above | {id(part)})
 
-    walk(model, "")
+    walk(model, "", frozenset())
+    states: list[LayerState] = []
+    for key, layer in layers.items():
+        path = main_path(paths[key])
+        if isinstance(layer, Carry):
+            states.extend(_states_of_slots(layer, path))
+        elif layer.stateful and layer.states is not None:
+            states.append(LayerState(path, layer, keras.tree.flatten(layer.states)))
     return states
 
 
@@ -112,7 +115,8 @@ def get_states(model: keras.Model, rows: ArrayLike | None = None) -> States:
         `{layer path below the model: [array (rows, ...), ...]}`, for an LSTM `[h, c]`; a dict that
         remembers which weights made them. A layer called several times has `path`, `path#1`, ... A
         layer whose `initial_state` comes from the model's graph has one array more, `(rows,)`: 1
-        where the row will start from that initial state at the next call.
+        where the row will start from that initial state at the next call. A layer under a mask
+        whose cell puts out something else than a state has the output of the last step as well.
 
     Raises:
         ValueError: a model that carries no state, a row that does not exist.

@@ -40,22 +40,55 @@ def choose(flags: Tensor, yes: list[Tensor], no: list[Tensor]) -> list[Tensor]:
 
 # Masked steps
 
-# Cells whose first state is their output
+# Cells whose first state is their output, and which start from zeros
 _OUTPUT_IS_STATE = (keras.layers.LSTMCell, keras.layers.GRUCell, keras.layers.SimpleRNNCell)
 _CONV_LSTM = (keras.layers.ConvLSTM1D, keras.layers.ConvLSTM2D, keras.layers.ConvLSTM3D)
 
 
 def puts_out_its_first_state(layer: keras.layers.RNN) -> bool:
-    """True if the (last) cell's first state is its output, which masked steps repeat."""
+    """True if masked steps put out the (last) cell's first state."""
     if layer.zero_output_for_mask:
         return False
     if isinstance(layer, _CONV_LSTM):
         return True
+    if keras.backend.backend() == "jax":  # whose loop does so whatever the cell, if it can
+        return first_of_last(layer.get_initial_state(1)).shape[1:] == (output_size(layer),)
+    return _known(layer, "call")
+
+
+def masked_output(layer: keras.layers.RNN, *, initial_state_given: bool) -> str | None:
+    """Where what masked steps put out comes from: "state", "held" or None; see `CarryRNN`.
+
+    On TensorFlow and torch Keras's loop repeats the output of the last real step, and puts out
+    zeros until there is one. The state says the same of a known cell that starts from zeros; any
+    other output has to be held. On JAX the loop puts out the state, if that has the shape of an
+    output; else it fails.
+
+    Args:
+        layer: one that gets a mask.
+        initial_state_given: whether the model's graph gives it an `initial_state`.
+    """
+    if layer.zero_output_for_mask:
+        return None
+    from_zeros = _known(layer, "get_initial_state") and not initial_state_given
+    if isinstance(layer, _CONV_LSTM) or keras.backend.backend() == "jax":
+        from_zeros = True
+    return "state" if from_zeros and puts_out_its_first_state(layer) else "held"
+
+
+def _known(layer: keras.layers.RNN, method: str) -> bool:
+    """True if the (last) cell is a known one, whose method is not a subclass's own."""
     cell = getattr(layer.cell, "cells", [layer.cell])[-1]
-    # A subclass with a `call` of its own may put out something else.
     return any(
-        isinstance(cell, known) and type(cell).call is known.call for known in _OUTPUT_IS_STATE
+        isinstance(cell, known) and getattr(type(cell), method) is getattr(known, method)
+        for known in _OUTPUT_IS_STATE
     )
+
+
+def output_size(layer: keras.layers.RNN) -> int:
+    """The units that a layer puts out at a step."""
+    size = getattr(layer.cell, "output_size", None)
+    return layer.state_size[0] if size is None else size
 
 
 def first_of_last(states: Structure) -> Tensor:
@@ -84,19 +117,3 @@ def repeat_before(output: Tensor, before: Tensor, mask: Tensor, *, along_time: b
         opens = ops.expand_dims(opens, -1)
     before = ops.cast(ops.expand_dims(before, 1) if along_time else before, output.dtype)
     return ops.where(opens, before, output)
-
-
-@keras.saving.register_keras_serializable(package="keras_stateful")
-class OpenedWindow(keras.layers.Layer):
-    """`repeat_before` as a layer, for graphs in which the state is an input."""
-
-    def call(self, inputs: list[Tensor]) -> Tensor:
-        output, before, mask = inputs
-        along_time = len(output.shape) > len(before.shape)
-        return repeat_before(output, before, mask, along_time=along_time)
-
-    def compute_output_shape(self, input_shape: list[tuple]) -> tuple:
-        return input_shape[0]
-
-    def compute_mask(self, inputs: list[Tensor], previous_mask: list[Tensor]) -> Tensor:
-        return previous_mask[0]

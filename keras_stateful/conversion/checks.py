@@ -2,7 +2,9 @@
 
 import keras
 
+from keras_stateful.carry.copying import parts_of
 from keras_stateful.carry.graph import RESETS, Call, Graph, Unconvertible
+from keras_stateful.carry.layers import Carry
 from keras_stateful.carry.states import sync
 from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
 from keras_stateful.foundation import keras_internals
@@ -54,6 +56,7 @@ def readable(model: object, function: str) -> Graph:
             "The model has an input named 'resets', which the conversion needs. Rename that input."
         )
     check_methods(model, function, OF_THE_OUTPUT)
+    _check_hidden_states(graph, function)
     _check_weights(model)
     return graph
 
@@ -105,16 +108,17 @@ def paths_named(argument: str, layers: list, calls: list[Call]) -> list[str]:
         )
     paths: list[str] = []
     for layer in layers:
-        fitting = {
-            c.path for c in calls if layer is c.operation or layer in (c.path, c.operation.name)
-        }
-        if len(fitting) != 1:
+        # A path comes first: a layer in a sub-model may have the name of one that is not in it.
+        fitting = [c for c in calls if layer is c.operation or layer == c.path]
+        fitting = fitting or [c for c in calls if layer == c.operation.name]
+        if len({id(c.operation) for c in fitting}) != 1:
             which = "recurrent layers" if argument == "layers" else "layers"
             raise ValueError(
                 f"`{argument}` must name {which} of the model. Received: {layer!r}, which fits "
-                f"{sorted(fitting) or 'none'}; there are {sorted({c.path for c in calls})}."
+                f"{sorted({c.path for c in fitting}) or 'none'}; there are "
+                f"{sorted({c.path for c in calls})}."
             )
-        paths += fitting
+        paths += [c.path for c in calls if c.operation is fitting[0].operation]
     return paths
 
 
@@ -172,6 +176,32 @@ def check_outputs(call: Call, outputs: Structure) -> None:
             f"outputs of shapes {[t.shape for t in keras.tree.flatten(outputs)]}; `call` returns "
             f"{[t.shape for t in call.outputs]}."
         )
+
+
+def _check_hidden_states(graph: Graph, function: str) -> None:
+    """Checks that no layer holds another one with a state of its own, which no window would reset.
+
+    Raises:
+        ValueError: a wrapper, or a layer of the user's own, around a `stateful=True` layer.
+    """
+    for call in graph.calls:
+        if not isinstance(call.operation, keras.layers.Layer) or call.is_recurrent:
+            continue
+        _, *parts = parts_of(call.operation)
+        hidden = [part.name for part in parts if _has_states(part)]
+        if hidden:
+            raise Unconvertible(
+                f"`{function}` cannot carry `{call.path}` ({type(call.operation).__name__}): the "
+                "stateful layer inside it would carry state from slice to slice of one call, and "
+                f"from window to window. Received: {hidden} with `stateful=True`. Give it "
+                "`stateful=False`: what is wrapped starts anew with each slice. A layer that is to "
+                "carry has to be called in the model's graph itself."
+            )
+
+
+def _has_states(part: keras.layers.Layer) -> bool:
+    carries = isinstance(part, Carry) and part.slots > 0
+    return carries or (isinstance(part, keras.layers.RNN) and part.stateful)
 
 
 def _check_weights(model: keras.Model) -> None:

@@ -19,7 +19,8 @@ from keras_stateful.carry.classes import carried_class
 from keras_stateful.carry.graph import RESETS, Call, Graph, Unconvertible
 from keras_stateful.carry.layers import Carry, plain_class
 from keras_stateful.carry.past import Past
-from keras_stateful.carry.rewrite import Level, Rewriter
+from keras_stateful.carry.rewrite import Level, Repeated, Rewriter
+from keras_stateful.carry.steps import masked_output
 from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
 from keras_stateful.conversion.checks import (
     OF_THE_LOSS,
@@ -201,11 +202,11 @@ def to_stateless(model: keras.Model) -> keras.Model:
         return layer(*call.args, **call.users_arguments)
 
     rewriter = Rewriter(
-        recurrent, plain, share=False, share_submodels=True, batch_size=None, plain=True
+        graph, recurrent, plain, repeated=Repeated.SHARED, batch_size=None, plain=True
     )
-    inputs, outputs, _ = rewriter.run(graph)
+    inputs, outputs, _ = rewriter.run()
     plain_model = keras.Model(
-        _pack_inputs(graph, inputs, {}), pack_outputs(graph, outputs), name=model.name
+        pack_inputs(inputs, {}), pack_outputs(graph, outputs), name=model.name
     )
     return same_training(model, plain_model)
 
@@ -256,15 +257,19 @@ def _carrying(
         _check_rows(call, rows)
         if call.path in time.held:
             reads = call.data[0]
-            return held.carry(rewriter, call, time.calls[call.path], index, flags(level, reads))
-        config: dict[str, Any] = {}
-        if call.path in time.initial_state_given:
-            config["initial_state_given"] = True
-        if call.is_rnn and any_length:
-            config["unroll"] = False  # that loop is as long as the window of the given model
+            return held.carry(
+                rewriter, call, graph.slots[id(call.operation)], index, flags(level, reads)
+            )
+        # An unrolled loop is as long as the window of the given model.
+        config = {"unroll": False} if call.is_rnn and any_length else {}
         # One layer for all calls of a shared layer, with a slot for the state of each.
-        cls = carried_class(type(call.operation))
-        layer = rewriter.layer(call.operation, cls, slots=time.calls[call.path], **config)
+        layer = rewriter.layer(
+            call.operation,
+            carried_class(type(call.operation)),
+            slots=graph.slots[id(call.operation)],
+            **states_config(graph, call.operation),
+            **config,
+        )
         arguments = call.users_arguments
         if resets is not None:
             arguments[RESETS] = flags(level, call.sequences)
@@ -275,17 +280,18 @@ def _carrying(
         return outputs
 
     rewriter = Rewriter(
+        graph,
         {*recurrent, *held.paths, *(() if shaped is None else shaped.paths)},
         carry,
         share=share,
-        share_submodels=False,
+        repeated=Repeated.SHARED,
         batch_size=rows,
         temporal=time.inputs,
         any_length=any_length,
     )
-    inputs, outputs, level = rewriter.run(graph)
+    inputs, outputs, level = rewriter.run()
     carrying = StatefulModel(
-        _pack_inputs(graph, inputs, level.inputs),
+        pack_inputs(inputs, level.inputs),
         pack_outputs(graph, outputs),
         name=graph.model.name,
         local=local,
@@ -298,12 +304,34 @@ def _along_time(graph: Graph, time: TimeAxis, chosen: list[str] | None, function
     recurrent = [path for path in time.recurrent if chosen is None or path in chosen]
     if not recurrent and not time.held:
         raise nothing_carries(graph, function)
+    calls = {path: [c for c in graph.recurrent if c.path == path] for path in recurrent}
+    for path, several in calls.items():
+        layer = several[0].operation
+        paths = {c.path for c in graph.recurrent if c.operation is layer}
+        if sum(time.calls.get(p, 0) for p in paths) != graph.slots[id(layer)]:
+            raise Unconvertible(
+                f"`{path}` is called along the model's time axis, and on something without it as "
+                "well, which must start anew in each window. Received: one layer for both. Build "
+                "two layers."
+            )
     if missing := [path for path in chosen or () if path not in recurrent]:
         raise Unconvertible(
             "`layers` names layers that do not run along the model's time axis. Received: "
             f"{missing}; along time run {time.recurrent}."
         )
     return recurrent
+
+
+def states_config(graph: Graph, layer: keras.layers.Layer) -> dict[str, Any]:
+    """What a recurrent layer that carries has to know of its calls in a graph."""
+    if not isinstance(layer, keras.layers.RNN):
+        return {}
+    given = any(c.operation is layer and c.initial_state is not None for c in graph.recurrent)
+    masked = graph.gets_mask(layer)
+    return {
+        "initial_state_given": given,
+        "masked_output": masked_output(layer, initial_state_given=given) if masked else None,
+    }
 
 
 def _check_rows(call: Call, rows: int) -> None:
@@ -318,11 +346,10 @@ def _check_rows(call: Call, rows: int) -> None:
         )
 
 
-def _pack_inputs(graph: Graph, inputs: list, more: dict[str, keras.KerasTensor]) -> Structure:
-    """The new inputs in the structure of the old ones, with what came in addition last."""
-    if isinstance(graph.functional.input, dict):
-        names = [t.name for t in graph.inputs if t is not graph.resets]
-        return {**dict(zip(names, inputs, strict=True)), **more}
+def pack_inputs(inputs: dict | list, more: dict[str, keras.KerasTensor]) -> Structure:
+    """New inputs with what came in addition last: a dict, a list, or a single tensor."""
+    if isinstance(inputs, dict):
+        return {**inputs, **more}
     together = [*inputs, *more.values()]
     return together[0] if len(together) == 1 else together
 

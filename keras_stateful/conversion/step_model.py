@@ -1,7 +1,7 @@
 """Step models: states in, states out. What one exports, and what a compiled loop runs."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import keras
@@ -10,20 +10,19 @@ from keras import ops
 
 from keras_stateful.carry.adapters import CarryAdapted
 from keras_stateful.carry.any_length import AnyLength
+from keras_stateful.carry.classes import carried_class
 from keras_stateful.carry.graph import Call, Graph
-from keras_stateful.carry.layers import plain_class
-from keras_stateful.carry.recurrent import KERAS_CALLS
+from keras_stateful.carry.recurrent import CarryRNN
 from keras_stateful.carry.register import registered_class
-from keras_stateful.carry.rewrite import Level, Rewriter
-from keras_stateful.carry.steps import OpenedWindow, first_of_last, puts_out_its_first_state
-from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
+from keras_stateful.carry.rewrite import Level, Repeated, Rewriter
+from keras_stateful.carry.time_axis import find_time_axis
 from keras_stateful.conversion.checks import check_all_go_on, readable, vouched_for
-from keras_stateful.conversion.convert import pack_outputs
+from keras_stateful.conversion.convert import pack_outputs, states_config
 from keras_stateful.conversion.files import KerasFiles
 from keras_stateful.conversion.held import HeldCalls, called
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
-from keras_stateful.foundation.types import Structure
+from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.training.model_facts import same_training
 
 
@@ -122,56 +121,69 @@ def to_step_model(
     time = find_time_axis(graph, carried, vouched_for(graph, local))
     check_all_go_on(time, carried)
     recurrent = {path for path in time.recurrent if carried is None or path in carried}
-    names = _StateNames(time, {t.name for t in graph.inputs})
     held = HeldCalls(graph, time)
+    stems = _stems(graph, {*recurrent, *time.held})
+    keys: dict[str, str] = {}  # in `get_states`, by the name of the state
     shaped = AnyLength(graph, time)
 
     def step(level: Level, call: Call, index: int) -> Structure:
         if call.path in shaped.paths:
             return shaped.call(call, rewriter.layer)
-        layer = held.layer(rewriter, call) if call.path in time.held else None
-        # One row shows how many states there are, of which shapes, and how they are nested.
-        initial = _initial_states(call if layer is None else call._replace(operation=layer), 1)
-        shapes = [(None, *value.shape[1:]) for value in keras.tree.flatten(initial)]
-        state_names = names.of_call(call.path, index, len(shapes))
-        states = [
-            level.input(name, shape, "float32")
-            for name, shape in zip(state_names, shapes, strict=True)
-        ]
-        start = keras.tree.pack_sequence_as(initial, states)
-        if call.is_rnn:
-            outputs, new_states = _call_recurrent(rewriter, call, start)
+        # The states are an argument of the layer, and come back behind the outputs.
+        if call.path in time.held:
+            layer: Any = held.layer(rewriter, call)
+            initial = _initial_states(call._replace(operation=layer), 1)
         else:
-            outputs, new_states = _call_adapted(layer or _registered(rewriter, call), call, start)
-        for name, state in zip(state_names, keras.tree.flatten(new_states), strict=True):
-            # In mixed precision too: the inputs are float32, as are the state variables of a model
-            # that carries, and each new state must fit the input that it goes into next.
-            level.output(name, state if state.dtype == "float32" else ops.cast(state, "float32"))
-        return outputs
+            cls = carried_class(type(call.operation))
+            config = states_config(graph, call.operation)
+            config |= {"unroll": False} if call.is_rnn else {}
+            layer = rewriter.layer(call.operation, cls, slots=0, **config)
+            initial = _initial_states(call, 1)
+        # One row shows how many states there are, of which shapes.
+        initial = keras.tree.flatten(initial) + (layer.output_before(1) if call.is_rnn else [])
+        key = graph.keys[id(call.operation)] + (f"#{index}" if index else "")
+        states = []
+        for i, value in enumerate(initial):
+            name = f"{stems[key]}_state_{i}"
+            keys[name] = key
+            # In mixed precision too: each new state must fit the input that it goes into next.
+            states.append(level.input(name, (None, *value.shape[1:]), "float32"))
+        if call.is_rnn:  # it starts from the states, whatever the graph gave it
+            options = {k: v for k, v in call.kwargs.items() if k in ("training", "mask")}
+            results = layer(call.sequences, states=states, **options)
+        else:
+            results = called(layer, call, states=states)
+        results = keras.tree.flatten(results)
+        count = len(results) - len(states)
+        for state, new in zip(states, results[count:], strict=True):
+            level.output(state.name, new)
+        return results[:count]
 
     rewriter = Rewriter(
+        graph,
         recurrent | held.paths | shaped.paths,
         step,
         share=share_weights,
-        share_submodels=True,
+        repeated=Repeated.COPIED,
         batch_size=None,
         temporal=time.inputs,
         any_length=True,
     )
-    inputs, outputs, level = rewriter.run(graph)
+    inputs, outputs, level = rewriter.run()
+    inputs = list(inputs.values()) if isinstance(inputs, dict) else inputs
     outputs = keras.tree.flatten(pack_outputs(graph, outputs))
     step_model = StepModel(
         [*inputs, *level.inputs.values()],
         [*outputs, *(level.outputs[name] for name in level.inputs)],
         name=model.name,
-        state_paths=[names.key(name) for name in level.inputs],
+        state_paths=[keys[name] for name in level.inputs],
         initial_state_given=sorted(time.initial_state_given),
     )
     return same_training(model, step_model)
 
 
 def _initial_states(call: Call, batch_size: int) -> Structure:
-    """What a layer starts a document from, nested as it has it."""
+    """What the cell of a layer, or its adapter, starts a document from."""
     if call.is_rnn:
         return call.operation.get_initial_state(batch_size)
     layer = call.operation
@@ -180,87 +192,34 @@ def _initial_states(call: Call, batch_size: int) -> Structure:
     return adapter.initial_states(layer, batch_size, *(tuple(t.shape) for t in call.data))
 
 
-def _registered(rewriter: Rewriter, call: Call) -> CarryAdapted:
-    """The layer without states of its own, for one that `register_carry` was told of."""
-    return rewriter.layer(
-        call.operation, registered_class(plain_class(type(call.operation))), slots=0
-    )
+def _stems(graph: Graph, carrying: Collection[str]) -> dict[str, str]:
+    """Names for the states of every recurrent call, by the key of `get_states`.
 
-
-def _call_adapted(layer: CarryAdapted, call: Call, start: list) -> tuple[Structure, list]:
-    """Calls a layer that carries by an adapter from given states.
-
-    Returns:
-        What the layer returned in the user's graph, and the new states.
-    """
-    results = called(layer, call, states=start)
-    outputs, new_states = results[: -len(start)], results[-len(start) :]
-    return outputs, list(new_states)
-
-
-def _call_recurrent(rewriter: Rewriter, call: Call, start: Structure) -> tuple[list, Structure]:
-    """Calls a plain recurrent layer from given states.
-
-    Returns:
-        What the layer returned in the user's graph, and the new states.
-    """
-    cls = plain_class(type(call.operation))
-    layer = rewriter.layer(call.operation, cls, stateful=False, return_state=True, unroll=False)
-    options = {name: value for name, value in call.kwargs.items() if name == "training"}
-    mask = call.argument(2, "mask")
-    if mask is None:  # Keras passes the sequences' own mask on only where they are the sole tensor
-        mask = keras_internals.mask_of(call.sequences)
-    if mask is not None:
-        options["mask"] = mask
-    output, *new_states = layer(call.sequences, initial_state=start, **options)
-    if mask is not None and puts_out_its_first_state(layer) and type(layer).call in KERAS_CALLS:
-        output = OpenedWindow()([output, first_of_last(start), mask])
-    return [output, *(new_states if call.operation.return_state else [])], new_states
-
-
-class _StateNames:
-    """Names for the states of every recurrent call, which are names of inputs.
-
-    A name is `<stem>_state_<index>`, where the stem is the layer's path without slashes:
+    A state is called `<stem>_state_<index>`, where the stem is the layer's path without slashes:
     `encoder/lstm` has `encoder_lstm_state_0` and `encoder_lstm_state_1`. The second call of a
-    shared layer has the stem `encoder_lstm_call1`. Where a stem is taken, because another layer has
-    that very path (`encoder_lstm`) or an input such a name, a number is added.
+    shared layer, `encoder/lstm#1`, has the stem `encoder_lstm_call1`. Where a stem is taken,
+    because another layer has that very path (`encoder_lstm`) or an input such a name, a number is
+    added.
 
     Args:
-        time: what runs along time.
-        inputs: names of the model's own inputs.
+        graph: of the model.
+        carrying: paths of the layers and operations.
     """
-
-    def __init__(self, time: TimeAxis, inputs: set[str]):
-        self._keys: dict[str, str] = {}
-        self._stems: dict[str, str] = {}
-        taken: set[str] = set()
-        for path in time.calls:
-            plain = path.replace("/", "_")
-            numbered = (f"{plain}_{i}" for i in itertools.count(1))
-            for stem in itertools.chain([plain], numbered):
-                stems = {stem, *(f"{stem}_call{k}" for k in range(1, time.calls[path]))}
-                prefixes = tuple(f"{s}_state_" for s in stems)
-                if not stems & taken and not any(name.startswith(prefixes) for name in inputs):
-                    break
-            taken |= stems
-            self._stems[path] = stem
-
-    def of_call(self, path: str, index: int, count: int) -> list[str]:
-        """The names of `count` states of a layer's call, whose key is noted."""
-        stem = self._stems[path] + (f"_call{index}" if index else "")
-        names = [f"{stem}_state_{i}" for i in range(count)]
-        self._keys.update(dict.fromkeys(names, path + (f"#{index}" if index else "")))
-        return names
-
-    def key(self, name: str) -> str:
-        """The key in `get_states` of the state with this name."""
-        if name in self._keys:
-            return self._keys[name]
-        # A sub-model that is called again: its level asked for the state under the first call's
-        # name, and `Rewriter` put the number of the call behind it.
-        first, call = name.rsplit("_call", 1)
-        return f"{self._keys[first]}#{call}"
+    layers = {id(c.operation): c for c in graph.calls if c.path in carrying}
+    stems: dict[str, str] = {}
+    for layer in layers:
+        path, calls = graph.keys[layer], range(graph.slots[layer])
+        plain = path.replace("/", "_")
+        for stem in itertools.chain([plain], (f"{plain}_{i}" for i in itertools.count(1))):
+            names = [stem + (f"_call{k}" if k else "") for k in calls]
+            prefixes = tuple(f"{name}_state_" for name in names)
+            taken = any(name.startswith(prefixes) for name in graph.input_names)
+            if not taken and not set(names) & set(stems.values()):
+                break
+        stems.update(
+            {path + (f"#{k}" if k else ""): name for k, name in zip(calls, names, strict=True)}
+        )
+    return stems
 
 
 def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarray]:
@@ -306,7 +265,14 @@ def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarra
         call = calls[key.split("#")[0]]
         values[key] = [
             np.array(ops.convert_to_numpy(v), "float32")
-            for v in keras.tree.flatten(_initial_states(call, batch_size))
+            for v in _all_initial_states(call, batch_size)
         ]
     # The states of a layer come in their order, though states of others may stand between them.
     return [values[key].pop(0) for key in step_model.state_paths]
+
+
+def _all_initial_states(call: Call, batch_size: int) -> list[Tensor]:
+    """What a layer of a step model starts from; one of Keras's own where an older version saved."""
+    if isinstance(call.operation, CarryRNN):
+        return call.operation.initial_states(batch_size)
+    return keras.tree.flatten(_initial_states(call, batch_size))

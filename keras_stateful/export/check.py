@@ -1,12 +1,14 @@
 """Checks that an artifact computes what Keras does; measures how far int8 moves its outputs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_stateful.carry.graph import Graph
+from keras_stateful.export.reference import Arrays, read_by_model
 from keras_stateful.foundation.types import Structure
 from keras_stateful.session.inputs import by_input
 from keras_stateful.session.manifest import Manifest, Tensor
@@ -15,18 +17,10 @@ from keras_stateful.session.session import Session, load_session
 STEPS = 16  # chained steps that an artifact must agree on with Keras
 TOLERANCE = 1e-5  # of the largest number of that output, at least of 1
 _ANY_SIZE = 3  # the size of an axis that the model leaves open
+_MASKED = 0.25  # the share of time steps that a mask is given
 
-Arrays: TypeAlias = list[np.ndarray]
 
-
-def compare(
-    model: keras.Model,
-    directory: Path,
-    manifest: Manifest,
-    batch_size: int,
-    *,
-    states_only: bool = False,
-) -> None:
+def compare(model: keras.Model, directory: Path, manifest: Manifest, batch_size: int) -> None:
     """Chains steps through Keras and through a `Session`, at two batch sizes.
 
     Args:
@@ -35,7 +29,6 @@ def compare(
         manifest: of that directory.
         batch_size: one of the batch sizes; the other one is larger by 1, so that an artifact with
             fixed rows pads.
-        states_only: True where the model's outputs are not to be compared, only its states.
 
     Raises:
         RuntimeError: numbers that differ; says which, and after how many steps.
@@ -43,24 +36,61 @@ def compare(
     rng = np.random.default_rng(1)
     # One session to fork from: the artifact's files are read and checked once for both sizes.
     session, keras_step = load_session(directory, batch_size), keras_function(model)
-    outputs = [t.name for t in manifest.outputs]
-    names = outputs + [s.name for s in manifest.states]
-    first = len(outputs) if states_only else 0
+    names = [t.name for t in manifest.outputs] + [s.name for s in manifest.states]
     _check_repeats(keras_step, manifest, names, batch_size)
     for rows in (batch_size, batch_size + 1):
         session = session.fork(rows=np.zeros(rows, int))
         session.reset()
         steps = _side_by_side(keras_step, session, rows, rng)
         for count, (computed, expected) in enumerate(steps, start=1):
-            compared = list(zip(names, computed, expected, strict=True))[first:]
-            for name, array, expected_array in compared:
-                if (distance := apart(array, expected_array)) > TOLERANCE:
-                    raise RuntimeError(
-                        f"The artifact computes something else than Keras: {name!r} differs by "
-                        f"{distance:.1e} after {count} steps with {rows} rows (at most "
-                        f"{TOLERANCE:.0e}). Nothing was written. Try another `format`; a layer "
-                        "that is random at inference can never agree."
-                    )
+            _check_close(names, computed, expected, f"after {count} steps with {rows} rows")
+
+
+def compare_with_model(graph: Graph, directory: Path, manifest: Manifest, batch_size: int) -> None:
+    """Chains steps through a `Session`, against the user's model that reads the stream in windows.
+
+    Args:
+        graph: of the user's model.
+        directory: the exported one.
+        manifest: of that directory.
+        batch_size: rows, where the model leaves them open.
+
+    Raises:
+        RuntimeError: numbers that differ; says which, and at which step.
+    """
+    rng = np.random.default_rng(2)
+    masking = [c.operation for c in graph.calls if isinstance(c.operation, keras.layers.Masking)]
+    values = [layer.mask_value for layer in masking] or [0.0]
+    stream = read_by_model(
+        graph,
+        manifest.inputs,
+        manifest.outputs,
+        batch_size,
+        lambda tensor, shape: _random(tensor, shape, rng, values),
+    )
+    session = load_session(directory, stream.rows)
+    for step in range(stream.steps):
+        inputs = zip(manifest.inputs, stream.inputs, strict=True)
+        x = {t.name: array[:, step] if t.time else array for t, array in inputs}
+        results = _all_outputs(session.step(x))
+        names, computed, expected = [], [], []
+        for tensor, result, whole in zip(manifest.outputs, results, stream.outputs, strict=True):
+            if tensor.time or step == stream.steps - 1:  # else it is that of the stream's end
+                names.append(tensor.name)
+                computed.append(result)
+                expected.append(whole[:, step] if tensor.time else whole)
+        _check_close(names, computed, expected, f"from the model at step {step + 1}")
+
+
+def _check_close(names: list[str], computed: Arrays, expected: Arrays, where: str) -> None:
+    """Raises for the first of several arrays that is not what Keras computes."""
+    for name, array, expected_array in zip(names, computed, expected, strict=True):
+        if (distance := apart(array, expected_array)) > TOLERANCE:
+            raise RuntimeError(
+                f"The artifact computes something else than Keras: {name!r} differs by "
+                f"{distance:.1e} {where} (at most {TOLERANCE:.0e}). Nothing was written. Try "
+                "another `format`; a layer that is random at inference can never agree."
+            )
 
 
 def _check_repeats(
@@ -121,10 +151,28 @@ def _all_outputs(result: Structure) -> tuple[np.ndarray, ...]:
 
 def random_input(tensor: Tensor, rows: int, rng: np.random.Generator) -> np.ndarray:
     """Something that an input takes, `(rows, ...)`: ids of its vocabulary, flags or numbers."""
-    shape = (rows, *(_ANY_SIZE if size is None else size for size in tensor.shape[1:]))
-    if tensor.dtype == "bool" or "int" in tensor.dtype or tensor.vocabulary is not None:
-        return rng.integers(0, tensor.vocabulary or 2, shape).astype(tensor.dtype)
-    return rng.standard_normal(shape).astype(tensor.dtype)
+    return _random(tensor, (rows, *tensor.shape[1:]), rng)
+
+
+def _random(
+    tensor: Tensor,
+    shape: tuple[int | None, ...],
+    rng: np.random.Generator,
+    masked: Sequence[float] = (),
+) -> np.ndarray:
+    """Something that an input takes, where `masked` is given with steps that hold those alone.
+
+    Ids are masked by 0.
+    """
+    sizes = [_ANY_SIZE if size is None else size for size in shape]
+    ids = tensor.dtype == "bool" or "int" in tensor.dtype or tensor.vocabulary is not None
+    array: np.ndarray = (
+        rng.integers(0, tensor.vocabulary or 2, sizes) if ids else rng.standard_normal(sizes)
+    )
+    if masked and tensor.time:
+        steps = rng.random(sizes[:2]) < _MASKED
+        array[steps] = 0 if ids else rng.choice(masked)
+    return array.astype(tensor.dtype)
 
 
 def keras_function(model: keras.Model) -> Callable[[Arrays], Arrays]:

@@ -1,14 +1,15 @@
 """A step model as exporters take it: one time step, flat, unrolled, in float32."""
 
-from collections.abc import Callable
+from typing import Any
 
 import keras
-import numpy as np
 
-from keras_stateful.carry.copying import copy_layer, copy_statistics, parts_of, skip_initializers
+from keras_stateful.carry.copying import parts_of
 from keras_stateful.carry.graph import Call, Graph
+from keras_stateful.carry.twins import Twins
 from keras_stateful.conversion.step_model import StepModel
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.types import Structure
 
 
 def single_step(step: StepModel, graph: Graph) -> keras.Model:
@@ -29,15 +30,15 @@ def single_step(step: StepModel, graph: Graph) -> keras.Model:
     inputs = [_one_step(t, i < data and has_time(t)) for i, t in enumerate(graph.inputs)]
     # The graph is called again from its inputs on; `tensors` has the new tensor for each old one.
     tensors = {id(old): new for old, new in zip(graph.inputs, inputs, strict=True)}
-    copies = _Copies({t.name for t in inputs})
+    copies = _Copies(graph, {t.name for t in inputs})
     for call in graph.calls:
         args, kwargs = keras.tree.map_structure(
             lambda a: tensors[id(a)] if isinstance(a, keras.KerasTensor) else a,
             (call.args, call.kwargs),
         )
-        outputs = keras.tree.flatten(copies.copy_of(call)(*args, **kwargs))
+        outputs = keras.tree.flatten(copies.call(call, args, kwargs))
         tensors.update({id(old): new for old, new in zip(call.outputs, outputs, strict=True)})
-    copies.hand_over_weights()
+    copies.twins.hand_over_weights()
     return keras.Model(inputs, [tensors[id(t)] for t in graph.outputs], name="step")
 
 
@@ -65,31 +66,30 @@ class _Copies:
     Two layers of different sub-models may have one name; in a flat model they may not.
     """
 
-    def __init__(self, taken: set[str]):
+    def __init__(self, graph: Graph, taken: set[str]):
+        self.twins = Twins(graph.layers)
         self._taken = taken
         self._copies: dict[int, keras.Operation] = {}  # by the id of the original
-        # Original, copy, and the function that gives the copy its initializers back.
-        self._layers: list[tuple[keras.layers.Layer, keras.layers.Layer, Callable]] = []
 
-    def copy_of(self, call: Call) -> keras.Operation:
-        """The copy of what a call calls: one for all calls of the same layer or operation."""
+    def call(self, call: Call, args: tuple, kwargs: dict[str, Any]) -> Structure:
+        """Calls the copy of what a call calls: one for all calls of the same layer or operation."""
         operation = call.operation
         if id(operation) not in self._copies:
             is_layer = isinstance(operation, keras.layers.Layer)
             name = call.path.replace("/", "_")
             copy = self._layer(operation, name) if is_layer else self._operation(operation, name)
             self._copies[id(operation)] = copy
-        return self._copies[id(operation)]
+        args, kwargs = self.twins.arguments((args, kwargs))
+        return self._copies[id(operation)](*args, **kwargs)
 
     def _layer(self, layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
         # One step of a loop needs no loop, which some exporters cannot write.
-        copy = copy_layer(layer, **({"unroll": True} if hasattr(layer, "unroll") else {}))
+        copy = self.twins.of(layer, **({"unroll": True} if hasattr(layer, "unroll") else {}))
         copy.name = unique(name, self._taken)
         for part in parts_of(copy):
             keras_internals.without_dropout(part)
             if is_mixed(part):
                 part.dtype_policy = keras.DTypePolicy("float32")
-        self._layers.append((layer, copy, skip_initializers(layer, copy)))
         return copy
 
     def _operation(self, operation: keras.Operation, name: str) -> keras.Operation:
@@ -100,14 +100,6 @@ class _Copies:
             operation.name = unique(name, self._taken)
         self._taken.add(operation.name)
         return operation
-
-    def hand_over_weights(self) -> None:
-        """Copies weights into the copies, which must have been called, and so built."""
-        for layer, copy, restore_initializers in self._layers:
-            restore_initializers()
-            for source, target in zip(layer.weights, copy.weights, strict=True):
-                target.assign(np.array(keras.ops.convert_to_numpy(source)))
-            copy_statistics(layer, copy)
 
 
 def unique(name: str, taken: set[str]) -> str:

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 
@@ -156,6 +157,8 @@ def rename_outputs(path: Path, old: list[str], new: list[str]) -> None:
 
     model = onnx.load(path)
     graph = model.graph
+    _free_names(graph, set(new))
+    old = [_inside(name) if name in new else name for name in old]
     outputs_before = {output.name: output for output in graph.output}
     outputs = []
     for before, after in zip(old, new, strict=True):
@@ -168,6 +171,27 @@ def rename_outputs(path: Path, old: list[str], new: list[str]) -> None:
     del graph.output[:]
     graph.output.extend(outputs)
     onnx.save(model, path)
+
+
+def _free_names(graph: Any, names: set[str]) -> None:
+    """Calls what is inside of an ONNX graph, outputs included, by other names than these.
+
+    torch names what an operation gives by the operation, as Keras names an output.
+    """
+    for node in graph.node:
+        for values in (node.input, node.output):
+            for i, value in enumerate(values):
+                if value in names:
+                    values[i] = _inside(value)
+        for attribute in node.attribute:
+            _free_names(attribute.g, names)  # of a loop; empty for all others
+    for value in (*graph.value_info, *graph.output):
+        if value.name in names:
+            value.name = _inside(value.name)
+
+
+def _inside(name: str) -> str:
+    return f"{name}_inside"
 
 
 def quantize_onnx(exact: Path, path: Path) -> None:

@@ -26,7 +26,7 @@ class Raw(layers.Layer):
 
             backend = tf.math
         function = getattr(backend, self.function)
-        return function(x) if self.function == "tanh" else function(x, 1)
+        return function(x) if self.function == "tanh" else function(x, axis=1)
 
     def compute_output_spec(self, x):
         return keras.KerasTensor(x.shape, x.dtype)

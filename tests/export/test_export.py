@@ -1,5 +1,6 @@
 """Law 7 for exported artifacts, and what `export_step_model` refuses."""
 
+import inspect
 import json
 import warnings
 
@@ -10,6 +11,7 @@ import pytest
 from keras import layers, ops
 
 import keras_stateful as ks
+from keras_stateful.carry.recurrent import CarryRNN
 from keras_stateful.export import check, describe
 from keras_stateful.session.manifest import Tensor
 
@@ -446,6 +448,55 @@ def test_other_weights_do_not_pass_the_check(last, tmp_path):
     scores.set_weights([w + 1 for w in scores.get_weights()])
     with pytest.raises(RuntimeError, match="something else than Keras"):
         check.compare(ks.to_step_model(model), tmp_path / "out", manifest, 1)
+
+
+def masked_behind_a_border():
+    """The mask of id 0 leaves a sub-model."""
+    ids = keras.Input((None,), dtype="int32")
+    embed = layers.Embedding(VOCABULARY, 4, mask_zero=True)
+    inner = keras.Sequential([keras.Input((None,), dtype="int32"), embed], name="inner")
+    return keras.Model(ids, layers.GRU(5, return_sequences=True)(inner(ids)))
+
+
+def masked_numbers():
+    """Steps of -1 are masked, which random numbers never are."""
+    return _sequential(layers.Masking(-1.0), layers.LSTM(4, return_sequences=True))
+
+
+@pytest.mark.parametrize("carries", [False, True])
+@pytest.mark.parametrize("build", [masked_ids, masked_behind_a_border, masked_numbers])
+def test_a_mask_that_the_step_model_drops_is_found_out(build, carries, tmp_path, monkeypatch):
+    model = ks.to_stateful(build(), 3, resets="step") if carries else build()
+    ks.export_step_model(model, tmp_path / "right")
+    call = CarryRNN.call
+
+    def without_mask(self, sequences, *args, states=None, **kwargs):
+        if states is not None:
+            kwargs = {name: v for name, v in kwargs.items() if "mask" not in name}
+        return call(self, sequences, *args, states=states, **kwargs)
+
+    without_mask.__signature__ = inspect.signature(call)
+    monkeypatch.setattr(CarryRNN, "call", without_mask)
+    with pytest.raises(RuntimeError, match="differs by .* from the model at step"):
+        ks.export_step_model(model, tmp_path / "wrong")
+    assert [p.name for p in tmp_path.iterdir()] == ["right"]
+
+
+def test_a_model_is_compared_with_as_it_is_and_left_so(tmp_path):
+    """Its own rows, window, state and random numbers."""
+    x = keras.Input((5, 3), batch_size=2, name="x")
+    h = layers.LSTM(4, return_sequences=True, stateful=True, dropout=0.5)(x)
+    model = keras.Model({"x": x}, {"h": layers.Dense(2)(layers.Dropout(0.5)(h))})
+    data = {"x": np.random.default_rng(0).standard_normal((2, 5, 3)).astype("float32")}
+    model.predict_on_batch(data)
+    before = [np.array(ops.convert_to_numpy(v)) for v in model.variables]
+    states = ks.get_states(model)
+    ks.export_step_model(model, tmp_path / "out")
+    for variable, value in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(variable), value)
+    for key, arrays in ks.get_states(model).items():
+        for a, b in zip(arrays, states[key], strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):

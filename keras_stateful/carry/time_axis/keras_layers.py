@@ -12,10 +12,10 @@ import numpy as np
 from keras import layers, tree
 
 from keras_stateful.carry.each_step import ForEachStep
-from keras_stateful.carry.graph import Call
+from keras_stateful.carry.graph import Call, Masked
 from keras_stateful.carry.layers import plain_class
 from keras_stateful.carry.past import Pad
-from keras_stateful.carry.time_axis.along import END, Along, Hold, Refused, Repeated, joined
+from keras_stateful.carry.time_axis.along import END, Along, Hold, Refused, Repeated
 from keras_stateful.carry.time_axis.convolutions import Window, read
 from keras_stateful.carry.time_axis.derivation import Derivation, LinedUp, Rule, merges
 from keras_stateful.carry.time_axis.operations import RULES as OPERATIONS
@@ -169,6 +169,16 @@ def _einsum_dense(call: Call, time: Derivation) -> Hold:
 @_layers(layers.Masking)
 def _masking(call: Call, time: Derivation) -> Hold:
     return _apart_from(call, time, -1)
+
+
+@_layers(Masked)
+def _masked(call: Call, time: Derivation) -> Hold:
+    return _masked_by(call.args[0], call.kwargs["mask"], time)
+
+
+def _masked_by(tensor: Tensor, mask: Tensor, time: Derivation) -> Along | Repeated:
+    """What is left of a tensor with a mask `(batch, time)`, whose steps are laid upon its own."""
+    return time.join([(part, stay) for part in (tensor, *tree.flatten(mask))])
 
 
 @_layers(
@@ -492,9 +502,9 @@ def _recurrent(call: Call, time: Derivation) -> list[Hold]:
             "it reads each window from the end, where the next window is not known yet",
             "Give it `go_backwards=False`.",
         )
-    mask = call.argument(2, "mask")
-    if isinstance(time.of(mask), Along):
-        hold = joined([hold, time.along(mask)])
+    if (mask := call.argument(2, "mask")) is not None:
+        masked = _masked_by(sequences, mask, time)
+        hold = masked if isinstance(masked, Along) else hold
     output: Hold = hold._replace(past=None) if layer.return_sequences else END
     return [output, *[END] * (len(call.outputs) - 1)]  # its states come behind
 

@@ -29,6 +29,16 @@ def is_graph(operation: Any) -> bool:
     return isinstance(operation, keras.Model) and hasattr(functional(operation), "_nodes_by_depth")
 
 
+def is_submodel(operation: Any) -> bool:
+    """True if a call of an operation may be read as the calls of the layers of its graph.
+
+    Not if its class has a `call` of its own, which may do anything else.
+
+    Private: the module in which Keras's `call` is written, see `names`.
+    """
+    return is_graph(operation) and type(operation).call.__module__.startswith("keras.src.")
+
+
 def nodes(model: keras.Model) -> Iterator[Any]:
     """The nodes of a model's graph in an order in which they can run, without input nodes.
 
@@ -54,6 +64,23 @@ def fill_in(node: Any, tensors: dict[int, Tensor]) -> tuple[tuple, dict[str, Any
             for one that is left out.
     """
     return node.arguments.fill_in(tensors)
+
+
+def arguments_of(
+    model: keras.Model, args: tuple, kwargs: dict[str, Any]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What each input tensor of a sub-model is given in a call of it, and the mask for it, or None.
+
+    Private: `Functional._standardize_inputs`, whose rules these are. A dict goes by its keys: to
+    inputs in a dict as both are flattened, sorted; to any others by the names of the tensors.
+    """
+    inputs = args[0] if args else kwargs["inputs"]
+    if isinstance(inputs, dict) and not isinstance(model.input, dict):
+        inputs = [inputs[tensor.name] for tensor in model.inputs]
+    arguments = keras.tree.flatten(inputs)
+    mask = args[2] if len(args) > 2 else kwargs.get("mask")
+    masks = [None] * len(arguments) if mask is None else keras.tree.flatten(mask)
+    return arguments, [*masks, *[None] * (len(arguments) - len(masks))]
 
 
 def mask_of(tensor: Tensor) -> Structure:

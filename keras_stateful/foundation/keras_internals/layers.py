@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras.src import backend as _keras_backend
 
+from keras_stateful.foundation.keras_internals.graph import is_submodel
 from keras_stateful.foundation.types import Tensor
 
 # `keras.src.backend.rnn`, the loop over time steps of Keras's own recurrent layers. The public
@@ -31,24 +32,47 @@ def attributes(layer: keras.layers.Layer) -> dict[str, Any]:
     return {**vars(layer), **vars(layer).get("_modules", {})}
 
 
+def is_store(name: str) -> bool:
+    """True if an attribute of this name is where Keras lists all that a layer holds.
+
+    Private: `Layer._layers` and the like.
+    """
+    return name in ("_layers", "_metrics", "_seed_generators")
+
+
 def replace_attribute(
     layer: keras.layers.Layer, name: str, value: keras.Variable | keras.layers.Layer
 ) -> None:
     """Replaces a variable or layer that a layer holds, built or not; the new one is tracked.
 
-    Private: `Layer._tracker`, `_post_track_variable`, `_post_untrack_variable`. A built layer takes
-    no other variables, and goes on tracking a layer that was put aside.
+    Private: `_post_track_variable`, `_post_untrack_variable`, and those of `replace_tracked`.
     """
-    old, tracker = attributes(layer)[name], layer._tracker
-    for store, (_, tracked) in tracker.config.items():
-        if tracker.is_in_store(store, old):
-            # In its place, since the order of tracked variables is that of the weights.
-            tracked[[id(t) for t in tracked].index(id(old))] = value
-            tracker.stored_ids[store] = {id(t) for t in tracked}
+    old = attributes(layer)[name]
+    replace_tracked(layer, old, value)
     if isinstance(value, keras.Variable):  # of which torch keeps a list of its own
         layer._post_untrack_variable(old)
         layer._post_track_variable(value)
     setattr(layer, name, value)
+
+
+def replace_tracked(
+    layer: keras.layers.Layer,
+    old: keras.Variable | keras.layers.Layer,
+    new: keras.Variable | keras.layers.Layer,
+) -> None:
+    """Has a layer, built or not, track one thing in the place of another.
+
+    Private: `Layer._tracker`. A built layer takes no other variables, and goes on tracking a layer
+    that was put aside.
+    """
+    tracker = layer._tracker
+    for store, (_, tracked) in tracker.config.items():
+        if tracker.is_in_store(store, old):
+            # In its place, since the order of tracked variables is that of the weights.
+            tracked[[id(t) for t in tracked].index(id(old))] = new
+            once = {id(t): t for t in tracked}
+            tracked[:] = once.values()
+            tracker.stored_ids[store] = set(once)
 
 
 # Copies of layers
@@ -61,6 +85,17 @@ def class_to_rebuild(model: keras.Model) -> type[keras.Model]:
     outputs)` makes and which nobody can import.
     """
     return keras.Model if type(model).__name__ == "Functional" else type(model)
+
+
+def is_rebuildable(layer: Any) -> bool:
+    """True if a sub-model is rebuilt of its layers: one of Keras's classes, or of ours.
+
+    Of a class of the user's own nobody knows what else it holds.
+
+    Private: the module's name, see `names`.
+    """
+    ours = type(layer).__module__.startswith(("keras.", "keras_stateful."))
+    return ours and is_submodel(layer)
 
 
 def copy_lambda(
