@@ -2,9 +2,12 @@
 
 import keras
 
+from keras_stateful.carry.adapters import CarryAdapted
+from keras_stateful.carry.attention import ATTENTION, attention_class
 from keras_stateful.carry.layers import Carry
+from keras_stateful.carry.past import past_class
 from keras_stateful.carry.recurrent import KERAS_CLASSES, CarryRNN
-from keras_stateful.carry.register import registered_class
+from keras_stateful.carry.register import is_registered, registered_class
 
 _CARRIED: dict[type, type[Carry]] = dict(KERAS_CLASSES)
 
@@ -27,3 +30,10 @@ def carried_class(cls: type) -> type[Carry]:
         made = type(cls.__name__, (CarryRNN, cls), documentation)
         _CARRIED[cls] = keras.saving.register_keras_serializable("keras_stateful")(made)
     return _CARRIED[cls]
+
+
+def adapted_class(cls: type) -> type[CarryAdapted]:
+    """The class of a step model's layer that carries by an adapter, for its plain class."""
+    if is_registered(cls):
+        return registered_class(cls)
+    return attention_class(cls, trains=False) if issubclass(cls, ATTENTION) else past_class(cls)

@@ -19,9 +19,10 @@ from typing import Any
 
 import keras
 
+from keras_stateful.carry.adapters import CarryAdapted
+from keras_stateful.carry.classes import adapted_class
 from keras_stateful.carry.copying import functions_of, parts_of
 from keras_stateful.carry.layers import plain_class
-from keras_stateful.carry.past import Past, past_class
 from keras_stateful.export.formats import Target
 from keras_stateful.export.writers import write
 
@@ -76,7 +77,7 @@ class _Job:
         quantize: as in `write_artifact`.
         modules: to be imported, since they register the user's classes with Keras.
         objects: `[module, qualified name]` of the user's classes and functions, registered or not.
-        held: those of them whose layers hold their past.
+        held: those of them whose layers carry by an adapter.
     """
 
     target: dict[str, Any]
@@ -90,7 +91,7 @@ class _Job:
 def _write_in_fresh_process(model: keras.Model, target: Target, path: Path, quantize: bool) -> None:
     objects = _users_objects(model, target)
     modules = sorted({module for module, _ in objects})
-    held = [type(layer) for layer in model.layers if isinstance(layer, Past)]
+    held = [type(layer) for layer in model.layers if isinstance(layer, CarryAdapted)]
     held_names = [[c.__module__, c.__qualname__] for c in map(plain_class, held)]
     job = _Job(asdict(target), str(path.absolute()), quantize, modules, objects, held_names)
     with tempfile.TemporaryDirectory(prefix="keras_stateful.") as folder:
@@ -162,7 +163,7 @@ def main() -> None:
     custom = {name.split(".")[-1]: _located(module, name) for module, name in job.objects}
     for module, name in job.held:
         if [module, name] in job.objects:
-            past_class(_located(module, name))
+            adapted_class(_located(module, name))
     with keras.saving.custom_object_scope(custom):
         model = keras.saving.load_model(folder / "model.keras", compile=False)
     write(model, Target(**job.target), Path(job.path), quantize=job.quantize)

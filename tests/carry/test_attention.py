@@ -216,6 +216,20 @@ def test_half_precision_keeps_its_past_in_float32():
     assert {s.dtype.name for s in ks.get_states(training)["g"]} == {"float32"}
 
 
+@pytest.mark.parametrize("form", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])
+def test_an_artifact_equals_one_long_pass_over_1000_steps(form, tmp_path):
+    """The memory of a step is full from the 9th on; a class of a user's own is among them."""
+    keras.utils.set_random_seed(4)
+    model = stack(Biases(name="first"), grouped(use_gate=True))
+    (x,) = zoo.data(model, 1, 1000)
+    whole = read(model, [x], [0, 1000])
+    ks.export_step_model(model, tmp_path / "artifact", form)
+    with ks.load_session(tmp_path / "artifact") as session:
+        steps = [session.step(x[:, t]) for t in range(1000)]
+        assert list(session.get_states()) == [key for key in ks.get_states(ks.to_inference(model))]
+    close(np.stack(steps, axis=1), whole)
+
+
 class Positions(layers.MultiHeadAttention):
     """Computes something else, of the place of a key in the window."""
 

@@ -291,13 +291,14 @@ def test_fit_learns_and_gradients_stop_at_the_window():
         close(a, b)
 
 
-def test_exported_and_generating(tmp_path):
+@pytest.mark.parametrize("form", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])
+def test_exported_and_generating(form, tmp_path):
     keras.utils.set_random_seed(3)
     model = keras.Sequential(
         [
             keras.Input((None,), dtype="int32"),
             layers.Embedding(11, 4),
-            Leaky(name="leaky"),
+            Slower(name="leaky"),
             layers.Dense(11),
         ]
     )
@@ -306,7 +307,7 @@ def test_exported_and_generating(tmp_path):
     for _ in range(6):
         ids.append(int(np.argmax(model.predict_on_batch(np.array([ids]))[0, -1])))
     assert list(written) == ids[3:]
-    ks.export_step_model(model, tmp_path / "artifact")
+    ks.export_step_model(model, tmp_path / "artifact", form)
     with ks.load_session(tmp_path / "artifact") as session:
         whole = model.predict_on_batch(np.array([ids]))
         close(session.read(np.array([ids])), whole)
