@@ -3,7 +3,7 @@
     callback            what fit tells it        what is saved, and where
     ResumeTraining ──▶  callback_states          what the other callbacks remember
                         training_state           variables and random generators
-                        fingerprint              which training it is
+                        fingerprint, probe       which training it is
                               │
                               ▼
                         checkpoint               a directory of checkpoints, each whole or damaged

@@ -1,7 +1,7 @@
 """What a training is: its data, model and optimizer in a form that can be kept and compared.
 
 Names that Keras numbers by itself (`lstm_3`) are left out, and so is the learning rate where it is
-a number: it is state, which callbacks change.
+a number: it is state, which callbacks change. What no configuration says is told by `probe`.
 """
 
 import json
@@ -13,8 +13,10 @@ import keras
 
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.protocols import Readable
+from keras_stateful.resuming.probe import DEVICE, TOLERANCE, is_close, probe
 
 _UNCOUNTED = {"name", "build_config", "shared_object_id"}  # in the configuration of a layer
+_STEP = "step."  # what keys of `probe` begin with
 _SHOWN = 8  # differences that an error names one by one
 
 
@@ -48,6 +50,7 @@ def fingerprint(
             "steps_per_epoch": steps_per_epoch,
             "steps_per_execution": model.steps_per_execution,
         },
+        "step": probe(model, sequence),
     }
     flat = {
         f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()
@@ -57,10 +60,27 @@ def fingerprint(
 
 def difference(saved: dict[str, Any], present: dict[str, Any]) -> str:
     """What differs between two fingerprints, in words; empty if nothing does."""
-    keys = [k for k in {**saved, **present} if saved.get(k) != present.get(k)]
+    # Elsewhere a step's numbers may be others; of earlier versions there are none.
+    on_same_device = saved.get(DEVICE) == present.get(DEVICE)
+    tolerance = present.get(TOLERANCE, 0.0)
+    keys = [
+        k
+        for k in {**saved, **present}
+        if (on_same_device or not k.startswith(_STEP))
+        and not is_close(saved.get(k), present.get(k), tolerance)
+    ]
+    named = [k for k in keys if not k.startswith(_STEP)]
+    hint = ""
+    if named:  # a configuration says better what has changed than the numbers that follow from it
+        keys = named
+    elif keys:
+        hint = (
+            " (`step` is one step on made-up values: how layers are wired, a constant or what a "
+            "function does has changed)"
+        )
     shown = [f"{k}: {saved.get(k)!r} when saved, {present.get(k)!r} now" for k in keys[:_SHOWN]]
     rest = f"; and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return "; ".join(shown) + rest
+    return "; ".join(shown) + rest + hint
 
 
 def _layers(layer: keras.layers.Layer) -> list[keras.layers.Layer]:

@@ -9,11 +9,12 @@ import sys
 import keras
 import numpy as np
 import pytest
-from keras import layers
+from keras import layers, ops
 from resumed_trainings import (
     BACKEND,
     DATA,
     EPOCHS,
+    IDS,
     ROWS,
     WINDOW,
     Copies,
@@ -246,6 +247,107 @@ def test_another_training_is_refused_with_what_differs(told, backup, monkeypatch
     with pytest.raises(ValueError, match="The training in `backup_dir` was another one") as error:
         train(made, backup, epochs=2, **change)
     assert told in str(error.value)
+
+
+def custom_activation(sign):
+    def act(x):
+        return sign * ops.tanh(x)
+
+    return act
+
+
+def custom_layer(sign):
+    class Custom(layers.Layer):
+        def call(self, x):
+            return sign * x
+
+    return Custom(name="custom")
+
+
+def custom_loss(scale):
+    def my_loss(y, p):
+        return scale * keras.losses.sparse_categorical_crossentropy(y, p, from_logits=True)
+
+    return my_loss
+
+
+def custom_metric(scale):
+    def my_metric(y, p):
+        return scale * ops.mean(p, -1)
+
+    return my_metric
+
+
+def custom_optimizer(inner):
+    class Wrapped(keras.optimizers.SGD):
+        def __init__(self):
+            super().__init__(0.1, momentum=0.5)
+
+        def update_step(self, gradient, variable, learning_rate):
+            super().update_step(gradient * inner, variable, learning_rate)
+
+    return Wrapped()
+
+
+def custom_schedule(power):
+    class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+        def __call__(self, step):
+            return 0.1 / (1.0 + ops.cast(step, "float32")) ** power
+
+        def get_config(self):
+            return {}
+
+    return Schedule()
+
+
+def wired(x, swap=False, constant=1.0, act="tanh", layer=lambda x: x):
+    h = layers.Embedding(IDS, 4)(x)
+    a = layers.LSTM(4, return_sequences=True)(h)
+    b = layers.Dense(4, activation=act)(h)
+    both = layers.Multiply()([layers.Add()([a, b]), b if swap else a])
+    return layers.Dense(IDS)(layer(both * constant))
+
+
+# What the first training is made with, and the second; of the same configuration.
+COMPUTES = {
+    "the wiring": ({}, {"swap": True}),
+    "a constant in the graph": ({}, {"constant": 0.5}),
+    "a function's body": ({"act": custom_activation(1)}, {"act": custom_activation(-1)}),
+    "a layer's call": ({"layer": custom_layer(1)}, {"layer": custom_layer(-1)}),
+    "the loss": ({"loss": custom_loss(1)}, {"loss": custom_loss(3)}),
+    "a metric": ({"metric": custom_metric(1)}, {"metric": custom_metric(2)}),
+    "the optimizer": (
+        {"optimizer": lambda: custom_optimizer(1.0)},
+        {"optimizer": lambda: custom_optimizer(-1.0)},
+    ),
+    "the schedule": (
+        {"optimizer": lambda: keras.optimizers.SGD(custom_schedule(1))},
+        {"optimizer": lambda: keras.optimizers.SGD(custom_schedule(2))},
+    ),
+}
+
+
+@pytest.mark.parametrize("what", COMPUTES)
+def test_a_step_that_computes_something_else_is_refused(what, tmp_path):
+    def run(epochs, loss=None, metric=None, optimizer="adam", **change):
+        keras.utils.set_random_seed(1)
+        data = sequence(resets=True)
+        x = keras.Input((None,), dtype="int32")
+        model = ks.to_stateful(keras.Model(x, wired(x, **change)), data, local=local)
+        model.compile(
+            optimizer() if callable(optimizer) else optimizer,
+            loss or custom_loss(1),
+            weighted_metrics=[metric or custom_metric(1)],
+        )
+        resume = ks.ResumeTraining(tmp_path, data)
+        return model.fit(data, epochs=epochs, verbose=0, callbacks=[resume]).epoch
+
+    before, after = COMPUTES[what]
+    local = ["custom"] if "layer" in before else []
+    run(1, **before)
+    with pytest.raises(ValueError, match=r"another one.*step\..*when saved.*on made-up values"):
+        run(2, **after)
+    assert run(2, **before) == [0, 1]
 
 
 def test_a_damaged_checkpoint_is_left_out(backup, tmp_path):
