@@ -7,6 +7,14 @@ from keras import layers
 
 import keras_stateful as ks
 
+BACKEND = keras.backend.backend()
+if BACKEND == "jax":
+    import jax.numpy as jnp
+elif BACKEND == "torch":
+    pass
+else:
+    import tensorflow as tf
+
 
 @keras.saving.register_keras_serializable(package="test_local")
 class Raw(layers.Layer):
@@ -17,16 +25,10 @@ class Raw(layers.Layer):
         self.function = function
 
     def call(self, x):
-        if keras.backend.backend() == "jax":
-            import jax.numpy as backend
-        elif keras.backend.backend() == "torch":
-            import torch as backend
-        else:
-            import tensorflow as tf
-
-            backend = tf.math
-        function = getattr(backend, self.function)
-        return function(x) if self.function == "tanh" else function(x, axis=1)
+        if self.function == "cumsum":
+            # Not `jax.numpy.cumsum`, which jax2onnx leaves another function after an export.
+            return tf.math.cumsum(x, 1) if BACKEND == "tensorflow" else x.cumsum(1)
+        return x.tanh() if BACKEND == "torch" else (jnp if BACKEND == "jax" else tf).tanh(x)
 
     def compute_output_spec(self, x):
         return keras.KerasTensor(x.shape, x.dtype)
