@@ -252,7 +252,9 @@ def _permute(call: Call, time: Derivation) -> Hold:
 @_layers(layers.Reshape, layers.Flatten)
 def _reshape(call: Call, time: Derivation) -> Hold:
     tensor = _input(call)
-    return reshaped(time.of(tensor), tensor.shape, call.outputs[0].shape)
+    # These leave the batch alone. The outputs in a sub-model do not say how large it is.
+    rows, *sizes = tensor.shape
+    return reshaped(time.of(tensor), (rows, *sizes), (rows, *call.outputs[0].shape[1:]))
 
 
 @_layers(layers.RepeatVector)
