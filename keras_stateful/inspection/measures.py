@@ -46,7 +46,7 @@ def saturation(layer: keras.layers.Layer, states: list[np.ndarray]) -> float | N
     """The share of values at a flat end of the layer's squashing.
 
     Args:
-        layer: a recurrent layer.
+        layer: one that carries; of those that are not recurrent nothing is known to be bounded.
         states: arrays `(batch, ...)`, those of stacked cells one after the other.
 
     Returns:
@@ -54,7 +54,8 @@ def saturation(layer: keras.layers.Layer, states: list[np.ndarray]) -> float | N
     """
     places: list[np.ndarray] = []
     rest = list(states)
-    cells = getattr(layer.cell, "cells", [layer.cell])
+    cell = getattr(layer, "cell", None)
+    cells = [] if cell is None else getattr(cell, "cells", [cell])
     for cell in cells:
         count = len(rest) if len(cells) == 1 else len(keras.tree.flatten(cell.state_size))
         of_cell, rest = rest[:count], rest[count:]

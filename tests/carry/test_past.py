@@ -209,6 +209,20 @@ def test_a_sequence_trains_and_the_files_are_the_plain_models(name, tmp_path):
     close(pass_over(ks.to_inference(loaded, 2), x, range(9)), model.predict_on_batch(x))
 
 
+def test_what_stands_around_a_training_knows_of_held_inputs(tmp_path):
+    rng = np.random.default_rng(0)
+    documents = [rng.standard_normal((n, FEATURES)).astype("float32") for n in (30, 17, 40, 9)]
+    targets = [d[:, :2] for d in documents]
+    sequence = ks.StatefulSequence(documents, 2, 8, targets=targets, boundary="pack", resets=True)
+    training = ks.to_stateful(MODELS["causal_then_lstm"](), sequence)
+    training.compile("adam", "mse")
+    monitor, resume = ks.StateMonitor(every=1), ks.ResumeTraining(tmp_path, sequence)
+    training.fit(sequence, epochs=1, verbose=0, callbacks=[monitor, resume])
+    plain = ks.to_stateless(training)
+    for document, outputs in zip(documents, ks.predict_documents(training, documents), strict=True):
+        close(outputs, plain.predict_on_batch(document[None])[0])
+
+
 def test_mixed_precision_holds_its_inputs_in_float32():
     keras.config.set_dtype_policy("mixed_bfloat16")
     model, x = MODELS["keras_tcn"](), data()
