@@ -43,7 +43,14 @@ class _Waiting(MetaPathFinder):
 
             def execute_and_act(module: ModuleType) -> None:
                 execute(module)
-                self.act()
+                if not _is_being_imported(__package__.partition(".")[0]):
+                    self.act()
 
             spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
         return spec
+
+
+def _is_being_imported(package: str) -> bool:
+    """True if some module of a package is half imported, which others then cannot import from."""
+    modules = [m for name, m in list(sys.modules.items()) if name.startswith(f"{package}.")]
+    return any(getattr(module.__spec__, "_initializing", False) for module in modules)

@@ -69,6 +69,7 @@ LOADS = {
     "this package first": "import keras_stateful, keras",
     "keras first": "import keras, keras_stateful",
     "a name of this package": "from keras_stateful import load_session; import keras",
+    "what imports keras": "from keras_stateful import get_states; import keras",
     "a module of keras": "import keras_stateful; from keras.models import load_model; import keras",
 }
 
