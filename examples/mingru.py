@@ -68,8 +68,8 @@ class MinGRU(layers.Layer):
 
     Args:
         units: size of the state.
-        parallel: whether h is computed by a scan that is parallel over time; None: where there is
-            an accelerator. On a CPU the loop is faster (`--time`).
+        parallel: whether h is computed by a scan that is parallel over time, where Keras's scan can
+            do it; None: where there is an accelerator. On a CPU the loop is faster (`--time`).
     """
 
     def __init__(self, units: int, parallel: bool | None = None, **kwargs):
@@ -94,7 +94,7 @@ class MinGRU(layers.Layer):
         if x.shape[1] == 1:  # one step of a stream: there is nothing to chain
             return factor * ops.expand_dims(h, 1) + addend
         parallel = on_accelerator() if self.parallel is None else self.parallel
-        if parallel and isinstance(x.shape[1], int):  # Keras's scan is for a known number of steps
+        if parallel and can_scan(x):
             return scan(factor, addend, h)
         return self.in_a_loop(factor, addend, h)
 
@@ -103,6 +103,13 @@ class MinGRU(layers.Layer):
 
     def get_config(self):
         return {**super().get_config(), "units": self.units, "parallel": self.parallel}
+
+
+def can_scan(x) -> bool:
+    """True if Keras's scan takes this: on TensorFlow it fails for an unknown number of rows, and
+    anywhere for an unknown number of steps.
+    """
+    return keras.backend.backend() != "tensorflow" and isinstance(x.shape[1], int)
 
 
 def scan(factor, addend, h):
