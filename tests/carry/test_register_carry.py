@@ -352,7 +352,7 @@ def test_refused_when_converted():
     with pytest.raises(ValueError, match="already"):
         ks.register_carry(type(ks.to_inference(_stack(Leaky())).layers[-1]), CarryLeaky())
     # A subclass with a `call` of its own computes something that the adapter does not know.
-    with pytest.raises(ValueError, match=r"`last` \(Last\)"):
+    with pytest.raises(ValueError, match="last"):
         ks.to_inference(_stack(Last()))
     ks.register_carry(Last, CarryLeaky())
     with pytest.raises(ValueError, match="must return what the layer's `call` returns"):
