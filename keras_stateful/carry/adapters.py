@@ -145,9 +145,11 @@ class CarryAdapted(Carry):
     def _check_states(self, new_states: list[Tensor], states: list[Tensor]) -> None:
         """Checks that an adapter gave as many states, of the same shapes, as it was given."""
         shapes = [[tuple(s.shape[1:]) for s in values] for values in (new_states, states)]
-        sizes = [[size for shape in several for size in shape] for several in shapes]
-        unknown = any(size is None for size in sizes[0])  # TensorFlow does not know each size
-        if shapes[0] != shapes[1] and not unknown:
+        alike = len(shapes[0]) == len(shapes[1]) and all(
+            len(a) == len(b) and all(m == n or m is None for m, n in zip(a, b, strict=True))
+            for a, b in zip(*shapes, strict=True)  # TensorFlow does not know each size: None
+        )
+        if not alike:
             raise ValueError(
                 f"`{type(self.adapter).__name__}.advance` must return the new states, of the "
                 f"shapes that `initial_states` gives. Received: {shapes[0]} for `{self.name}`, "

@@ -246,7 +246,8 @@ def nothing_carries(graph: Graph, function: str) -> Unconvertible:
     return Unconvertible(
         f"`{function}` found nothing that carries a state along the model's time axis (axis 1 of "
         f"an input). Received: {graph.model.name!r} with {[c.path for c in graph.calls]}. What "
-        "carries are SimpleRNN, GRU, LSTM, RNN and ConvLSTM1D to 3D, and paddings in front of time "
-        '(`padding="causal"` of a Conv1D, `ZeroPadding1D((n, 0))`, `ops.pad`), which hold the last '
-        "inputs; inside `TimeDistributed` they run along another axis."
+        "carries are SimpleRNN, GRU, LSTM, RNN and ConvLSTM1D to 3D, layers of `register_carry`, "
+        'paddings in front of time (`padding="causal"` of a Conv1D, `ZeroPadding1D((n, 0))`, '
+        "`ops.pad`) and attention with a `sliding_window` and `use_causal_mask=True`; inside "
+        "`TimeDistributed` they run along another axis."
     )
