@@ -28,6 +28,11 @@ from keras_stateful.training.callbacks import lightest, release
 from keras_stateful.training.check_arrays import in_numpy, is_arrays
 from keras_stateful.training.check_fit import check_evaluate, check_fit
 from keras_stateful.training.check_values import check_values
+from keras_stateful.training.model_columns import (
+    KnownColumns,
+    columns_known,
+    remember_columns,
+)
 from keras_stateful.training.recovery import unharmed
 from keras_stateful.training.resets import ResetStatesCallback
 from keras_stateful.training.step_scores import ScoresByStep, metrics_kept, score_by_step
@@ -56,12 +61,20 @@ class StatefulModel(ScoresByStep, KerasFiles):
 
     _keras_stateful_model = True  # see `foundation.protocols`
 
-    def __init__(self, *args: Any, local: Sequence[str] = (), **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        local: Sequence[str] = (),
+        columns: KnownColumns | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         self.local = list(local)
+        remember_columns(self, columns or {})
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "local": list(self.local)}
+        kept = {"local": list(self.local), "columns": columns_known(self)}
+        return {**super().get_config(), **kept}
 
     @property
     def batch_size(self) -> int:

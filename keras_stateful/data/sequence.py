@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_stateful.data.batch import checksum, in_order, spec_bytes
+from keras_stateful.data.columns import ColumnNames, ColumnOrder, column_names
 from keras_stateful.data.corpus import open_corpus
 from keras_stateful.data.feed import RESETS_REMEDY, Batches
 from keras_stateful.data.fields import Lazy
@@ -327,6 +328,15 @@ class StatefulSequence(Batches):
             known: the classes of each output, by its name; the name is None for a single one.
         """
         self._windows.check_classes(of_id_targets(known, self.signature()[1]))
+
+    @property
+    def columns(self) -> ColumnNames:
+        """The columns of frames, as the first frame of each has them."""
+        return column_names(self._parts)
+
+    def order_columns(self, order: ColumnOrder) -> None:
+        """Has batches give the columns of frames in the order that a model was trained on."""
+        self._windows.order = order
 
     # How it is read
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_stateful.data.columns import ColumnNames, ColumnOrder, column_names
 from keras_stateful.data.feed import RESETS_REMEDY, Batches
 from keras_stateful.data.ids import Classes, of_id_targets
 from keras_stateful.data.passes import KEPT, MadeBatch, Pass, StepCounts
@@ -233,6 +234,15 @@ class StatefulStream(Batches):
             known: the classes of each output, by its name; the name is None for a single one.
         """
         self._windows.check_classes(of_id_targets(known, self.signature()[1]))
+
+    @property
+    def columns(self) -> ColumnNames:
+        """The columns of frames, as the first frame of each has them."""
+        return column_names(self._source.parts)
+
+    def order_columns(self, order: ColumnOrder) -> None:
+        """Has batches give the columns of frames in the order that a model was trained on."""
+        self._windows.order = order
 
     def trained(self, batches: int) -> None:
         """Says that so many batches of the epoch's pass were trained on; the next goes on there.

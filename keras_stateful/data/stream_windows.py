@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_stateful.data.batch import copied, mark_resets, no_resets
+from keras_stateful.data.columns import ColumnOrder
 from keras_stateful.data.ids import Classes, Vocabulary
 from keras_stateful.data.parts import Gathered, IdChecks, Parts
 from keras_stateful.data.source import Document, Source
@@ -62,6 +63,9 @@ class StreamWindows:
         rows: of a batch.
         window: time steps of a batch.
         boundary: as in `StatefulStream`, and so are `burn_in` and `resets`.
+
+    Attributes:
+        order: of the columns of frames; settable.
     """
 
     def __init__(
@@ -71,6 +75,7 @@ class StreamWindows:
         self._rows = [_Row() for _ in range(rows)]
         self._boundary, self._burn_in, self._resets = boundary, burn_in, resets
         self._checks = IdChecks()
+        self.order = ColumnOrder()  # of the model that reads
 
     def signature(self) -> tuple:
         """A batch with a `Spec` in place of each array."""
@@ -102,7 +107,7 @@ class StreamWindows:
         since it may be given again, and whoever reads it may write to it.
         """
         self._checks.check(made.gathered, made.parts, made.spans)
-        gathered = copied(made.gathered.assemble(made.mask if self._resets else None))
+        gathered = copied(self.order.arrange(made.gathered).assemble(made.mask if self._resets else None))
         # Divided last, the user's weights included: a checkpoint of an earlier version goes on with
         # the very same numbers.
         for weights in gathered[2].values() if isinstance(gathered[2], dict) else gathered[2:]:

@@ -6,6 +6,7 @@ from operator import methodcaller
 import numpy as np
 
 from keras_stateful.data.batch import assemble, mark_resets, no_resets, rows_of
+from keras_stateful.data.columns import ColumnOrder
 from keras_stateful.data.fields import Field, Flat
 from keras_stateful.data.ids import Classes, Vocabulary
 from keras_stateful.data.layout import Layout, Streams
@@ -28,12 +29,16 @@ class Windows:
         boundary: as in `StatefulSequence`.
         resets: True if the reset mask rides along.
         rows: which rows of the layout are read, all consecutive.
+
+    Attributes:
+        order: of the columns of frames; settable.
     """
 
     def __init__(self, parts: Parts, plan: Plan, boundary: str, resets: bool, rows: range):
         self._parts, self._plan, self._rows = parts, plan, rows
         self._boundary, self._resets = boundary, resets
         self._checks = IdChecks()  # of ids that are checked as they are read
+        self.order = ColumnOrder()  # of the model that reads
         self._checked_classes: dict[str | None, Classes] = {}  # that a whole epoch was read for
         # Epoch and number of the batches whose masks were made last, and these masks.
         self._masks: tuple[tuple[int, int] | None, np.ndarray] = (None, np.empty(0))
@@ -125,7 +130,7 @@ class Windows:
         targets = self._parts.targets.values()
         fields = [*self._parts.inputs.values(), *(t.field for t in targets)]
         return (
-            not (self._weighted or self._checks)
+            not (self._weighted or self._checks or self.order)
             and all(f is not None and f.plain for f in fields)
             and not any(t.horizon for t in targets)
         )
@@ -163,6 +168,7 @@ class Windows:
         spans, scale = later(0), self._scale(layout) if self._weighted else None
         gathered = self._parts.gather(spans, later, count * rows, window, scale)
         self._checks.check(gathered, self._parts, spans)
+        gathered = self.order.arrange(gathered)
         tall = gathered.assemble(self.mask(spans, count) if self._resets else None)
         if count == 1:
             yield tall

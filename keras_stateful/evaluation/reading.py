@@ -24,6 +24,7 @@ from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.protocols import is_sequence
 from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.training.check_inputs import check_ids, check_inputs
+from keras_stateful.training.model_columns import columns_known, order_columns
 from keras_stateful.training.model_facts import facts_of
 
 _SIDE_BY_SIDE = 32  # documents, where no batch size is given
@@ -142,6 +143,7 @@ class DocumentReader:
                 "the last recurrent layer `return_sequences=True`; `predict_documents(..., "
                 "reduce='last')` then takes the last."
             )
+        order_columns("documents", self.sequence, columns_known(model))
         check_inputs(self.twin, "documents", self.sequence)
         check_ids(self.twin, self.sequence)
         # Asked of the twin, since a mask belongs to the tensors of one graph.

@@ -60,6 +60,10 @@ class Readable(Protocol):
     def once(self) -> bool:
         """True if the data can be read one time only: a stream of an iterator."""
 
+    @property
+    def columns(self) -> Any:
+        """The `ColumnNames` of frames, of inputs and targets."""
+
     def signature(self) -> tuple:
         """A batch in which the shape and dtype of each array stand in its place."""
 
@@ -73,6 +77,9 @@ class Readable(Protocol):
 
     def check_classes(self, known: dict[Key, Any]) -> None:
         """Refuses target ids that a model's output has no class for, by key of the target."""
+
+    def order_columns(self, order: Any) -> None:
+        """Has batches give columns in a `ColumnOrder`, the one that a model was trained on."""
 
     # How they are read
 

@@ -24,6 +24,7 @@ from keras_stateful.generation.engine import Emissions, Engine, NextInput, Reque
 from keras_stateful.generation.options import Options
 from keras_stateful.generation.request import read_request
 from keras_stateful.generation.session_engine import SessionEngine, SessionLike
+from keras_stateful.training.model_columns import prompt_in_order
 
 
 def generate(
@@ -161,19 +162,19 @@ def stream(
     options = Options(
         temperature, top_k, top_p, seed, stop, next_input, compile_next_input, from_logits
     )
-    request = read_request(engine, prompt, length, options)
+    request = read_request(engine, prompt_in_order(model, prompt), length, options)
     return _stream(request, _emissions(engine, request, 1))
 
 
 def check(model: Any, prompt: Any, length: int, options: Options) -> None:
     """Raises what `generate` would raise for these arguments, without running the model."""
-    read_request(_engine(model), prompt, length, options)
+    read_request(_engine(model), prompt_in_order(model, prompt), length, options)
 
 
 def generate_with(model: Any, prompt: Any, length: int, options: Options) -> np.ndarray | list:
     """Does what `generate` does; its options come as one object."""
     engine = _engine(model)
-    request = read_request(engine, prompt, length, options)
+    request = read_request(engine, prompt_in_order(model, prompt), length, options)
     first, blocks = _emissions(engine, request, None)
     emitted = np.concatenate(list(blocks), axis=1)
     # The last step of a row's prompt, at position n - 1, emits the first value that the row

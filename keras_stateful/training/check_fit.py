@@ -34,6 +34,12 @@ from keras_stateful.training.check_arrays import (
 from keras_stateful.training.check_sequence import check_sequence, described
 from keras_stateful.training.check_targets import check_labels, check_scored, labels_of
 from keras_stateful.training.check_values import check_values
+from keras_stateful.training.model_columns import (
+    columns_known,
+    columns_learned,
+    order_columns,
+    remember_columns,
+)
 from keras_stateful.training.model_facts import facts_of
 
 
@@ -64,6 +70,9 @@ def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | N
                 "give it to both."
             )
     facts_of(model).trained_on = labels_of(x) if is_sequence(x) else None
+    columns = columns_learned(model, x) if is_sequence(x) else columns_known(model)
+    if is_sequence(validation):
+        order_columns("validation_data", validation, columns)
     # Keras splits off the last rows of arrays; of a sequence it would refuse it in its own words.
     if arguments.get("validation_split"):
         raise ValueError(
@@ -71,6 +80,7 @@ def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | N
             f"{arguments['validation_split']}. Hold documents out and pass "
             "`validation_data=StatefulSequence(...)`."
         )
+    remember_columns(model, columns)
 
 
 def _check_files(callbacks: Structure | keras.callbacks.CallbackList) -> None:

@@ -14,6 +14,7 @@ from keras_stateful.foundation.protocols import Readable, resets_given, resets_t
 from keras_stateful.foundation.types import Tensor
 from keras_stateful.training.check_inputs import check_ids, check_inputs
 from keras_stateful.training.check_targets import check_targets
+from keras_stateful.training.model_columns import columns_known, order_columns
 from keras_stateful.training.model_facts import Agreement, ModelFacts, facts_of
 from keras_stateful.training.repairs import check_forward
 
@@ -37,6 +38,8 @@ def check_sequence(
     """
     _check_rows(model, name, sequence)
     _check_resets(model, name, sequence)
+    # Told each time, as the ids below.
+    order_columns(name, sequence, columns_known(model))
     check_forward(model)
     facts = facts_of(model)
     if sequence not in facts.inputs_agreed:

@@ -18,6 +18,7 @@ from keras_stateful.data.ids import Classes
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.protocols import Key, Readable, is_converted
 from keras_stateful.foundation.types import Structure, Tensor
+from keras_stateful.training.model_columns import columns_known, remember_columns
 
 
 class Agreement(NamedTuple):
@@ -118,6 +119,7 @@ def facts_of(model: keras.Model) -> ModelFacts:
 def same_training(source: keras.Model, copy: keras.Model) -> keras.Model:
     """A copy of a model, which was trained on what the model was."""
     facts_of(copy).trained_on = facts_of(source).trained_on
+    remember_columns(copy, columns_known(source))
     return copy
 
 
