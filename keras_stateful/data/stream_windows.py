@@ -107,7 +107,9 @@ class StreamWindows:
         since it may be given again, and whoever reads it may write to it.
         """
         self._checks.check(made.gathered, made.parts, made.spans)
-        gathered = copied(self.order.arrange(made.gathered).assemble(made.mask if self._resets else None))
+        gathered = copied(
+            self.order.arrange(made.gathered).assemble(made.mask if self._resets else None)
+        )
         # Divided last, the user's weights included: a checkpoint of an earlier version goes on with
         # the very same numbers.
         for weights in gathered[2].values() if isinstance(gathered[2], dict) else gathered[2:]:

@@ -35,8 +35,7 @@ from keras_stateful.training.check_sequence import check_sequence, described
 from keras_stateful.training.check_targets import check_labels, check_scored, labels_of
 from keras_stateful.training.check_values import check_values
 from keras_stateful.training.model_columns import (
-    columns_known,
-    columns_learned,
+    columns_after,
     order_columns,
     remember_columns,
 )
@@ -70,7 +69,7 @@ def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | N
                 "give it to both."
             )
     facts_of(model).trained_on = labels_of(x) if is_sequence(x) else None
-    columns = columns_learned(model, x) if is_sequence(x) else columns_known(model)
+    columns = columns_after(model, sequence_or_none(x))
     if is_sequence(validation):
         order_columns("validation_data", validation, columns)
     # Keras splits off the last rows of arrays; of a sequence it would refuse it in its own words.

@@ -28,6 +28,8 @@ def check_reader(sequence: Readable, call: keras_internals.TrainerCall) -> None:
             `ResetStatesCallback`; a sequence that does not fit the model.
     """
     model, name = call.model, _argument_name(sequence, call)
+    if call.method == "evaluate":
+        _check_whole(sequence)
     # Of a subclassed model that was not called yet nothing is known, least of all its states.
     check_sequence(model, name, sequence, targets=call.method != "predict")
     if call.method == "predict":
@@ -49,6 +51,18 @@ def _argument_name(sequence: Readable, call: keras_internals.TrainerCall) -> str
     # `fit` opens the data of its validation itself, to use them again in each epoch.
     validates = call.method == "fit" and call.arguments.get("x") is not sequence
     return "validation_data" if validates else "x"
+
+
+def _check_whole(sequence: Readable) -> None:
+    """Refuses `evaluate` of a stream that goes on where it stopped, while the states begin anew."""
+    if sequence.steps_per_epoch is not None:
+        raise ValueError(
+            "`evaluate` starts from the initial state, and a stream with `steps_per_epoch` goes on "
+            "where it stopped, within documents. Received: StatefulStream(..., steps_per_epoch="
+            f"{sequence.steps_per_epoch}). Make the stream without it, which begins anew each "
+            f"time; to score a part of its batches, `evaluate(stream, steps="
+            f"{sequence.steps_per_epoch})`."
+        )
 
 
 def _check_predict(model: keras.Model, sequence: Readable) -> None:

@@ -34,8 +34,10 @@ def remember_columns(model: keras.Model, columns: KnownColumns) -> None:
     vars(model)[_SLOT] = columns  # not setattr: Keras would track it as a part of the model
 
 
-def columns_learned(model: keras.Model, sequence: Readable) -> KnownColumns:
+def columns_after(model: keras.Model, sequence: Readable | None) -> KnownColumns:
     """What a model knows once it is trained on a sequence: the columns that it saw first."""
+    if sequence is None:
+        return columns_known(model)
     learned = {group: dict(named) for group, named in columns_known(model).items()}
     for group, arrays in sequence.columns._asdict().items():
         for key, columns in arrays.items():

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_stateful import StatefulSequence, StatefulStream
+from keras_stateful.data.columns import ColumnOrder
 
 pytestmark = [pytest.mark.backend_free, pytest.mark.filterwarnings("ignore::UserWarning")]
 
@@ -107,6 +108,37 @@ def test_columns_belong_together_by_name(package, orders, layout):
     else:
         sequence = LAYOUTS[layout](one_after_the_other)
     assert_same(sequence, LAYOUTS[layout](lambda x: x[:, [NAMES.index(n) for n in wanted]]))
+
+
+ORDER = np.array([2, 0, 1])
+LAID_OUT = {
+    **LAYOUTS,
+    "a horizon": lambda form: StatefulSequence(
+        [form(d) for d in DOCUMENTS], 2, 5, target_offset=[1, 2]
+    ),
+    "packed": lambda form: StatefulSequence([form(d) for d in DOCUMENTS], 2, 5, boundary="pack"),
+    "ignored": lambda form: StatefulSequence([form(d) for d in DOCUMENTS], 2, 5, boundary="ignore"),
+}
+
+
+@pytest.mark.parametrize("layout", LAID_OUT)
+def test_batches_in_another_order_are_those_of_documents_in_it(layout):
+    data, like = LAID_OUT[layout](np.asarray), list(LAID_OUT[layout](np.asarray))
+    inputs, targets = data.columns
+    order = ColumnOrder(dict.fromkeys(inputs, ORDER), dict.fromkeys(targets, ORDER))
+    labels = layout == "labels"  # of documents; these have no columns
+    data.order_columns(ColumnOrder(order.inputs) if labels else order)
+    for batch, plain in zip(data, like, strict=True):
+        x, y = batch[:2]
+        for key in [None] if not isinstance(x, dict) else x:
+            one, other = (x, plain[0]) if key is None else (x[key], plain[0][key])
+            np.testing.assert_array_equal(one, other[..., ORDER])
+        np.testing.assert_array_equal(y, plain[1] if labels else plain[1][..., ORDER])
+    # Another reader knows no order: it gets the columns as they stand.
+    data = LAID_OUT[layout](np.asarray)
+    data.order_columns(order)
+    data.order_columns(ColumnOrder())
+    assert_same(data, like)
 
 
 def refilled(documents):

@@ -156,3 +156,20 @@ def test_the_loss_of_each_later_pass_is_the_mean_over_real_steps(kind):
     history = model.fit(data, epochs=3, verbose=0, callbacks=callbacks).history
     expected = np.concatenate(loss_by_hand(model, docs)).mean()
     np.testing.assert_allclose(history["loss"][1:], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("plain", [False, True])
+def test_evaluate_reads_a_stream_from_its_start_or_refuses(plain, steps):
+    """It starts from the initial state, and must not do so in the middle of a document."""
+    docs = documents()
+    endless = ks.StatefulStream(docs, ROWS, WINDOW, resets=not plain, steps_per_epoch=steps)
+    whole = ks.StatefulStream(docs, ROWS, WINDOW, resets=not plain)
+    model = network(ROWS) if plain else ks.to_stateful(network(), whole)
+    callbacks = [ks.ResetStatesCallback()] if plain else []
+    model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
+    with pytest.raises(ValueError, match=rf"evaluate\(stream, steps={steps}\)"):
+        model.evaluate(endless, verbose=0, callbacks=callbacks)
+    losses = [model.evaluate(whole, steps=steps, verbose=0, callbacks=callbacks) for _ in range(3)]
+    assert losses == losses[:1] * 3
+    model.fit(endless, verbose=0, callbacks=callbacks)  # which begins at the start
