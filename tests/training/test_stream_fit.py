@@ -162,10 +162,10 @@ def test_the_loss_of_each_later_pass_is_the_mean_over_real_steps(kind):
 @pytest.mark.parametrize("plain", [False, True])
 def test_evaluate_reads_a_stream_from_its_start_or_refuses(plain, steps):
     """It starts from the initial state, and must not do so in the middle of a document."""
-    docs = documents()
+    docs = documents([23, 40, 31])
     endless = ks.StatefulStream(docs, ROWS, WINDOW, resets=not plain, steps_per_epoch=steps)
     whole = ks.StatefulStream(docs, ROWS, WINDOW, resets=not plain)
-    model = network(ROWS) if plain else ks.to_stateful(network(), whole)
+    model = network(ROWS, stateful=True) if plain else ks.to_stateful(network(), whole)
     callbacks = [ks.ResetStatesCallback()] if plain else []
     model.compile(keras.optimizers.SGD(0.1), "sparse_categorical_crossentropy")
     with pytest.raises(ValueError, match=rf"evaluate\(stream, steps={steps}\)"):
