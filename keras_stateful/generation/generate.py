@@ -24,7 +24,6 @@ from keras_stateful.generation.engine import Emissions, Engine, NextInput, Reque
 from keras_stateful.generation.options import Options
 from keras_stateful.generation.request import read_request
 from keras_stateful.generation.session_engine import SessionEngine, SessionLike
-from keras_stateful.training.model_columns import prompt_in_order
 
 
 def generate(
@@ -162,19 +161,19 @@ def stream(
     options = Options(
         temperature, top_k, top_p, seed, stop, next_input, compile_next_input, from_logits
     )
-    request = read_request(engine, prompt_in_order(model, prompt), length, options)
+    request = read_request(engine, _in_order(model, prompt), length, options)
     return _stream(request, _emissions(engine, request, 1))
 
 
 def check(model: Any, prompt: Any, length: int, options: Options) -> None:
     """Raises what `generate` would raise for these arguments, without running the model."""
-    read_request(_engine(model), prompt_in_order(model, prompt), length, options)
+    read_request(_engine(model), _in_order(model, prompt), length, options)
 
 
 def generate_with(model: Any, prompt: Any, length: int, options: Options) -> np.ndarray | list:
     """Does what `generate` does; its options come as one object."""
     engine = _engine(model)
-    request = read_request(engine, prompt_in_order(model, prompt), length, options)
+    request = read_request(engine, _in_order(model, prompt), length, options)
     first, blocks = _emissions(engine, request, None)
     emitted = np.concatenate(list(blocks), axis=1)
     # The last step of a row's prompt, at position n - 1, emits the first value that the row
@@ -265,3 +264,12 @@ def _engine(model: Any) -> Engine:
             '"keras-stateful[tensorflow]"` (or [jax], [torch]) brings it.'
         ) from error
     return rollout(model)
+
+
+def _in_order(model: Any, prompt: Any) -> Any:
+    """A prompt with the columns of frames as a Keras model knows them; a `Session` knows none."""
+    if isinstance(model, SessionLike):
+        return prompt
+    from keras_stateful.training.model_columns import prompt_in_order
+
+    return prompt_in_order(model, prompt)
