@@ -47,26 +47,60 @@ FAILURES = {
 }
 
 
-def network(kind):
-    """The model, and the callbacks that it needs."""
-    keras.utils.set_random_seed(1)
-    stack = [
-        layers.LSTM(4, return_sequences=True, stateful=kind == "plain"),
-        layers.GRU(3, return_sequences=True, stateful=kind == "plain"),
-        layers.Dense(2),
-    ]
-    rows = ROWS if kind == "plain" else None
-    model = keras.Sequential([keras.Input((TIME, 3), batch_size=rows), *stack])
-    if kind == "converted":
-        model = ks.to_stateful(model, ROWS)
-    model.compile(keras.optimizers.Adam(0.1), "mse")
-    return model, [ks.ResetStatesCallback()] if kind == "plain" else []
+class Trained:
+    """A model in the middle of its training, which a test may rewind to there.
+
+    Compiled once for all tests, which also shows that a model goes on after whatever failed.
+    """
+
+    def __init__(self, kind):
+        keras.utils.set_random_seed(1)
+        plain = kind == "plain"
+        recurrent = layers.LSTM(2, return_sequences=True, stateful=plain)
+        rows = ROWS if plain else None
+        model = keras.Sequential(
+            [keras.Input((TIME, 3), batch_size=rows), recurrent, layers.Dense(2)]
+        )
+        self.model = model if plain else ks.to_stateful(model, ROWS)
+        self.model.compile(keras.optimizers.Adam(0.1), "mse")
+        self.plain = plain
+        self.call("fit", batches())
+        self.values, self.states = self.everything(), ks.get_states(self.model)
+
+    @property
+    def callbacks(self):
+        return [ks.ResetStatesCallback()] if self.plain else []
+
+    def everything(self):
+        """Weights, optimizer and states."""
+        states = [np.array(v) for states in ks.get_states(self.model).values() for v in states]
+        optimizer = [ops.convert_to_numpy(v) for v in self.model.optimizer.variables]
+        return self.model.get_weights(), optimizer, states
+
+    def rewind(self):
+        self.model.set_weights(self.values[0])
+        for variable, value in zip(self.model.optimizer.variables, self.values[1], strict=True):
+            variable.assign(value)
+        ks.set_states(self.model, self.states)
+
+    def call(self, method, data):
+        """A call of `fit`, `evaluate` or `predict` on an iterator."""
+        if method == "predict":
+            data = (x for x, _ in data)
+        return getattr(self.model, method)(data, verbose=0, callbacks=self.callbacks)
 
 
-def everything(model):
-    sync = [np.array(v) for states in ks.get_states(model).values() for v in states]
-    optimizer = [ops.convert_to_numpy(v) for v in model.optimizer.variables]
-    return model.get_weights(), optimizer, sync
+@pytest.fixture(scope="module", params=["converted", "plain"])
+def twins(request):
+    return Trained(request.param), Trained(request.param)
+
+
+@pytest.fixture
+def pair(twins):
+    """The model that fails, and its twin, which never does."""
+    for each in twins:
+        each.rewind()
+    return twins
 
 
 def assert_equal(one, other):
@@ -78,36 +112,26 @@ def holds(states, *allowed):
     return any(all(map(np.array_equal, states, each)) for each in allowed)
 
 
-def call(model, method, data, callbacks=(), **arguments):
-    """A call of `fit`, `evaluate` or `predict` on an iterator."""
-    if method == "predict":
-        data = (x for x, _ in data)
-    return getattr(model, method)(data, verbose=0, callbacks=list(callbacks), **arguments)
-
-
 @pytest.mark.parametrize("whole", [0, WHOLE])
 @pytest.mark.parametrize("fails", FAILURES)
 @pytest.mark.parametrize("method", ["fit", "evaluate", "predict"])
-@pytest.mark.parametrize("kind", ["converted", "plain"])
-def test_what_fails_costs_neither_weights_nor_states(kind, method, fails, whole):
-    (model, resets), (twin, twins_resets) = network(kind), network(kind)
-    for each, callbacks in ((model, resets), (twin, twins_resets)):
-        call(each, "fit", batches(), callbacks)
-    before = everything(model)
+def test_what_fails_costs_neither_weights_nor_states(pair, method, fails, whole):
+    trained, twin = pair
+    before = trained.everything()
     error = FAILURES[fails]
     expected = (Exception, type(error)) if isinstance(error, BaseException) else Exception
     with pytest.raises(expected):
-        call(model, method, batches(whole, error, seed=1), resets)
+        trained.call(method, batches(whole, error, seed=1))
     if method == "fit" and whole:
-        call(twin, "fit", batches(whole, seed=1), twins_resets)
-    weights, optimizer, states = everything(model)
-    assert_equal(weights, twin.get_weights())
-    assert_equal(optimizer, everything(twin)[1])
-    assert holds(states, before[2], everything(twin)[2])
+        twin.call("fit", batches(whole, seed=1))
+    weights, optimizer, states = trained.everything()
+    assert_equal(weights, twin.everything()[0])
+    assert_equal(optimizer, twin.everything()[1])
+    assert holds(states, before[2], twin.everything()[2])
     # It goes on as the twin does, which never failed.
-    for each, callbacks in ((model, resets), (twin, twins_resets)):
-        call(each, "fit", batches(seed=2), callbacks)
-    assert_equal(model.get_weights(), twin.get_weights())
+    for each in pair:
+        each.call("fit", batches(seed=2))
+    assert_equal(trained.everything()[0], twin.everything()[0])
 
 
 class Strikes(keras.callbacks.Callback):
@@ -131,30 +155,29 @@ HOOKS = [
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-@pytest.mark.parametrize("kind", ["converted", "plain"])
-def test_a_callback_that_fails_in_a_fit_with_validation(kind, hook):
-    model, resets = network(kind)
+def test_a_callback_that_fails_in_a_fit_with_validation(pair, hook):
+    trained = pair[0]
     x, y = next(batches(seed=3))
-    held_out = {"validation_data": (x, y), "validation_batch_size": ROWS}
-    model.fit(x, y, batch_size=ROWS, shuffle=False, verbose=0, callbacks=resets, **held_out)
-    before = everything(model)
+    before = trained.everything()
     strikes = Strikes(hook, at=0 if hook in ("on_train_begin", "on_train_end") else 1)
     with pytest.raises(Struck):
-        model.fit(
+        trained.model.fit(
             x,
             y,
             ROWS,
             3,
             0,
-            callbacks=[*resets, strikes],
+            callbacks=[*trained.callbacks, strikes],
             shuffle=False,
             steps_per_epoch=1,
-            **held_out,
+            validation_data=(x, y),
+            validation_batch_size=ROWS,
         )
-    weights, optimizer, states = everything(model)
+    weights, optimizer, states = trained.everything()
     assert all(np.isfinite(w).all() for w in (*weights, *optimizer, *states))
     assert holds(states, before[2])
-    assert np.isfinite(model.evaluate(x, y, batch_size=ROWS, verbose=0, callbacks=resets))
+    loss = trained.model.evaluate(x, y, batch_size=ROWS, verbose=0, callbacks=trained.callbacks)
+    assert np.isfinite(loss)
 
 
 # A Ctrl-C while a step computes
