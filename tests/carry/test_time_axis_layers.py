@@ -7,7 +7,7 @@ from keras import layers
 from time_steps import assert_as_derived, derive, mixes
 
 from keras_stateful.carry.time_axis.along import END
-from keras_stateful.carry.time_axis.keras_layers import RULES
+from keras_stateful.carry.time_axis.table import LAYERS as RULES
 
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "torch",

@@ -9,7 +9,7 @@ from keras import ops
 from time_steps import assert_as_derived, derive, mixes
 
 from keras_stateful.carry.time_axis.along import END, Along
-from keras_stateful.carry.time_axis.operations import RULES
+from keras_stateful.carry.time_axis.table import OPERATIONS as RULES
 from keras_stateful.foundation import keras_internals
 
 pytestmark = pytest.mark.skipif(

@@ -2,7 +2,9 @@
 
     inputs: where time begins ──▶ derivation: call by call ──▶ find: what runs along time
                                      │ asks
-               keras_layers, operations, convolutions    a rule for each of Keras's own
+               table: keras_layers, step_layers,         a rule for each of Keras's own
+               attention_layers, value_operations,
+               shape_operations, step_operations
                tracing                                   what others do on symbolic tensors
                trial                                     what the user vouches for
 

@@ -9,8 +9,9 @@ from keras_stateful.carry.register import is_registered
 from keras_stateful.carry.time_axis.along import Along, Held, Hold, Refused, Repeated
 from keras_stateful.carry.time_axis.derivation import Derivation, LinedUp, RefusedCall, Rule
 from keras_stateful.carry.time_axis.inputs import Searches
-from keras_stateful.carry.time_axis.keras_layers import carried_by_adapter, misplaced, rule_of_layer
-from keras_stateful.carry.time_axis.operations import RULES
+from keras_stateful.carry.time_axis.keras_layers import carried_by_adapter, rule_of_layer
+from keras_stateful.carry.time_axis.rules import misplaced
+from keras_stateful.carry.time_axis.table import OPERATIONS
 from keras_stateful.carry.time_axis.tracing import traced
 from keras_stateful.carry.time_axis.trial import vouched
 from keras_stateful.foundation import keras_internals
@@ -97,7 +98,7 @@ def rules(local: Collection[str]) -> Callable[[Call], Rule]:
         if is_registered(type(call.operation)):
             return carried_by_adapter
         name = keras_internals.operation_name(call.operation)
-        rule = rule_of_layer(call.operation) if name is None else RULES.get(name)
+        rule = rule_of_layer(call.operation) if name is None else OPERATIONS.get(name)
         if rule is not None:
             return rule
         return _vouched_or_traced if call.path in local else _traced
