@@ -18,6 +18,13 @@ from keras_stateful.data.ids import Classes, of_id_targets
 from keras_stateful.data.parts import open_parts
 from keras_stateful.data.plan import Plan, Settings, piece_limit, remedies
 from keras_stateful.data.restoring import Grid
+from keras_stateful.data.sequence_checks import (
+    check_cutting,
+    check_drawing,
+    check_plan,
+    checked_shard,
+    lengths_with_targets,
+)
 from keras_stateful.data.windows import Windows
 from keras_stateful.foundation.arguments import one_of, true_or_false, whole_number
 from keras_stateful.foundation.types import Structure
@@ -155,7 +162,7 @@ class StatefulSequence(Batches):
         self.resets = true_or_false("resets", resets, RESETS_REMEDY)
         self.shuffle = true_or_false("shuffle", shuffle)
         self.shift_windows = true_or_false("shift_windows", shift_windows)
-        self.shard = self._checked_shard(shard)
+        self.shard = checked_shard(shard, self.global_batch_size)
         self._rows = self.global_batch_size // self.shard[1]
 
         self._corpus = open_corpus(corpus, encode)
@@ -166,15 +173,26 @@ class StatefulSequence(Batches):
         )
         self.has_targets = targets is not None and targets is not corpus
         self._reach = self._parts.reach
-        self._lengths = self._readable()
-        self._check_arguments(max_document_length, seed)
+        whole = self._corpus.lengths
+        self._lengths = whole if self._ignores else lengths_with_targets(whole, self._reach)
+        if self.boundary == "ignore":
+            check_cutting(max_document_length, self._corpus)
+        effective = "ignore" if self._ignores else boundary
+        check_drawing(
+            self.shuffle,
+            self.shift_windows,
+            boundary=effective,
+            text=int(whole[0]) if self._continuous else None,
+            seed=seed,
+            shard=self.shard,
+        )
         if seed is None:  # without a use for one, the global generator is left as it is
             seed = random.randint(1, 10**9) if self.shuffle or self.shift_windows else 0
         self.seed = whole_number("seed", seed, 0)
         settings = Settings(
             rows=self.global_batch_size,
             window=self.sequence_length,
-            boundary="ignore" if self._ignores else boundary,
+            boundary=effective,
             limit=None,
             burn_in=self.burn_in,
             shuffle=self.shuffle,
@@ -185,7 +203,7 @@ class StatefulSequence(Batches):
         settings = replace(settings, limit=self.max_document_length)
         self._plan = Plan(self._lengths, settings, self._reach if self._ignores else 0)
         self.dropped = self._plan.dropped
-        self._check_plan()
+        check_plan(self._plan, self._parts, self._corpus, settings, self._lengths)
         low = self.shard[0] * self._rows
         self._windows = Windows(
             self._parts, self._plan, boundary, self.resets, range(low, low + self._rows)
@@ -425,107 +443,7 @@ class StatefulSequence(Batches):
             )
         return index % self.num_batches
 
-    def _checked_shard(self, shard: tuple[int, int]) -> tuple[int, int]:
-        """Reads `shard`: an index below a count that divides the rows."""
-        try:
-            index, count = (operator.index(n) for n in shard)
-        except (TypeError, ValueError):
-            raise TypeError(
-                f"`shard` must be a pair of ints, (index, count). Received: shard={shard!r}."
-            ) from None
-        if not 0 <= index < count:
-            raise ValueError(
-                "`shard` must be (index, count) with 0 <= index < count. Received: "
-                f"shard={shard!r}. The first of four shards is (0, 4), the last (3, 4)."
-            )
-        if self.global_batch_size % count:
-            raise ValueError(
-                f"`batch_size` counts the rows of all shards and must divide among them. Received: "
-                f"batch_size={self.global_batch_size}, shard={shard!r}. Take a multiple of {count}."
-            )
-        return index, count
-
     @property
     def _ignores(self) -> bool:
         """True if the corpus is read as one text, in which nothing is reset but at the start."""
         return self._continuous or self.boundary == "ignore"
-
-    def _readable(self) -> np.ndarray:
-        """Time steps of each document that have all their targets."""
-        lengths = self._corpus.lengths
-        if self._ignores or not self._reach:
-            return lengths
-        if lengths.min() <= self._reach:
-            short = np.flatnonzero(lengths <= self._reach)
-            raise ValueError(
-                f"A document needs at least one time step with a target {self._reach} later. "
-                f"Received: document {short[0]} of {lengths[short[0]]} time steps ({len(short)} "
-                f"such in all), target_offset up to {self._reach}. Leave such documents out, `[d "
-                f"for d in documents if len(d) > {self._reach}]`, or take a smaller "
-                "`target_offset`."
-            )
-        return lengths - self._reach
-
-    def _check_arguments(self, limit: int | str | None, seed: int | None) -> None:
-        """Refuses arguments that mean nothing together."""
-        if self._corpus.continuous and self.boundary == "ignore" and limit is not None:
-            raise ValueError(
-                '`max_document_length` cuts documents, and boundary="ignore" knows none. Received: '
-                f'max_document_length={limit!r}. Leave it out, or use boundary="align".'
-            )
-        if self.boundary == "ignore" and limit is not None:
-            raise ValueError(
-                'boundary="ignore" joins all documents and cuts nothing. Received: '
-                f'max_document_length={limit!r}. Leave it out, or use boundary="align" or "pack".'
-            )
-        if self.shuffle and self._continuous:
-            raise ValueError(
-                "`shuffle=True` deals documents anew, and one array is one document. Received: "
-                f"shuffle=True with an array of {self._corpus.lengths[0]} time steps. Leave it "
-                "out, pass `max_document_length=` to cut it into pieces, or "
-                "`shift_windows=True` to move the edges of windows between epochs."
-            )
-        if self.shift_windows and not self._ignores and self.boundary == "align":
-            raise ValueError(
-                '`shift_windows=True` cannot be with boundary="align", where each document begins '
-                'a window. Received: shift_windows=True, boundary="align". Use boundary="pack".'
-            )
-        if seed is None and self.shard[1] > 1 and (self.shuffle or self.shift_windows):
-            raise ValueError(
-                f"Shards must draw the same layout. Received: shard={self.shard}, "
-                f"shuffle={self.shuffle}, shift_windows={self.shift_windows}, seed=None. Pass the "
-                "same `seed=` to every shard."
-            )
-
-    def _check_plan(self) -> None:
-        """Refuses a layout without a batch, or without a step to train on."""
-        if self._ignores and self.num_batches < 1:
-            raise self._too_short()
-        layout = self._plan.layout(0)
-        for target in self._parts.targets.values():
-            if layout.counted(target.label_at) == 0:
-                raise ValueError(
-                    f"`burn_in` leaves no time step to train on. Received: burn_in={self.burn_in}, "
-                    f"the longest document of {self._lengths.max()} time steps with a target. Take "
-                    "a smaller `burn_in`."
-                )
-
-    def _too_short(self) -> ValueError:
-        """The error for one text that has no window for each row."""
-        rows, window, corpus = self.global_batch_size, self.sequence_length, self._corpus
-        total = int(corpus.lengths.sum())
-        spare = self._reach + (window - 1 if self.shift_windows else 0)
-        fitting = (total - spare) // window
-        fewer = f"batch_size={fitting} or less, " if fitting > 0 else ""
-        shape = next(iter(corpus.fields.values())).shape
-        listed = (
-            f" If the first axis counts documents, pass `list(x)`: {total} documents of "
-            f"{shape[0]} time steps."
-            if corpus.continuous and shape and shape[0] > 1
-            else ""
-        )
-        return ValueError(
-            f"The corpus is shorter than one window for each row. Received: {total} time steps, "
-            f"batch_size={rows}, sequence_length={window}, which need {rows * window + spare}. "
-            f"Take {fewer}a shorter window, or more data.{listed}"
-        )

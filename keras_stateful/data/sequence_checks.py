@@ -1,0 +1,143 @@
+"""Checks of what a `StatefulSequence` is made from: its arguments, and whether they leave a batch.
+
+NumPy only.
+"""
+
+import operator
+
+import numpy as np
+
+from keras_stateful.data.corpus import Corpus
+from keras_stateful.data.parts import Parts
+from keras_stateful.data.plan import Plan, Settings
+
+
+def checked_shard(shard: tuple[int, int], rows: int) -> tuple[int, int]:
+    """Reads `shard`: an index below a count that divides the rows."""
+    try:
+        index, count = (operator.index(n) for n in shard)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"`shard` must be a pair of ints, (index, count). Received: shard={shard!r}."
+        ) from None
+    if not 0 <= index < count:
+        raise ValueError(
+            "`shard` must be (index, count) with 0 <= index < count. Received: "
+            f"shard={shard!r}. The first of four shards is (0, 4), the last (3, 4)."
+        )
+    if rows % count:
+        raise ValueError(
+            f"`batch_size` counts the rows of all shards and must divide among them. Received: "
+            f"batch_size={rows}, shard={shard!r}. Take a multiple of {count}."
+        )
+    return index, count
+
+
+def lengths_with_targets(lengths: np.ndarray, reach: int) -> np.ndarray:
+    """Time steps of each document that have all their targets, `reach` steps later at most."""
+    if reach and lengths.min() <= reach:
+        short = np.flatnonzero(lengths <= reach)
+        raise ValueError(
+            f"A document needs at least one time step with a target {reach} later. "
+            f"Received: document {short[0]} of {lengths[short[0]]} time steps ({len(short)} "
+            f"such in all), target_offset up to {reach}. Leave such documents out, `[d "
+            f"for d in documents if len(d) > {reach}]`, or take a smaller "
+            "`target_offset`."
+        )
+    return lengths - reach
+
+
+def check_cutting(limit: int | str | None, corpus: Corpus) -> None:
+    """Refuses `max_document_length` beside boundary="ignore"."""
+    if limit is None:
+        return
+    if corpus.continuous:
+        raise ValueError(
+            '`max_document_length` cuts documents, and boundary="ignore" knows none. Received: '
+            f'max_document_length={limit!r}. Leave it out, or use boundary="align".'
+        )
+    raise ValueError(
+        'boundary="ignore" joins all documents and cuts nothing. Received: '
+        f'max_document_length={limit!r}. Leave it out, or use boundary="align" or "pack".'
+    )
+
+
+def check_drawing(
+    shuffle: bool,
+    shift_windows: bool,
+    *,
+    boundary: str,
+    text: int | None,
+    seed: int | None,
+    shard: tuple[int, int],
+) -> None:
+    """Refuses layouts that could not be drawn anew in each epoch, or by each shard otherwise.
+
+    Args:
+        shuffle: as in `StatefulSequence`, and so are `shift_windows`, `seed` and `shard`.
+        boundary: likewise, but "ignore" for one text too.
+        text: time steps of one text; None of documents.
+    """
+    if shuffle and text is not None:
+        raise ValueError(
+            "`shuffle=True` deals documents anew, and one array is one document. Received: "
+            f"shuffle=True with an array of {text} time steps. Leave it "
+            "out, pass `max_document_length=` to cut it into pieces, or "
+            "`shift_windows=True` to move the edges of windows between epochs."
+        )
+    if shift_windows and boundary == "align":
+        raise ValueError(
+            '`shift_windows=True` cannot be with boundary="align", where each document begins '
+            'a window. Received: shift_windows=True, boundary="align". Use boundary="pack".'
+        )
+    if seed is None and shard[1] > 1 and (shuffle or shift_windows):
+        raise ValueError(
+            f"Shards must draw the same layout. Received: shard={shard}, "
+            f"shuffle={shuffle}, shift_windows={shift_windows}, seed=None. Pass the "
+            "same `seed=` to every shard."
+        )
+
+
+def check_plan(
+    plan: Plan, parts: Parts, corpus: Corpus, settings: Settings, lengths: np.ndarray
+) -> None:
+    """Refuses a layout without a batch, or without a step to train on.
+
+    Args:
+        plan: the layouts.
+        parts: what batches are made of.
+        corpus: the corpus.
+        settings: of the plan.
+        lengths: time steps to read of each document.
+    """
+    if settings.boundary == "ignore" and plan.num_batches < 1:
+        raise _too_short(parts.reach, corpus, settings)
+    layout = plan.layout(0)
+    for target in parts.targets.values():
+        if layout.counted(target.label_at) == 0:
+            raise ValueError(
+                "`burn_in` leaves no time step to train on. Received: "
+                f"burn_in={settings.burn_in}, the longest document of {lengths.max()} time steps "
+                "with a target. Take a smaller `burn_in`."
+            )
+
+
+def _too_short(reach: int, corpus: Corpus, settings: Settings) -> ValueError:
+    """The error for one text that has no window for each row."""
+    rows, window = settings.rows, settings.window
+    total = int(corpus.lengths.sum())
+    spare = reach + (window - 1 if settings.shift_windows else 0)
+    fitting = (total - spare) // window
+    fewer = f"batch_size={fitting} or less, " if fitting > 0 else ""
+    shape = next(iter(corpus.fields.values())).shape
+    listed = (
+        f" If the first axis counts documents, pass `list(x)`: {total} documents of "
+        f"{shape[0]} time steps."
+        if corpus.continuous and shape and shape[0] > 1
+        else ""
+    )
+    return ValueError(
+        f"The corpus is shorter than one window for each row. Received: {total} time steps, "
+        f"batch_size={rows}, sequence_length={window}, which need {rows * window + spare}. "
+        f"Take {fewer}a shorter window, or more data.{listed}"
+    )
