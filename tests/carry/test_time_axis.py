@@ -1,7 +1,5 @@
 """Time through whole graphs: what is carried, what is refused and with which remedy."""
 
-import time
-
 import keras
 import numpy as np
 import pytest
@@ -571,11 +569,16 @@ def test_pads_cuts_and_taps_compose(chain):
 # Time that it takes
 
 
-def test_a_large_graph_takes_milliseconds_for_each_layer():
+@pytest.mark.parametrize("blocks", [2, 6])
+def test_a_call_of_a_custom_layer_is_traced_a_few_times_whatever_the_size_of_the_graph(
+    blocks, monkeypatch
+):
     x = h = keras.Input((None, 3))
-    for _ in range(10):
+    for _ in range(blocks):
         h = layers.Add()([h, Block()(layers.LayerNormalization()(layers.Dense(3)(h)))])
     graph = Graph(keras.Model(x, lstm()(h)))
-    begin = time.process_time()
+    traces, call = [], Block.call
+    monkeypatch.setattr(Block, "call", lambda *a, **k: traces.append(a) or call(*a, **k))
     find_time_axis(graph)
-    assert time.process_time() - begin < 40 * 0.02
+    # For training and not, with an unknown number of steps and with a number.
+    assert 0 < len(traces) <= 4 * blocks
