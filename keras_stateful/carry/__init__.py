@@ -2,13 +2,17 @@
 
     model ──▶ graph: every call ──▶ time_axis: what runs along time, derived for each call
                                         │
-    copying: one layer ──▶ rewrite: the model anew ◀── a policy of `conversion`
+    copying: one layer ──▶ twins: all of them ──▶ rewrite: the model anew ◀── `conversion`
                                         │
-    layers: what carries ◀── adapters: any layer that is told how ◀── register
-       │
+    layers: what carries ◀── classes ◀── adapters: any layer that is told how ◀── register
+       │                                    │
+       │                                    ├─ past: layers that hold their last inputs
+       │                                    │    (each_step: where documents start inside a window)
+       │                                    └─ attention: keys and values, or what they are made of
     recurrent ──▶ loops: which loop over time steps, resets inside a window, where cuDNN
        │                     is avoided (scan_kernels, torch_kernels; steps: flags of single steps)
-    states: read, written, reset        time_distributed, vocabulary: what else is read of a layer
+    states: read, written, reset
+    any_length, time_distributed: windows of any length; vocabulary: which ids a graph reads
 
 It may import `foundation` and `data`.
 """

@@ -1,7 +1,9 @@
 """From one model to another over the same weights: stateful, inference, stateless, step model.
 
     checks: can it be copied? ──▶ convert ──▶ model: `StatefulModel`, whose `fit` checks its data
-                              └─▶ step_model: states in, states out
+    (masked_attention)        └─▶ step_model: states in, states out
+
+Both build calls that hold a bounded past by `held`. `files` is about files that hold a model.
 
 It may import `training` and what that may.
 """

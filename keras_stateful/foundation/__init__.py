@@ -2,7 +2,9 @@
 
     NumPy only        arguments         numbers, words and shapes that a user gives
                       rows              which rows of a batch are meant
+                      states            states by layer, and the weights that made them
                       types, version    names
+                      locks, interrupts, on_import    small helps: each says what for
     Keras             protocols         what is asked of classes that are written further above
                       devices           which device holds which rows
                       device_checks     what several devices cannot do with states

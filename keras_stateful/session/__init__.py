@@ -3,8 +3,9 @@
     export_step_model ─▶ directory: manifest.json  ─▶ manifest ──┐
                                     model.onnx     ─▶ artifact ─▶ runtimes ─▶ session ◀─▶ your code
                                                                                └─ holds the states
+    save_states, load_states ─▶ saved_states: a file of states
 
 NumPy only: an application installs this package, NumPy and the runtime of one format. It may
-import `foundation.arguments`, `foundation.rows` and `foundation.types`, and no module that imports
-Keras.
+import `foundation.arguments`, `foundation.rows`, `foundation.states` and `foundation.types`, and no
+module that imports Keras.
 """
