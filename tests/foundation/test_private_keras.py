@@ -38,7 +38,7 @@ OVERRIDDEN = {
     ("conversion/model.py", "_maybe_symbolic_build"): "the first batch of TensorFlow's trainer",
 }
 NAMEDTUPLES = {"_asdict", "_fields", "_make", "_replace"}
-OTHER_THAN_KERAS = {"_getframe"}  # of `sys`
+OTHER_THAN_KERAS = {"_getframe", "_initializing"}  # of `sys`; of the spec of a module
 
 
 def attributes(tree: ast.AST) -> set[str]:

@@ -184,7 +184,7 @@ BAD = {
         lambda m: ks.record_states(
             keras.Sequential([keras.Input((None, 2)), keras.layers.Dense(2)]), np.ones((3, 2))
         ),
-        ["no recurrent layer"],
+        ["nothing that carries a state", "dense"],
     ),
     "a unit that does not exist": (
         lambda m: ks.plot_activations("ab", np.ones((2, 3)), 3),

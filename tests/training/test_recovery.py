@@ -228,6 +228,15 @@ def interrupted_model():
     return model
 
 
+@pytest.fixture
+def _interruptible():
+    """Ctrl-C raises, also where a shell in the background has had it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send itself a Ctrl-C")
 @pytest.mark.filterwarnings("ignore:.*interrupted:RuntimeWarning")
 def test_an_interrupt_strikes_between_two_steps():
@@ -252,6 +261,7 @@ def test_an_interrupt_strikes_between_two_steps():
 
 
 @pytest.mark.backend_free
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send itself a Ctrl-C")
 def test_an_interrupt_is_held_back_to_the_end_of_its_block():
     done = []
