@@ -149,7 +149,9 @@ def test_what_random_numbers_do_not_set_off_is_refused(name):
 
     refused(model(RARE[name]))
     refused(model(Own(RARE[name])))
-    refused(model(layers.Lambda(RARE[name])))
+    if (name, keras.backend.backend()) != ("place of the largest", "tensorflow"):
+        # Keras cannot tell the shape of that one there.
+        refused(model(layers.Lambda(RARE[name])))
 
 
 EACH_STEP = {

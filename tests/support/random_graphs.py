@@ -44,7 +44,7 @@ class Spread(layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="tests")
-def squash(x):
+def shrunk(x):
     return x / (1.0 + ops.abs(x))
 
 
@@ -55,8 +55,8 @@ def share_of_time(x):
 
 LOCAL = {
     "custom": lambda h: Mixture()(h),
-    "activation": lambda h: layers.Dense(WIDTH, activation=squash)(h),
-    "lambda": lambda h: layers.Lambda(squash)(h),
+    "activation": lambda h: layers.Dense(WIDTH, activation=shrunk)(h),
+    "lambda": lambda h: layers.Lambda(shrunk)(h),
     "dense": lambda h: layers.Dense(WIDTH, activation="tanh")(h),
     "layer_norm": lambda h: layers.LayerNormalization()(h),
     "softmax_features": lambda h: layers.Activation("softmax")(h),
