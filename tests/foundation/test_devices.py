@@ -25,6 +25,10 @@ HERE = Path(__file__).resolve().parents[1] / "support"
 ROOT = HERE.parents[1]
 PATHS = os.pathsep.join(map(str, (ROOT, HERE / "devices")))  # what the processes import
 FAST = "--xla_backend_optimization_level=0"
+# Four devices on fewer cores wait for each other in every step; XLA ends a process in which one
+# waits for 40 seconds.
+FOUR = "--xla_force_host_platform_device_count=4"
+PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
 
 
 def start(*command, **environment: str) -> subprocess.Popen:
@@ -59,7 +63,7 @@ def free_port() -> str:
 @pytest.mark.parametrize(
     ("backend", "file", "flags"),
     [
-        ("jax", "jax_devices.py", f"{FAST} --xla_force_host_platform_device_count=4"),
+        ("jax", "jax_devices.py", f"{FAST} {FOUR} {PATIENT}"),
         ("tensorflow", "tensorflow_replicas.py", FAST),
     ],
 )

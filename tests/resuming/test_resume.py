@@ -284,7 +284,7 @@ def custom_optimizer(inner):
             super().__init__(0.1, momentum=0.5)
 
         def update_step(self, gradient, variable, learning_rate):
-            super().update_step(gradient * inner, variable, learning_rate)
+            super().update_step(gradient, variable, learning_rate * inner)
 
     return Wrapped()
 
@@ -305,7 +305,7 @@ def wired(x, swap=False, constant=1.0, act="tanh", layer=lambda x: x):
     a = layers.LSTM(4, return_sequences=True)(h)
     b = layers.Dense(4, activation=act)(h)
     both = layers.Multiply()([layers.Add()([a, b]), b if swap else a])
-    return layers.Dense(IDS)(layer(both * constant))
+    return layers.Dense(IDS)(layer(both) * constant)
 
 
 # What the first training is made with, and the second; of the same configuration.
