@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zoo
 from keras import layers, ops
+from passes import close, read
 
 import keras_stateful as ks
 
@@ -59,20 +60,6 @@ MODELS = {"stack": stack, "streams": streams, "shared": shared}
 def model(request):
     keras.utils.set_random_seed(4)
     return MODELS[request.param]()
-
-
-def read(model, arrays, edges, resets=None):
-    """The outputs of a model that reads windows, joined along time."""
-    parts = []
-    for a, b in itertools.pairwise(edges):
-        mask = None if resets is None else resets(a, b)
-        x = zoo.window(model, arrays, slice(a, b), mask)
-        parts.append(zoo.outputs(model.predict_on_batch(x))[0])
-    return np.concatenate(parts, axis=1)
-
-
-def close(a, b, atol=1e-5):
-    np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
 def test_windows_equal_one_long_pass(model, tmp_path):

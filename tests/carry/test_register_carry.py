@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import zoo
 from keras import layers, ops
+from passes import close, read
 
 import keras_stateful as ks
 
@@ -170,20 +171,6 @@ MODELS = {
 def model(request):
     keras.utils.set_random_seed(5)
     return MODELS[request.param]()
-
-
-def read(model, arrays, edges, resets=None):
-    """The outputs of a model that reads windows, joined along time."""
-    parts = []
-    for a, b in itertools.pairwise(edges):
-        mask = None if resets is None else resets(a, b)
-        x = zoo.window(model, arrays, slice(a, b), mask)
-        parts.append(zoo.outputs(model.predict_on_batch(x))[0])
-    return np.concatenate(parts, axis=1)
-
-
-def close(a, b, atol=1e-5):
-    np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("resets", ["window", "step"])

@@ -4,6 +4,7 @@ import itertools
 
 import keras
 import numpy as np
+import zoo
 
 import keras_stateful as ks
 
@@ -26,6 +27,25 @@ def windows(model: keras.Model, x, edges=(0, 4, 6, 12)) -> list[np.ndarray]:
     ks.reset_states(model)
     cuts = [slice(a, b) for a, b in itertools.pairwise(edges)]
     return joined([model.predict_on_batch(cut(x, c)) for c in cuts])
+
+
+def read(model: keras.Model, x: list, edges: list[int], resets=None) -> np.ndarray:
+    """The first output of a model that reads windows, joined along time.
+
+    Args:
+        x: arrays of `zoo.data`, which need not all have time.
+        resets: a function from a window's edges to its mask; None for none.
+    """
+    parts = []
+    for a, b in itertools.pairwise(edges):
+        mask = None if resets is None else resets(a, b)
+        result = model.predict_on_batch(zoo.window(model, x, slice(a, b), mask))
+        parts.append(zoo.outputs(result)[0])
+    return np.concatenate(parts, axis=1)
+
+
+def close(a, b, atol=1e-5):
+    np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
 def steps(model: keras.Model, x, edges=(0, 1, 2, 5, 12)) -> list[np.ndarray]:

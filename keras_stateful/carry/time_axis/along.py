@@ -110,6 +110,15 @@ class Refused(Exception):
         self.why, self.remedy = why, remedy
         self.keeps_axis, self.underivable = keeps_axis, underivable
 
+    def within(self, what: str) -> "Refused":
+        """The same, of a call that holds what is refused."""
+        return Refused(
+            f"{what}: {self.why}",
+            self.remedy,
+            keeps_axis=self.keeps_axis,
+            underivable=self.underivable,
+        )
+
 
 def joined(parts: Sequence[Along]) -> Along:
     """What is made, step by step, of several tensors whose time axes are laid upon each other.

@@ -60,15 +60,10 @@ def _ends(call: Call, time: Derivation, tensor: Tensor, sizes: tuple) -> tuple[i
 )  # fmt: skip
 def _convolution(call: Call, time: Derivation) -> Hold:
     layer = call.operation
-    window = Window(
-        sizes=layer.kernel_size,
-        strides=layer.strides,
-        dilations=layer.dilation_rate,
-        padding=layer.padding,
-        data_format=layer.data_format,
-        mixes_channels=not isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)),
+    mixes = not isinstance(layer, (layers.DepthwiseConv1D, layers.DepthwiseConv2D))
+    return with_activation(
+        call, time, _read(call, time, layer.kernel_size, layer.dilation_rate, mixes_channels=mixes)
     )
-    return with_activation(call, time, read(call, time, input_of(call), window))
 
 
 @of_layers(
@@ -76,14 +71,21 @@ def _convolution(call: Call, time: Derivation) -> Hold:
     layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D,
 )  # fmt: skip
 def _pooling(call: Call, time: Derivation) -> Hold:
+    return _read(call, time, call.operation.pool_size, 1, mixes_channels=False)
+
+
+def _read(
+    call: Call,
+    time: Derivation,
+    sizes: int | tuple[int, ...],
+    dilations: int | tuple[int, ...],
+    *,
+    mixes_channels: bool,
+) -> Hold:
+    """What a layer makes of time that reads several steps at once."""
     layer = call.operation
     window = Window(
-        sizes=layer.pool_size,
-        strides=layer.strides,
-        dilations=1,
-        padding=layer.padding,
-        data_format=layer.data_format,
-        mixes_channels=False,
+        sizes, layer.strides, dilations, layer.padding, layer.data_format, mixes_channels
     )
     return read(call, time, input_of(call), window)
 

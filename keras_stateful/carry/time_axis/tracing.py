@@ -76,12 +76,7 @@ def activated(function: Callable, hold: Along, tensor: Tensor, time: Derivation)
             raise Refused("it puts steps in front of a window")
     except Refused as refused:
         name = getattr(function, "__name__", type(function).__name__)
-        raise Refused(
-            f"its activation `{name}`: {refused.why}",
-            refused.remedy,
-            keeps_axis=refused.keeps_axis,
-            underivable=refused.underivable,
-        ) from refused
+        raise refused.within(f"its activation `{name}`") from refused
     return outputs[0]
 
 
@@ -144,12 +139,7 @@ def _run(inner: Derivation, calls: list[Call]) -> None:
         refused = error.refused
         if isinstance(refused, LinedUp):
             raise refused from error
-        raise Refused(
-            f"inside of it, `{error.call.path}`: {refused.why}",
-            refused.remedy,
-            keeps_axis=refused.keeps_axis,
-            underivable=refused.underivable,
-        ) from error
+        raise refused.within(f"inside of it, `{error.call.path}`") from error
 
 
 def _hidden(inner: Derivation) -> Refused:
