@@ -1,5 +1,6 @@
 """Every test starts from the same seed, in float32."""
 
+import gc
 import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
@@ -25,3 +26,10 @@ def _same_start():
     keras.utils.clear_session(
         free_memory=False
     )  # collecting garbage would take a third of a second
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _little_garbage():
+    """Models hold themselves in cycles: thousands of them, collected at once, take minutes."""
+    yield
+    gc.collect()
