@@ -9,8 +9,8 @@
                    stream: the next batch of a source that is read once         ◀─┘
 
 `kinds` decides what is an array and what is documents, `columns` puts those of frames in order,
-`sequence_checks` looks at a sequence's arguments, and `restoring` leads from batches back to
-documents.
+`sequence_checks` looks at a sequence's arguments, `burn_in` reads from which step on documents
+count, and `restoring` leads from batches back to documents.
 
 It may import `foundation`; `feed` asks `training` for the checks of a fit that reads it.
 """

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_stateful.data.burn_in import BurnIn
 from keras_stateful.data.spans import counted_up
 
 _NEIGHBOURS = 64  # rows, the shortest first, that an overlong row is compared with
@@ -30,14 +31,17 @@ class Pieces(NamedTuple):
     skip: np.ndarray
 
 
-def cut(lengths: np.ndarray, window: int, limit: int | None, burn_in: int, aligned: bool) -> Pieces:
+def cut(
+    lengths: np.ndarray, window: int, limit: int | None, burn_in: BurnIn, aligned: bool
+) -> Pieces:
     """Cuts documents into pieces.
 
     Args:
         lengths: time steps to read of each document.
         window: time steps of a window.
         limit: time steps that a piece trains on at most; None: a document is one piece.
-        burn_in: time steps read before each cut piece, and not trained on at each start.
+        burn_in: time steps read before each cut piece, and not trained on at each start; one number
+            for all documents, or one for each.
         aligned: True if pieces fill whole windows, but for the last of a document.
 
     Returns:
@@ -48,7 +52,8 @@ def cut(lengths: np.ndarray, window: int, limit: int | None, burn_in: int, align
         zeros = np.zeros(len(lengths), "int64")
         return Pieces(np.arange(len(lengths)), zeros, lengths, np.minimum(burn_in, lengths))
     # Steps that a document's first piece trains on, and each later one.
-    head, rest = limit, limit
+    burn_in = np.broadcast_to(burn_in, lengths.shape)
+    head, rest = limit, np.full(len(lengths), limit)
     if aligned:
         # The steps read before a cut fill windows, too: with limit 10, burn_in 2 and windows of 4
         # the first piece has two windows, each later one three, 2 + 10 steps.
@@ -57,6 +62,7 @@ def cut(lengths: np.ndarray, window: int, limit: int | None, burn_in: int, align
     count = 1 + np.maximum(0, -(-(lengths - head) // rest))  # pieces of each document
     document = np.repeat(np.arange(len(lengths)), count)
     number = counted_up(np.zeros_like(count), count)  # 0, 1, ... in each document
+    rest, burn_in = rest[document], burn_in[document]
     begin = np.where(number > 0, head + (number - 1) * rest, 0)
     end = np.minimum(head + number * rest, lengths[document])
     first = np.where(number > 0, begin - burn_in, 0)

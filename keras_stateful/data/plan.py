@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_stateful.data.burn_in import BurnIn
 from keras_stateful.data.dealing import Pieces, balance, cut, deal, greedy
 from keras_stateful.data.layout import Dealt, Layout, Streams
 from keras_stateful.foundation.arguments import whole_number
@@ -36,7 +37,7 @@ class Settings:
     window: int
     boundary: str
     limit: int | None
-    burn_in: int
+    burn_in: BurnIn
     shuffle: bool
     shift_windows: bool
     seed: int
@@ -104,7 +105,7 @@ class Plan:
     @property
     def padded(self) -> bool:
         """True if any epoch has a step that is not real or not trained on."""
-        return self.utilization < 1 or self.settings.burn_in > 0
+        return self.utilization < 1 or bool(np.any(self.settings.burn_in))
 
     def layout(self, epoch: int) -> Layout:
         """The layout of an epoch."""
@@ -125,6 +126,7 @@ class Plan:
         if first is None:
             begin = int(rng.integers(s.window)) if s.shift_windows else 0
             order = rng.permutation(len(self.lengths)) if s.shuffle else None
+            assert isinstance(s.burn_in, int)
             return Streams(
                 self.lengths, s.rows, s.window, self.num_batches, s.burn_in, begin, order
             )
@@ -194,7 +196,7 @@ def longest_unwasted(lengths: np.ndarray, settings: Settings, waste: float = 0.0
 
     if idle(None) < waste:
         return None
-    low = max(1, -(-settings.burn_in // window))  # a cut piece holds at least its burn-in
+    low = max(1, -(-int(np.max(settings.burn_in)) // window))  # a piece holds its burn-in
     high = max(low, -(-int(lengths.max()) // window))
     best, windows, failed = (idle(low), low), high, high
     # In steps of 5 % down to the first that will do. Not by halves: a shorter one may waste more.
@@ -239,10 +241,12 @@ def piece_limit(argument: int | str | None, lengths: np.ndarray, settings: Setti
             'or boundary="pack".'
         )
     shortest = limit // window * window if settings.boundary == "align" else limit
-    if settings.burn_in > shortest and lengths.max() > shortest:
+    # Of documents that are not cut, all may be burnt in.
+    longest = int(np.where(lengths > shortest, settings.burn_in, 0).max())
+    if longest > shortest:
         raise ValueError(
             "`burn_in` reads steps of the piece before, and must not be longer than that. "
-            f"Received: burn_in={settings.burn_in}, pieces of {shortest} time steps. Take a "
+            f"Received: burn_in={longest}, pieces of {shortest} time steps. Take a "
             "smaller `burn_in` or a larger `max_document_length`."
         )
     return limit

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_stateful.data.batch import checksum, in_order, spec_bytes
+from keras_stateful.data.burn_in import as_json, open_burn_in
 from keras_stateful.data.columns import ColumnNames, ColumnOrder, column_names
 from keras_stateful.data.corpus import open_corpus
 from keras_stateful.data.feed import RESETS_REMEDY, Batches
@@ -85,7 +86,9 @@ class StatefulSequence(Batches):
         max_document_length: time steps after which a document is cut; each piece starts from the
             initial state. "auto": the longest that leaves under 3 % of the rows idle. None: never.
         burn_in: time steps that are read and not trained on after each start, and read again before
-            each cut piece.
+            each cut piece; one int, or one for each document. A validation that begins where a
+            training ended reads its documents from their beginning, with as many steps burnt in as
+            the training had.
         shuffle: True if documents are assigned to rows anew in each epoch.
         seed: for `shuffle` and `shift_windows`; None follows `keras.utils.set_random_seed`.
         resets: True if each batch has the reset mask as the model's last input, `(x, mask)` or the
@@ -143,7 +146,7 @@ class StatefulSequence(Batches):
         sample_weight: Any = None,
         boundary: str = "align",
         max_document_length: int | str | None = None,
-        burn_in: int = 0,
+        burn_in: int | Sequence[int] = 0,
         shuffle: bool = False,
         seed: int | None = None,
         resets: bool = False,
@@ -157,7 +160,6 @@ class StatefulSequence(Batches):
         super().__init__(workers, use_multiprocessing, max_queue_size)
         self.global_batch_size = whole_number("batch_size", batch_size, 1)
         self.sequence_length = whole_number("sequence_length", sequence_length, 1)
-        self.burn_in = whole_number("burn_in", burn_in, 0)
         self.boundary = one_of("boundary", boundary, BOUNDARIES)
         self.resets = true_or_false("resets", resets, RESETS_REMEDY)
         self.shuffle = true_or_false("shuffle", shuffle)
@@ -174,6 +176,7 @@ class StatefulSequence(Batches):
         self.has_targets = targets is not None and targets is not corpus
         self._reach = self._parts.reach
         whole = self._corpus.lengths
+        self.burn_in = open_burn_in(burn_in, whole, of_rows=self._ignores)
         self._lengths = whole if self._ignores else lengths_with_targets(whole, self._reach)
         if self.boundary == "ignore":
             check_cutting(max_document_length, self._corpus)
@@ -420,7 +423,7 @@ class StatefulSequence(Batches):
             "sequence_length": self.sequence_length,
             "boundary": self.boundary,
             "max_document_length": self.max_document_length,
-            "burn_in": self.burn_in,
+            "burn_in": as_json(self.burn_in),
             "shuffle": self.shuffle,
             "shift_windows": self.shift_windows,
             "seed": self.seed if drawn else None,

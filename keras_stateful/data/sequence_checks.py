@@ -116,7 +116,7 @@ def check_plan(
     for target in parts.targets.values():
         if layout.counted(target.label_at) == 0:
             raise ValueError(
-                "`burn_in` leaves no time step to train on. Received: "
+                "`burn_in`, or `start` of an evaluation, leaves no step that counts. Received: "
                 f"burn_in={settings.burn_in}, the longest document of {lengths.max()} time steps "
                 "with a target. Take a smaller `burn_in`."
             )

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_stateful.data.burn_in import burn_in_of_stream
 from keras_stateful.data.columns import ColumnNames, ColumnOrder, column_names
 from keras_stateful.data.feed import RESETS_REMEDY, Batches
 from keras_stateful.data.ids import Classes, of_id_targets
@@ -105,7 +106,7 @@ class StatefulStream(Batches):
         super().__init__(workers=1)
         self.global_batch_size = whole_number("batch_size", batch_size, 1)
         self.sequence_length = whole_number("sequence_length", sequence_length, 1)
-        self.burn_in = whole_number("burn_in", burn_in, 0)
+        self.burn_in = burn_in_of_stream(burn_in)
         self.boundary = one_of(
             "boundary",
             boundary,

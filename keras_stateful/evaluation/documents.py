@@ -1,6 +1,7 @@
 """`evaluate_documents` and `predict_documents`: metrics and outputs of whole documents."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -23,7 +24,8 @@ def evaluate_documents(
     target_offset: int | Sequence[int] | None = None,
     label_at: str = "every",
     sample_weight: Structure = None,
-    burn_in: int = 0,
+    burn_in: int | Sequence[int] = 0,
+    start: Any = None,
     encode: Callable | None = None,
     pooled: bool = False,
 ) -> dict[str, np.ndarray] | dict[str, float]:
@@ -35,6 +37,11 @@ def evaluate_documents(
         batch_size: documents read side by side; by default up to 32.
         sequence_length: time steps per call; it changes the speed, not the result.
         targets, target_offset, label_at, sample_weight, burn_in, encode: as for `StatefulSequence`.
+        start: the first time step of each document that counts; what stands before it is read. An
+            int, or a fraction of each document's length; where documents are frames with a time
+            index, also a time in it; or a list with one of these for each document. So a
+            validation goes on from what a training has read. It says which steps of the input
+            count, as weights do.
         pooled: True for one result over the steps of all documents together, as `val_*` of
             `ValidateDocuments`. Take it for metrics that are no means over steps, as AUC, recall
             and precision: a document without a positive step has none, for which Keras gives 0,
@@ -68,7 +75,7 @@ def evaluate_documents(
     assert scores["loss"].shape == (2,)
     ```
     """
-    layout = Layout(targets, target_offset, label_at, sample_weight, burn_in, encode)
+    layout = Layout(targets, target_offset, label_at, sample_weight, burn_in, encode, start)
     reader = DocumentReader(model, documents, batch_size, sequence_length, layout)
     check_scored(model, reader.sequence, "documents")
     classes = check_targets(model, "documents", reader.sequence, weighted=True)
@@ -88,6 +95,7 @@ def predict_documents(
     batch_size: int | None = None,
     sequence_length: int = 128,
     reduce: str | None = None,
+    start: Any = None,
     encode: Callable | None = None,
 ) -> Structure:
     """The model's outputs for each document, read from its first step to its last.
@@ -99,10 +107,12 @@ def predict_documents(
         sequence_length: time steps per call; it changes the speed, not the result.
         reduce: None for the output at every step; "last" for that at the last; "mean" for their
             mean.
+        start: the first time step of each document that is returned, as for `evaluate_documents`.
         encode: as for `StatefulSequence`.
 
     Returns:
-        One array `(timesteps, ...)` for each document, in the given order; with `reduce` one
+        One array `(timesteps, ...)` for each document, in the given order, from its `start` on;
+        with `reduce` one
         `(...)`, stacked to `(documents, ...)`. For a model with several outputs a structure of
         these, as the model's output.
 
@@ -126,13 +136,15 @@ def predict_documents(
     # Labels that nobody uses: else the last step of a document would be a target only, and so would
     # one key of a dict.
     labels = np.zeros(count_documents(documents), "int32")
-    layout = Layout(targets=labels, encode=encode)
+    layout = Layout(targets=labels, encode=encode, start=start)
     reader = DocumentReader(model, documents, batch_size, sequence_length, layout)
     collected = _REDUCTIONS[reduce](reader.count)
+    starts = reader.starts()
     for window, outputs in reader.outputs():
+        document, first, steps, _ = window.span
         # Behind the document's last step the outputs are those of padding.
-        real = [o[: window.span.steps] for o in keras.tree.flatten(outputs)]
-        collected.add(window.span.document, real)
+        real = slice(max(0, int(starts[document]) - first), steps)
+        collected.add(document, [o[real] for o in keras.tree.flatten(outputs)])
     return _as_output(model, [collected.of_output(k) for k in range(len(model.outputs))])
 
 
@@ -169,7 +181,10 @@ class _LastStep:
         self.last: list[list[np.ndarray]] = [[] for _ in range(documents)]
 
     def add(self, document: int, outputs: list[np.ndarray]) -> None:
-        self.last[document] = [np.array(o[-1]) for o in outputs]
+        # NaN where nothing is returned, as where `start` is the end of the document.
+        self.last[document] = [
+            np.array(o[-1]) if len(o) else np.full(o.shape[1:], np.nan, o.dtype) for o in outputs
+        ]
 
     def of_output(self, k: int) -> np.ndarray:
         return np.stack([last[k] for last in self.last])
@@ -191,7 +206,8 @@ class _MeanOfSteps:
 
     def of_output(self, k: int) -> np.ndarray:
         pairs = zip(self.sums, self.steps, strict=True)
-        return np.stack([(sums[k] / steps).astype("float32") for sums, steps in pairs])
+        with np.errstate(invalid="ignore"):  # 0 / 0, NaN where nothing is returned
+            return np.stack([(sums[k] / steps).astype("float32") for sums, steps in pairs])
 
 
 _REDUCTIONS: dict[str | None, type[_EveryStep | _LastStep | _MeanOfSteps]] = {

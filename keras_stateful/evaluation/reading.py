@@ -13,12 +13,13 @@ Documents a (5 time steps), b (2) and c (4) in windows of 2 steps, where -- is p
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
 
 from keras_stateful.conversion.convert import twin_with_resets
+from keras_stateful.data.burn_in import Start
 from keras_stateful.data.sequence import Span, StatefulSequence
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.protocols import is_sequence
@@ -38,14 +39,24 @@ class Layout:
     target_offset: int | Sequence[int] | None = None
     label_at: str = "every"
     sample_weight: Structure = None
-    burn_in: int = 0
+    burn_in: int | Sequence[int] = 0
     encode: Callable | None = None
+    start: Any = None
 
     def sequence(self, documents: Structure, rows: int, sequence_length: int) -> StatefulSequence:
         """The documents as a sequence; rows without one are no waste here, so nothing is said."""
+        arguments = dict(vars(self))
+        start = arguments.pop("start")
+        if start is not None:  # what is read in front of it is burnt in
+            if np.any(self.burn_in):
+                raise ValueError(
+                    "`start` and `burn_in` both say from which step on a document counts. "
+                    f"Received: start={start!r}, burn_in={self.burn_in!r}. Leave one out."
+                )
+            arguments["burn_in"] = Start(start, documents, self.encode)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            return StatefulSequence(documents, rows, sequence_length, resets=True, **vars(self))
+            return StatefulSequence(documents, rows, sequence_length, resets=True, **arguments)
 
 
 def count_documents(documents: Structure) -> int:
@@ -149,6 +160,10 @@ class DocumentReader:
         # Asked of the twin, since a mask belongs to the tensors of one graph.
         masked = any(keras_internals.mask_of(o) is not None for o in self.twin.outputs)
         self._shows_masks = _ShowsMasks(self.twin) if masked else None
+
+    def starts(self) -> np.ndarray:
+        """The first step of each document that counts, `(documents,)`."""
+        return np.broadcast_to(self.sequence.burn_in, self.count)
 
     def windows_of_documents(self) -> np.ndarray:
         """How many windows each document has; nothing is read."""

@@ -1,6 +1,7 @@
 """`ValidateDocuments`: whole held-out documents, validated after each epoch of a training."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 
@@ -29,6 +30,8 @@ class ValidateDocuments(keras.callbacks.Callback):
         sequence_length: time steps per call.
         every: epochs from one validation to the next.
         targets, target_offset, label_at, sample_weight, burn_in, encode: as for `StatefulSequence`.
+        start: the first time step of each document that counts, as for `evaluate_documents`: where
+            the validation part of a series begins, whose training part must be read before it.
 
     Raises:
         ValueError: as `evaluate_documents`, when training begins; likewise documents without
@@ -67,14 +70,17 @@ class ValidateDocuments(keras.callbacks.Callback):
         target_offset: int | Sequence[int] | None = None,
         label_at: str = "every",
         sample_weight: Structure = None,
-        burn_in: int = 0,
+        burn_in: int | Sequence[int] = 0,
+        start: Any = None,
         encode: Callable | None = None,
     ):
         super().__init__()
         self.every = whole_number("every", every, 1, unit="epochs")
         self.documents, self.batch_size = documents, batch_size
         self.sequence_length = sequence_length
-        self.layout = Layout(targets, target_offset, label_at, sample_weight, burn_in, encode)
+        self.layout = Layout(
+            targets, target_offset, label_at, sample_weight, burn_in, encode, start
+        )
         self._reader: DocumentReader | None = None
 
     def on_train_begin(self, logs: Logs = None) -> None:

@@ -33,14 +33,18 @@ def layouts(draw):
     reach = max(offset) if isinstance(offset, list) else offset
     lengths = [n + reach for n in draw(LENGTHS)]
     limit = draw(st.none() | st.just("auto") | st.integers(window, 40))
-    burn_in = draw(st.sampled_from([0, 0, 1, 3]))
+    burn_in = draw(st.sampled_from([0, 0, 1, 3]) | st.lists(st.integers(0, 60), min_size=24))
     shortest = limit // window * window if isinstance(limit, int) and boundary == "align" else limit
-    if (
-        limit == "auto"
-        or (isinstance(shortest, int) and burn_in > shortest)
-        or burn_in >= max(lengths) - reach
-    ):
+    if limit == "auto":
         burn_in = 0
+    elif isinstance(burn_in, int):
+        if (isinstance(shortest, int) and burn_in > shortest) or burn_in >= max(lengths) - reach:
+            burn_in = 0
+    else:  # no longer than its document, nor than the pieces of one that is cut
+        most = [min(n, shortest or n) if n - reach > (shortest or n) else n for n in lengths]
+        burn_in = [min(b, m) for b, m in zip(burn_in, most, strict=False)]
+        if all(b >= n - reach for b, n in zip(burn_in, lengths, strict=True)):
+            burn_in[0] = 0
     arguments = {
         "boundary": boundary,
         "target_offset": offset,
@@ -101,8 +105,10 @@ def test_every_step_once_in_order_in_one_row_with_its_own_targets(layout, epoch)
                 assert targets == [value + o for o in offsets]
                 trained.append(value)
             before = value
-    burn_in, limit = arguments["burn_in"], sequence.max_document_length
-    expected = [v for d in corpus(lengths) for v in d[burn_in : len(d) - reach]]
+    limit = sequence.max_document_length
+    burn_in = np.broadcast_to(arguments["burn_in"], len(lengths))
+    whole = zip(corpus(lengths), burn_in, strict=True)
+    expected = [v for d, b in whole for v in d[b : len(d) - reach]]
     assert sorted(trained) == expected  # each time step of each document once
     if limit is None:
         assert sorted(starts) == [d[0] for d in corpus(lengths)]
