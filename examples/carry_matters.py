@@ -1,7 +1,7 @@
 """Why carry the state: a question whose answer lies several windows back.
 
     python examples/carry_matters.py
-    python examples/carry_matters.py --figure carry_matters.png   # needs "keras-stateful[plots]"
+    python examples/carry_matters.py --figure carry_matters.png   # needs pip install ".[plots]"
 
 Each document shows one of four keys at its first step, then noise; wherever a question mark stands,
 the network has to name the key. Training reads windows of eight steps. The same network is trained
@@ -216,7 +216,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.figure and importlib.util.find_spec("matplotlib") is None:
-        parser.error('--figure draws with matplotlib: pip install "keras-stateful[plots]".')
+        parser.error('--figure draws with matplotlib: pip install ".[plots]".')
     return options
 
 

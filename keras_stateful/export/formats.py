@@ -12,6 +12,8 @@ from importlib.util import find_spec
 
 import keras
 
+from keras_stateful.foundation.version import pip_install
+
 # For each format the backends that write it, best first, with the modules that they need beside
 # themselves.
 _WRITERS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -65,7 +67,7 @@ def backend_for(artifact_format: str) -> str:
         reason = f"Keras on {running} cannot"
     raise ImportError(
         f'The format "{artifact_format}" cannot be written here: {reason}; no other backend that '
-        f"could is installed. `{_install(artifact_format, running)}`."
+        f"could is installed. {_install(artifact_format, running)}."
     )
 
 
@@ -75,5 +77,6 @@ def _are_installed(*modules: str) -> bool:
 
 def _install(artifact_format: str, running: str) -> str:
     """The command: ONNX is written with any backend, the others best with TensorFlow."""
-    extras = f"{running},export" if artifact_format == "onnx" else "tensorflow"
-    return f'pip install "keras-stateful[{extras}]"'
+    if artifact_format == "onnx":
+        return pip_install(running, "export")
+    return pip_install("tensorflow")

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_stateful.foundation.version import pip_install
 from keras_stateful.generation import python_loop
 from keras_stateful.generation.engine import Emissions, Engine, NextInput, Request
 from keras_stateful.generation.options import Options
@@ -260,8 +261,7 @@ def _engine(model: Any) -> Engine:
     except ModuleNotFoundError as error:
         raise TypeError(
             f"`model` must be a Keras model or a `Session`. Received: {type(model).__name__}, and "
-            "Keras is not installed. `pip install "
-            '"keras-stateful[tensorflow]"` (or [jax], [torch]) brings it.'
+            f"Keras is not installed. {pip_install('tensorflow')} (or jax, torch) brings it."
         ) from error
     return rollout(model)
 

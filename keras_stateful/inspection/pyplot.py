@@ -2,6 +2,8 @@
 
 from types import ModuleType
 
+from keras_stateful.foundation.version import pip_install
+
 
 def import_pyplot(function: str) -> ModuleType:
     """`matplotlib.pyplot`.
@@ -16,7 +18,6 @@ def import_pyplot(function: str) -> ModuleType:
         import matplotlib.pyplot as plt
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"`{function}` draws with matplotlib, which is not installed: `pip install "
-            '"keras-stateful[plots]"`.'
+            f"`{function}` draws with matplotlib, which is not installed: {pip_install('plots')}."
         ) from error
     return plt

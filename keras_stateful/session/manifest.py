@@ -242,7 +242,7 @@ def _check_version(version: int) -> None:
     if version > FORMAT_VERSION:
         raise ManifestError(
             f"It was written by a newer keras_stateful. Received: format_version={version}; this "
-            f"release reads up to {FORMAT_VERSION}. `pip install -U keras-stateful`."
+            f"release reads up to {FORMAT_VERSION}. Upgrade keras_stateful."
         )
     if version < 1:
         raise ManifestError(f"Received: format_version={version}, which never existed.")

@@ -109,7 +109,7 @@ def _parse(content: bytes) -> States:
     if head["format_version"] != FORMAT_VERSION:
         raise ValueError(
             f"its format_version is {head['format_version']!r}, and this release reads "
-            f"{FORMAT_VERSION}: `pip install -U keras-stateful`"
+            f"{FORMAT_VERSION}: upgrade keras_stateful"
         )
     counts, fingerprint = head["layers"], head["fingerprint"]
     if sum(counts.values()) != len(entries):

@@ -715,7 +715,7 @@ ARTIFACTS = {
         of_a_newer_version,
         "newer",
         "format_version=2",
-        "pip install -U keras-stateful",
+        "Upgrade keras_stateful",
     ),
     "no JSON": (
         lambda d, o: (d / "manifest.json").write_text("{"),

