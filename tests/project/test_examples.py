@@ -2,7 +2,9 @@
 
 import importlib
 import importlib.util
+import io
 import os
+import pickle
 import re
 import subprocess
 import sys
@@ -125,14 +127,16 @@ def test_words_without_stop_words_and_punctuation(tmp_path):
     assert not {"the", "and", "of", ".", ",", ";"} & set(written)
 
 
-@pytest.mark.parametrize("name", ["alphabet", "carry_matters", "sensors"])
+@pytest.mark.parametrize("name", ["alphabet", "carry_matters", "sensors", "activity"])
 def test_claims_hold_at_toy_size(name, tmp_path):
     pytest.importorskip("matplotlib")
     smoke(tmp_path, "--figure", f"{name}.png", script=f"{name}.py")
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
-@pytest.mark.parametrize("command", ["words.py", "authors.py", "book.py --shakespeare"])
+@pytest.mark.parametrize(
+    "command", ["words.py", "authors.py", "book.py --shakespeare", "activity.py"]
+)
 def test_a_missing_corpus_is_one_line_with_its_remedy(command, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     example = importlib.import_module(command.partition(".")[0])
@@ -159,7 +163,9 @@ def test_a_missing_tool_is_one_line_with_its_remedy(name, missing, monkeypatch):
     assert 'pip install ".[examples]"' in str(exit.value.code)
 
 
-@pytest.mark.parametrize("name", ["alphabet", "carry_matters", "sensors", "words", "authors"])
+@pytest.mark.parametrize(
+    "name", ["alphabet", "carry_matters", "sensors", "words", "authors", "activity"]
+)
 def test_a_picture_without_matplotlib_is_refused_before_the_training(name, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(EXAMPLES))
     example = importlib.import_module(name)
@@ -194,6 +200,18 @@ def test_authors_of_a_single_year_are_said_and_left_out(monkeypatch, capsys):
     assert {a.president for a in training} == {a.president for a in held_out} == {"A", "C"}
     assert not {(a.president, a.year) for a in training} & {(a.president, a.year) for a in held_out}
     assert len(training) + len(held_out) == 11
+
+
+def test_a_pickle_that_asks_for_more_than_arrays_is_refused(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    activity = importlib.import_module("activity")
+    arrays = {"X": [np.ones((3, 6)), np.zeros((2, 6))], "y": np.arange(2), "names": ["a", "b"]}
+    read = activity.ArraysOnly(io.BytesIO(pickle.dumps(arrays, protocol=2))).load()
+    assert read["names"] == ["a", "b"]
+    np.testing.assert_array_equal(read["X"][0], arrays["X"][0])
+    for harmful in (os.system, eval, Path, np.load):
+        with pytest.raises(pickle.UnpicklingError, match="which may run code"):
+            activity.ArraysOnly(io.BytesIO(pickle.dumps(harmful, protocol=2))).load()
 
 
 def test_ngram_equals_the_formula_by_hand(monkeypatch):
