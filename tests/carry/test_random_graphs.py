@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import random_graphs
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 
 import keras_stateful as ks
 from keras_stateful.carry.graph import Unconvertible
@@ -83,6 +83,7 @@ def test_documents_start_anew_inside_windows(chain):
 
 
 @given(random_graphs.chains(refused=True))
+@example(["activation_over_time", ("twice", ["dropout"]), "gru"])
 @FEW
 def test_what_is_refused_had_to_be(chain):
     had_to_be_refused(chain)

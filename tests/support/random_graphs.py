@@ -231,5 +231,7 @@ def _block(h, block, inputs, carried):
 
 def _twice(h, chain, carried):
     """Two calls of one layer, of which each has a state."""
-    layer = layers.GRU(WIDTH, return_sequences=True) if carried else layers.Dense(WIDTH)
+    # Not linear: of h and -h, a linear layer's outputs add up to its biases, whatever h was.
+    plain = layers.Dense(WIDTH, activation="tanh")
+    layer = layers.GRU(WIDTH, return_sequences=True) if carried else plain
     return layers.Add()([layer(h), _chain(layer(-h), chain, {}, carried)])
