@@ -81,6 +81,10 @@ class Spec:
         """Bytes of such an array."""
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def first(self) -> "Spec":
+        """The same of one time step of `(rows, window, ...)`."""
+        return Spec((self.shape[0], *self.shape[2:]), self.dtype)
+
 
 def spec_bytes(signature: Structure) -> int:
     """Bytes of a batch with this signature."""

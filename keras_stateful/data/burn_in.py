@@ -48,11 +48,14 @@ class Start:
             elif isinstance(one, (float, np.floating)):
                 steps[k] = int(_fraction(one) * length)
             else:
-                steps[k] = _steps_before(one, self._index(k), k, length)
+                steps[k] = _steps_before(one, self._index(k, length), k, length)
         return steps
 
-    def _index(self, k: int) -> Any:
-        """The index of the first frame in document `k`; None where there is no frame."""
+    def _index(self, k: int, length: int) -> Any:
+        """The index of a frame in document `k`; None where none has one of so many time steps.
+
+        What is known ahead may be a longer frame.
+        """
         documents = self.documents
         if isinstance(documents, dict):
             document = {key: column[k] for key, column in documents.items()}
@@ -60,7 +63,8 @@ class Start:
             document = documents[k] if self.encode is None else self.encode(documents[k])
         parts = document.values() if isinstance(document, dict) else [document]
         indices = (getattr(part, "index", None) for part in parts)
-        return next((index for index in indices if hasattr(index, "searchsorted")), None)
+        of_steps = (i for i in indices if hasattr(i, "searchsorted") and len(i) == length)
+        return next(of_steps, None)
 
 
 def open_burn_in(argument: Any, lengths: np.ndarray, *, of_rows: bool) -> BurnIn:

@@ -9,9 +9,9 @@
 What is an array and what is documents, `kinds` says. NumPy only.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,21 @@ from keras_stateful.data.kinds import (
     refuse_others,
     refuse_pair,
 )
+
+
+class Uneven(NamedTuple):
+    """Keys whose arrays have more or fewer values than the document has time steps.
+
+    Attributes:
+        longer: may go on behind the end of the others: what is known ahead.
+        once: have no time axis: what is static.
+    """
+
+    longer: Collection[str] = ()
+    once: Collection[str] = ()
+
+
+EVEN = Uneven()
 
 
 @dataclass
@@ -50,27 +65,28 @@ class Corpus:
         return None not in self.fields
 
 
-def open_corpus(corpus: Any, encode: Callable | None = None) -> Corpus:
+def open_corpus(corpus: Any, encode: Callable | None = None, uneven: Uneven = EVEN) -> Corpus:
     """Opens whatever a corpus may be.
 
     Args:
         corpus: as `StatefulSequence` takes it.
         encode: a function from an item to a document, or None.
+        uneven: keys whose arrays have more or fewer values than the document has time steps.
 
     Raises:
         TypeError: something else, text that is not encoded, an iterator.
         ValueError: nothing in it, an empty document, ragged or unequal parts.
     """
     if isinstance(corpus, dict) and encode is None:
-        return _open_dict(corpus)
+        return _open_dict(corpus, uneven)
     refuse_pair("corpus", corpus)
-    documents = open_field("corpus", corpus, encode)
+    documents = open_field("corpus", corpus, encode, uneven)
     if isinstance(documents, Corpus):
         return documents
     return Corpus({None: documents}, documents.lengths, is_array(corpus) and encode is None)
 
 
-def _open_dict(corpus: dict) -> Corpus:
+def _open_dict(corpus: dict, uneven: Uneven) -> Corpus:
     if not corpus:
         raise ValueError(
             "`corpus` holds nothing. Received: {}. Give at least one array or list of documents."
@@ -99,10 +115,10 @@ def _open_dict(corpus: dict) -> Corpus:
             )
             + ". Give every key one array, or every key a list with one array per document."
         )
-    names = list(fields)
-    for name in names[1:]:
-        check_laid_out(fields[name], fields[names[0]])
-    return Corpus(fields, fields[names[0]].lengths, kinds == {True})
+    whole = fields[next((name for name in fields if name not in uneven.longer), next(iter(fields)))]
+    for name, values in fields.items():
+        check_laid_out(values, whole, longer=name in uneven.longer)
+    return Corpus(fields, whole.lengths, kinds == {True})
 
 
 def _rename(name: Any) -> str:
@@ -115,13 +131,16 @@ def _rename(name: Any) -> str:
     )
 
 
-def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus:
+def open_field(
+    name: str, value: Any, encode: Callable | None, uneven: Uneven = EVEN
+) -> Field | Corpus:
     """Opens one array, or documents.
 
     Args:
         name: name used in error messages.
         value: what the user gave.
         encode: a function from an item to a document, or None.
+        uneven: as for `open_corpus`.
 
     Returns:
         A field; a `Corpus` where the documents are dicts.
@@ -131,14 +150,16 @@ def open_field(name: str, value: Any, encode: Callable | None) -> Field | Corpus
     refuse_others(name, value)
     if encode is not None:
         # A column of texts is read by place; its own `[i]` is by label.
-        return _lazy(name, np.asarray(value) if hasattr(value, "iloc") else value, encode)
+        return _lazy(name, np.asarray(value) if hasattr(value, "iloc") else value, encode, uneven)
     if is_array(value):
         return _one_array(name, value)
     if hasattr(value, "__array__"):  # of objects, a document in each place
         value = list(np.asarray(value))
     if isinstance(value, (list, tuple)):
-        return _of_dicts(name, value) if isinstance(value[0], dict) else _in_memory(name, value)
-    return _lazy(name, value, None)
+        if isinstance(value[0], dict):
+            return _of_dicts(name, value, uneven)
+        return _in_memory(name, value)
+    return _lazy(name, value, None, uneven)
 
 
 def _one_array(name: str, value: Any) -> Field:
@@ -170,17 +191,17 @@ def _in_memory(name: str, values: list | tuple) -> Field:
     return field
 
 
-def _of_dicts(name: str, values: list | tuple) -> Corpus:
+def _of_dicts(name: str, values: list | tuple, uneven: Uneven) -> Corpus:
     """Documents in a list that are dicts; single values are labels."""
     items = Items(name)
     documents = [items.arrays(f"{name}[{i}]", item) for i, item in enumerate(values)]
     first = documents[0]
-    lengths = [document_length(name, i, d, first) for i, d in enumerate(documents)]
+    lengths = [document_length(name, i, d, first, uneven) for i, d in enumerate(documents)]
     fields: dict[str | None, Field] = {}
     labels: dict[str | None, np.ndarray] = {}
     for key, like in first.items():
         arrays = [document[key] for document in documents]
-        if like.ndim:
+        if like.ndim and key not in uneven.once:
             fields[key] = _of_arrays(f"{name}[...][{key!r}]", arrays)
             fields[key].columns = items.columns[key]
         else:
@@ -238,7 +259,7 @@ def _slices(name: str, documents: list[np.ndarray], lengths: np.ndarray) -> Flat
     return Flat(name, base.reshape(-1, *first.shape[1:]), places // step, lengths)
 
 
-def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
+def _lazy(name: str, source: Any, encode: Callable | None, uneven: Uneven) -> Field | Corpus:
     """Documents that a source reads when asked.
 
     Their lengths and labels must be known: all are read once, unless the source has `lengths`.
@@ -246,14 +267,20 @@ def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
     reader = LazySource(name, source, encode)
     listed = None if encode is not None else getattr(source, "lengths", None)
     first = reader.get(0)
-    labels: dict[str | None, list] = {k: [] for k, v in first.items() if v.ndim == 0}
+    labels: dict[str | None, list] = {
+        k: [] for k, v in first.items() if v.ndim == 0 or k in uneven.once
+    }
+    ahead: dict[str | None, list[int]] = {k: [] for k in first if k in uneven.longer}
+    every = listed is None or labels or ahead
     lengths = np.empty(len(source), "int64")
-    for i in range(len(source) if listed is None or labels else 1):
+    for i in range(len(source) if every else 1):
         document = reader.get(i) if i < 2 else reader.load(i)  # the first are kept
-        lengths[i] = document_length(name, i, document, first)
+        lengths[i] = document_length(name, i, document, first, uneven)
         for k, values in labels.items():
             values.append(document[k])
-    if listed is not None and not labels:
+        for k, steps in ahead.items():
+            steps.append(len(document[k]))
+    if listed is not None and not every:
         lengths = np.asarray(listed, "int64")
         if lengths.shape != (len(source),):
             raise ValueError(
@@ -264,7 +291,7 @@ def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
     if None in first:
         return Lazy(name, None, reader, lengths, first[None])
     fields: dict[str | None, Field] = {
-        k: Lazy(f"{name}[...][{k!r}]", k, reader, lengths, v)
+        k: Lazy(f"{name}[...][{k!r}]", k, reader, np.array(ahead.get(k, lengths), "int64"), v)
         for k, v in first.items()
         if k not in labels
     }
@@ -272,9 +299,20 @@ def _lazy(name: str, source: Any, encode: Callable | None) -> Field | Corpus:
 
 
 def document_length(
-    name: str, i: int, document: dict[str | None, np.ndarray], first: dict[str | None, np.ndarray]
+    name: str,
+    i: int,
+    document: dict[str | None, np.ndarray],
+    first: dict[str | None, np.ndarray],
+    uneven: Uneven = EVEN,
 ) -> int:
     """Time steps of document `i`, which must be like the first in all but that.
+
+    Args:
+        name: name of the source, used in error messages.
+        i: number of the document.
+        document: its arrays.
+        first: those of the first document.
+        uneven: as for `open_corpus`.
 
     Raises:
         ValueError: other keys, shapes or dtypes, or arrays of different length.
@@ -287,6 +325,7 @@ def document_length(
     for k, value in document.items():
         if (
             value.shape[1:] != first[k].shape[1:]
+            or (k in uneven.once and value.shape != first[k].shape)
             or value.ndim != first[k].ndim  # a label has the shape[1:] of ids, ()
             or value.dtype != first[k].dtype
         ):
@@ -295,14 +334,15 @@ def document_length(
                 f"{name}[0] of shape {first[k].shape}, {first[k].dtype}; {name}[{i}] of shape "
                 f"{value.shape}, {value.dtype}."
             )
-    lengths = [len(v) for v in document.values() if v.ndim]
-    if len(set(lengths)) != 1:
-        steps = ", ".join(f"{k!r}: {len(v)}" for k, v in document.items() if v.ndim)
+    steps = {k: len(v) for k, v in document.items() if v.ndim and k not in uneven.once}
+    lengths = {n for k, n in steps.items() if k not in uneven.longer} or set(steps.values())
+    if len(lengths) != 1 or min(steps.values()) < min(lengths):
+        listed = ", ".join(f"{k!r}: {n}" for k, n in steps.items())
         raise ValueError(
             f"The arrays of a document must have the same time steps. Received: {name}[{i}] with "
-            f"{steps or 'no array'}."
+            f"{listed or 'no array'}."
         )
-    return lengths[0]
+    return lengths.pop()
 
 
 def _check_documents(name: str, lengths: np.ndarray) -> None:

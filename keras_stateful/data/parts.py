@@ -4,7 +4,7 @@ A `StatefulSequence` has the same parts all its life; a `StatefulStream` has, fo
 of the documents that its rows are reading.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,10 +12,20 @@ import numpy as np
 
 from keras_stateful.data.batch import Spec, assemble, no_resets
 from keras_stateful.data.corpus import Corpus
-from keras_stateful.data.fields import Field
+from keras_stateful.data.fields import Field, same_values
 from keras_stateful.data.ids import Classes, Vocabulary
+from keras_stateful.data.inputs import (
+    Input,
+    KnownAhead,
+    Read,
+    Static,
+    StaticInputs,
+    offsets_ahead,
+    open_static,
+)
+from keras_stateful.data.offsets import Offsets
 from keras_stateful.data.spans import Spans, place
-from keras_stateful.data.targets import Offsets, Target, open_targets
+from keras_stateful.data.targets import Target, open_targets
 from keras_stateful.data.weights import Weights, open_weights
 
 
@@ -36,6 +46,13 @@ class Gathered(NamedTuple):
         """The batch as a model takes it; see `batch.assemble`."""
         return assemble(self.inputs, mask, self.targets, self.weights)
 
+    def handed_once(self, keys: Collection[str | None]) -> "Gathered":
+        """The batch with what these inputs have at the first step of each row, `(rows, ...)`."""
+        if not keys:
+            return self
+        inputs = {k: array[:, 0] if k in keys else array for k, array in self.inputs.items()}
+        return self._replace(inputs=inputs)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -47,14 +64,41 @@ class Parts:
         weights: the user's own, or None.
     """
 
-    inputs: dict[str | None, Field]
+    inputs: dict[str | None, Input]
     targets: dict[str | None, Target]
     weights: Weights | None
 
     @property
     def reach(self) -> int:
+        """Time steps that targets and known-ahead inputs look ahead."""
+        return max(self.target_reach, *(max(values.offsets) for values in self.inputs.values()))
+
+    @property
+    def target_reach(self) -> int:
         """Time steps that targets look ahead."""
         return max(target.reach for target in self.targets.values())
+
+    @property
+    def static_shapes(self) -> dict[str, tuple]:
+        """Shapes of what static inputs have for one document, by key."""
+        static = {k: v.shape for k, v in self.inputs.items() if isinstance(v, Static)}
+        return {key: shape for key, shape in static.items() if key is not None}
+
+    @property
+    def input_offsets(self) -> dict[str, tuple[int, ...]]:
+        """How many time steps later each input of a dict is read: 0 what is not known ahead."""
+        read = {k: v.offsets for k, v in self.inputs.items() if isinstance(v, Read)}
+        return {key: offsets for key, offsets in read.items() if key is not None}
+
+    def readable(self, lengths: np.ndarray) -> np.ndarray:
+        """How many of so many time steps of each document have all inputs and targets; 0 or less.
+
+        A document may have known-ahead inputs behind its last step.
+        """
+        steps = lengths - self.target_reach
+        for values in self.inputs.values():
+            steps = np.minimum(steps, values.readable(lengths))
+        return steps
 
     @property
     def offsets(self) -> frozenset[int]:
@@ -62,10 +106,24 @@ class Parts:
         return frozenset(offset for t in self.targets.values() for offset in t.offsets)
 
     def signature(
-        self, rows: int, window: int, boundary: str, *, resets: bool, weighted: bool
+        self,
+        rows: int,
+        window: int,
+        boundary: str,
+        *,
+        resets: bool,
+        weighted: bool,
+        once: Collection[str | None],
     ) -> tuple:
-        """A batch with a `Spec` in place of each array."""
-        inputs = {k: Spec((rows, window, *f.shape), f.out_dtype) for k, f in self.inputs.items()}
+        """A batch with a `Spec` in place of each array.
+
+        Args:
+            once: keys of inputs that are handed once for each row and not for each time step.
+        """
+        inputs = {
+            key: values.spec(rows, window).first() if key in once else values.spec(rows, window)
+            for key, values in self.inputs.items()
+        }
         flags = no_resets(rows, window, boundary)
         mask = Spec(flags.shape, flags.dtype) if resets else None
         specs = {name: target.specs(rows, window) for name, target in self.targets.items()}
@@ -90,7 +148,7 @@ class Parts:
             window: time steps of the batch.
             scale: weight of a step that counts; None where nothing is weighted.
         """
-        inputs = {k: f.batch(spans, rows, window) for k, f in self.inputs.items()}
+        inputs = {key: values.batch(later, rows, window) for key, values in self.inputs.items()}
         targets: dict[str | None, np.ndarray] = {}
         weights: dict[str | None, np.ndarray] = {}
         for name, target in self.targets.items():
@@ -147,14 +205,16 @@ def open_parts(
     target_offset: Offsets,
     label_at: str,
     sample_weight: Any,
+    known_ahead: KnownAhead = None,
+    static: StaticInputs = None,
 ) -> Parts:
     """Reads the arguments that say what a batch holds.
 
     Args:
         corpus: the corpus.
         raw: what the user gave as corpus.
-        targets: what the user gave as targets, and so are `target_offset`, `label_at` and
-            `sample_weight`.
+        targets: what the user gave as targets, and so are `target_offset`, `label_at`,
+            `sample_weight`, `known_ahead` and `static`.
 
     Raises:
         TypeError: something that cannot be a target or a weight.
@@ -162,10 +222,46 @@ def open_parts(
     """
     weights = None if sample_weight is None else open_weights(corpus, sample_weight)
     opened = open_targets(corpus, raw, targets, target_offset, label_at, weights)
-    inputs = {k: corpus.fields[k] for k in _inputs(corpus, targets, opened, sample_weight)}
+    keys = _inputs(corpus, targets, opened, sample_weight)
+    several = next(iter(opened.values())).offsets  # alike in all targets
+    ahead = offsets_ahead(known_ahead, corpus, several)
+    _check_ahead(corpus, ahead, keys, opened)
+    inputs: dict[str | None, Input] = {
+        key: Read(corpus.fields[key], ahead.get(key or "", (0,))) for key in keys
+    }
     for values in inputs.values():
         values.search()
-    return Parts(inputs, opened, weights)
+    return Parts({**inputs, **open_static(static, corpus)}, opened, weights)
+
+
+def _check_ahead(
+    corpus: Corpus,
+    ahead: Collection[str],
+    keys: Collection[str | None],
+    targets: dict[str | None, Target],
+) -> None:
+    """Refuses what is known ahead and no input, or is what shall be predicted.
+
+    Args:
+        corpus: the corpus.
+        ahead: keys that are known ahead.
+        keys: of the inputs.
+        targets: by name of the output.
+    """
+    fields = [target.field for target in targets.values()]
+    for key in ahead:
+        if any(same_values(corpus.fields[key], field) for field in fields if field is not None):
+            raise ValueError(
+                "A `known_ahead` input is read at the step that is predicted, and there is no "
+                f"task where it is the target itself. Received: known_ahead of {key!r}, which is "
+                f"also what is predicted. Leave {key!r} out of `known_ahead`: as a plain input it "
+                "is read up to the present step."
+            )
+        if key not in keys:
+            raise ValueError(
+                f"`known_ahead` names inputs. Received: {key!r}, which is no input: it is the "
+                "target or the weight. Leave it out of `known_ahead`."
+            )
 
 
 def _inputs(corpus: Corpus, raw: Any, targets: dict[str | None, Target], weights: Any) -> list:

@@ -16,15 +16,17 @@ from keras_stateful.data.corpus import open_corpus
 from keras_stateful.data.feed import RESETS_REMEDY, Batches
 from keras_stateful.data.fields import Lazy
 from keras_stateful.data.ids import Classes, of_id_targets
+from keras_stateful.data.inputs import KnownAhead, StaticInputs, uneven
 from keras_stateful.data.parts import open_parts
 from keras_stateful.data.plan import Plan, Settings, piece_limit, remedies
 from keras_stateful.data.restoring import Grid
 from keras_stateful.data.sequence_checks import (
     check_cutting,
     check_drawing,
+    check_one_document,
     check_plan,
     checked_shard,
-    lengths_with_targets,
+    readable_lengths,
 )
 from keras_stateful.data.windows import Windows
 from keras_stateful.foundation.arguments import one_of, true_or_false, whole_number
@@ -101,6 +103,13 @@ class StatefulSequence(Batches):
             backpropagation is not always cut at the same places (the purpose of varying window
             lengths in Merity et al. 2017, arXiv:1708.02182). For "pack" and "ignore"; costs at most
             one window per row.
+        known_ahead: keys of a dict corpus that are known ahead, as a calendar or a tariff is: the
+            model reads them at the step that it predicts, `target_offset` later; with several
+            offsets one value for each, side by side on the last axis. Their arrays may go on behind
+            the end of the others. A dict gives each key offsets of its own.
+        static: `{name: (documents, ...)}`, inputs that are constant in a document: a vector for
+            each, or ids `(documents,)`. Repeated along time; handed once, `(batch_size, ...)`, to a
+            model whose input of that name has no time axis.
         workers: threads that read batches ahead.
         use_multiprocessing: as in `keras.utils.PyDataset`; threads are used all the same.
         max_queue_size: batches read ahead, with several workers.
@@ -153,6 +162,8 @@ class StatefulSequence(Batches):
         shard: tuple[int, int] = (0, 1),
         encode: Callable | None = None,
         shift_windows: bool = False,
+        known_ahead: KnownAhead = None,
+        static: StaticInputs = None,
         workers: int = 1,
         use_multiprocessing: bool = False,
         max_queue_size: int = 10,
@@ -167,17 +178,24 @@ class StatefulSequence(Batches):
         self.shard = checked_shard(shard, self.global_batch_size)
         self._rows = self.global_batch_size // self.shard[1]
 
-        self._corpus = open_corpus(corpus, encode)
+        self._corpus = open_corpus(corpus, encode, uneven(known_ahead, static))
         # One array is one text, unless it is to be cut: then it is a single document.
         self._continuous = self._corpus.continuous and max_document_length is None
         self._parts = open_parts(
-            self._corpus, corpus, targets, target_offset, label_at, sample_weight
+            self._corpus,
+            corpus,
+            targets,
+            target_offset,
+            label_at,
+            sample_weight,
+            known_ahead,
+            static,
         )
         self.has_targets = targets is not None and targets is not corpus
         self._reach = self._parts.reach
         whole = self._corpus.lengths
         self.burn_in = open_burn_in(burn_in, whole, of_rows=self._ignores)
-        self._lengths = whole if self._ignores else lengths_with_targets(whole, self._reach)
+        self._lengths = whole if self._ignores else readable_lengths(self._parts, self._corpus)
         if self.boundary == "ignore":
             check_cutting(max_document_length, self._corpus)
         effective = "ignore" if self._ignores else boundary
@@ -358,6 +376,25 @@ class StatefulSequence(Batches):
     def order_columns(self, order: ColumnOrder) -> None:
         """Has batches give the columns of frames in the order that a model was trained on."""
         self._windows.order = order
+
+    @property
+    def static_shapes(self) -> dict[str, tuple]:
+        """Shapes of what static inputs have for one document, by key."""
+        return self._parts.static_shapes
+
+    def hand_once(self, keys: frozenset[str]) -> None:
+        """Has batches give static inputs once for each row, `(batch_size, ...)`.
+
+        Raises:
+            ValueError: windows that hold more than one document.
+        """
+        check_one_document(keys, self.boundary, self._continuous)
+        self._windows.once = keys
+
+    @property
+    def input_offsets(self) -> dict[str, tuple[int, ...]]:
+        """How many time steps later each input of a dict is read: 0 what is not known ahead."""
+        return self._parts.input_offsets
 
     # How it is read
 

@@ -4,10 +4,12 @@ NumPy only.
 """
 
 import operator
+from collections.abc import Collection
 
 import numpy as np
 
 from keras_stateful.data.corpus import Corpus
+from keras_stateful.data.inputs import Read
 from keras_stateful.data.parts import Parts
 from keras_stateful.data.plan import Plan, Settings
 
@@ -33,18 +35,29 @@ def checked_shard(shard: tuple[int, int], rows: int) -> tuple[int, int]:
     return index, count
 
 
-def lengths_with_targets(lengths: np.ndarray, reach: int) -> np.ndarray:
-    """Time steps of each document that have all their targets, `reach` steps later at most."""
-    if reach and lengths.min() <= reach:
-        short = np.flatnonzero(lengths <= reach)
+def readable_lengths(parts: Parts, corpus: Corpus) -> np.ndarray:
+    """Time steps of each document that have all their inputs and targets."""
+    lengths = parts.readable(corpus.lengths)
+    short = np.flatnonzero(lengths < 1)
+    if not len(short):
+        return lengths
+    i, whole, reach = int(short[0]), corpus.lengths, parts.target_reach
+    if whole[i] > reach:
+        ahead = {v.name: max(v.offsets) for v in parts.inputs.values() if isinstance(v, Read)}
+        name = max(ahead, key=lambda key: ahead[key])
         raise ValueError(
-            f"A document needs at least one time step with a target {reach} later. "
-            f"Received: document {short[0]} of {lengths[short[0]]} time steps ({len(short)} "
-            f"such in all), target_offset up to {reach}. Leave such documents out, `[d "
-            f"for d in documents if len(d) > {reach}]`, or take a smaller "
-            "`target_offset`."
+            f"A document needs at least one time step whose known-ahead input stands "
+            f"{ahead[name]} later. Received: document {i} of {whole[i]} time steps ({len(short)} "
+            f"such in all), `{name}` read up to {ahead[name]} later. Give it more values of "
+            f"`{name}`: what is known ahead may go on behind the last step of the document."
         )
-    return lengths - reach
+    raise ValueError(
+        f"A document needs at least one time step with a target {reach} later. "
+        f"Received: document {i} of {whole[i]} time steps ({len(short)} "
+        f"such in all), target_offset up to {reach}. Leave such documents out, `[d "
+        f"for d in documents if len(d) > {reach}]`, or take a smaller "
+        "`target_offset`."
+    )
 
 
 def check_cutting(limit: int | str | None, corpus: Corpus) -> None:
@@ -96,6 +109,25 @@ def check_drawing(
             f"shuffle={shuffle}, shift_windows={shift_windows}, seed=None. Pass the "
             "same `seed=` to every shard."
         )
+
+
+def check_one_document(keys: Collection[str], boundary: str, continuous: bool) -> None:
+    """Refuses static inputs without a time axis where a window holds several documents.
+
+    Args:
+        keys: of these inputs.
+        boundary: as in `StatefulSequence`.
+        continuous: True if the corpus is one text.
+    """
+    if not keys or boundary == "align" or continuous:
+        return
+    key = min(keys)
+    raise ValueError(
+        f"The static input {key!r} has no time axis, and a window may hold several documents. "
+        f'Received: boundary="{boundary}", static={sorted(keys)}. Make the data with '
+        'boundary="align", or give the input a time axis, along which it is repeated: '
+        f"`keras.Input((None, ...), name={key!r})`."
+    )
 
 
 def check_plan(

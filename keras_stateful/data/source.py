@@ -4,7 +4,7 @@ Where a training goes on, the source is read again from its start up to there.
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -20,9 +20,11 @@ from keras_stateful.data.arrays import (
 from keras_stateful.data.batch import checksum
 from keras_stateful.data.corpus import Corpus, document_length
 from keras_stateful.data.fields import Separate
+from keras_stateful.data.inputs import Input, KnownAhead, Read, uneven
 from keras_stateful.data.kinds import Items, is_array, is_tf_dataset
+from keras_stateful.data.offsets import Offsets
 from keras_stateful.data.parts import Parts, open_parts
-from keras_stateful.data.targets import Offsets, Target
+from keras_stateful.data.targets import Target
 from keras_stateful.data.weights import check_values, trained_steps
 
 
@@ -69,22 +71,27 @@ class Source:
         target_offset: Offsets,
         label_at: str,
         sample_weight: str | None,
+        known_ahead: KnownAhead = None,
+        static: Sequence[str] | None = None,
         *,
         again: bool,
     ):
         self._raw, self._again = _checked_source(raw), again
+        self._uneven = uneven(known_ahead, static)
         self._items = Items("source", encode)
         items = self._open()
         first = _first(items, self._items)
         # Zeros that look like the first document and take no memory: all others must be like it.
         self._like = {k: np.broadcast_to(np.zeros((), v.dtype), v.shape) for k, v in first.items()}
-        steps = document_length("source", 0, first, self._like)
+        steps = document_length("source", 0, first, self._like, self._uneven)
         several = targets if isinstance(targets, dict) else {None: targets}
         for key in several.values():
             self._check_key("targets", key)
         self._check_key("sample_weight", sample_weight)
         corpus = self._corpus([Document(0, steps, self._like, 0)])
-        self.parts = open_parts(corpus, None, targets, target_offset, label_at, sample_weight)
+        self.parts = open_parts(
+            corpus, None, targets, target_offset, label_at, sample_weight, known_ahead, static
+        )
         only = next(iter(corpus.fields))  # which `targets=None` means
         self._target_keys = {name: only if k is None else k for name, k in several.items()}
         self._weight_key = sample_weight
@@ -210,7 +217,14 @@ class Source:
                 weights = replace(weights, documents=corpus.labels[key].astype("float32"))
             else:
                 weights = replace(weights, field=corpus.fields[key])
-        return Parts({k: corpus.fields[k] for k in self.parts.inputs}, targets, weights)
+        inputs = {k: self._input_of(k, values, corpus) for k, values in self.parts.inputs.items()}
+        return Parts(inputs, targets, weights)
+
+    def _input_of(self, key: str | None, values: Input, corpus: Corpus) -> Input:
+        """An input of some documents; `values` is that of the first document of the source."""
+        if isinstance(values, Read):
+            return replace(values, field=corpus.fields[key])
+        return replace(values, values=corpus.labels[key].astype(values.out_dtype))
 
     def _corpus(self, documents: list[Document]) -> Corpus:
         """Documents as a corpus in memory, without a look at what they hold."""
@@ -219,7 +233,7 @@ class Source:
         corpus = Corpus({}, lengths, continuous=False)
         for key, like in self._like.items():
             arrays = [document.arrays[key] for document in documents]
-            if like.ndim:
+            if like.ndim and key not in self._uneven.once:
                 name = "source" if key is None else f"source[...][{key!r}]"
                 corpus.fields[key] = Separate(name, arrays, lengths, like.dtype)
                 corpus.fields[key].columns = self._items.columns[key]
@@ -231,12 +245,13 @@ class Source:
 
     def _checked_document(self, number: int, arrays: dict[str | None, np.ndarray]) -> Document:
         """Checks a document; targets that are missing, and do not count, become 0."""
-        steps = document_length("source", number, arrays, self._like)
-        if steps <= self._reach:
+        steps = document_length("source", number, arrays, self._like, self._uneven)
+        readable = min(steps - self._reach, *self._inputs_reach(arrays))
+        if readable < 1:
             raise ValueError(
-                "A document needs at least one time step with its target. Received: "
-                f"source[{number}] of {steps} time steps, target_offset up to {self._reach}. Leave "
-                "such documents out of the source."
+                "A document needs at least one time step with its inputs and its target. Received: "
+                f"source[{number}] of {steps} time steps, target_offset up to {self._reach}"
+                f"{self._listed_ahead()}. Leave such documents out of the source."
             )
         weights = None if self._weight_key is None else arrays[self._weight_key]
         if weights is not None:
@@ -244,14 +259,25 @@ class Source:
         for key in self.parts.inputs:
             check_int32(f"source[{number}]", arrays[key])
             if not all_finite(arrays[key]):
-                step = int(missing_steps(arrays[key]).argmax())
+                step = int(missing_steps(np.atleast_1d(arrays[key])).argmax())
                 refuse_not_finite("source", number, step)
         # A target that is an input, too, was checked as that: none of its values may be missing.
         for key in self._target_keys.values():
             if key not in self.parts.inputs:
                 check_int32(f"source[{number}]", arrays[key])
                 arrays[key] = self._without_missing(number, arrays[key], weights)
-        return Document(number, steps - self._reach, arrays, checksum(arrays))
+        return Document(number, readable, arrays, checksum(arrays))
+
+    def _inputs_reach(self, arrays: dict[str | None, np.ndarray]) -> Iterator[int]:
+        """How many time steps of a document have each input that is read step by step."""
+        for key, values in self.parts.inputs.items():
+            if isinstance(values, Read):
+                yield len(arrays[key]) - max(values.offsets)
+
+    def _listed_ahead(self) -> str:
+        """The inputs that are known ahead, in an error message."""
+        ahead = {k: max(o) for k, o in self.parts.input_offsets.items() if max(o)}
+        return f", known_ahead={ahead}" if ahead else ""
 
     def _without_missing(
         self, number: int, targets: np.ndarray, weights: np.ndarray | None

@@ -76,6 +76,19 @@ def spread(out: np.ndarray, spans: Spans, values: np.ndarray) -> None:
     out.reshape(rows * window, *shape)[at] = np.repeat(values, spans.steps, axis=0)
 
 
+def repeated(values: np.ndarray, spans: Spans, rows: int, window: int) -> np.ndarray:
+    """Each document's value at each of its steps, `(rows, window, ...)`, 0 elsewhere.
+
+    Args:
+        values: `(documents, ...)`.
+    """
+    if spans.fill(rows, window):
+        return np.repeat(values[spans.document][:, None], window, axis=1)
+    out = np.zeros((rows, window, *values.shape[1:]), values.dtype)
+    spread(out, spans, values[spans.document])
+    return out
+
+
 def counted_up(begin: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """`begin[k], begin[k] + 1, ...`, of each run as many as it has steps, one after the other."""
     before = np.cumsum(steps) - steps  # steps of all runs before this one

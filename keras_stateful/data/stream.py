@@ -1,7 +1,7 @@
 """`StatefulStream`: documents that come one after the other, as batches for stateful training."""
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,9 @@ from keras_stateful.data.burn_in import burn_in_of_stream
 from keras_stateful.data.columns import ColumnNames, ColumnOrder, column_names
 from keras_stateful.data.feed import RESETS_REMEDY, Batches
 from keras_stateful.data.ids import Classes, of_id_targets
+from keras_stateful.data.inputs import KnownAhead
 from keras_stateful.data.passes import KEPT, MadeBatch, Pass, StepCounts
+from keras_stateful.data.sequence_checks import check_one_document
 from keras_stateful.data.source import Source
 from keras_stateful.data.stream_windows import StreamWindows
 from keras_stateful.data.targets import LABEL_AT
@@ -48,6 +50,9 @@ class StatefulStream(Batches):
         resets: True if each batch has the reset mask as the model's last input, `(x, mask)` or the
             key "resets".
         encode: a function from what the source gives to a document.
+        known_ahead: keys of documents that are dicts, as for `StatefulSequence`: their arrays may
+            go on behind the end of the others.
+        static: keys of documents that are dicts: a vector, or an id, that each document has once.
         steps_per_epoch: batches of an epoch; the next epoch goes on where it stopped, and the
             source begins again where it ends. None: an epoch is one pass over the source.
 
@@ -101,6 +106,8 @@ class StatefulStream(Batches):
         burn_in: int = 0,
         resets: bool = False,
         encode: Callable | None = None,
+        known_ahead: KnownAhead = None,
+        static: Sequence[str] | None = None,
         steps_per_epoch: int | None = None,
     ):
         super().__init__(workers=1)
@@ -123,8 +130,22 @@ class StatefulStream(Batches):
         self.steps_per_epoch = steps_per_epoch
         self.shard, self.epoch = (0, 1), 0
         again = steps_per_epoch is not None
+        if isinstance(static, Mapping):
+            raise TypeError(
+                "`static` names keys of documents, which a stream reads one after the other. "
+                f"Received: a dict of {sorted(map(str, static))}. Give each document its own "
+                f"vector, and pass `static={sorted(map(str, static))}`."
+            )
         self._source = Source(
-            source, encode, targets, target_offset, label_at, sample_weight, again=again
+            source,
+            encode,
+            targets,
+            target_offset,
+            label_at,
+            sample_weight,
+            known_ahead,
+            static,
+            again=again,
         )
         self._windows = StreamWindows(
             self._source,
@@ -244,6 +265,25 @@ class StatefulStream(Batches):
     def order_columns(self, order: ColumnOrder) -> None:
         """Has batches give the columns of frames in the order that a model was trained on."""
         self._windows.order = order
+
+    @property
+    def static_shapes(self) -> dict[str, tuple]:
+        """Shapes of what static inputs have for one document, by key."""
+        return self._source.parts.static_shapes
+
+    def hand_once(self, keys: frozenset[str]) -> None:
+        """Has batches give static inputs once for each row, `(batch_size, ...)`.
+
+        Raises:
+            ValueError: windows that hold more than one document.
+        """
+        check_one_document(keys, self.boundary, continuous=False)
+        self._windows.once = keys
+
+    @property
+    def input_offsets(self) -> dict[str, tuple[int, ...]]:
+        """How many time steps later each input of a dict is read: 0 what is not known ahead."""
+        return self._source.parts.input_offsets
 
     def trained(self, batches: int) -> None:
         """Says that so many batches of the epoch's pass were trained on; the next goes on there.

@@ -66,6 +66,7 @@ class StreamWindows:
 
     Attributes:
         order: of the columns of frames; settable.
+        once: keys of inputs that are handed once for each row; settable.
     """
 
     def __init__(
@@ -76,11 +77,17 @@ class StreamWindows:
         self._boundary, self._burn_in, self._resets = boundary, burn_in, resets
         self._checks = IdChecks()
         self.order = ColumnOrder()  # of the model that reads
+        self.once: frozenset[str] = frozenset()  # likewise
 
     def signature(self) -> tuple:
         """A batch with a `Spec` in place of each array."""
         return self._source.parts.signature(
-            len(self._rows), self._window, self._boundary, resets=self._resets, weighted=True
+            len(self._rows),
+            self._window,
+            self._boundary,
+            resets=self._resets,
+            weighted=True,
+            once=self.once,
         )
 
     def no_resets(self) -> np.ndarray:
@@ -107,9 +114,8 @@ class StreamWindows:
         since it may be given again, and whoever reads it may write to it.
         """
         self._checks.check(made.gathered, made.parts, made.spans)
-        gathered = copied(
-            self.order.arrange(made.gathered).assemble(made.mask if self._resets else None)
-        )
+        arranged = self.order.arrange(made.gathered).handed_once(self.once)
+        gathered = copied(arranged.assemble(made.mask if self._resets else None))
         # Divided last, the user's weights included: a checkpoint of an earlier version goes on with
         # the very same numbers.
         for weights in gathered[2].values() if isinstance(gathered[2], dict) else gathered[2:]:

@@ -6,10 +6,8 @@ they are scaled so that the mean that Keras takes over all steps of a batch is, 
 mean over the steps that count.
 """
 
-import operator
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +17,11 @@ from keras_stateful.data.corpus import Corpus, all_scalars, open_field, unknown_
 from keras_stateful.data.fields import Field, check_laid_out
 from keras_stateful.data.ids import IdRange
 from keras_stateful.data.kinds import as_array, is_array
-from keras_stateful.data.spans import Spans, spread, trained
+from keras_stateful.data.offsets import Offsets, read_offsets
+from keras_stateful.data.spans import Spans, repeated, trained
 from keras_stateful.data.weights import Weights
 from keras_stateful.foundation.arguments import one_of
 
-Offsets: TypeAlias = int | Sequence[int] | None  # `target_offset`
 LABEL_AT = ("every", "window", "last")  # where one label per document is trained on
 
 
@@ -123,16 +121,8 @@ class Target:
             later = [self.field.batch(s, rows, window, keep, self.offsets) for s in spans]
             values = np.stack(later, axis=2) if self.horizon else later[0]
         else:
-            values = self._repeated(spans[0], rows, window)
+            values = repeated(self._labels, spans[0], rows, window)
         return values[..., None] if self.lifted else values
-
-    def _repeated(self, spans: Spans, rows: int, window: int) -> np.ndarray:
-        """Each document's label at each of its steps."""
-        if spans.fill(rows, window):
-            return np.repeat(self._labels[spans.document][:, None], window, axis=1)
-        out = np.zeros((rows, window, *self.shape), self.dtype)
-        spread(out, spans, self._labels[spans.document])
-        return out
 
 
 def lifted(dtype: np.dtype, shape: tuple, horizon: bool) -> bool:
@@ -300,33 +290,3 @@ def _labels(name: str, labels: np.ndarray) -> np.ndarray:
             f"`{name}` must have one label per document. Received: a single value, {labels}."
         )
     return labels.astype(out_dtype(name, labels.dtype))
-
-
-def read_offsets(argument: Offsets, default: int) -> tuple[tuple[int, ...], bool]:
-    """Reads `target_offset`.
-
-    Args:
-        argument: what the user gave: an int, several, or None.
-        default: what None means.
-
-    Returns:
-        The offsets, and True if they have an axis of their own.
-    """
-    if argument is None:
-        return (default,), False
-    horizon = not np.isscalar(argument)
-    several: Any = argument if horizon else [argument]
-    try:
-        offsets = tuple(operator.index(offset) for offset in several)
-    except TypeError:
-        raise TypeError(
-            "`target_offset` must be an int or a sequence of ints, in time steps. Received: "
-            f"target_offset={argument!r}."
-        ) from None
-    if not offsets or min(offsets) < 0:
-        raise ValueError(
-            "`target_offset` must be 0 or more time steps. Received: "
-            f"target_offset={argument!r}. To predict the past, pass `targets` that are shifted "
-            "already."
-        )
-    return offsets, horizon

@@ -9,6 +9,7 @@ from keras_stateful.data.batch import assemble, mark_resets, no_resets, rows_of
 from keras_stateful.data.columns import ColumnOrder
 from keras_stateful.data.fields import Field, Flat
 from keras_stateful.data.ids import Classes, Vocabulary
+from keras_stateful.data.inputs import Read
 from keras_stateful.data.layout import Layout, Streams
 from keras_stateful.data.parts import IdChecks, Parts
 from keras_stateful.data.plan import Plan
@@ -32,6 +33,7 @@ class Windows:
 
     Attributes:
         order: of the columns of frames; settable.
+        once: keys of inputs that are handed once for each row; settable.
     """
 
     def __init__(self, parts: Parts, plan: Plan, boundary: str, resets: bool, rows: range):
@@ -39,6 +41,7 @@ class Windows:
         self._boundary, self._resets = boundary, resets
         self._checks = IdChecks()  # of ids that are checked as they are read
         self.order = ColumnOrder()  # of the model that reads
+        self.once: frozenset[str] = frozenset()  # likewise
         self._checked_classes: dict[str | None, Classes] = {}  # that a whole epoch was read for
         # Epoch and number of the batches whose masks were made last, and these masks.
         self._masks: tuple[tuple[int, int] | None, np.ndarray] = (None, np.empty(0))
@@ -50,9 +53,10 @@ class Windows:
     def immediate(self) -> bool:
         """True if batches come straight from memory."""
         parts = self._parts
-        fields = [*parts.inputs.values(), *(t.field for t in parts.targets.values())]
+        fields = [t.field for t in parts.targets.values()]
         fields.append(None if parts.weights is None else parts.weights.field)
-        return all(f.immediate for f in fields if f is not None)
+        read = [*parts.inputs.values(), *(f for f in fields if f is not None)]
+        return all(values.immediate for values in read)
 
     def signature(self) -> tuple:
         """A batch with a `Spec` in place of each array."""
@@ -62,6 +66,7 @@ class Windows:
             self._boundary,
             resets=self._resets,
             weighted=self._weighted,
+            once=self.once,
         )
 
     def check_ids(self, known: dict[str | None, int], lengths: np.ndarray) -> None:
@@ -73,8 +78,8 @@ class Windows:
         """
         later = {}
         for key, size in known.items():
-            vocabulary, field = Vocabulary(size), self._parts.inputs[key]
-            if field.out_dtype == np.int32 and not field.check_ids(vocabulary, lengths):
+            vocabulary, values = Vocabulary(size), self._parts.inputs[key]
+            if values.out_dtype == np.int32 and not values.check_ids(vocabulary, lengths):
                 later[key] = vocabulary
         self._checks.vocabularies = later
 
@@ -128,10 +133,10 @@ class Windows:
     def _plain(self) -> bool:
         """True if batches are parts of arrays, converted at most."""
         targets = self._parts.targets.values()
-        fields = [*self._parts.inputs.values(), *(t.field for t in targets)]
         return (
             not (self._weighted or self._checks or self.order)
-            and all(f is not None and f.plain for f in fields)
+            and all(values.plain for values in self._parts.inputs.values())
+            and all(t.field is not None and t.field.plain for t in targets)
             and not any(t.horizon for t in targets)
         )
 
@@ -148,7 +153,8 @@ class Windows:
             parts = parts[..., None] if lifted else parts
             return map(methodcaller("astype", field.out_dtype, "C"), parts)  # copied when asked for
 
-        inputs = {k: batches(f, 0) for k, f in self._parts.inputs.items()}
+        read = [(k, v) for k, v in self._parts.inputs.items() if isinstance(v, Read)]  # all are
+        inputs = {key: batches(values.field, values.offsets[0]) for key, values in read}
         masks = None
         if self._resets:
             tall = self.mask(layout.spans(begin, end, low, high), end - begin)
@@ -168,7 +174,7 @@ class Windows:
         spans, scale = later(0), self._scale(layout) if self._weighted else None
         gathered = self._parts.gather(spans, later, count * rows, window, scale)
         self._checks.check(gathered, self._parts, spans)
-        gathered = self.order.arrange(gathered)
+        gathered = self.order.arrange(gathered).handed_once(self.once)
         tall = gathered.assemble(self.mask(spans, count) if self._resets else None)
         if count == 1:
             yield tall

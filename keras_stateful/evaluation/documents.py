@@ -1,11 +1,12 @@
 """`evaluate_documents` and `predict_documents`: metrics and outputs of whole documents."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_stateful.data.inputs import KnownAhead, StaticInputs
 from keras_stateful.evaluation.reading import DocumentReader, Layout, count_documents
 from keras_stateful.evaluation.scoring import Scorer
 from keras_stateful.foundation import keras_internals
@@ -27,6 +28,8 @@ def evaluate_documents(
     burn_in: int | Sequence[int] = 0,
     start: Any = None,
     encode: Callable | None = None,
+    known_ahead: KnownAhead = None,
+    static: StaticInputs = None,
     pooled: bool = False,
 ) -> dict[str, np.ndarray] | dict[str, float]:
     """The compiled loss and metrics of each document, read from its first step to its last.
@@ -42,6 +45,8 @@ def evaluate_documents(
             index, also a time in it; or a list with one of these for each document. So a
             validation goes on from what a training has read. It says which steps of the input
             count, as weights do.
+        known_ahead, static: likewise. A model remembers which inputs were known ahead when it was
+            trained on a sequence; None reads them as far ahead.
         pooled: True for one result over the steps of all documents together, as `val_*` of
             `ValidateDocuments`. Take it for metrics that are no means over steps, as AUC, recall
             and precision: a document without a positive step has none, for which Keras gives 0,
@@ -75,7 +80,17 @@ def evaluate_documents(
     assert scores["loss"].shape == (2,)
     ```
     """
-    layout = Layout(targets, target_offset, label_at, sample_weight, burn_in, encode, start)
+    layout = Layout(
+        targets,
+        target_offset,
+        label_at,
+        sample_weight,
+        burn_in,
+        encode,
+        start,
+        known_ahead,
+        static,
+    )
     reader = DocumentReader(model, documents, batch_size, sequence_length, layout)
     check_scored(model, reader.sequence, "documents")
     classes = check_targets(model, "documents", reader.sequence, weighted=True)
@@ -97,6 +112,8 @@ def predict_documents(
     reduce: str | None = None,
     start: Any = None,
     encode: Callable | None = None,
+    known_ahead: Mapping[str, int | Sequence[int]] | None = None,
+    static: StaticInputs = None,
 ) -> Structure:
     """The model's outputs for each document, read from its first step to its last.
 
@@ -109,10 +126,13 @@ def predict_documents(
             mean.
         start: the first time step of each document that is returned, as for `evaluate_documents`.
         encode: as for `StatefulSequence`.
+        known_ahead: how many time steps ahead each known-ahead input is read, `{key: offset}`. None
+            for what the model remembers of its training on a sequence.
+        static: as for `StatefulSequence`.
 
     Returns:
-        One array `(timesteps, ...)` for each document, in the given order, from its `start` on;
-        with `reduce` one
+        One array `(timesteps, ...)` for each document, in the given order, from its `start` on, up
+        to its end or the last step whose known-ahead inputs it has; with `reduce` one
         `(...)`, stacked to `(documents, ...)`. For a model with several outputs a structure of
         these, as the model's output.
 
@@ -136,7 +156,9 @@ def predict_documents(
     # Labels that nobody uses: else the last step of a document would be a target only, and so would
     # one key of a dict.
     labels = np.zeros(count_documents(documents), "int32")
-    layout = Layout(targets=labels, encode=encode, start=start)
+    layout = Layout(
+        targets=labels, encode=encode, start=start, known_ahead=known_ahead, static=static
+    )
     reader = DocumentReader(model, documents, batch_size, sequence_length, layout)
     collected = _REDUCTIONS[reduce](reader.count)
     starts = reader.starts()

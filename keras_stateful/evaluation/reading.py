@@ -12,7 +12,7 @@ Documents a (5 time steps), b (2) and c (4) in windows of 2 steps, where -- is p
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import keras
@@ -20,13 +20,20 @@ import numpy as np
 
 from keras_stateful.conversion.convert import twin_with_resets
 from keras_stateful.data.burn_in import Start
+from keras_stateful.data.inputs import KnownAhead, StaticInputs
 from keras_stateful.data.sequence import Span, StatefulSequence
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.protocols import is_sequence
 from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.training.check_inputs import check_ids, check_inputs
-from keras_stateful.training.model_columns import columns_known, order_columns
+from keras_stateful.training.model_columns import (
+    KnownColumns,
+    columns_known,
+    known_ahead,
+    order_columns,
+)
 from keras_stateful.training.model_facts import facts_of
+from keras_stateful.training.static_inputs import hand_static
 
 _SIDE_BY_SIDE = 32  # documents, where no batch size is given
 
@@ -42,6 +49,8 @@ class Layout:
     burn_in: int | Sequence[int] = 0
     encode: Callable | None = None
     start: Any = None
+    known_ahead: KnownAhead = None
+    static: StaticInputs = None
 
     def sequence(self, documents: Structure, rows: int, sequence_length: int) -> StatefulSequence:
         """The documents as a sequence; rows without one are no waste here, so nothing is said."""
@@ -122,7 +131,9 @@ class DocumentReader:
         documents: a sequence of arrays, one for each document.
         batch_size: documents read side by side; None for up to 32.
         sequence_length: time steps of a window.
-        layout: what they are scored on.
+        layout: what they are scored on; inputs that the model knows to be known ahead need no
+            mention.
+        known: what the model remembers of its training; by default what it remembers now.
 
     Attributes:
         count: how many documents there are.
@@ -140,11 +151,15 @@ class DocumentReader:
         batch_size: int | None,
         sequence_length: int,
         layout: Layout,
+        known: KnownColumns | None = None,
     ):
         _check_documents(documents)
         self.count = count_documents(documents)
         if batch_size is None:  # no rows that would stand idle, and as many as the devices need
             batch_size = devices.whole_rows(max(1, min(_SIDE_BY_SIDE, self.count)))
+        known = columns_known(model) if known is None else known
+        if layout.known_ahead is None:
+            layout = replace(layout, known_ahead=known_ahead(known))
         self.sequence = layout.sequence(documents, batch_size, sequence_length)
         self.twin = twin_with_resets(model, batch_size)
         if not all(facts_of(self.twin).along_time):
@@ -154,7 +169,8 @@ class DocumentReader:
                 "the last recurrent layer `return_sequences=True`; `predict_documents(..., "
                 "reduce='last')` then takes the last."
             )
-        order_columns("documents", self.sequence, columns_known(model))
+        order_columns("documents", self.sequence, known)
+        hand_static(self.twin, self.sequence)
         check_inputs(self.twin, "documents", self.sequence)
         check_ids(self.twin, self.sequence)
         # Asked of the twin, since a mask belongs to the tensors of one graph.

@@ -5,6 +5,7 @@ from typing import Any
 
 import keras
 
+from keras_stateful.data.inputs import KnownAhead, StaticInputs
 from keras_stateful.evaluation.compiled import fresh_compile_arguments
 from keras_stateful.evaluation.reading import DocumentReader, Layout
 from keras_stateful.foundation import keras_internals
@@ -13,7 +14,7 @@ from keras_stateful.foundation.protocols import sequence_or_none
 from keras_stateful.foundation.types import Arguments, CallbackState, Logs, Structure
 from keras_stateful.training.callbacks import check_readers_come_after
 from keras_stateful.training.check_targets import check_labels, check_targets
-from keras_stateful.training.model_columns import columns_after, order_columns, remember_columns
+from keras_stateful.training.model_columns import columns_after, remember_columns
 
 
 class ValidateDocuments(keras.callbacks.Callback):
@@ -32,6 +33,7 @@ class ValidateDocuments(keras.callbacks.Callback):
         targets, target_offset, label_at, sample_weight, burn_in, encode: as for `StatefulSequence`.
         start: the first time step of each document that counts, as for `evaluate_documents`: where
             the validation part of a series begins, whose training part must be read before it.
+        known_ahead, static: as for `evaluate_documents`.
 
     Raises:
         ValueError: as `evaluate_documents`, when training begins; likewise documents without
@@ -73,27 +75,36 @@ class ValidateDocuments(keras.callbacks.Callback):
         burn_in: int | Sequence[int] = 0,
         start: Any = None,
         encode: Callable | None = None,
+        known_ahead: KnownAhead = None,
+        static: StaticInputs = None,
     ):
         super().__init__()
         self.every = whole_number("every", every, 1, unit="epochs")
         self.documents, self.batch_size = documents, batch_size
         self.sequence_length = sequence_length
         self.layout = Layout(
-            targets, target_offset, label_at, sample_weight, burn_in, encode, start
+            targets,
+            target_offset,
+            label_at,
+            sample_weight,
+            burn_in,
+            encode,
+            start,
+            known_ahead,
+            static,
         )
         self._reader: DocumentReader | None = None
 
     def on_train_begin(self, logs: Logs = None) -> None:
         arguments = keras_internals.fit_arguments(self.model)
         self._check_alone(arguments)
-        reader = self._reader = DocumentReader(
-            self.model, self.documents, self.batch_size, self.sequence_length, self.layout
-        )
         training = sequence_or_none(arguments.get("x"))
         # Where this comes before `ResetStatesCallback`, nobody has told the model of them yet.
         known = columns_after(self.model, training)
+        reader = self._reader = DocumentReader(
+            self.model, self.documents, self.batch_size, self.sequence_length, self.layout, known
+        )
         remember_columns(reader.twin, known)
-        order_columns("documents", reader.sequence, known)
         check_labels(training, reader.sequence, "ValidateDocuments(...)")
         reader.sequence.check_classes(check_targets(self.model, "documents", reader.sequence))
         # The twin shares the weights: what it scores later are those of that epoch.

@@ -64,6 +64,14 @@ class Readable(Protocol):
     def columns(self) -> Any:
         """The `ColumnNames` of frames, of inputs and targets."""
 
+    @property
+    def input_offsets(self) -> dict[str, tuple[int, ...]]:
+        """How many time steps later each input of a dict is read: 0 what is not known ahead."""
+
+    @property
+    def static_shapes(self) -> dict[str, tuple]:
+        """Shapes of what static inputs have for one document, by key."""
+
     def signature(self) -> tuple:
         """A batch in which the shape and dtype of each array stand in its place."""
 
@@ -80,6 +88,9 @@ class Readable(Protocol):
 
     def order_columns(self, order: Any) -> None:
         """Has batches give columns in a `ColumnOrder`, the one that a model was trained on."""
+
+    def hand_once(self, keys: frozenset[str]) -> None:
+        """Has batches give static inputs once for each row, not for each time step."""
 
     # How they are read
 

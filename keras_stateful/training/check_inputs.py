@@ -13,10 +13,12 @@ from keras_stateful.carry.graph import RESETS
 from keras_stateful.carry.vocabulary import entries
 from keras_stateful.data.batch import Spec
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.arguments import fits
 from keras_stateful.foundation.protocols import Key, Readable
 from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.training.check_targets import fits_at_a_step
 from keras_stateful.training.model_facts import facts_of
+from keras_stateful.training.static_inputs import taken_once
 
 
 class _Input(NamedTuple):
@@ -52,7 +54,11 @@ def check_inputs(model: keras.Model, name: str, sequence: Readable) -> None:
         _check_names(model, name, x)
     else:
         _check_one(model, name, x)
+    once = taken_once(model, sequence.static_shapes)
     for entry in _inputs(model, x):
+        if entry.key in once:
+            _check_static(name, entry)
+            continue
         _check_time_axis(model, name, entry)
         _check_window(name, entry)
         if not fits_at_a_step(entry.step, tuple(entry.tensor.shape[2:])):
@@ -90,7 +96,20 @@ def _check_time_axis(model: keras.Model, name: str, entry: _Input) -> None:
             f"The input {entry.tensor.name!r} has no time axis, and the corpus has values for "
             f"every time step. Received: {name} of {entry.step} at each, the input of shape "
             f"{tuple(entry.tensor.shape)}. Give it one, `keras.Input({(None, *entry.step)})`; "
-            "what is the same at all steps of a document is repeated in the corpus."
+            "what is the same at all steps of a document is given once, as `static=`."
+        )
+
+
+def _check_static(name: str, entry: _Input) -> None:
+    """Refuses a static input of another shape than the model's, which has no time axis."""
+    received, expected = entry.spec.shape[1:], tuple(entry.tensor.shape[1:])
+    if not fits(received, expected):
+        raise ValueError(
+            "A static input has another shape than the model's. Received: "
+            f"{name} with static[{entry.key!r}] of {received} for each document, the input "
+            f"{entry.tensor.name!r} of {expected}. Make the model with "
+            f"`keras.Input({received}, name={entry.key!r})`; to have it repeated along time, with "
+            f"`keras.Input({(None, *received)}, name={entry.key!r})`."
         )
 
 
@@ -184,7 +203,10 @@ def _check_names(model: keras.Model, name: str, x: dict) -> None:
             "is an input too)."
         )
     else:
-        remedy = f"Add {missing} to the corpus: values for every time step."
+        remedy = (
+            f"Add {missing} to the corpus, values for every time step; what is the same at all "
+            "steps of a document is given as `static=`."
+        )
     raise ValueError(
         f"`{name}` and the model have different inputs. Received: {name} with {sorted(x)}, the "
         f"model with {sorted(taken)}. {remedy}"

@@ -17,6 +17,7 @@ from keras_stateful.training.check_targets import check_targets
 from keras_stateful.training.model_columns import columns_known, order_columns
 from keras_stateful.training.model_facts import Agreement, ModelFacts, facts_of
 from keras_stateful.training.repairs import check_forward
+from keras_stateful.training.static_inputs import hand_static
 
 
 def check_sequence(
@@ -40,6 +41,7 @@ def check_sequence(
     _check_resets(model, name, sequence)
     # Told each time, as the ids below.
     order_columns(name, sequence, columns_known(model))
+    hand_static(model, sequence)
     check_forward(model)
     facts = facts_of(model)
     if sequence not in facts.inputs_agreed:

@@ -18,8 +18,9 @@ from keras_stateful.foundation.protocols import Key, Readable
 from keras_stateful.foundation.types import Structure
 
 # By "inputs" and "targets", then by name of the array, "" for a single one. Plain lists and text,
-# as a file of the model has them; columns that are no text are remembered as what they print.
-KnownColumns: TypeAlias = dict[str, dict[str, list[str]]]
+# as a file of the model has them; columns that are no text are remembered as what they print. By
+# "offsets", for inputs by name, how many time steps later each was read: what is known ahead.
+KnownColumns: TypeAlias = dict[str, dict[str, list]]
 
 _SLOT = "_keras_stateful_columns"  # the attribute of the model
 
@@ -44,11 +45,53 @@ def columns_after(model: keras.Model, sequence: Readable | None) -> KnownColumns
             if columns is not None:
                 named = learned.setdefault(group, {})
                 named.setdefault(_name(key, arrays), _texts(columns))
+    for key, offsets in sequence.input_offsets.items():
+        learned.setdefault("offsets", {}).setdefault(key, list(offsets))
     return learned
+
+
+def known_ahead(known: KnownColumns) -> dict[str, list[int]]:
+    """How many time steps later a model reads each known-ahead input, by its name."""
+    return {key: offsets for key, offsets in known.get("offsets", {}).items() if max(offsets)}
+
+
+def check_ahead(name: str, sequence: Readable, known: KnownColumns) -> None:
+    """Checks that inputs are read as far ahead as in the model's training.
+
+    Args:
+        name: name of the argument that gives the sequence, used in error messages.
+        sequence: what the model reads.
+        known: what it was trained on.
+
+    Raises:
+        ValueError: an input that is read at other time steps.
+    """
+    for key, offsets in sequence.input_offsets.items():
+        expected = known.get("offsets", {}).get(key)
+        if expected is None or list(offsets) == expected:
+            continue
+        remedy = (
+            f"Pass `known_ahead={known_ahead(known)}`"
+            if max(expected)
+            else f"Leave {key!r} out of `known_ahead`"
+        )
+        raise ValueError(
+            f"The input {key!r} of `{name}` is read {_ahead(offsets)}, and the model was trained "
+            f"on it {_ahead(expected)}. Received: offsets {list(offsets)}, trained on {expected}. "
+            f"{remedy}; to train its weights on another alignment, give them to a model that was "
+            "not trained yet: `new.set_weights(model.get_weights())`."
+        )
+
+
+def _ahead(offsets: Iterable[int]) -> str:
+    steps = " and ".join(map(str, offsets))
+    return "at the step itself" if steps == "0" else f"{steps} time steps ahead"
 
 
 def order_columns(name: str, sequence: Readable, known: KnownColumns) -> None:
     """Has a sequence give its columns in the order of those that a model knows.
+
+    What is known ahead is checked.
 
     Args:
         name: name of the argument that gives the sequence, used in error messages.
@@ -58,6 +101,7 @@ def order_columns(name: str, sequence: Readable, known: KnownColumns) -> None:
     Raises:
         ValueError: columns that are missing or that the model does not know.
     """
+    check_ahead(name, sequence, known)
     order = ColumnOrder()
     for group, arrays in sequence.columns._asdict().items():
         for key, columns in arrays.items():
