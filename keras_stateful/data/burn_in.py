@@ -62,9 +62,9 @@ class Start:
         else:
             document = documents[k] if self.encode is None else self.encode(documents[k])
         parts = document.values() if isinstance(document, dict) else [document]
-        indices = (getattr(part, "index", None) for part in parts)
-        of_steps = (i for i in indices if hasattr(i, "searchsorted") and len(i) == length)
-        return next(of_steps, None)
+        indices: list[Any] = [getattr(part, "index", None) for part in parts]
+        indices = [index for index in indices if hasattr(index, "searchsorted")]
+        return next((index for index in indices if len(index) == length), None)
 
 
 def open_burn_in(argument: Any, lengths: np.ndarray, *, of_rows: bool) -> BurnIn:
