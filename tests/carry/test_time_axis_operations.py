@@ -51,6 +51,9 @@ RIGHT = [
     lambda x: x[..., 0],
     lambda x: x[:, :, None, 1:],
     lambda x: x[..., 2:],
+    lambda x: ops.fft((x, 2 * x))[1],
+    lambda x: ops.rfft(x)[0],
+    lambda x: ops.irfft(ops.rfft(x)),
     # merged values, of other axes
     lambda x: ops.mean(x, axis=-1),
     lambda x: ops.std(x, axis=2, keepdims=True),

@@ -21,7 +21,8 @@ class Along(NamedTuple):
     """A value for each time step.
 
     Attributes:
-        axis: which axis of the tensor is time.
+        axis: which axis of the tensor is time; 0 where each step is a row of its own, those of one
+            stream behind each other, as `ops.reshape(x, (-1, features))` lays them.
         lead: steps from before the window that are in front; negative: steps that are missing.
         past: how many steps back a value reads; None: to the start of the stream.
         ahead: how many steps ahead a value reads; negative: it is late by so many.
@@ -36,17 +37,34 @@ class Along(NamedTuple):
         """The same along another axis."""
         return self._replace(axis=axis)
 
+    def unfolded(self) -> "Along":
+        """The same, whose steps have neighbours.
+
+        Raises:
+            Refused: time is one axis with the batch, whose neighbours may be of another row.
+        """
+        if self.axis == 0:
+            raise Refused(
+                "it goes along the first axis, on which the steps of all rows follow each other",
+                "Give time an axis of its own again in front of it.",
+                keeps_axis=False,
+            )
+        return self
+
     def padded(self, front: int, back: int) -> "Along":
         """With steps added at both ends; those at the back make all others earlier ones."""
-        return self._later(-back)._replace(lead=self.lead + front + back)
+        changed = self.unfolded() if front or back else self
+        return changed._later(-back)._replace(lead=self.lead + front + back)
 
     def cut(self, front: int, back: int) -> "Along":
         """With steps taken away at both ends."""
-        return self._later(back)._replace(lead=self.lead - front - back)
+        changed = self.unfolded() if front or back else self
+        return changed._later(back)._replace(lead=self.lead - front - back)
 
     def read_back(self, steps: int) -> "Along":
         """What is made of each step and `steps` before it, where all of them are there."""
-        return self._replace(lead=self.lead - steps, past=_more(self.past, steps))
+        changed = self.unfolded() if steps else self
+        return changed._replace(lead=self.lead - steps, past=_more(self.past, steps))
 
     def _later(self, steps: int) -> "Along":
         """Each value stands for a step that is so much later."""

@@ -47,8 +47,8 @@ class LinedUp(Refused):
         super().__init__(
             f"something without time, of shape {tuple(tensor.shape)}, is given one value for each "
             "time step of a window, and a stream has no such number of steps",
-            "Give it one value for all steps (size 1 along time), or feed it as one more input "
-            "`(batch, time, ...)`.",
+            "Give it one value for all steps (size 1 along time; ones and zeros are "
+            "`ops.ones_like(x[..., :1])`), or feed it as one more input `(batch, time, ...)`.",
         )
         self.tensor, self.axis = tensor, axis
 
@@ -73,7 +73,8 @@ class Derivation:
         rule_of: gives the rule for a call.
         chosen: paths of the recurrent layers that are to carry; None: all.
         searching: whether time is only searched for: what would be refused is gone through.
-        measured: whether sizes along time are numbers of our own choice, tried with two.
+        window: rows and steps that calls inside a call were tried with, None where nobody knows how
+            many; None for the graph itself, where nothing is tried.
         noisy: whether random numbers were drawn for these calls.
         records: what calls did on symbolic tensors, for `tracing` to look at once; added to.
 
@@ -93,12 +94,12 @@ class Derivation:
         chosen: Collection[str] | None = None,
         *,
         searching: bool = False,
-        measured: bool = False,
+        window: tuple[int | None, int | None] | None = None,
         noisy: bool = False,
         records: dict[tuple, Any] | None = None,
     ):
         self.holds, self.rule_of, self.chosen = holds, rule_of, chosen
-        self.searching, self.measured, self.noisy = searching, measured, noisy
+        self.searching, self.window, self.noisy = searching, window, noisy
         self.records = {} if records is None else records
         self.recurrent: list[str] = []
         self.held: dict[str, Held] = {}
@@ -108,10 +109,15 @@ class Derivation:
         self.initial_state_given: set[str] = set()
         self.shortened: dict[int, Call] = {}
 
+    @property
+    def measured(self) -> bool:
+        """Whether sizes along time are numbers of our own choice, tried with two."""
+        return self.window is not None and self.window[1] is not None
+
     def inside(self, holds: dict[int, Hold], **options: Any) -> "Derivation":
         """One for the calls inside a call."""
-        options = {"searching": self.searching, "records": self.records, **options}
-        return Derivation(holds, self.rule_of, **options)
+        same = {"searching": self.searching, "records": self.records, "window": self.window}
+        return Derivation(holds, self.rule_of, **{**same, **options})
 
     # Going through the calls
 
@@ -267,7 +273,7 @@ class Derivation:
         Raises:
             Refused: what would have to be held is not there, or not final yet.
         """
-        hold = self.along(tensor)
+        hold = self.along(tensor).unfolded()
         if hold.lead < 0 and not self.searching:
             missing = self.shortened.get(id(tensor), call).path
             raise Refused(
@@ -304,6 +310,7 @@ class Derivation:
 
     def end_of(self, hold: Along, steps: int = 1) -> Hold:
         """What the step is, `steps` before the end of a window (1: the last one)."""
+        hold = hold.unfolded()
         if steps - 1 > hold.lead:
             raise Refused(
                 f"it takes the step {steps - 1} before the window's last one, which a window of "

@@ -1,5 +1,7 @@
 """Operations that put axes in another order, or make others of them."""
 
+from typing import TypeGuard
+
 import numpy as np
 from keras import tree
 
@@ -117,7 +119,33 @@ def _move(call: Call, time: Derivation) -> Hold:
 @operations("Reshape Ravel")
 def _reshape(call: Call, time: Derivation) -> Hold:
     tensor = first(call)
-    return reshaped(time.of(tensor), tensor.shape, call.outputs[0].shape)
+    hold, old, new = time.of(tensor), tuple(tensor.shape), tuple(call.outputs[0].shape)
+    if isinstance(hold, Along) and hold.axis == 0:
+        return _apart_again(hold, old, new, time.window)
+    # In the graph itself nobody knows how many rows there will be to take apart again.
+    if time.window is not None and _puts_steps_in_rows(hold, old, new):
+        return hold.at(0)
+    return reshaped(hold, old, new)
+
+
+def _puts_steps_in_rows(hold: Hold, old: tuple, new: tuple) -> TypeGuard[Along]:
+    """True if batch and time become one axis: every step is then a row, as in `TimeDistributed`."""
+    if not isinstance(hold, Along) or hold.axis != 1 or hold.lead or not _same(old[2:], new[1:]):
+        return False
+    return new[0] == (None if None in old[:2] else old[0] * old[1])
+
+
+def _apart_again(hold: Along, old: tuple, new: tuple, window: tuple | None) -> Along:
+    """What a tensor holds that has a step in each row, and is given another shape."""
+    if _same(old[1:], new[1:]):
+        return hold
+    # Two sizes that nobody knows might be others; but every call is tried with numbers as well.
+    if new[:2] == window and _same(old[1:], new[2:]):
+        return hold.at(1)
+    raise Refused(
+        f"it makes other axes {_words(new)} of {_words(old)}, whose rows are the steps of a window",
+        "Give batch and time back the sizes that they had (`ops.shape(x)[:2]`).",
+    )
 
 
 def reshaped(hold: Hold, old: tuple, new: tuple) -> Hold:

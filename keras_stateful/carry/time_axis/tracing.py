@@ -51,22 +51,8 @@ def traced(call: Call, time: Derivation) -> list[Hold]:
     return outputs
 
 
-# Functions of Keras that ask the backend at once: of each value alone, and of the last axis
-_OF_EACH_VALUE = (
-    keras.activations.linear,
-    keras.activations.hard_silu,
-    keras.activations.mish,
-    keras.activations.threshold,
-)
-_OF_THE_LAST_AXIS = (keras.activations.sparsemax,)
-
-
 def activated(function: Callable, hold: Along, tensor: Tensor, time: Derivation) -> Hold:
     """What an activation function leaves of a tensor with time."""
-    if function in _OF_EACH_VALUE:
-        return hold
-    if function in _OF_THE_LAST_AXIS and hold.axis < len(tensor.shape) - 1:
-        return hold
     operation: Any = function
     call = Call("activation", operation, (tensor,), {}, [tensor])
     alone = time.inside({id(tensor): hold})
@@ -92,7 +78,7 @@ def _with_mask(call: Call, parameters: Any) -> Call:
 
 
 # For code that needs to know how many: more steps than most layers reach back
-_ROWS, _STEPS = 2, (211, 223, 227, 229, 233, 239, 241)
+_STEPS = (211, 223, 227, 229, 233, 239, 241)
 _MASK = object()  # in the place of the mask, which is no tensor of the graph
 
 
@@ -205,12 +191,12 @@ class _Traced:
         numbers = [n - min([0, *missing]) for n in _STEPS if n not in sizes]
         results: list[_Result] = []
         errors: list[Exception] = []
-        for rows, steps in ((None, None), (_ROWS, None), (_ROWS, numbers[0]), (_ROWS, numbers[1])):
+        for rows, steps in ((None, None), (2, None), (3, numbers[0]), (2, numbers[1])):
             if len(results) == 2 or (results and steps is None):
                 continue
             record = self._record(rows, steps)
             if isinstance(record, _Record):
-                results.append(self._derive(record, measured=steps is not None))
+                results.append(self._derive(record, (rows, steps)))
             else:
                 errors.append(record)
         if len(results) < 2:
@@ -243,7 +229,9 @@ class _Traced:
         shape = [rows, *tensor.shape[1:]]
         if isinstance(hold, (Along, Repeated)):
             lead = hold.lead if isinstance(hold, Along) else 0
-            shape[hold.axis] = None if steps is None else steps + lead
+            size = None if steps is None else steps + lead
+            folded = hold.axis == 0
+            shape[hold.axis] = rows * size if folded and rows and size else None if folded else size
         return tuple(shape)
 
     def _run(self, shapes: dict[int, tuple]) -> _Record:
@@ -274,7 +262,7 @@ class _Traced:
 
     # What it comes to
 
-    def _derive(self, record: _Record, measured: bool) -> _Result:
+    def _derive(self, record: _Record, window: tuple[int | None, int | None]) -> _Result:
         if record.wrote and not self.options.get("training"):
             raise Refused(
                 "it draws random numbers or counts at inference, so that its outputs depend on how "
@@ -287,11 +275,11 @@ class _Traced:
             known.update(map(id, call.outputs))
         holds = {id(new): self._held_by(argument) for argument, new in record.symbols.items()}
         holds = {tensor: hold for tensor, hold in holds.items() if hold is not None}
-        inner = self.time.inside(holds, measured=measured, noisy=record.wrote)
+        inner = self.time.inside(holds, window=window, noisy=record.wrote)
         try:
             _run(inner, record.calls)
         except LinedUp as lined_up:
-            raise self._outside(lined_up, record, measured) from lined_up
+            raise self._outside(lined_up, record, window) from lined_up
         outputs = [holds.get(id(t)) for t in record.outputs]
         if len(outputs) != len(self.call.outputs):
             raise Refused("its outputs are others than in the graph", underivable=True)
@@ -305,13 +293,13 @@ class _Traced:
             return self.time.holds.get(argument)
         return self.time.of(self.call.tensors[0])
 
-    def _outside(self, lined_up: LinedUp, record: _Record, measured: bool) -> Refused:
+    def _outside(self, lined_up: LinedUp, record: _Record, window: tuple) -> Refused:
         """Says which argument it is that has to have time, if one is."""
         for argument in self.call.tensors:
             if self.time.of(argument) is not None or len(argument.shape) < 2:
                 continue
             holds: dict[int, Hold] = {id(record.symbols[id(argument)]): Along(1)}
-            alone = self.time.inside(holds, measured=measured, searching=True)
+            alone = self.time.inside(holds, window=window, searching=True)
             alone.run(record.calls)
             hold = holds.get(id(lined_up.tensor))
             if isinstance(hold, Along) and hold.axis == lined_up.axis:

@@ -112,6 +112,13 @@ def _along_axis(call: Call, time: Derivation) -> Hold:
     return hold
 
 
+@operations("FFT RFFT IRFFT")
+def _spectrum(call: Call, time: Derivation) -> Hold:
+    hold = time.join([(tensor, stay) for tensor in call.tensors])  # real and imaginary parts
+    check_apart(hold, -1, len(call.tensors[0].shape))
+    return hold
+
+
 def check_apart(hold: Hold, axes: int | Iterable[int] | None, rank: int) -> None:
     """Refuses what computes values of some axes from each other, if time is among them."""
     if isinstance(hold, Along) and (axes is None or hold.axis in positive(axes, rank)):

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import keras
+from keras.src import backend
+from keras.src.activations.activations import Mish
 from keras.src.backend.common.variables import Variable
 from keras.src.ops.node import Node
 
@@ -54,7 +56,7 @@ def record(function: Callable, args: tuple, kwargs: dict[str, Any]) -> Record:
     """
     made: list[Any] = []
     try:
-        with _nodes_into(made), _variables_meet_symbols():
+        with _nodes_into(made), _variables_meet_symbols(), _symbols_meet_the_backend():
             outputs = function(*args, **kwargs)
     finally:
         _forget(made)
@@ -127,3 +129,42 @@ def _variables_meet_symbols() -> Iterator[None]:
     finally:
         for name, method in kept.items():
             setattr(Variable, name, method)
+
+
+@contextlib.contextmanager
+def _symbols_meet_the_backend() -> Iterator[None]:
+    """Has what asks the backend at once take symbolic tensors, too, for as long as this lasts.
+
+    Private: `backend.convert_to_tensor` (`keras.activations.sparsemax`, `hard_silu`),
+    `Mish.static_call`, `backend.random.dropout`, and `Layer.add_loss`, which takes none.
+    """
+    convert, mish, dropout = backend.convert_to_tensor, Mish.static_call, backend.random.dropout
+    add_loss = keras.layers.Layer.add_loss
+
+    def converted(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return x if isinstance(x, keras.KerasTensor) else convert(x, *args, **kwargs)
+
+    def dropped_out(inputs: Any, rate: float, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(inputs, keras.KerasTensor):
+            return dropout(inputs, rate, *args, **kwargs)
+        if rate > 0:  # it draws: whoever looks for what is written finds the seed
+            seed = kwargs["seed"] if "seed" in kwargs else args[1] if len(args) > 1 else None
+            keras.random.uniform((), seed=seed)
+        return keras.ops.copy(inputs)  # each value alone
+
+    def lost(self: keras.layers.Layer, loss: Structure) -> None:
+        add_loss(
+            self, [x for x in keras.tree.flatten(loss) if not isinstance(x, keras.KerasTensor)]
+        )
+
+    backend.convert_to_tensor, backend.random.dropout = converted, dropped_out
+    Mish.static_call = staticmethod(
+        lambda x: Mish()(x) if isinstance(x, keras.KerasTensor) else mish(x)
+    )
+    keras.layers.Layer.add_loss = lost
+    try:
+        yield
+    finally:
+        backend.convert_to_tensor, backend.random.dropout = convert, dropout
+        Mish.static_call = staticmethod(mish)
+        keras.layers.Layer.add_loss = add_loss
