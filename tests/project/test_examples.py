@@ -85,6 +85,39 @@ def test_book_says_how_much_text_is_needed(book, monkeypatch, tmp_path):
         assert "\n" not in message
 
 
+@pytest.mark.parametrize("file_format", ["array_record", "tfrecord"])
+def test_book_on_a_data_set_of_tfds(file_format, book, monkeypatch, tmp_path):
+    tfds = pytest.importorskip("tensorflow_datasets")
+    texts = [f"{'carry state ' * 2000}{i}" for i in range(2)]
+    for version, stored in {"1.9.0": texts[:1], "1.10.0": texts}.items():
+        tfds.dataset_builders.store_as_tfds_dataset(
+            "plays",
+            version,
+            features=tfds.features.FeaturesDict(
+                {"text": tfds.features.Text(), "year": tfds.features.Scalar(np.int64)}
+            ),
+            split_datasets={"train": ((i, {"text": t, "year": i}) for i, t in enumerate(stored))},
+            data_dir=tmp_path,
+            file_format=file_format,
+            download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+        )
+    arguments = ["--tfds", "plays", "--data_dir", tmp_path]
+    monkeypatch.setattr(sys, "argv", ["book.py", *map(str, arguments)])
+    assert sorted(book.read_corpus(book.parse_options())) == texts  # of the newest version
+
+    assert "has train." in exit_message(book, monkeypatch, *arguments, "--split", "test")
+    assert "has text, year." in exit_message(book, monkeypatch, *arguments, "--feature", "line")
+    assert "is no text" in exit_message(book, monkeypatch, *arguments, "--feature", "year")
+
+
+def test_a_data_set_that_tfds_has_not_prepared_is_one_line_with_its_command(
+    book, monkeypatch, tmp_path
+):
+    message = exit_message(book, monkeypatch, "--tfds", "tiny_shakespeare", "--data_dir", tmp_path)
+    assert f"tfds build tiny_shakespeare --data_dir {tmp_path}" in message
+    assert "\n" not in message
+
+
 def test_book_says_when_nothing_is_left_to_evaluate(book, monkeypatch, tmp_path):
     (tmp_path / "copy.txt").write_text("abcdefghij" * 4000, encoding="utf-8")
     assert "nothing is left to evaluate" in exit_message(
