@@ -1,7 +1,7 @@
 """Reads, writes and resets the state of a model, also in the middle of an epoch on JAX."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -135,7 +135,7 @@ def get_states(model: keras.Model, rows: ArrayLike | None = None) -> States:
     layer_states = _states_that_must_be(model)
     index = None if rows is None else _indices(rows, layer_states)
     sync(model)
-    return States(read_states(layer_states, index), _owner(model, layer_states), model)
+    return States(read_states(layer_states, index), fingerprint_of(model, layer_states), model)
 
 
 def read_states(
@@ -153,7 +153,7 @@ def read_states(
     return {key: [array[index] for array in of_layer] for key, of_layer in arrays.items()}
 
 
-def _owner(model: keras.Model, layer_states: list[LayerState]) -> str | None:
+def fingerprint_of(model: keras.Model, layer_states: list[LayerState]) -> str | None:
     """The fingerprint of a model's weights; None where several processes hold parts of them."""
     if devices.processes() > 1:
         return None
@@ -199,10 +199,31 @@ def set_states(
     """
     layer_states = _states_that_must_be(model)
     index = None if rows is None else _indices(rows, layer_states, repeats=False)
-    _check_states(states, layer_states, None if index is None else len(index))
+    check_states(
+        states,
+        layer_states,
+        None if index is None else len(index),
+        "States can only be set at the batch size they were read at; `rows=` says which rows to "
+        "write.",
+    )
     sync(model)
     if isinstance(states, States) and not states.read_from(model):
-        check_owner(states, _owner(model, layer_states), f"{model.name!r}")
+        check_owner(states, fingerprint_of(model, layer_states), f"{model.name!r}")
+    write_states(layer_states, states, index)
+
+
+def write_states(
+    layer_states: list[LayerState],
+    states: Mapping[str, Sequence[ArrayLike]],
+    index: np.ndarray | None = None,
+) -> None:
+    """Writes states that are known to fit, into a model whose values are in its variables (`sync`).
+
+    Args:
+        layer_states: of the model.
+        states: by layer, `(rows, ...)` each.
+        index: int `(rows,)`, the rows to write, each once; None for all.
+    """
     for layer_state in layer_states:
         for variable, array in zip(layer_state.variables, states[layer_state.key], strict=True):
             value = ops.cast(ops.convert_to_tensor(array), variable.dtype)
@@ -211,8 +232,11 @@ def set_states(
             devices.write(variable, value)
 
 
-def _check_states(
-    states: dict[str, list[ArrayLike]], layer_states: list[LayerState], rows: int | None
+def check_states(
+    states: dict[str, list[ArrayLike]],
+    layer_states: list[LayerState],
+    rows: int | None,
+    remedy: str,
 ) -> None:
     """Checks that there is an array of the right shape for each state of a model.
 
@@ -220,6 +244,7 @@ def _check_states(
         states: as for `set_states`.
         layer_states: of the model.
         rows: how many rows are written; None for all.
+        remedy: what to do about another number of rows, a sentence.
     """
     if not isinstance(states, dict):
         raise TypeError(
@@ -238,8 +263,7 @@ def _check_states(
         if shapes != expected:
             raise ValueError(
                 f"`states[{layer_state.key!r}]` has arrays of other shapes than the model's "
-                f"states. Received: {shapes}; the model has {expected}. States can only be set at "
-                "the batch size they were read at; `rows=` says which rows to write."
+                f"states. Received: {shapes}; the model has {expected}. {remedy}"
             )
         for array in states[layer_state.key]:
             check_numbers(layer_state.key, ops.convert_to_numpy(array))

@@ -5,12 +5,14 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import ArrayLike
 
 from keras_stateful.data.inputs import KnownAhead, StaticInputs
+from keras_stateful.evaluation.document_states import DocumentStates
 from keras_stateful.evaluation.reading import DocumentReader, Layout, count_documents
 from keras_stateful.evaluation.scoring import Scorer
 from keras_stateful.foundation import keras_internals
-from keras_stateful.foundation.arguments import one_of
+from keras_stateful.foundation.arguments import one_of, true_or_false
 from keras_stateful.foundation.types import Structure
 from keras_stateful.training.check_targets import check_scored, check_targets
 
@@ -95,7 +97,7 @@ def evaluate_documents(
     check_scored(model, reader.sequence, "documents")
     classes = check_targets(model, "documents", reader.sequence, weighted=True)
     reader.sequence.check_classes(classes)
-    windows = reader.windows_of_documents()
+    windows = -(-reader.steps_of_documents() // sequence_length)
     scorer = Scorer(model, sequence_length, windows.sum(keepdims=True) if pooled else windows)
     for window, outputs in reader.outputs():
         scorer.add(0 if pooled else window.span.document, window, outputs)
@@ -111,11 +113,16 @@ def predict_documents(
     sequence_length: int = 128,
     reduce: str | None = None,
     start: Any = None,
+    states: dict[str, list[ArrayLike]] | None = None,
+    return_states: bool = False,
     encode: Callable | None = None,
     known_ahead: Mapping[str, int | Sequence[int]] | None = None,
     static: StaticInputs = None,
 ) -> Structure:
     """The model's outputs for each document, read from its first step to its last.
+
+    What was read once need not be read again: the states that one call returns, another goes on
+    from, also after a restart (`save_states`, `load_states`).
 
     Args:
         model: a model that `to_stateful` accepts, converted or not. It is left as it was.
@@ -125,6 +132,10 @@ def predict_documents(
         reduce: None for the output at every step; "last" for that at the last; "mean" for their
             mean.
         start: the first time step of each document that is returned, as for `evaluate_documents`.
+        states: what each document goes on from, in place of the initial states:
+            `{layer: [array (documents, ...), ...]}`, as `return_states` gives them, in the order of
+            the documents.
+        return_states: True for the states behind the last step of each document as well.
         encode: as for `StatefulSequence`.
         known_ahead: how many time steps ahead each known-ahead input is read, `{key: offset}`. None
             for what the model remembers of its training on a sequence.
@@ -134,11 +145,12 @@ def predict_documents(
         One array `(timesteps, ...)` for each document, in the given order, from its `start` on, up
         to its end or the last step whose known-ahead inputs it has; with `reduce` one
         `(...)`, stacked to `(documents, ...)`. For a model with several outputs a structure of
-        these, as the model's output.
+        these, as the model's output. With `return_states` a pair of this and the states, a dict as
+        `get_states` gives it, with a row for each document.
 
     Raises:
         ValueError: an unknown `reduce`; a model with an output per window instead of per time step;
-            documents that `StatefulSequence` refuses.
+            documents that `StatefulSequence` refuses; states of other weights, layers or documents.
 
     Example:
 
@@ -149,8 +161,12 @@ def predict_documents(
     model = keras.Sequential([keras.Input((None, 3)), keras.layers.GRU(8, return_sequences=True)])
     short, long = ks.predict_documents(model, [np.ones((5, 3)), np.ones((500, 3))])
     assert long.shape == (500, 8)
+
+    _, states = ks.predict_documents(model, [np.ones((500, 3))], return_states=True)
+    (on,) = ks.predict_documents(model, [np.ones((24, 3))], states=states)  # one more day
     ```
     """
+    return_states = true_or_false("return_states", return_states)
     if reduce is not None:
         one_of("reduce", reduce, ("last", "mean"), "Leave it out for the output at every step.")
     # Labels that nobody uses: else the last step of a document would be a target only, and so would
@@ -161,13 +177,18 @@ def predict_documents(
     )
     reader = DocumentReader(model, documents, batch_size, sequence_length, layout)
     collected = _REDUCTIONS[reduce](reader.count)
+    carried = None
+    if states is not None or return_states:
+        lengths = reader.steps_of_documents()
+        carried = DocumentStates(reader.twin, sequence_length, lengths, states)
     starts = reader.starts()
-    for window, outputs in reader.outputs():
+    for window, outputs in reader.outputs(carried):
         document, first, steps, _ = window.span
         # Behind the document's last step the outputs are those of padding.
         real = slice(max(0, int(starts[document]) - first), steps)
         collected.add(document, [o[real] for o in keras.tree.flatten(outputs)])
-    return _as_output(model, [collected.of_output(k) for k in range(len(model.outputs))])
+    result = _as_output(model, [collected.of_output(k) for k in range(len(model.outputs))])
+    return (result, carried.last()) if return_states and carried is not None else result
 
 
 def _as_output(model: keras.Model, columns: list) -> Structure:

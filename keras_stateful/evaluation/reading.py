@@ -22,6 +22,7 @@ from keras_stateful.conversion.convert import twin_with_resets
 from keras_stateful.data.burn_in import Start
 from keras_stateful.data.inputs import KnownAhead, StaticInputs
 from keras_stateful.data.sequence import Span, StatefulSequence
+from keras_stateful.evaluation.document_states import DocumentStates
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.protocols import is_sequence
 from keras_stateful.foundation.types import Structure, Tensor
@@ -181,25 +182,33 @@ class DocumentReader:
         """The first step of each document that counts, `(documents,)`."""
         return np.broadcast_to(self.sequence.burn_in, self.count)
 
-    def windows_of_documents(self) -> np.ndarray:
-        """How many windows each document has; nothing is read."""
-        counts = np.zeros(self.count, int)
+    def steps_of_documents(self) -> np.ndarray:
+        """How many time steps of each document are read; none is read for it."""
+        steps = np.zeros(self.count, int)
         for i in range(len(self.sequence)):
             for spans in self.sequence.locate(i):
-                counts[[span.document for span in spans]] += 1
-        return counts
+                for span in spans:
+                    steps[span.document] += span.steps
+        return steps
 
-    def outputs(self) -> Iterator[tuple[Window, Structure]]:
-        """All windows with the model's outputs `(time, ...)`, padding included."""
+    def outputs(self, states: DocumentStates | None = None) -> Iterator[tuple[Window, Structure]]:
+        """All windows with the model's outputs `(time, ...)`, padding included.
+
+        Args:
+            states: where documents begin and end; None for the initial states, and no others.
+        """
         for i in range(len(self.sequence)):
-            batch, masks = self.sequence[i], None
+            batch, masks, located = self.sequence[i], None, self.sequence.locate(i)
+            x = batch[0] if states is None else states.begin(batch[0], located)
             # One batch after the other: the twin's state goes on from each to the next, and the
             # resets among the inputs start a document from the initial state.
             if self._shows_masks is None:
-                y_pred = self.twin.predict_on_batch(batch[0])
+                y_pred = self.twin.predict_on_batch(x)
             else:
-                y_pred, masks = self._shows_masks.predict_on_batch(batch[0])
-            for row, spans in enumerate(self.sequence.locate(i)):
+                y_pred, masks = self._shows_masks.predict_on_batch(x)
+            if states is not None:
+                states.end(located)
+            for row, spans in enumerate(located):
                 outputs = keras.tree.map_structure(lambda o, row=row: o[row], y_pred)
                 for span in spans:
                     yield Window(span, row, batch, masks), outputs

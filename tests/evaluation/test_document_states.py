@@ -1,0 +1,154 @@
+"""Going on: to read A, and then B from the states behind it, is to read A and B.
+
+Documents of different lengths are read side by side, so that the state of each is that at its own
+last step: before padding, and before the next document of its row.
+"""
+
+import keras
+import numpy as np
+import pytest
+import zoo
+
+import keras_stateful as ks
+
+# Where the windows of 10 steps end: before the end, at it, before the first one, and in between.
+LENGTHS, CUTS = [37, 23, 5, 30, 12, 20], [21, 20, 3, 10, 11, 9]
+
+
+def documents(model, lengths, seed=0):
+    """Documents for a model of the zoo: arrays, or dicts of these."""
+    whole = zoo.data(model, len(lengths), max(lengths), seed)
+    names = [t.name for t in model.inputs]
+    if len(names) == 1:
+        return [whole[0][k, :n] for k, n in enumerate(lengths)]
+    return [
+        {name: a[k, :n] for name, a in zip(names, whole, strict=True)}
+        for k, n in enumerate(lengths)
+    ]
+
+
+def part(document, steps):
+    return keras.tree.map_structure(lambda a: a[steps], document)
+
+
+def assert_close(got, expected, atol=1e-6):
+    """The arrays of two structures."""
+    for a, b in zip(keras.tree.flatten(got), keras.tree.flatten(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=atol)
+
+
+def assert_goes_on(model, docs, cuts, rows, window):
+    before = [part(d, slice(c)) for d, c in zip(docs, cuts, strict=True)]
+    after = [part(d, slice(c, None)) for d, c in zip(docs, cuts, strict=True)]
+    sizes = {"batch_size": rows, "sequence_length": window}
+    whole, at_end = ks.predict_documents(model, docs, return_states=True, **sizes)
+    first, states = ks.predict_documents(model, before, return_states=True, **sizes)
+    then, end = ks.predict_documents(model, after, states=states, return_states=True, **sizes)
+    outputs = (keras.tree.flatten(each) for each in (whole, first, then))
+    for one_pass, *parts in zip(*outputs, strict=True):
+        np.testing.assert_allclose(np.concatenate(parts), one_pass, rtol=0, atol=1e-6)
+    assert list(end) == list(at_end) == list(states)
+    assert_close(dict(end), dict(at_end))
+    return at_end
+
+
+def causal():
+    """Layers that hold their last inputs, and what they attend to."""
+    keras.utils.set_random_seed(7)
+    x = keras.Input((None, zoo.FEATURES))
+    h = keras.layers.Conv1D(4, 3, padding="causal", dilation_rate=2)(x)
+    attention = keras.layers.MultiHeadAttention(2, 4, sliding_window=5)
+    h = attention(h, h, use_causal_mask=True)
+    return keras.Model(x, keras.layers.GRU(3, return_sequences=True)(h))
+
+
+def graph_gives_initial_state():
+    keras.utils.set_random_seed(7)
+    x, start = keras.Input((None, zoo.FEATURES), name="x"), keras.layers.Dense(4)
+    first = start(keras.ops.zeros((1, 3)) + 1.0)
+    h = keras.ops.broadcast_to(first, (keras.ops.shape(x)[0], 4))
+    return keras.Model(x, keras.layers.GRU(4, return_sequences=True)(x, initial_state=h))
+
+
+MODELS = ["gru", "stacked_cells", "custom_cell", "shared", "two_outputs", "masking", "mask_two"]
+
+
+@pytest.mark.parametrize("name", [*MODELS, "conv_lstm", "nested", "causal"])
+def test_reading_on_is_reading_in_one_pass(name):
+    model = causal() if name == "causal" else zoo.build(name)
+    docs = documents(model, LENGTHS)
+    if name == "masking":
+        for d in docs:
+            d[::3] = 0
+    assert_goes_on(model, docs, CUTS, rows=2, window=10)
+
+
+@pytest.mark.parametrize(("rows", "window"), [(None, 128), (6, 4), (1, 1), (4, 9)])
+def test_states_are_those_of_each_document_by_itself(rows, window):
+    model = zoo.build("lstm")
+    docs = documents(model, LENGTHS)
+    _, states = ks.predict_documents(
+        model, docs, batch_size=rows, sequence_length=window, return_states=True
+    )
+    live = ks.to_inference(model)
+    for k, d in enumerate(docs):
+        ks.reset_states(live)
+        for steps in (slice(0, 3), slice(3, None)):  # two shapes for most, to compile little
+            if len(d[steps]):
+                for x in d[steps] if steps.stop is None else [d[steps]]:
+                    live.predict_on_batch(x.reshape(1, -1, zoo.FEATURES))
+        for key, arrays in ks.get_states(live).items():
+            assert_close([a[k : k + 1] for a in states[key]], arrays)
+
+
+def test_states_go_through_files_into_models_and_sessions(tmp_path):
+    model = zoo.build("gru")
+    docs = documents(model, [9, 14, 6])
+    whole = ks.predict_documents(model, docs)
+    _, states = ks.predict_documents(
+        model, [d[:5] for d in docs], sequence_length=4, return_states=True
+    )
+    ks.save_states(tmp_path / "states.npz", states)
+    loaded = ks.load_states(tmp_path / "states.npz")
+    after = ks.predict_documents(model, [d[5:] for d in docs], states=loaded, start=1)
+    for got, expected in zip(after, whole, strict=True):
+        np.testing.assert_allclose(got, expected[6:], atol=1e-6)
+    live = ks.to_inference(model, 3)
+    ks.set_states(live, loaded)
+    step = live.predict_on_batch(np.stack([d[5:6] for d in docs]))
+    np.testing.assert_allclose(step[:, 0], [w[5] for w in whole], atol=1e-6)
+    # And the other way round: the states of a model that was fed are those of documents.
+    states = ks.get_states(live)
+    after = ks.predict_documents(
+        model, [d[6:8] if len(d) > 6 else d[:2] for d in docs], states=states
+    )
+    np.testing.assert_allclose(after[1], whole[1][6:8], atol=1e-6)
+
+
+def test_states_leave_no_trace_and_are_left_alone():
+    model = ks.to_stateful(zoo.build("gru"), 2)
+    docs = documents(zoo.build("gru"), [9, 14])
+    model.predict_on_batch(np.stack([d[:3] for d in docs]))
+    before = ks.get_states(model)
+    _, states = ks.predict_documents(model, docs, return_states=True)
+    kept = {key: [a.copy() for a in arrays] for key, arrays in states.items()}
+    ks.predict_documents(model, docs, states=states, reduce="last")
+    assert_close(dict(ks.get_states(model)), dict(before), atol=0)
+    assert_close(dict(states), kept, atol=0)
+
+
+def test_states_of_other_weights_layers_or_documents_are_refused():
+    model = ks.to_stateful(zoo.build("gru"), 2)
+    docs = documents(zoo.build("gru"), [9, 14])
+    _, states = ks.predict_documents(model, docs, return_states=True)
+    with pytest.raises(ValueError, match=r"(3, 4).*row for each document, here 3"):
+        ks.predict_documents(model, [*docs, docs[0]], states=states)
+    _, others = ks.predict_documents(zoo.build("lstm"), docs, return_states=True)
+    with pytest.raises(ValueError, match=r"entry for each recurrent layer.*lstm"):
+        ks.predict_documents(model, docs, states=others)
+    with pytest.raises(TypeError, match=r"`return_states` must be True or False"):
+        ks.predict_documents(model, docs, return_states="no")
+    model.set_weights([w + 0.1 for w in model.get_weights()])  # as a training does
+    with pytest.raises(ValueError, match=r"made by other weights"):
+        ks.predict_documents(model, docs, states=states)
+    assert len(ks.predict_documents(model, docs, states=dict(states))) == 2
