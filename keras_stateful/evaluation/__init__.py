@@ -5,5 +5,6 @@
                                           ├──▶ scoring: loss and metrics of each ──┘
                                           └──▶ validation: a callback, after each epoch
 
-`compiled` copies what a model was compiled with. It may import `conversion` and what that may.
+`document_states` has documents go on from given states and keeps those at their ends, `compiled`
+copies what a model was compiled with. It may import `conversion` and what that may.
 """
