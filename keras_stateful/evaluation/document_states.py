@@ -28,7 +28,6 @@ from keras_stateful.carry.states import (
     write_states,
 )
 from keras_stateful.data.sequence import Span
-from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.states import States, check_owner
 from keras_stateful.foundation.types import Structure
 
@@ -45,6 +44,7 @@ class DocumentStates:
         steps: time steps of each document.
         given: the states that documents go on from, `{layer: [array (documents, ...), ...]}`; None
             for the initial ones.
+        once: the keys of inputs that have no time axis.
 
     Raises:
         TypeError, ValueError: given states of other layers, documents or weights.
@@ -56,6 +56,7 @@ class DocumentStates:
         window: int,
         steps: np.ndarray,
         given: dict[str, list[ArrayLike]] | None,
+        once: frozenset[str] = frozenset(),
     ):
         self._twin, self._window = twin, window
         self._whole = steps // window * window  # time steps of each document in whole windows
@@ -79,7 +80,7 @@ class DocumentStates:
             }
         self._kept: dict[int, _States] = {}  # of each document, behind what was read of it
         self._rests: dict[int, dict] = {}  # the inputs of its last steps
-        self._untimed = _without_time(twin)
+        self._once = once
 
     def begin(self, x: Structure, spans: list[list[Span]]) -> Structure:
         """Takes the inputs of a batch that is read next; gives what the twin is to read.
@@ -92,7 +93,7 @@ class DocumentStates:
         for row, span in _each(spans):
             if span.steps < self._window:
                 self._rests[span.document] = {
-                    key: np.array(a[row] if key in self._untimed else a[row, : span.steps])
+                    key: np.array(a[row] if key in self._once else a[row, : span.steps])
                     for key, a in inputs.items()
                 }
         if self._given is None:
@@ -165,7 +166,7 @@ class DocumentStates:
         self, key: str | None, rests: list, done: np.ndarray, going: np.ndarray, steps: int
     ) -> np.ndarray:
         """An input of the rows that go on, zeros in the others."""
-        timed, like = key not in self._untimed, rests[0][key]
+        timed, like = key not in self._once, rests[0][key]
         shape = (steps, *like.shape[1:]) if timed else like.shape
         piece = np.zeros((len(going), *shape), like.dtype)
         for row in np.flatnonzero(going).tolist():
@@ -187,13 +188,6 @@ class DocumentStates:
         if len(rows):
             sync(self._twin)
             write_states(self._layers, states, rows)
-
-
-def _without_time(twin: keras.Model) -> set[str]:
-    """The names of inputs that have no time axis: one value for a whole document."""
-    inputs = keras_internals.functional(twin).input
-    named = inputs.items() if isinstance(inputs, dict) else [(t.name, t) for t in twin.inputs]
-    return {name for name, t in named if len(t.shape) < 2 or t.shape[1] is not None}
 
 
 def _each(spans: list[list[Span]]) -> Iterator[tuple[int, Span]]:

@@ -15,6 +15,7 @@ from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import one_of, true_or_false
 from keras_stateful.foundation.types import Structure
 from keras_stateful.training.check_targets import check_scored, check_targets
+from keras_stateful.training.static_inputs import taken_once
 
 
 def evaluate_documents(
@@ -180,7 +181,8 @@ def predict_documents(
     carried = None
     if states is not None or return_states:
         lengths = reader.steps_of_documents()
-        carried = DocumentStates(reader.twin, sequence_length, lengths, states)
+        once = taken_once(reader.twin, reader.sequence.static_shapes)
+        carried = DocumentStates(reader.twin, sequence_length, lengths, states, once)
     starts = reader.starts()
     for window, outputs in reader.outputs(carried):
         document, first, steps, _ = window.span

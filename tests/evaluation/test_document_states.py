@@ -37,10 +37,10 @@ def assert_close(got, expected, atol=1e-6):
         np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
-def assert_goes_on(model, docs, cuts, rows, window):
+def assert_goes_on(model, docs, cuts, rows, window, **arguments):
     before = [part(d, slice(c)) for d, c in zip(docs, cuts, strict=True)]
     after = [part(d, slice(c, None)) for d, c in zip(docs, cuts, strict=True)]
-    sizes = {"batch_size": rows, "sequence_length": window}
+    sizes = {"batch_size": rows, "sequence_length": window, **arguments}
     whole, at_end = ks.predict_documents(model, docs, return_states=True, **sizes)
     first, states = ks.predict_documents(model, before, return_states=True, **sizes)
     then, end = ks.predict_documents(model, after, states=states, return_states=True, **sizes)
@@ -93,6 +93,19 @@ def test_reading_on_is_reading_in_one_pass(name):
         for d in docs:
             d[::3] = 0
     assert_goes_on(model, docs, CUTS, rows=2, window=10)
+
+
+def test_an_input_without_time_is_read_with_each_part():
+    keras.utils.set_random_seed(7)
+    x = keras.Input((None, zoo.FEATURES), name="x")
+    kind = keras.Input((10,), name="kind")  # as many features as a window has steps
+    h = keras.layers.GRU(4, return_sequences=True)(x)
+    scaled = keras.layers.Dense(4)(kind)[:, None] * h
+    model = keras.Model({"x": x, "kind": kind}, keras.layers.GRU(3, return_sequences=True)(scaled))
+    rng = np.random.default_rng(0)
+    docs = [{"x": rng.standard_normal((n, zoo.FEATURES)).astype("float32")} for n in LENGTHS]
+    kinds = rng.standard_normal((len(docs), 10)).astype("float32")
+    assert_goes_on(model, docs, CUTS, rows=2, window=10, static={"kind": kinds})
 
 
 @pytest.mark.parametrize(("rows", "window"), [(None, 128), (6, 4), (1, 1), (4, 9)])
