@@ -42,10 +42,16 @@ def is_tf_dataset(value: Any) -> bool:
 
 
 def columns_of(value: Any) -> Columns:
-    """The names of a frame's columns, in order; None for what is no frame."""
-    if hasattr(value, "dtypes") and hasattr(value, "columns") and hasattr(value, "__array__"):
-        return tuple(value.columns)
-    return None
+    """The names of a frame's columns, in order; None for what is no frame.
+
+    A frame is an array whose columns have names, `frame[name]` for each: of pandas, polars, Arrow
+    and others. There is no protocol for less (pandas takes back `__dataframe__`, polars has).
+    """
+    if isinstance(value, np.ndarray) or not hasattr(value, "__array__"):
+        return None
+    # Arrow's word and everybody else's; Arrow has the columns themselves as `columns`.
+    names = getattr(value, "column_names", getattr(value, "columns", None))
+    return None if names is None else tuple(names)
 
 
 def refuse_others(name: str, value: Any) -> None:
@@ -67,11 +73,16 @@ def refuse_others(name: str, value: Any) -> None:
         )
     if is_array(value):
         return
-    if type(value).__module__.split(".")[0] in ("pandas", "polars") and not _holds_documents(value):
+    package = type(value).__module__.split(".")[0]
+    if package in ("pandas", "polars", "pyarrow", "narwhals") and not _holds_documents(value):
+        remedy = (
+            "Read it first: `.collect()`."
+            if hasattr(value, "collect")
+            else "Pass a list with a document for each group: `[part[columns] for _, part in "
+            "frame.groupby(...)]`, or the frame to `StatefulSequence.from_frame(frame, by=...)`."
+        )
         raise TypeError(
-            f"`{name}` must be arrays. Received: a {type(value).__module__.split('.')[0]} "
-            f"{type(value).__name__}. Pass a list with a document for each group: `[part[columns] "
-            "for _, part in frame.groupby(...)]`."
+            f"`{name}` must be arrays. Received: a {package} {type(value).__name__}. {remedy}"
         )
     if (
         not hasattr(value, "__len__")
@@ -107,10 +118,15 @@ def refuse_pair(name: str, value: Any) -> None:
         )
 
 
-def as_array(name: str, value: Any) -> np.ndarray:
+def as_array(name: str, value: Any, columns: Columns = None) -> np.ndarray:
     """An array of numbers, or an error that says what is none.
 
     Nothing is copied that NumPy can read where it lies. Missing values become NaN.
+
+    Args:
+        name: name used in error messages.
+        value: anything that is an array, and lists of numbers.
+        columns: of a frame, those to read, in order; None for all.
     """
     refuse_masked(name, value)
     if isinstance(value, np.ndarray) and value.dtype.kind in "iufb":
@@ -126,8 +142,8 @@ def as_array(name: str, value: Any) -> np.ndarray:
             f"`{name}` must be an array `(timesteps, ...)`. Received: a tuple of {len(value)} "
             "arrays. Give a dict of arrays for several inputs, and targets as `targets=`."
         )
-    columns = columns_of(value)
-    array = _in_numpy(name, value) if columns is None else _of_frame(name, value, columns)
+    names = columns_of(value)
+    array = _in_numpy(name, value) if names is None else _of_frame(name, value, columns or names)
     out_dtype(name, array.dtype)  # refuses what is no number
     return array
 
@@ -150,10 +166,11 @@ def _in_numpy(name: str, value: Any) -> np.ndarray:
 
 
 def _of_frame(name: str, frame: Any, columns: tuple) -> np.ndarray:
-    """A frame as one array `(timesteps, columns)`; an error names the column."""
-    array = np.asarray(frame)
-    if array.dtype.kind in "iufb" or len(set(columns)) < len(columns):
-        return array
+    """Columns of a frame as one array `(timesteps, columns)`; an error names the column."""
+    if columns == columns_of(frame):
+        array = np.asarray(frame)
+        if array.dtype.kind in "iufb" or len(set(columns)) < len(columns):
+            return array
     # Of columns of several dtypes NumPy makes objects.
     try:
         return np.stack([_in_numpy_checked(f"{name}[{c!r}]", frame[c]) for c in columns], axis=1)
@@ -236,18 +253,18 @@ class Items:
         """One array of a document, with its columns in the order of the first one's."""
         columns = columns_of(value)
         first = self.columns.setdefault(key, columns)
-        if columns != first:
-            if columns is None or first is None or not _same_names(columns, first):
-                raise ValueError(
-                    f"The documents of `{self.name}` must have the same columns. Received: the "
-                    f"first with {_listed(first)}, `{name}` with {_listed(columns)}. Choose them "
-                    "by name, in each document alike: `frame[columns]`."
-                )
-            value = value[list(first)]
-        return as_array(name, value)
+        if columns != first and not _same_names(columns, first):
+            raise ValueError(
+                f"The documents of `{self.name}` must have the same columns. Received: the first "
+                f"with {_listed(first)}, `{name}` with {_listed(columns)}. Choose them by name, in "
+                "each document alike: `frame[columns]`."
+            )
+        return as_array(name, value, first)
 
 
-def _same_names(columns: tuple, first: tuple) -> bool:
+def _same_names(columns: Columns, first: Columns) -> bool:
+    if columns is None or first is None:
+        return False
     return len(columns) == len(first) == len(set(first)) and set(columns) == set(first)
 
 

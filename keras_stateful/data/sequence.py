@@ -15,6 +15,7 @@ from keras_stateful.data.columns import ColumnNames, ColumnOrder, column_names
 from keras_stateful.data.corpus import open_corpus
 from keras_stateful.data.feed import RESETS_REMEDY, Batches
 from keras_stateful.data.fields import Lazy
+from keras_stateful.data.frames import FromFrame
 from keras_stateful.data.ids import Classes, of_id_targets
 from keras_stateful.data.inputs import KnownAhead, StaticInputs, uneven
 from keras_stateful.data.parts import open_parts
@@ -55,7 +56,7 @@ class Span(NamedTuple):
     column: int
 
 
-class StatefulSequence(Batches):
+class StatefulSequence(FromFrame, Batches):
     """A corpus as windows: row `i` of each batch goes on where row `i` of the last ended.
 
     Give it to `fit`, `evaluate` or `predict` of a model that carries its state (`to_stateful`). The

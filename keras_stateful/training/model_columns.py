@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_stateful.data.columns import ColumnOrder
-from keras_stateful.data.kinds import Columns, columns_of
+from keras_stateful.data.kinds import Columns, as_array, columns_of
 from keras_stateful.foundation.protocols import Key, Readable
 from keras_stateful.foundation.types import Structure
 
@@ -124,16 +124,16 @@ def prompt_in_order(model: Any, prompt: Structure) -> Structure:
     if expected is None:
         return prompt
     if isinstance(prompt, (list, tuple)):
-        return [_in_order(f"`prompt[{i}]`", row, expected) for i, row in enumerate(prompt)]
-    return _in_order("`prompt`", prompt, expected)
+        return [_in_order(f"prompt[{i}]", row, expected) for i, row in enumerate(prompt)]
+    return _in_order("prompt", prompt, expected)
 
 
-def _in_order(where: str, frame: Structure, expected: list[str]) -> Structure:
+def _in_order(name: str, frame: Structure, expected: list[str]) -> Structure:
     columns = columns_of(frame)
-    places = _places(where, columns, expected)
+    places = _places(f"`{name}`", columns, expected)
     if columns is None or places is None:
         return frame
-    return frame[[columns[i] for i in places]]
+    return as_array(name, frame, tuple(columns[i] for i in places))
 
 
 def _places(where: str, columns: Columns, expected: list[str] | None) -> np.ndarray | None:

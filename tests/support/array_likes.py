@@ -36,6 +36,10 @@ FORMS = {
     "a polars frame": lambda x: pytest.importorskip("polars").DataFrame(
         dict(zip(NAMES, x.T, strict=True))
     ),
+    "an Arrow table": lambda x: pytest.importorskip("pyarrow").table(
+        dict(zip(NAMES, x.T, strict=True))
+    ),
+    "a narwhals frame": lambda x: pytest.importorskip("narwhals").from_native(frame(x)),
     "torch": torch_tensor,
     "torch with a gradient": lambda x: torch_tensor(x, requires_grad=True) * 1,
     "torch in bfloat16": bfloat16,

@@ -1,0 +1,204 @@
+"""Columns of a frame in the order of its series: inputs, targets, weights. NumPy only."""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeAlias
+
+import numpy as np
+
+from keras_stateful.data.arrays import missing_steps, out_dtype
+from keras_stateful.data.kinds import as_array, columns_of
+from keras_stateful.data.series import Series, check_columns, is_several
+from keras_stateful.data.weights import trained_steps
+
+Names: TypeAlias = Any  # a column, or several
+NamesByKey: TypeAlias = Names | Mapping[str, Names]  # of a model's input or output; or by its name
+
+
+class Table:
+    """Columns in one array `(timesteps, columns)`: the least that is a frame."""
+
+    def __init__(self, values: np.ndarray, columns: tuple):
+        self.values, self.columns = values, columns
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.values, dtype) if copy else np.asarray(self.values, dtype)
+
+    def __getitem__(self, column: Hashable) -> np.ndarray:
+        return self.values[:, self.columns.index(column)]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Columns of all series, one after the other.
+
+    Attributes:
+        values: `(rows,)` of one column, `(rows, columns)` of several, in the order of the series.
+        columns: their names.
+    """
+
+    values: np.ndarray
+    columns: tuple
+
+    def cut(self, place: slice) -> np.ndarray | Table:
+        """Consecutive rows as a document: a view."""
+        values = self.values[place]
+        return Table(values, self.columns) if values.ndim > 1 else values
+
+
+@dataclass(frozen=True)
+class FrameColumns:
+    """Reads columns of a frame.
+
+    Attributes:
+        frame: with named columns.
+        series: of the frame.
+    """
+
+    frame: Any
+    series: Series
+
+    def read(self, name: str, chosen: Names) -> Line:
+        """Columns as they are, with values that are missing.
+
+        Args:
+            name: name of the argument, used in error messages.
+            chosen: a column, or several.
+        """
+        several = is_several(chosen, columns_of(self.frame) or ())
+        columns: tuple = tuple(chosen) if several else (chosen,)
+        check_columns(name, columns, self.frame)
+        if several:
+            values = as_array(name, self.frame, columns)
+        else:
+            values = as_array(name, self.frame[chosen])
+        return Line(values[self.series.rows], columns)
+
+    def inputs(self, name: str, argument: NamesByKey) -> dict[str, Line]:
+        """Columns that a model reads, by the name of the input: that of the argument, or its keys.
+
+        Raises:
+            ValueError: values that are missing, a number without an axis for features.
+        """
+        read: dict[str, Line] = {}
+        for key, where, chosen in by_key(name, argument):
+            line = read[key] = self.read(where, chosen)
+            if line.values.ndim == 1 and out_dtype(where, line.values.dtype).kind == "f":
+                raise ValueError(
+                    f"`{where}` is one column, of ids, and its numbers are none. Received: "
+                    f"{line.columns[0]!r} of {line.values.dtype}. Features are a list: "
+                    f"`{name}=[{line.columns[0]!r}]`."
+                )
+            self._refuse_missing(where, line)
+        return read
+
+    def static(self, name: str, argument: NamesByKey) -> dict[str, np.ndarray]:
+        """Columns that are constant in each series, `(series, ...)`, by the name of the input.
+
+        Raises:
+            ValueError: columns that are not, and what `inputs` refuses.
+        """
+        read = self.inputs(name, argument)
+        return {key: self._of_series(name, line) for key, line in read.items()}
+
+    def _of_series(self, name: str, line: Line) -> np.ndarray:
+        values = line.values[self.series.begin]
+        other = line.values != np.repeat(values, self.series.lengths, axis=0)
+        if other.any():
+            place, *column = np.argwhere(other)[0]
+            first = self.series.rows[self.series.begin[self.series.of(place)]]
+            raise ValueError(
+                f"`{name}` columns must be constant in each series. Received: column "
+                f"{line.columns[column[0] if column else 0]!r}, {self.series.where(place)}, with "
+                f"another value than row {first}. Pass it in `inputs`, or in `known_ahead` where it"
+                " is known before its time."
+            )
+        return values
+
+    def weights(
+        self,
+        targets: list[Line],
+        sample_weight: Hashable | None,
+        offsets: tuple[int, ...],
+        *,
+        skip: bool,
+    ) -> np.ndarray | None:
+        """The weight of each row as it is read, `(rows,)`; None where all count alike.
+
+        Args:
+            targets: what is predicted.
+            sample_weight: the column of the user's own, or None.
+            offsets: how many steps later targets stand.
+            skip: True if steps with a missing target get weight 0.
+
+        Raises:
+            ValueError: a missing target that counts, weights that are missing.
+        """
+        missing = np.zeros(len(self.series.rows), bool)
+        for line in targets:
+            missing |= missing_steps(line.values)
+        if sample_weight is None and not missing.any():
+            return None
+        weights = np.ones(len(missing), "float32")
+        if sample_weight is not None:
+            line = self.read("sample_weight", sample_weight)
+            self._refuse_missing("sample_weight", line)
+            weights = line.values.astype("float32")
+        for number in range(len(self.series)):
+            inside = self.series.slice(number)
+            if skip:
+                weights[inside] *= ~_ahead(missing[inside], offsets)
+            else:
+                missing[inside] &= trained_steps(weights[inside], offsets)
+        if not skip and missing.any():
+            line = next(t for t in targets if missing_steps(t.values)[missing].any())
+            self._refuse(
+                "targets",
+                line,
+                missing,
+                'Pass `missing_targets="skip"`: the steps that '
+                "should predict them then have weight 0.",
+            )
+        return weights
+
+    def _refuse_missing(self, name: str, line: Line) -> None:
+        missing = missing_steps(line.values)
+        if missing.any():
+            self._refuse(
+                name,
+                line,
+                missing,
+                "A network passes it on to every later state. Fill them in, `.ffill()` in each "
+                "group, and mark them in a column that is one more input, `frame['missing'] = "
+                "frame[column].isna()`; or fill in a value that never occurs, which a "
+                "`keras.layers.Masking` skips.",
+            )
+
+    def _refuse(self, name: str, line: Line, missing: np.ndarray, remedy: str) -> NoReturn:
+        place = int(missing.argmax())
+        values = np.atleast_1d(line.values[place])
+        column = line.columns[int(np.argmin(np.isfinite(values)))]
+        raise ValueError(
+            f"`{name}` has values that are NaN or infinite. Received: column {column!r}, "
+            f"{self.series.where(place)} (rows in all: {int(missing.sum())}). {remedy}"
+        )
+
+
+def by_key(name: str, argument: NamesByKey) -> list[tuple[str, str, Names]]:
+    """What an argument names, by key: its own name where it is no dict.
+
+    Returns:
+        For each the key, the name used in error messages, and the columns.
+    """
+    if isinstance(argument, Mapping):
+        return [(key, f"{name}[{key!r}]", chosen) for key, chosen in argument.items()]
+    nothing = argument is None or (np.ndim(argument) > 0 and not len(argument))
+    return [] if nothing else [(name, name, argument)]
+
+
+def _ahead(marks: np.ndarray, offsets: tuple[int, ...]) -> np.ndarray:
+    """Marks the steps of a series that have a marked one at any of these offsets behind them."""
+    out = np.zeros(len(marks), bool)
+    for offset in offsets:
+        out[: max(0, len(marks) - offset)] |= marks[offset:]
+    return out

@@ -1,0 +1,434 @@
+"""`StatefulSequence.from_frame`: what batches hold is what a loop over the frame would write down.
+
+Each reading of `frame_of` tells its group and its hour, so that a number that a part must not know
+is seen wherever it turns up, in padding too.
+"""
+
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from keras_stateful import StatefulSequence
+
+pytestmark = [pytest.mark.backend_free, pytest.mark.filterwarnings("ignore:Only .* of all time")]
+
+pandas = pytest.importorskip("pandas")
+START = np.datetime64("2026-01-01T00", "us")
+HOUR = np.timedelta64(1, "h")
+GROUP = 10_000  # readings of group k are GROUP * (k + 1) + hour: 0 is padding alone
+
+
+def frame_of(lengths, begins=None, package="pandas", seed=None):
+    """A frame of machines "a", "b", ... with rows in any order.
+
+    Args:
+        lengths: rows of each.
+        begins: the hour at which each begins; 0 by default.
+        seed: of the order of rows; None for that of groups and times.
+    """
+    begins = [0] * len(lengths) if begins is None else begins
+    hours = np.concatenate([b + np.arange(n) for n, b in zip(lengths, begins, strict=True)])
+    group = np.repeat(np.arange(len(lengths)), lengths)
+    rows = np.arange(len(hours))
+    if seed is not None:
+        np.random.default_rng(seed).shuffle(rows)
+    columns = {
+        "machine": np.array(list("abcdefgh"))[group][rows],
+        "time": (START + hours * HOUR)[rows],
+        "temp": (GROUP * (group + 1.0) + hours)[rows],
+        "load": (-GROUP * (group + 1.0) - hours)[rows],
+        "age": (group * 10)[rows],
+    }
+    if package == "pandas":
+        return pandas.DataFrame(columns)
+    if package == "polars":
+        return pytest.importorskip("polars").DataFrame(columns)
+    return pytest.importorskip("pyarrow").table(columns)
+
+
+def make(frame, **options):
+    arguments = {
+        "by": "machine",
+        "time": "time",
+        "inputs": ["temp", "load"],
+        "targets": "temp",
+        "batch_size": 2,
+        "sequence_length": 5,
+        **options,
+    }
+    return StatefulSequence.from_frame(frame, **arguments)
+
+
+def counted(sequence):
+    """The steps that count: for each what is read and the targets, as `{input: targets}`."""
+    steps = {}
+    for i in range(len(sequence)):
+        x, y, *weight = sequence[i]
+        weight = weight[0].reshape(y.shape[:2]) if weight else np.ones(y.shape[:2])
+        for row, column in np.argwhere(weight > 0):
+            target = y[row, column].ravel().tolist()
+            assert steps.setdefault(tuple(x[row, column].tolist()), target) is target  # once
+    return steps
+
+
+def batches(sequence):
+    return [part for i in range(len(sequence)) for part in sequence[i]]
+
+
+class Case(NamedTuple):
+    lengths: list
+    begins: list
+    horizons: object
+    split: object
+    window: int
+    rows: int
+    package: str
+    seed: int
+
+
+@st.composite
+def cases(draw):
+    groups = draw(st.integers(1, 4))
+    lengths = [draw(st.integers(20, 45)) for _ in range(groups)]
+    begins = [draw(st.integers(0, 5)) for _ in range(groups)]
+    horizons = draw(
+        st.one_of(st.integers(1, 4), st.lists(st.integers(1, 5), min_size=1, max_size=3))
+    )
+    hours = draw(st.lists(st.integers(12, 24), max_size=2, unique=True).map(sorted))
+    assume(len(hours) < 2 or hours[1] - hours[0] > 6)
+    kind = draw(st.sampled_from(["time", "text", "fraction"]))
+    if kind == "fraction":
+        hours = [hour / 30 for hour in hours]
+    elif kind == "time":
+        hours = [(START + hour * HOUR).item() for hour in hours]
+    else:
+        hours = [str(START + hour * HOUR) for hour in hours]
+    split = None if not hours else hours[0] if len(hours) == 1 else tuple(hours)
+    return Case(
+        lengths,
+        begins,
+        horizons,
+        split,
+        draw(st.integers(1, 9)),
+        draw(st.integers(1, 3)),
+        draw(st.sampled_from(["pandas", "polars", "pyarrow"])),
+        draw(st.integers(0, 99)),
+    )
+
+
+def ends_of(case, group):
+    """The hours at which the parts of a series end."""
+    first, length = case.begins[group], case.lengths[group]
+    splits = [] if case.split is None else np.atleast_1d(np.array(case.split, object)).tolist()
+    hours = [
+        first + int(s * length) if isinstance(s, float) else (np.datetime64(s) - START) // HOUR
+        for s in splits
+    ]
+    return [*hours, first + length]
+
+
+def by_hand(case, part):
+    """The steps of a part that count, written down one by one."""
+    several = not isinstance(case.horizons, int)
+    horizons = case.horizons if several else [case.horizons]
+    steps = {}
+    for group, first in enumerate(case.begins):
+        ends = [first, *ends_of(case, group)]
+        for hour in range(ends[part], ends[part + 1]):
+            if hour + max(horizons) < ends[part + 1]:
+                base = GROUP * (group + 1)
+                steps[(base + hour, -base - hour)] = [base + hour + h for h in horizons]
+    return steps
+
+
+def assert_only_before(sequence, case, part):
+    """No number that a batch holds, padding included, is of the part's end or later."""
+    for values in batches(sequence):
+        numbers = np.unique(np.abs(values))
+        for number in numbers[numbers >= GROUP].astype(int).tolist():
+            group, hour = divmod(number, GROUP)
+            assert hour < ends_of(case, group - 1)[part]
+
+
+@settings(max_examples=60, deadline=None)
+@given(cases())
+def test_parts_hold_what_a_loop_writes_down_and_nothing_later(case):
+    options = {
+        "horizons": case.horizons,
+        "split": case.split,
+        "sequence_length": case.window,
+        "batch_size": case.rows,
+    }
+    frame = frame_of(case.lengths, case.begins, case.package, case.seed)
+    made = make(frame, **options)
+    in_order = make(frame_of(case.lengths, case.begins), **options)
+    assert made.groups == list("abcd"[: len(case.lengths)])
+    names = ["training", "validation", "test"][: len(ends_of(case, 0))]
+    for part, name in enumerate(names):
+        sequence = getattr(made, name)
+        assert counted(sequence) == by_hand(case, part)
+        assert_only_before(sequence, case, part)
+        for one, other in zip(batches(sequence), batches(getattr(in_order, name)), strict=True):
+            np.testing.assert_array_equal(one, other)
+    assert all(getattr(made, name) is None for name in ("validation", "test") if name not in names)
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases())
+def test_a_changed_future_changes_nothing_before_it(case):
+    """Poison from the split on: the training must not show it, nor the validation that of t2."""
+    assume(case.split is not None)
+    options = {"horizons": case.horizons, "split": case.split, "sequence_length": case.window}
+    frame = frame_of(case.lengths, case.begins, seed=case.seed)
+    hour = (frame["time"].to_numpy() - START) // HOUR
+    group = [ord(name) - ord("a") for name in frame["machine"]]
+    plain = make(frame, **options)
+    for part, name in enumerate(["training", "validation"][: len(ends_of(case, 0)) - 1]):
+        late = hour >= np.array([ends_of(case, g)[part] for g in group])
+        poisoned = frame.assign(
+            temp=frame["temp"].where(~late, 1e9), load=frame["load"].where(~late, -1e9)
+        )
+        other = make(poisoned, **options)
+        for one, like in zip(
+            batches(getattr(other, name)), batches(getattr(plain, name)), strict=True
+        ):
+            np.testing.assert_array_equal(one, like)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cases(), st.booleans())
+def test_forecasts_lead_back_to_the_rows_of_the_frame(case, several):
+    """A model that knew the answers would give each row its own reading."""
+    frame = frame_of(case.lengths, case.begins, seed=case.seed)
+    made = make(
+        frame,
+        horizons=case.horizons,
+        split=case.split,
+        sequence_length=case.window,
+        targets=["temp", "load"] if several else "temp",
+        shuffle=True,
+        seed=case.seed,
+    )
+    for name in ("training", "validation", "test"):
+        sequence = getattr(made, name)
+        if sequence is None:
+            continue
+        answers = np.concatenate([sequence[i][1] for i in range(len(sequence))])
+        forecasts = made.forecasts({"a": answers, "b": [answers]}, name)
+        assert forecasts["b"][0].keys() == forecasts["a"].keys() == set(made.groups)
+        total = 0
+        for group, (times, rows, read_until, values) in forecasts["a"].items():
+            values = values.reshape(*rows.shape, -1)
+            known = frame.iloc[rows.ravel()]
+            assert set(known["machine"]) == {group}
+            np.testing.assert_array_equal(known["temp"], values[..., 0].ravel())
+            np.testing.assert_array_equal(known["time"].to_numpy(), times.ravel())
+            horizons = np.array(case.horizons)
+            np.testing.assert_array_equal(times.T, (read_until + horizons[..., None] * HOUR))
+            total += len(values)
+        assert total == len(counted(sequence)) if not several else total > 0
+
+
+def test_a_series_is_read_from_its_beginning_in_every_part():
+    made = make(frame_of([30]), split=(0.5, 0.8), batch_size=1)
+    for sequence, stop, start in ((made.validation, 24, 15), (made.test, 30, 24)):
+        read = np.concatenate([sequence[i][0][0, :, 0] for i in range(len(sequence))])
+        np.testing.assert_array_equal(read[: stop - 1], GROUP + np.arange(stop - 1))
+        weight = np.concatenate([sequence[i][2].ravel() for i in range(len(sequence))])
+        assert np.flatnonzero(weight)[0] == start
+
+
+def test_what_columns_are_read_as():
+    frame = frame_of([12, 14]).assign(kind=[3] * 26)
+    made = make(frame, inputs={"x": ["load", "temp"], "kind": "kind"}, targets={"y": ["temp"]})
+    x, y = made.training[0][:2]
+    assert x["x"].shape == (2, 5, 2)
+    assert x["kind"].shape == (2, 5)
+    assert x["kind"].dtype == np.int32
+    assert y["y"].shape == (2, 5, 1)
+    assert made.training.columns.inputs == {"x": ("load", "temp"), "kind": None}
+    assert made.training.columns.targets == {"y": ("temp",)}
+    assert make(frame).training.columns.inputs == {None: ("temp", "load")}
+    with pytest.raises(ValueError, match=r"a list: `inputs=\['temp'\]`"):
+        make(frame, inputs="temp")
+
+
+TIMES = {
+    "hours": START + np.arange(40) * HOUR,
+    "an hour that clocks change": pandas.date_range(
+        "2026-03-28T20", periods=40, freq="h", tz="Europe/Berlin"
+    ),
+    "objects": [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=k) for k in range(40)],
+    "days": [datetime(2026, 1, 1).date() + timedelta(days=k) for k in range(40)],
+    "first days of months": pandas.date_range("2020", periods=40, freq="MS"),
+    "last days of months": pandas.date_range("2020", periods=40, freq="ME"),
+    "quarters": pandas.date_range("2020-02-15", periods=40, freq=pandas.DateOffset(months=3)),
+    "years": pandas.date_range("1980", periods=40, freq="YS"),
+    "numbers": np.arange(7, 127, 3),
+    "unsigned numbers": np.arange(40).astype("uint8"),
+}
+
+
+@pytest.mark.parametrize("kind", TIMES)
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_times_of_one_step(package, kind):
+    table = {"time": TIMES[kind], "temp": GROUP + np.arange(40.0)}
+    frame = pandas.DataFrame(table)
+    split = frame["time"][30]
+    if package == "polars":
+        polars = pytest.importorskip("polars")
+        frame = polars.DataFrame({"time": polars.Series(list(TIMES[kind])), "temp": table["temp"]})
+    # Python's ints, as users write them.
+    split = int(split) if isinstance(split, np.integer) else split
+    made = make(frame, by=None, inputs=["temp"], split=split, batch_size=1)
+    assert made.groups == [None]
+    assert max(*counted(made.training).values())[0] == GROUP + 29
+    assert min(*counted(made.validation))[0] == GROUP + 30
+    gap = frame.drop(index=20) if package == "pandas" else frame[[*range(20), *range(21, 40)]]
+    with pytest.raises(ValueError, match=r"row 20 .* after row 19 .* most are"):
+        make(gap, by=None, inputs=["temp"])
+
+
+def test_rows_without_times_are_in_order():
+    frame = frame_of([30, 25], seed=None).drop(columns="time")
+    made = make(frame, time=None, split=20)
+    timed = make(frame_of([30, 25]), split=START + 20 * HOUR)
+    for name in ("training", "validation"):
+        assert counted(getattr(made, name)) == counted(getattr(timed, name))
+    forecasts = made.forecasts(
+        np.concatenate([made.validation[i][1] for i in range(len(made.validation))])
+    )
+    assert forecasts["b"].times.tolist() == list(range(21, 25))
+
+
+@pytest.mark.parametrize("by", [["site", "machine"], ("site", "machine"), pandas.Index(["site"])])
+def test_groups_of_several_columns(by):
+    frame = pandas.concat(
+        [
+            frame_of([12]).assign(site=site, machine=machine)
+            for site, machine in ((2, "x"), (1, "y"))
+        ]
+    )
+    made = make(frame, by=by)
+    assert made.groups == ([(1,), (2,)] if len(by) == 1 else [(1, "y"), (2, "x")])
+    assert len(counted(make(frame.assign(temp=range(24)), by=by).training)) == 22
+
+
+def test_missing_targets_are_skipped_or_refused():
+    frame = frame_of([30, 24])
+    lacking = frame.assign(heat=frame["temp"].where((np.arange(54) % 10) != 7))
+    options = {"targets": "heat", "horizons": [1, 3], "split": 0.6}
+    with pytest.raises(ValueError, match=r"column 'heat', machine='a', row 7 .*\(rows in all: 5\)"):
+        make(lacking, **options)
+    made = make(lacking, missing_targets="skip", **options)
+    plain = make(frame, **{**options, "targets": "temp"})
+    for name in ("training", "validation"):
+        kept = {
+            x: y
+            for x, y in counted(getattr(plain, name)).items()
+            if not any((t % GROUP + (0 if t < 2 * GROUP else 30)) % 10 == 7 for t in y)
+        }
+        assert counted(getattr(made, name)) == kept
+    # The first rows are no targets of anything.
+    early = frame.assign(heat=frame["temp"].where(frame["temp"] % GROUP > 0))
+    assert counted(make(early, targets="heat").training) == counted(make(frame).training)
+
+
+def test_weights_belong_to_the_row_that_is_read():
+    frame = frame_of([30]).assign(weight=np.arange(30.0), heat=np.nan)
+    frame["heat"] = frame["temp"].where(np.arange(30) != 1)  # the target of the row of weight 0
+    made = make(frame, sample_weight="weight", targets="heat", batch_size=1)
+    weight = np.concatenate([made.training[i][2].ravel() for i in range(len(made.training))])[:29]
+    np.testing.assert_allclose(weight / weight[1], np.arange(29))
+
+
+def test_series_that_lack_a_part():
+    frame = frame_of([40, 12, 20], begins=[0, 0, 20])
+    with pytest.raises(ValueError, match=r"in the training.*machine='c' with 0 of its 20 rows"):
+        make(frame, split=START + 20 * HOUR)
+    with pytest.raises(ValueError, match=r"in the validation.*machine='b' with 0 of its 12 rows"):
+        make(frame[frame["machine"] != "c"], split=START + 20 * HOUR)
+    made = make(frame, split=START + 20 * HOUR, partial=True)
+    case = Case([40, 12, 20], [0, 0, 20], 1, START + 20 * HOUR, 5, 2, "pandas", 0)
+    assert {x // GROUP for x, _ in counted(made.training)} == {1, 2}
+    assert {x // GROUP for x, _ in counted(made.validation)} == {1, 3}
+    assert_only_before(made.training, case, 0)
+    answers = np.concatenate([made.validation[i][1] for i in range(len(made.validation))])
+    assert list(made.forecasts(answers)) == ["a", "c"]
+    assert "39 steps of 2 series" not in repr(made)
+    with pytest.raises(ValueError, match="nowhere|in the training"):
+        make(frame, split=START - HOUR, partial=True)
+
+
+def codes(error):
+    """The programs that a message names."""
+    return [part for part in str(error.value).split("`")[1::2] if part.startswith("frame")]
+
+
+@pytest.mark.parametrize("by", ["machine", None])
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_the_remedy_of_a_gap_works(package, by):
+    frame = frame_of([30, 24][: 2 if by else 1], package=package)
+    gap = [k for k in range(len(frame)) if k not in (6, 7)]
+    frame = frame.iloc[gap] if package == "pandas" else frame[gap]
+    options = {"by": by, "inputs": ["temp", "missing"], "missing_targets": "skip"}
+    with pytest.raises(ValueError, match="2 missing between them") as error:
+        make(frame, by=by)
+    insert = next(code for code in codes(error) if ("set_index" in code) == (package == "pandas"))
+    names = {"frame": frame}
+    exec(insert, names)
+    if package == "pandas":
+        frame = names["frame"]
+        frame = frame.assign(missing=frame["temp"].isna().astype(float), heat=frame["temp"])
+        frame["temp"] = frame["temp"].ffill()
+    else:
+        polars = pytest.importorskip("polars")
+        frame = names["frame"].with_columns(
+            missing=polars.col("temp").is_null().cast(float),
+            heat=polars.col("temp"),
+            temp=polars.col("temp").fill_null(strategy="forward"),
+            machine=polars.col("machine").fill_null(strategy="forward"),
+        )
+    made = make(frame, targets="heat", **options)
+    steps = counted(made.training)
+    assert {x[0] for x in steps if x[1]} == {GROUP + 5}  # carried on through the gap, and marked
+    assert len(steps) == len(frame) - (2 if by else 1) - 2
+
+
+@pytest.mark.parametrize("by", ["machine", None])
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_the_remedy_of_uneven_steps_works(package, by):
+    frame = frame_of([30, 24][: 2 if by else 1])
+    frame.loc[[5, 9], "time"] += pandas.Timedelta("90s")
+    if package == "polars":
+        frame = pytest.importorskip("polars").from_pandas(frame)
+    with pytest.raises(ValueError, match="an uneven step") as error:
+        make(frame, by=by)
+    even = next(code for code in codes(error) if ("set_index" in code) == (package == "pandas"))
+    names = {"frame": frame, "columns": ["temp", "load"]}
+    if package == "polars":
+        names["polars"] = pytest.importorskip("polars")
+    exec(even, names)
+    assert len(counted(make(names["frame"], by=by).training)) == len(frame) - (2 if by else 1)
+    if package == "pandas":  # working days are counted
+        count = [code for code in codes(error) if "sort_values" in code or "'step'" in code]
+        exec("; ".join(count), names := {"frame": frame})
+        made = make(names["frame"], by=by, time="step")
+        assert len(counted(made.training)) == len(frame) - (2 if by else 1)
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_the_remedy_of_doubled_rows_works(package):
+    frame = frame_of([12, 14], package=package)
+    twice = [*range(26), 3, 5]
+    frame = frame.iloc[twice] if package == "pandas" else frame[twice]
+    with pytest.raises(
+        ValueError, match=r"row 26 .*, and row 3 of the same time \(in all: 2\)"
+    ) as error:
+        make(frame)
+    keep = next(code for code in codes(error) if ("unique" in code) == (package == "polars"))
+    assert len(counted(make(eval(keep, {"frame": frame})).training)) == 24
