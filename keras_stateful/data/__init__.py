@@ -12,5 +12,9 @@
 `sequence_checks` looks at a sequence's arguments, `burn_in` reads from which step on documents
 count, and `restoring` leads from batches back to documents.
 
+A frame of readings becomes several sequences: `series` groups its rows and orders them in time,
+`time_steps` looks whether they are one step apart, `frame_columns` reads inputs, targets and
+weights, `splits` says where training ends, and `frames` makes the sequences of these.
+
 It may import `foundation`; `feed` asks `training` for the checks of a fit that reads it.
 """

@@ -30,32 +30,45 @@ def check_steps(series: Series) -> None:
     Raises:
         ValueError: with the group, row and times, and how to mend the frame.
     """
-    if series.time is None:
-        return
     inner = np.ones(len(series.times), bool)  # places with one before them in the same series
     inner[series.begin] = False
     places = np.flatnonzero(inner)
     steps = series.times[places] - series.times[places - 1]
-    ticks = steps.astype("int64")
-    if not ticks.all():
-        _refuse_doubled(series, places[ticks == 0])
-    kinds, counts = np.unique(ticks, return_counts=True)
-    if len(kinds) <= 1 or _even_in_months(series.times, places, steps):
+    if series.time is None or not len(steps):
         return
-    usual = kinds[counts.argmax()]
-    other = ticks != usual
-    _refuse_uneven(series, places[other][0], int(other.sum()), steps[ticks == usual][0])
+    zero = steps.astype("int64") == 0
+    if zero.any():
+        _refuse_doubled(series, places[zero])
+    if (steps != steps[0]).any() and steps.dtype.kind == "m" and steps.min() >= _MONTH:
+        months = _in_months(series.times)
+        steps = steps if months is None else months[places] - months[places - 1]
+    if (steps != steps[0]).any():
+        usual = _usual(steps)
+        other = steps != usual
+        first = int(other.argmax())
+        _refuse_uneven(series, int(places[first]), int(other.sum()), steps[first], usual)
 
 
-def _even_in_months(times: np.ndarray, places: np.ndarray, steps: np.ndarray) -> bool:
-    """True if steps are a number of months: each on the same day of its month, or on the last."""
-    if times.dtype.kind != "M" or steps.min() < _MONTH:
-        return False
+def _in_months(times: np.ndarray) -> np.ndarray | None:
+    """Times as months, where each is on the same day of its month, or on the last; else None."""
     for shift in (0 * _DAY, _DAY):  # the last day of a month is the first but for one
         months = (times + shift).astype("datetime64[M]")
         if len(np.unique(times + shift - months)) == 1:
-            return len(np.unique(months[places] - months[places - 1])) == 1
-    return False
+            return months
+    return None
+
+
+def _usual(steps: np.ndarray) -> Any:
+    """The step that most are; where clocks are not exact, the round one that is near to most."""
+    kinds, counts = np.unique(steps, return_counts=True)
+    if 2 * counts.max() > len(steps) or not _in_seconds(steps[0]):
+        return kinds[counts.argmax()]
+    middle = int(np.median(steps.astype("timedelta64[ns]").astype("int64")))
+    for size, *_ in _UNITS:
+        number = round(middle / size)
+        if abs(number * size - middle) <= 0.02 * middle:
+            break
+    return np.timedelta64(number * size, "ns")
 
 
 def _refuse_doubled(series: Series, places: np.ndarray) -> NoReturn:
@@ -68,67 +81,78 @@ def _refuse_doubled(series: Series, places: np.ndarray) -> NoReturn:
     )
 
 
-def _refuse_uneven(series: Series, place: int, count: int, usual: Any) -> NoReturn:
+def _refuse_uneven(series: Series, place: int, count: int, step: Any, usual: Any) -> NoReturn:
     """Raises the error for a step that is not the usual one.
 
     Args:
         series: of the frame.
         place: behind the step.
         count: of such steps.
-        usual: the step that most are, a timedelta64 or a number.
+        step: which it is, a timedelta64 or a number.
+        usual: which most are.
     """
-    step = series.times[place] - series.times[place - 1]
     missing = int(step // usual) - 1 if step % usual == 0 * usual else 0
-    pandas, polars = _every(usual)
     cause = f"{missing} missing between them" if missing else "an uneven step"
-    remedy = _inserting(series, pandas, polars) if missing else _averaging(series, pandas, polars)
-    if series.times.dtype.kind != "M":
-        remedy = "Insert the rows that are missing, and a column that marks them."
+    counted = f"frame.groupby({list(series.by)}).cumcount()" if series.by else "range(len(frame))"
     raise ValueError(
         f"The rows of a series must be one step apart. Received: {series.where(place)}, "
-        f"{_every(step)[0]} after row {series.rows[place - 1]} where most are {pandas} apart: "
-        f"{cause} (such places in all: {count}). {remedy} Where the steps are as they should be "
-        f"(working days), count them: {_counting(series)}."
+        f"{_every(step)[0]} after row {series.rows[place - 1]} where most are {_every(usual)[0]} "
+        f"apart: {cause} (such places in all: {count}). "
+        + (_inserting(series, usual) if missing else _averaging(series, usual))
+        + " Where the steps are as they should be (working days), count them: `frame = frame"
+        f".sort_values({series.time!r})`, `frame['step'] = {counted}`, `time='step'`."
     )
 
 
-def _inserting(series: Series, pandas: str, polars: str) -> str:
+def _inserting(series: Series, step: Any) -> str:
     """How to insert missing rows and to mark them."""
-    group, of = (f".groupby({list(series.by)})", f", group_by={list(series.by)}")
-    if not series.by:
-        group = of = ""
-    time = series.time
+    pandas, polars = _every(step)
+    group, of = _by_group(series)
+    how = (
+        f", in pandas `frame = frame.set_index({series.time!r}){group}.resample({pandas!r}, "
+        f"origin='start').asfreq().reset_index()`, in polars `frame = frame.sort({series.time!r})"
+        f".upsample({series.time!r}, every={polars!r}{of})`"
+        if _in_seconds(step)
+        else ""
+    )
     return (
-        f"Insert the missing rows, in pandas `frame = frame.set_index({time!r}){group}"
-        f".resample({pandas!r}).asfreq().reset_index()`, in polars `frame = frame.sort({time!r})"
-        f".upsample({time!r}, every={polars!r}{of})`; mark them in a column that is one more input,"
-        " `frame['missing'] = frame[column].isna()`, and fill them in, `.ffill()`, or with a value "
+        f"Insert the missing rows{how}; mark them in a column that is one more input, "
+        "`frame['missing'] = frame[column].isna()`, and fill them in, `.ffill()`, or with a value "
         "that a `keras.layers.Masking` skips."
     )
 
 
-def _averaging(series: Series, pandas: str, polars: str) -> str:
+def _averaging(series: Series, step: Any) -> str:
     """How to make steps even."""
-    group, of = (f".groupby({list(series.by)})", f", group_by={list(series.by)}")
-    if not series.by:
-        group = of = ""
-    time = series.time
+    if not _in_seconds(step):
+        return "Insert the rows that are missing, and a column that marks them."
+    pandas, polars = _every(step)
+    group, of = _by_group(series)
     return (
-        f"Make them even, in pandas `frame = frame.set_index({time!r}){group}[columns]"
-        f".resample({pandas!r}).mean().reset_index()`, in polars `frame = frame.sort({time!r})"
-        f".group_by_dynamic({time!r}, every={polars!r}{of}).agg(polars.col(columns).mean())`."
+        f"Make them even, in pandas `frame = frame.set_index({series.time!r}){group}[columns]"
+        f".resample({pandas!r}).mean().reset_index()`, in polars `frame = frame"
+        f".sort({series.time!r}).group_by_dynamic({series.time!r}, every={polars!r}{of})"
+        ".agg(polars.col(columns).mean())`."
     )
 
 
-def _counting(series: Series) -> str:
-    count = f"frame.groupby({list(series.by)}).cumcount()" if series.by else "range(len(frame))"
-    return f"`frame = frame.sort_values({series.time!r})`, `frame['step'] = {count}`, `time='step'`"
+def _by_group(series: Series) -> tuple[str, str]:
+    """How pandas and polars are told the groups of series."""
+    by = list(series.by)
+    return (f".groupby({by})", f", group_by={by}") if by else ("", "")
+
+
+def _in_seconds(step: Any) -> bool:
+    """True for a step of a fixed time; False for months, and for numbers."""
+    return isinstance(step, np.timedelta64) and np.datetime_data(step.dtype)[0] not in ("M", "Y")
 
 
 def _every(step: Any) -> tuple[str, str]:
     """A step as pandas and as polars write it, as in '15min' and '15m'."""
     if not isinstance(step, np.timedelta64):
         return str(step), str(step)
+    if not _in_seconds(step):
+        return str(step), f"{step.astype('int64')}mo"
     nanoseconds = int(step.astype("timedelta64[ns]").astype("int64"))
     size, pandas, polars = next(unit for unit in _UNITS if nanoseconds % unit[0] == 0)
     return f"{nanoseconds // size}{pandas}", f"{nanoseconds // size}{polars}"

@@ -98,6 +98,13 @@ CORPUS = {
         "document 0, time step 0",
         "Fill in",
     ),
+    "a frame that is not read": Bad(
+        lambda: make(pytest.importorskip("polars").DataFrame({"a": [1.0]}).lazy()),
+        TypeError,
+        "`corpus`",
+        "a polars LazyFrame",
+        "`.collect()`",
+    ),
     "frames of other columns": Bad(
         lambda: make([frame(), frame().rename(columns={"load": "heat"})]),
         ValueError,
