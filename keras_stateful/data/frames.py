@@ -18,9 +18,9 @@ import numpy as np
 
 from keras_stateful.data.frame_columns import FrameColumns, Line, Names, NamesByKey, by_key
 from keras_stateful.data.kinds import columns_of
+from keras_stateful.data.offsets import read_offsets
 from keras_stateful.data.series import Series, open_series
 from keras_stateful.data.splits import Part, parts_of
-from keras_stateful.data.targets import read_offsets
 from keras_stateful.data.time_steps import check_steps
 from keras_stateful.foundation.arguments import one_of, true_or_false
 from keras_stateful.foundation.types import Structure
@@ -229,7 +229,7 @@ class FromFrame:
         one_of("missing_targets", missing_targets, ("refuse", "skip"))
         series = open_series(frame, by, time)
         check_steps(series)
-        offsets, horizon = read_offsets(horizons, 1)
+        offsets, horizon = read_offsets(horizons, 1, "horizons")
         columns = FrameColumns(frame, series)
         predicted = {
             key: columns.read(where, chosen) for key, where, chosen in by_key("targets", targets)

@@ -145,9 +145,9 @@ def by_hand(case, part):
     return steps
 
 
-def assert_only_before(sequence, case, part):
-    """No number that a batch holds, padding included, is of the part's end or later."""
-    for values in batches(sequence):
+def assert_only_before(arrays, case, part):
+    """No number in what batches hold, padding included, is of the part's end or later."""
+    for values in arrays:
         numbers = np.unique(np.abs(values))
         for number in numbers[numbers >= GROUP].astype(int).tolist():
             group, hour = divmod(number, GROUP)
@@ -171,7 +171,7 @@ def test_parts_hold_what_a_loop_writes_down_and_nothing_later(case):
     for part, name in enumerate(names):
         sequence = getattr(made, name)
         assert counted(sequence) == by_hand(case, part)
-        assert_only_before(sequence, case, part)
+        assert_only_before(batches(sequence), case, part)
         for one, other in zip(batches(sequence), batches(getattr(in_order, name)), strict=True):
             np.testing.assert_array_equal(one, other)
     assert all(getattr(made, name) is None for name in ("validation", "test") if name not in names)
@@ -255,6 +255,36 @@ def test_what_columns_are_read_as():
     assert make(frame).training.columns.inputs == {None: ("temp", "load")}
     with pytest.raises(ValueError, match=r"a list: `inputs=\['temp'\]`"):
         make(frame, inputs="temp")
+
+
+@settings(max_examples=25, deadline=None)
+@given(cases())
+def test_what_is_known_ahead_and_what_is_constant(case):
+    """At each step the known-ahead columns of the time that is predicted, and the group's own."""
+    horizons = np.atleast_1d(case.horizons)
+    made = make(
+        frame_of(case.lengths, case.begins, case.package, case.seed),
+        inputs=["temp"],
+        known_ahead=["load", "age"],
+        static=["age"],
+        horizons=case.horizons,
+        split=case.split,
+    )
+    for part, name in enumerate(["training", "validation", "test"][: len(ends_of(case, 0))]):
+        sequence, read = getattr(made, name), {}
+        for i in range(len(sequence)):
+            x, y, *weight = sequence[i]
+            assert sorted(x) == ["inputs", "known_ahead", "static"]
+            weight = weight[0].reshape(y.shape[:2]) if weight else np.ones(y.shape[:2])
+            for at in map(tuple, np.argwhere(weight > 0)):
+                read[float(x["inputs"][at][0])] = (x["known_ahead"][at], x["static"][at])
+        assert len(read) == len(by_hand(case, part))
+        for temp, (ahead, age) in read.items():
+            assert age == 10 * (temp // GROUP - 1)
+            at_each = [(-temp - h, float(age[0])) for h in horizons]
+            np.testing.assert_array_equal(ahead, np.concatenate(at_each))
+        inputs = [x for i in range(len(sequence)) for x in sequence[i][0].values()]
+        assert_only_before(inputs, case, part)
 
 
 TIMES = {
@@ -356,7 +386,7 @@ def test_series_that_lack_a_part():
     case = Case([40, 12, 20], [0, 0, 20], 1, START + 20 * HOUR, 5, 2, "pandas", 0)
     assert {x // GROUP for x, _ in counted(made.training)} == {1, 2}
     assert {x // GROUP for x, _ in counted(made.validation)} == {1, 3}
-    assert_only_before(made.training, case, 0)
+    assert_only_before(batches(made.training), case, 0)
     answers = np.concatenate([made.validation[i][1] for i in range(len(made.validation))])
     assert list(made.forecasts(answers)) == ["a", "c"]
     assert "39 steps of 2 series" not in repr(made)

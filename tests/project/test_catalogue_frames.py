@@ -62,7 +62,11 @@ BAD = {
         lambda: readings(lambda t: t[:0]), ValueError, "`frame`", "length 0", "filter"
     ),
     "an unknown column": Bad(
-        lambda: readings(inputs=["tmep"]), ValueError, "`inputs`", "'tmep'", "nearest: 'time', 'temp'"
+        lambda: readings(inputs=["tmep"]),
+        ValueError,
+        "`inputs`",
+        "'tmep'",
+        "nearest: 'time', 'temp'",
     ),
     "an unknown target": Bad(
         lambda: readings(targets="heat"),
@@ -235,6 +239,9 @@ BAD = {
     ),
     "three splits": Bad(
         lambda: readings(split=(0.4, 0.6, 0.8)), ValueError, "`split`", "0.6", "a pair"
+    ),
+    "horizons as text": Bad(
+        lambda: readings(horizons="6"), TypeError, "`horizons`", "'6'", "an int"
     ),
     "an offset beside horizons": Bad(
         lambda: readings(target_offset=6), TypeError, "`target_offset`", "6", "`horizons=`"
