@@ -12,7 +12,7 @@ documents, targets some steps later, and how many steps of each document are bur
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 
@@ -25,8 +25,7 @@ from keras_stateful.data.time_steps import check_steps
 from keras_stateful.foundation.arguments import one_of, true_or_false
 from keras_stateful.foundation.types import Structure
 
-if TYPE_CHECKING:
-    from keras_stateful.data.sequence import StatefulSequence
+S = TypeVar("S")  # `StatefulSequence`, which has `from_frame` from here
 
 # What concerns the training alone: the other parts read each series once, whole and in order.
 _OF_TRAINING = ("burn_in", "max_document_length", "shuffle", "shift_windows", "seed")
@@ -56,7 +55,7 @@ class Forecasts(NamedTuple):
     values: np.ndarray
 
 
-class FrameSequences:
+class FrameSequences(Generic[S]):
     """The sequences of a frame, as `StatefulSequence.from_frame` makes them.
 
     Attributes:
@@ -67,9 +66,9 @@ class FrameSequences:
             without `by`.
     """
 
-    training: "StatefulSequence"
-    validation: "StatefulSequence | None" = None
-    test: "StatefulSequence | None" = None
+    training: S
+    validation: S | None = None
+    test: S | None = None
 
     def __init__(self, series: Series, offsets: tuple[int, ...], horizon: bool):
         self._series, self._horizon, self._offsets = series, horizon, np.array(offsets)
@@ -101,7 +100,7 @@ class FrameSequences:
             ValueError: predictions of something else, a part that is not there.
         """
         one_of("part", part, list(self._counted))
-        sequence: StatefulSequence = getattr(self, part)
+        sequence: Any = getattr(self, part)
         if isinstance(predictions, dict):
             return {key: self.forecasts(output, part) for key, output in predictions.items()}
         if isinstance(predictions, (list, tuple)):
@@ -121,7 +120,7 @@ class FrameSequences:
             times[predicted], rows[predicted], times[read], values[steps.start : steps.stop]
         )
 
-    def add(self, part: Part, sequence: "StatefulSequence") -> None:
+    def add(self, part: Part, sequence: S) -> None:
         """Takes the sequence of a part."""
         setattr(self, part.name, sequence)
         stops = part.stop - self._offsets.max()
@@ -151,7 +150,7 @@ class FromFrame:
         missing_targets: str = "refuse",
         partial: bool = False,
         **options: Any,
-    ) -> FrameSequences:
+    ) -> FrameSequences[Self]:
         """Sequences for the training, validation and test of a forecaster, from a frame.
 
         The rows of each group make a series, in the order of time. A frame is one of pandas,
@@ -245,7 +244,7 @@ class FromFrame:
             ),
         )
         lines.check_answers(offsets)
-        result, make = FrameSequences(series, offsets, horizon), cast(Any, cls)
+        result: FrameSequences[Self] = FrameSequences(series, offsets, horizon)
         partial = true_or_false("partial", partial)
         for part in parts_of(series, split, max(offsets), lines.weights, partial):
             arguments = {**options, **lines.arguments(part), "target_offset": horizons}
@@ -260,7 +259,9 @@ class FromFrame:
             with warnings.catch_warnings():
                 if part.name != "training":  # few series may fill few rows: none can be cut here
                     warnings.filterwarnings("ignore", "Only .* of all time steps are real")
-                sequence = make(batch_size=batch_size, sequence_length=sequence_length, **arguments)
+                sequence = cast(Any, cls)(
+                    batch_size=batch_size, sequence_length=sequence_length, **arguments
+                )
             result.add(part, sequence)
         return result
 
