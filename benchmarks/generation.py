@@ -81,7 +81,7 @@ def ways(folder: Path) -> dict[str, Callable[[int], object]]:
     about = session.manifest
     # One inference session for both sides: two of the same file differ by up to 20 % with where
     # threads and weights lie.
-    raw = session._runtime._session
+    raw = session._stepper.runtime._session
     inputs = [about.inputs[0].tensor, *(s.input for s in about.states)]
     outputs = [about.outputs[0].tensor, *(s.output for s in about.states)]
 

@@ -34,7 +34,10 @@ ENVIRONMENTS: dict[str, dict[str, str]] = {
 
 
 def interleaved(
-    ways: dict[str, Callable[[], object]], rounds: int, warm_up: int = 1
+    ways: dict[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Times each way once a round, one after the other, so that all see the same machine.
 
@@ -42,6 +45,7 @@ def interleaved(
         ways: functions by name.
         rounds: timed calls of each.
         warm_up: rounds before, which are not counted.
+        clock: what is read before and after each call.
 
     Returns:
         Medians in seconds.
@@ -49,10 +53,10 @@ def interleaved(
     times: dict[str, list[float]] = {way: [] for way in ways}
     for i in range(warm_up + rounds):
         for way, run in ways.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if i >= warm_up:
-                times[way].append(time.perf_counter() - start)
+                times[way].append(clock() - start)
     return {way: statistics.median(values) for way, values in times.items()}
 
 

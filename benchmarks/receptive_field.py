@@ -123,7 +123,7 @@ def _streamed(rng) -> dict:
                 field.run(None, {name: x})
 
         manifest = session.manifest
-        raw = session._runtime._session  # neither side pays for anything but its own run
+        raw = session._stepper.runtime._session  # neither side pays for anything but its own run
         outputs = [manifest.outputs[0].tensor, *(state.output for state in manifest.states)]
         start = {s.input: s.initial[None] for s in manifest.states}
         steps = [np.ascontiguousarray(x[:, t : t + 1]) for t in range(CALLS)]

@@ -35,6 +35,7 @@ NAMES = (
     "layout",
     "burn_in",
     "generation",
+    "pool",
 )
 RESULTS, PAGE = FOLDER / "results", FOLDER.parent / "docs" / "benchmarks.md"
 WARNING = (

@@ -14,6 +14,7 @@ from keras_stateful.foundation.version import __version__
 
 _HOME = {
     "CarryAdapter": "carry.adapters",
+    "Pool": "session.pool",
     "ResetStatesCallback": "training.resets",
     "ResumeTraining": "resuming.callback",
     "SampleText": "generation.sample_text",
@@ -89,6 +90,7 @@ if TYPE_CHECKING:
     from keras_stateful.inspection.recording import record_states
     from keras_stateful.inspection.text_figure import plot_activations
     from keras_stateful.resuming.callback import ResumeTraining
+    from keras_stateful.session.pool import Pool
     from keras_stateful.session.saved_states import load_states, save_states
     from keras_stateful.session.session import Session, load_session
     from keras_stateful.training.resets import ResetStatesCallback

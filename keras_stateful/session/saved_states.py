@@ -1,4 +1,4 @@
-"""States in a file: `save_states`, `load_states`. NumPy only.
+"""States in a file: `save_states`, `load_states`, and those of a `Pool`. NumPy only.
 
 An `.npz` archive with an array for each state, numbered, and beside them a text in JSON:
 
@@ -6,6 +6,8 @@ An `.npz` archive with an array for each state, numbered, and beside them a text
                 "layers": {"lower": 2, "upper": 1}}             how many arrays each layer has
     0, 1       of "lower"
     2          of "upper"
+
+The text of a pool's file has its names, too, one for each row: `"names": ["m1", "m7"]`.
 """
 
 import io
@@ -14,7 +16,7 @@ import os
 import uuid
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,7 +24,6 @@ from keras_stateful.foundation.states import ByLayer, States
 
 KIND = "keras_stateful states"
 FORMAT_VERSION = 1
-_LARGEST = 1 << 30  # bytes of all arrays: a file must not fill the memory of whoever reads it
 
 
 def save_states(path: str | PathLike, states: ByLayer) -> None:
@@ -51,6 +52,42 @@ def save_states(path: str | PathLike, states: ByLayer) -> None:
     ks.set_states(live, ks.load_states("states.npz"))           # also after a restart
     ```
     """
+    write_states(path, states)
+
+
+def load_states(path: str | PathLike) -> States:
+    """Reads what `save_states` wrote.
+
+    Args:
+        path: of the file. One of `Pool.save` has a row for each name, in the order of its names.
+
+    Returns:
+        `{layer path: [array (rows, ...), ...]}`, which `set_states` of a model or a `Session` takes
+        where the weights are those that the states come from.
+
+    Raises:
+        ValueError: not a file of `save_states`, one that is damaged, or of a newer version.
+        OSError: a file that cannot be read.
+
+    Example: see `save_states`.
+    """
+    return read_saved(path).states
+
+
+class Saved(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        states: of its rows.
+        names: of the rows, where a `Pool` wrote it; else None.
+    """
+
+    states: States
+    names: list[str] | None
+
+
+def write_states(path: str | PathLike, states: ByLayer, names: list[str] | None = None) -> None:
+    """Does what `save_states` does; `names` are those of the rows."""
     arrays = _arrays(states)
     path = Path(path)
     head = {
@@ -58,6 +95,7 @@ def save_states(path: str | PathLike, states: ByLayer) -> None:
         "format_version": FORMAT_VERSION,
         "fingerprint": getattr(states, "fingerprint", None),
         "layers": {layer: len(of_layer) for layer, of_layer in states.items()},
+        **({} if names is None else {"names": names}),
     }
     entries = {str(i): array for i, array in enumerate(arrays)}
     # Beside it, since a rename within one file system is all or nothing.
@@ -70,21 +108,11 @@ def save_states(path: str | PathLike, states: ByLayer) -> None:
         partial.unlink(missing_ok=True)
 
 
-def load_states(path: str | PathLike) -> States:
-    """Reads what `save_states` wrote.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        `{layer path: [array (rows, ...), ...]}`, which `set_states` of a model or a `Session` takes
-        where the weights are those that the states come from.
+def read_saved(path: str | PathLike) -> Saved:
+    """Does what `load_states` does; gives the names, too.
 
     Raises:
-        ValueError: not a file of `save_states`, one that is damaged, or of a newer version.
-        OSError: a file that cannot be read.
-
-    Example: see `save_states`.
+        ValueError, OSError: as `load_states`.
     """
     path = Path(path)
     content = path.read_bytes()
@@ -97,10 +125,11 @@ def load_states(path: str | PathLike) -> States:
         ) from error
 
 
-def _parse(content: bytes) -> States:
+def _parse(content: bytes) -> Saved:
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+        # Nothing in it is compressed: a file from a stranger takes no more memory than its size.
         size = sum(entry.file_size for entry in archive.zip.infolist())
-        if size > _LARGEST:
+        if size > len(content):
             raise ValueError(f"it would take {size} bytes of memory")
         entries = {name: archive[name] for name in archive.files}
     head = json.loads(entries.pop("states").item())
@@ -116,7 +145,17 @@ def _parse(content: bytes) -> States:
         raise ValueError(f"it lists {counts} and holds {len(entries)} arrays")
     arrays = iter([entries[str(i)] for i in range(len(entries))])
     layers = {layer: [next(arrays) for _ in range(n)] for layer, n in counts.items()}
-    return States(layers, None if fingerprint is None else str(fingerprint))
+    names = head.get("names")
+    if names is not None:
+        _check_names(names, [len(array) for array in entries.values()])
+    return Saved(States(layers, None if fingerprint is None else str(fingerprint)), names)
+
+
+def _check_names(names: Any, rows: list[int]) -> None:
+    """Checks the names of a pool's file: text, each once, one for each row."""
+    texts = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    if not texts or len(set(names)) != len(names) or any(r != len(names) for r in rows):
+        raise ValueError(f"its names are not those of {rows} rows")
 
 
 def _arrays(states: Any) -> list[np.ndarray]:

@@ -19,7 +19,10 @@ from keras_stateful.foundation.types import Structure
 from keras_stateful.session.artifact import read_artifact
 from keras_stateful.session.inputs import read_states, read_step, read_steps
 from keras_stateful.session.manifest import Manifest, read_manifest
+from keras_stateful.session.pool import Pool
 from keras_stateful.session.runtimes import Runtime, check_names, open_runtime
+from keras_stateful.session.saved_states import read_saved
+from keras_stateful.session.stepper import Stepper, one_or_all
 
 
 def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
@@ -100,14 +103,11 @@ class Session:
     def __init__(self, manifest: Manifest, runtime: Runtime, batch_size: int):
         self.manifest = manifest
         self.batch_size = batch_size
-        self._runtime: Runtime | None = runtime  # None once the session is closed
+        self._stepper: Stepper | None = Stepper(manifest, runtime)  # None once it is closed
         self._lock = threading.RLock()  # held over each call, as a step reads and writes the states
-        self._input_names = [t.tensor for t in manifest.inputs] + [s.input for s in manifest.states]
-        self._output_names = [t.tensor for t in manifest.outputs]
-        self._output_names += [s.output for s in manifest.states]
         # `(batch, ...)` each, in the manifest's order. The arrays are replaced, never written into:
         # a step that fails leaves the old ones, and none that was handed out changes.
-        self._states: list[np.ndarray] = self._initial(batch_size)
+        self._states: list[np.ndarray] = self._stepper.initial(batch_size)
 
     @property
     def metadata(self) -> Any:
@@ -136,7 +136,7 @@ class Session:
             index = self._rows(rows)
             feeds = read_step(x, self.manifest.inputs, self._count(index), self.batch_size)
             outputs = zip(self.manifest.outputs, self._advance(feeds, index), strict=True)
-            return _one_or_all([o[:, 0] if tensor.time else o for tensor, o in outputs])
+            return one_or_all([o[:, 0] if tensor.time else o for tensor, o in outputs])
 
     def read(self, x: Structure, rows: ArrayLike | None = None) -> Structure:
         """Advances by many time steps: a prompt, or a packet of a signal.
@@ -164,7 +164,7 @@ class Session:
                 self._states = before
                 raise
             outputs = zip(self.manifest.outputs, collected, strict=True)
-            return _one_or_all(
+            return one_or_all(
                 [np.concatenate(o, axis=1) if tensor.time else o[-1] for tensor, o in outputs]
             )
 
@@ -179,7 +179,7 @@ class Session:
         """
         with self._lock:
             index = self._rows(rows, least=0)
-            fresh = self._initial(self._count(index))
+            fresh = self._open().initial(self._count(index))
             self._states = fresh if index is None else self._merged(fresh, index)
 
     def get_states(self, rows: ArrayLike | None = None) -> States:
@@ -232,14 +232,42 @@ class Session:
         """
         with self._lock:
             index = self._rows(rows, repeats=True)  # one row may go on in several ways
-            fork = Session(self.manifest, self._open().for_session(), self._count(index))
+            runtime = self._open().runtime.for_session()
+            fork = Session(self.manifest, runtime, self._count(index))
             fork._states = [s.copy() if index is None else s[index] for s in self._states]
             return fork
+
+    def pool(self, path: str | PathLike | None = None) -> Pool:
+        """Streams by name over the same weights, which may come and go.
+
+        Args:
+            path: a file that `Pool.save` wrote, whose streams go on; None for a pool without any.
+
+        Returns:
+            A `Pool`, independent of the session's rows from now on.
+
+        Raises:
+            ValueError: a file that `Pool.save` did not write, or is damaged; states that other
+                weights made; a closed session.
+            OSError: a file that cannot be read.
+        """
+        with self._lock:
+            pool = Pool(self._open().for_session())
+        if path is None:
+            return pool
+        states, names = read_saved(path)
+        if names is None:
+            raise ValueError(
+                f"{path} has states without names. Received: a file of `save_states`, not of "
+                "`Pool.save`. `pool.set_states(load_states(path), names)` says whose they are."
+            )
+        pool.set_states(states, names)
+        return pool
 
     def close(self) -> None:
         """Gives up the weights and states; forks live on. A session may be closed twice."""
         with self._lock:
-            self._runtime, self._states = None, []
+            self._stepper, self._states = None, []
 
     def __enter__(self) -> "Session":
         self._open()
@@ -249,17 +277,14 @@ class Session:
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._runtime is None else f"batch_size={self.batch_size}"
+        state = "closed" if self._stepper is None else f"batch_size={self.batch_size}"
         inputs = ", ".join(f"{t.name} {t.step_shape}" for t in self.manifest.inputs)
         return f"<Session {self.manifest.artifact_format}, {state}, inputs: {inputs}>"
 
-    def _open(self) -> Runtime:
-        if self._runtime is None:
+    def _open(self) -> Stepper:
+        if self._stepper is None:
             raise ValueError("The session is closed. Open another with `load_session(directory)`.")
-        return self._runtime
-
-    def _initial(self, rows: int) -> list[np.ndarray]:
-        return [np.repeat(s.initial[None], rows, axis=0) for s in self.manifest.states]
+        return self._stepper
 
     def _merged(self, new: list[np.ndarray], index: np.ndarray) -> list[np.ndarray]:
         """The states with some rows replaced; arrays that were handed out stay as they are."""
@@ -291,28 +316,13 @@ class Session:
         """
         if index is not None:  # the other rows read zeros
             feeds = [_spread(f, index, self.batch_size) for f in feeds]
-        results = self._run([*feeds, *self._states])
-        count = len(self.manifest.outputs)
-        outputs, states = results[:count], results[count:]
+        outputs, states = self._open().step(feeds, self._states)
         if index is None:
             self._states = states
             return outputs
         # The other rows keep their states; the new ones, of zeros that nobody sent, are dropped.
         self._states = self._merged([s[index] for s in states], index)
         return [o[index] for o in outputs]
-
-    def _run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """Outputs and new states of all rows, from inputs and states."""
-        feeds = dict(zip(self._input_names, arrays, strict=True))
-        runtime, block = self._open(), self.manifest.batch_size
-        if block is None or block == self.batch_size:
-            return runtime.run(feeds, self._output_names)
-        # The artifact takes exactly `block` rows: one block after the other, the last one padded.
-        parts = []
-        for start in range(0, self.batch_size, block):
-            part = {k: _padded(v[start : start + block], block) for k, v in feeds.items()}
-            parts.append(runtime.run(part, self._output_names))
-        return [np.concatenate(blocks)[: self.batch_size] for blocks in zip(*parts, strict=True)]
 
     def _rows(
         self, rows: ArrayLike | None, *, repeats: bool = False, least: int = 1
@@ -328,19 +338,8 @@ class Session:
         return self.batch_size if index is None else len(index)
 
 
-def _one_or_all(outputs: list[np.ndarray]) -> Structure:
-    return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-
 def _spread(array: np.ndarray, index: np.ndarray, rows: int) -> np.ndarray:
     """Some rows at their places among all, zeros elsewhere."""
     whole = np.zeros((rows, *array.shape[1:]), array.dtype)
     whole[index] = array
     return whole
-
-
-def _padded(array: np.ndarray, rows: int) -> np.ndarray:
-    """The array with rows of zeros behind it, `rows` rows in all."""
-    if len(array) == rows:
-        return array
-    return np.concatenate([array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)])
