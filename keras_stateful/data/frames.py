@@ -256,12 +256,15 @@ class FromFrame:
             if part.name != "training":
                 arguments = {k: v for k, v in arguments.items() if k not in _OF_TRAINING}
                 arguments["burn_in"] = part.start.tolist()
-            with warnings.catch_warnings():
-                if part.name != "training":  # few series may fill few rows: none can be cut here
-                    warnings.filterwarnings("ignore", "Only .* of all time steps are real")
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
                 sequence = cast(Any, cls)(
                     batch_size=batch_size, sequence_length=sequence_length, **arguments
                 )
+            for warning in caught:
+                # Few series fill few rows, and only those of the training can be cut.
+                if part.name == "training" or "of all time steps are" not in str(warning.message):
+                    warnings.warn(warning.message, stacklevel=2)
             result.add(part, sequence)
         return result
 

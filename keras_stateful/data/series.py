@@ -97,6 +97,7 @@ def open_series(frame: Any, by: Any, time: Hashable | None) -> Series:
         codes, names = _groups(frame, columns)
         names = names if several else [name for (name,) in names]
     if time is None:
+        _refuse_index_of_times(frame)
         rows, zoned = np.argsort(codes, kind="stable"), False
     else:
         check_columns("time", [time], frame)
@@ -134,7 +135,7 @@ def check_columns(name: str, chosen: Iterable, frame: Any) -> None:
                 "Rename them, so that each is meant by one name."
             )
         if column in getattr(getattr(frame, "index", None), "names", ()):
-            remedy = "It is the frame's index: pass `frame.reset_index()`."
+            remedy = "It is in the frame's index: pass `frame.reset_index()`."
         else:
             near = get_close_matches(str(column), map(str, columns), cutoff=0.5)
             nearest = f"The nearest: {', '.join(map(repr, near))}. " if near else ""
@@ -149,28 +150,37 @@ def check_columns(name: str, chosen: Iterable, frame: Any) -> None:
 
 def _groups(frame: Any, by: tuple) -> tuple[np.ndarray, list[tuple]]:
     """The number of each row's group, and the name of each: groups are in sorted order."""
-    codes = np.zeros(len(frame), "int64")
+    codes, names = np.zeros(len(frame), "int64"), [()]
     for column in by:
-        labels = np.asarray(frame[column])
-        missing = _missing(labels)
-        if missing.any():
-            raise ValueError(
-                f"`by` names a column with missing values. Received: {column!r}, row "
-                f"{missing.argmax()} ({missing.sum()} in all). Leave those rows out, or name the "
-                "group that they belong to."
-            )
-        try:
-            kinds, numbers = np.unique(labels, return_inverse=True)
-        except TypeError:
-            raise TypeError(
-                f"`by` names a column of several types, which have no order. Received: {column!r}. "
-                f"Make text of all: `frame[{column!r}].astype(str)`."
-            ) from None
+        labels, numbers = _numbered(column, np.asarray(frame[column]))
         # Numbered by the columns so far and, within each such group, by this one.
-        _, codes = np.unique(codes * len(kinds) + numbers, return_inverse=True)
-    first = np.unique(codes, return_index=True)[1]
-    values = [np.asarray(frame[column])[first].tolist() for column in by]
-    return codes, list(zip(*values, strict=True))
+        pairs, codes = np.unique(codes * len(labels) + numbers, return_inverse=True)
+        within = (divmod(pair, len(labels)) for pair in pairs.tolist())
+        names = [(*names[group], labels[number]) for group, number in within]
+    return codes, names
+
+
+def _numbered(column: Hashable, values: np.ndarray) -> tuple[list, np.ndarray]:
+    """The different values of a column, sorted, and which of them each row has."""
+    missing = _missing(values)
+    if missing.any():
+        raise ValueError(
+            f"`by` names a column with missing values. Received: {column!r}, row "
+            f"{missing.argmax()} (in all: {missing.sum()}). Leave those rows out, or name the "
+            "group that they belong to."
+        )
+    if values.dtype.kind != "O":
+        kinds, numbers = np.unique(values, return_inverse=True)
+        return list(kinds) if kinds.dtype.kind == "M" else kinds.tolist(), numbers
+    try:
+        labels = sorted(set(values))
+    except TypeError:
+        raise TypeError(
+            f"`by` names a column of several types, which have no order. Received: {column!r}. "
+            f"Make text of all: `frame[{column!r}].astype(str)`."
+        ) from None
+    number = {label: k for k, label in enumerate(labels)}
+    return labels, np.fromiter(map(number.__getitem__, values), "int64", len(values))
 
 
 def _missing(values: np.ndarray) -> np.ndarray:
@@ -183,6 +193,17 @@ def _missing(values: np.ndarray) -> np.ndarray:
 # Times
 
 
+def _refuse_index_of_times(frame: Any) -> None:
+    """Refuses times that would not be looked at: those of pandas that stand beside the columns."""
+    dtype = getattr(getattr(frame, "index", None), "dtype", None)
+    if getattr(dtype, "kind", None) == "M":
+        raise ValueError(
+            "`time` must name the column of times, and the frame has them as its index. Received: "
+            f"time=None, an index of {dtype}. Pass `frame.reset_index(names='time')` with "
+            "`time='time'`."
+        )
+
+
 def _times(frame: Any, name: Hashable) -> tuple[np.ndarray, bool]:
     """Times as datetime64 or whole numbers, and True if they have a time zone."""
     column = frame[name]
@@ -193,7 +214,7 @@ def _times(frame: Any, name: Hashable) -> tuple[np.ndarray, bool]:
     if missing.any():
         raise ValueError(
             f"`time` names a column with missing times. Received: {name!r}, row "
-            f"{missing.argmax()} ({missing.sum()} in all). Leave those rows out, or fill them in."
+            f"{missing.argmax()} (in all: {missing.sum()}). Leave those rows out, or fill them in."
         )
     if values.dtype.kind == "O" and len(values) and all(isinstance(v, date) for v in values):
         zones = {getattr(v, "tzinfo", None) is not None for v in values}

@@ -335,6 +335,37 @@ def test_rows_without_times_are_in_order():
     assert forecasts["b"].times.tolist() == list(range(21, 25))
 
 
+def test_a_warning_names_the_line_of_the_user_and_is_of_the_training_alone():
+    with pytest.warns(UserWarning, match="Only .* of all time") as caught:
+        make(frame_of([40]), split=0.5, batch_size=8)
+    assert [warning.filename for warning in caught] == [__file__]
+
+
+GROUPS = {
+    "numbers": np.array([9, 10, -3]),
+    "bools": np.array([True, False]),
+    "text": np.array(["b", "aa", ""]),
+    "categories": pandas.Categorical(["b", "a"], categories=["b", "a", "c"]),
+    "nullable": pandas.array([4, 2], dtype="Int64"),
+    "days": np.array(["2026-02-01", "2026-01-01"], "datetime64[ns]"),
+}
+
+
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+@pytest.mark.parametrize("kind", GROUPS)
+def test_groups_of_any_kind_are_sorted(kind, package):
+    labels, count = GROUPS[kind], len(GROUPS[kind])
+    group = np.arange(12 * count) % count
+    frame = frame_of([12 * count]).assign(machine=labels[group])
+    if package == "polars":
+        frame = pytest.importorskip("polars").from_pandas(frame)
+    order = np.argsort(np.asarray(labels), kind="stable")
+    made = make(frame)
+    assert made.groups == list(np.asarray(labels)[order])
+    first = made.training[0][0][:, 0, 0] if count > 1 else []
+    assert first[:2].tolist() == (GROUP + order[:2]).tolist()
+
+
 @pytest.mark.parametrize("by", [["site", "machine"], ("site", "machine"), pandas.Index(["site"])])
 def test_groups_of_several_columns(by):
     frame = pandas.concat(

@@ -89,6 +89,13 @@ BAD = {
         "'time'",
         "`frame.reset_index()`",
     ),
+    "an index of times": Bad(
+        lambda: readings(lambda t: t[:5].set_index("time"), time=None),
+        ValueError,
+        "`time`",
+        "an index of datetime64",
+        "`frame.reset_index(names='time')`",
+    ),
     "a group without a name": Bad(
         lambda: readings(lambda t: t.assign(machine=t["machine"].where(t.index != 3))),
         ValueError,

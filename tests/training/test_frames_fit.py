@@ -1,0 +1,133 @@
+"""A forecaster trained on a frame: losses and forecasts are those of whole series, read by hand."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_stateful as ks
+
+pandas = pytest.importorskip("pandas")
+
+LENGTHS = {"b": 31, "a": 27}  # rows of each machine
+SPLIT, END = 15, 22  # hours at which the training and the validation end
+HORIZONS = [1, 3]
+HOURS = pandas.date_range("2026-01-01", periods=40, freq="h")
+
+
+def frame():
+    rng = np.random.default_rng(0)
+    parts = [
+        pandas.DataFrame(
+            {
+                "machine": machine,
+                "time": HOURS[:n],
+                "temp": rng.normal(size=n),
+                "load": rng.normal(size=n),
+                "hour": np.sin(np.arange(n) / 4),
+                "age": float(n % 5),
+            }
+        )
+        for machine, n in LENGTHS.items()
+    ]
+    return pandas.concat(parts, ignore_index=True).sample(frac=1, random_state=0)
+
+
+def sequences(inputs=("temp", "load"), **options):
+    return ks.StatefulSequence.from_frame(
+        frame(),
+        by="machine",
+        time="time",
+        inputs=list(inputs),
+        known_ahead=["hour"],
+        static=["age"],
+        targets="temp",
+        horizons=HORIZONS,
+        split=(HOURS[SPLIT], HOURS[END]),
+        batch_size=2,
+        sequence_length=6,
+        resets=True,
+        **options,
+    )
+
+
+def network():
+    keras.utils.set_random_seed(0)
+    read = {
+        "inputs": keras.Input((None, 2), name="inputs"),
+        "known_ahead": keras.Input((None, 2), name="known_ahead"),
+        "static": keras.Input((None, 1), name="static"),
+    }
+    hidden = layers.GRU(3, return_sequences=True)(layers.Concatenate()([*read.values()]))
+    return keras.Model(read, layers.Dense(2)(hidden))
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """A model and what it was fitted on; a rate of 0, so that each loss is of the same weights."""
+    data, plain = sequences(), network()
+    model = ks.to_stateful(plain, data.training)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    history = model.fit(data.training, validation_data=data.validation, epochs=2, verbose=0)
+    return data, plain, model, history.history
+
+
+def by_hand(plain, machine):
+    """Outputs of one whole series in one call, `(steps, horizons)`, and its targets."""
+    rows = frame()
+    rows = rows[rows["machine"] == machine].sort_values("time")
+    steps = len(rows) - max(HORIZONS)
+    hour = rows["hour"].to_numpy()
+    x = {
+        "inputs": rows[["temp", "load"]].to_numpy()[:steps],
+        "known_ahead": np.stack([hour[h : h + steps] for h in HORIZONS], axis=1),
+        "static": rows[["age"]].to_numpy()[:steps],
+    }
+    output = plain.predict({k: v[None].astype("float32") for k, v in x.items()}, verbose=0)[0]
+    temp = rows["temp"].to_numpy()
+    return output, np.stack([temp[h : h + steps] for h in HORIZONS], axis=1)
+
+
+def mean_by_hand(plain, start, stop):
+    """The mean squared error of the forecasts made from `start` on of what comes before `stop`."""
+    errors = []
+    for machine, length in LENGTHS.items():
+        output, target = by_hand(plain, machine)
+        last = min(stop, length) - max(HORIZONS)
+        errors.append((output - target)[start:last].ravel() ** 2)
+    return np.concatenate(errors).mean()
+
+
+def test_losses_are_means_over_the_steps_of_each_part(trained):
+    data, plain, model, history = trained
+    np.testing.assert_allclose(history["loss"], [mean_by_hand(plain, 0, SPLIT)] * 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        history["val_loss"], [mean_by_hand(plain, SPLIT, END)] * 2, rtol=1e-5
+    )
+    test = model.evaluate(data.test, verbose=0)
+    np.testing.assert_allclose(test, mean_by_hand(plain, END, 99), rtol=1e-5)
+
+
+@pytest.mark.parametrize(("part", "start", "stop"), [("validation", SPLIT, END), ("test", END, 99)])
+def test_forecasts_are_those_of_one_long_pass(trained, part, start, stop):
+    data, plain, model, _ = trained
+    ks.reset_states(model)
+    forecasts = data.forecasts(model.predict(getattr(data, part), verbose=0), part)
+    assert list(forecasts) == ["a", "b"]
+    for machine, length in LENGTHS.items():
+        output, _ = by_hand(plain, machine)
+        last = min(stop, length) - max(HORIZONS)
+        expected = output[start:last]
+        np.testing.assert_allclose(forecasts[machine].values, expected, rtol=1e-4, atol=1e-6)
+        known = frame().iloc[forecasts[machine].rows[:, 1]]
+        assert (known["machine"] == machine).all()
+        assert (known["time"] == HOURS[start + 3 : last + 3]).all()
+
+
+def test_columns_in_another_order_are_those_of_the_training(trained):
+    _, _, model, history = trained
+    other = sequences(inputs=["load", "temp"])
+    assert other.validation.columns.inputs["inputs"] == ("load", "temp")
+    np.testing.assert_allclose(model.evaluate(other.validation, verbose=0), history["val_loss"][0])
+    with pytest.raises(ValueError, match=r"missing \['load'\]; unknown \['age'\]"):
+        model.evaluate(sequences(inputs=["temp", "age"]).validation, verbose=0)
