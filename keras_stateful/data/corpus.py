@@ -65,10 +65,13 @@ class Corpus:
         return None not in self.fields
 
 
-def open_corpus(corpus: Any, encode: Callable | None = None, uneven: Uneven = EVEN) -> Corpus:
+def open_corpus(
+    name: str, corpus: Any, encode: Callable | None = None, uneven: Uneven = EVEN
+) -> Corpus:
     """Opens whatever a corpus may be.
 
     Args:
+        name: name of the argument that gives it, used in error messages.
         corpus: as `StatefulSequence` takes it.
         encode: a function from an item to a document, or None.
         uneven: keys whose arrays have more or fewer values than the document has time steps.
@@ -78,38 +81,39 @@ def open_corpus(corpus: Any, encode: Callable | None = None, uneven: Uneven = EV
         ValueError: nothing in it, an empty document, ragged or unequal parts.
     """
     if isinstance(corpus, dict) and encode is None:
-        return _open_dict(corpus, uneven)
-    refuse_pair("corpus", corpus)
-    documents = open_field("corpus", corpus, encode, uneven)
+        return _open_dict(name, corpus, uneven)
+    refuse_pair(name, corpus)
+    documents = open_field(name, corpus, encode, uneven)
     if isinstance(documents, Corpus):
         return documents
     return Corpus({None: documents}, documents.lengths, is_array(corpus) and encode is None)
 
 
-def _open_dict(corpus: dict, uneven: Uneven) -> Corpus:
+def _open_dict(argument: str, corpus: dict, uneven: Uneven) -> Corpus:
     if not corpus:
         raise ValueError(
-            "`corpus` holds nothing. Received: {}. Give at least one array or list of documents."
+            f"`{argument}` holds nothing. Received: {{}}. Give at least one array or list of "
+            "documents."
         )
     fields: dict[str | None, Field] = {}
     for name, value in corpus.items():
         if not isinstance(name, str) or name == "resets":
             raise ValueError(
-                'The keys of a dict `corpus` name the model\'s inputs, and "resets" is kept for '
-                f"the mask. Received: key {name!r}. {_rename(name)}"
+                f'The keys of a dict `{argument}` name the model\'s inputs, and "resets" is kept '
+                f"for the mask. Received: key {name!r}. {_rename(argument, name)}"
             )
-        refuse_pair(f"corpus[{name!r}]", value)
-        opened = open_field(f"corpus[{name!r}]", value, None)
+        refuse_pair(f"{argument}[{name!r}]", value)
+        opened = open_field(f"{argument}[{name!r}]", value, None)
         if isinstance(opened, Corpus):
             raise TypeError(
-                f"`corpus[{name!r}]` has documents that are dicts themselves. Give one dict of "
+                f"`{argument}[{name!r}]` has documents that are dicts themselves. Give one dict of "
                 "lists, or one list of dicts."
             )
         fields[name] = opened
     kinds = {is_array(v) for v in corpus.values()}
     if len(kinds) > 1:
         raise ValueError(
-            "The arrays of a dict `corpus` must be laid out alike. Received: "
+            f"The arrays of a dict `{argument}` must be laid out alike. Received: "
             + ", ".join(
                 f"{k!r}: {'an array' if is_array(v) else 'documents'}" for k, v in corpus.items()
             )
@@ -121,13 +125,13 @@ def _open_dict(corpus: dict, uneven: Uneven) -> Corpus:
     return Corpus(fields, whole.lengths, kinds == {True})
 
 
-def _rename(name: Any) -> str:
+def _rename(argument: str, name: Any) -> str:
     """What to do about a key that cannot name an input."""
     if name == "resets":
         return "Rename it."
     return (
-        "If there is a document for each key, pass `list(corpus.values())`; else name the inputs "
-        "by text."
+        f"If there is a document for each key, pass `list({argument}.values())`; else name the "
+        "inputs by text."
     )
 
 
@@ -349,10 +353,11 @@ def _check_documents(name: str, lengths: np.ndarray) -> None:
     """Checks that documents are arrays and not empty; -1 stands for a single number."""
     if (lengths < 0).any():
         i = int((lengths < 0).argmax())
+        text = name == "corpus"  # elsewhere an array is no text
+        series = f"; for one continuous series an array, `np.asarray({name})`" if text else ""
         raise ValueError(
             f"`{name}` must hold one array `(timesteps, ...)` per document. Received: {name}[{i}], "
-            f"a single number. For one continuous series pass an array, `np.asarray({name})`; for "
-            f"one document `[{name}]`."
+            f"a single number. For one document pass `[{name}]`{series}."
         )
     if not lengths.all():
         empty = np.flatnonzero(lengths == 0)

@@ -437,7 +437,7 @@ def check_laid_out(part: Field, whole: Field, *, longer: bool = False) -> None:
     wrong = part.lengths < whole.lengths if longer else part.lengths != whole.lengths
     different = np.flatnonzero(wrong)
     if len(different):
-        i = int(different[0])
+        i, argument = int(different[0]), whole.name.partition("[")[0]
         raise ValueError(
             f"`{part.name}` and `{whole.name}` must have the same time steps. Received: "
             f"{part.document_name(i)} of {part.lengths[i]}, {whole.document_name(i)} of "
@@ -447,8 +447,8 @@ def check_laid_out(part: Field, whole: Field, *, longer: bool = False) -> None:
             + (
                 ": a weight belongs to the time step that is read."
                 if part.name.startswith("sample_weight")
-                else "; if each key is a document, pass `list(corpus.values())`."
-                if part.name.startswith("corpus")
+                else f"; if each key is a document, pass `list({argument}.values())`."
+                if part.name.startswith(argument)
                 else "; `target_offset` does the shifting."
             )
         )

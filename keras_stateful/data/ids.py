@@ -88,10 +88,12 @@ class Classes(IdRange):
         size: how many classes there are.
         ignored: an id that the loss leaves out (`ignore_class`), or None.
         output: name of the output, used in error messages.
+        of_text: True if the ids are those that the model reads, some steps later.
     """
 
     ignored: int | None
     output: str
+    of_text: bool = False
 
     def wrong(self, ids: np.ndarray) -> np.ndarray:
         wrong = super().wrong(ids)
@@ -105,9 +107,14 @@ class Classes(IdRange):
         remedy = (
             "Number them from 0, and give steps that have no class weight 0 (`sample_weight=`)."
         )
+        if self.of_text:
+            remedy = (
+                "Encode with the vocabulary that the model was built for, which has an id for "
+                "everything else, too."
+            )
         if too_high:
             more = f"If {high} is a class, give that output {high + 1} units or more; else "
-            remedy = more + remedy.replace("Number", "number", 1)
+            remedy = more + remedy[0].lower() + remedy[1:]
         return (
             f"`{name}` holds an id that the output {self.output!r} has no class for. Received: id "
             f"{high if too_high else low}{where}; the output has {self.size} classes, 0 to "

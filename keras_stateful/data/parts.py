@@ -5,7 +5,7 @@ of the documents that its rows are reading.
 """
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,6 +67,11 @@ class Parts:
     inputs: dict[str | None, Input]
     targets: dict[str | None, Target]
     weights: Weights | None
+
+    def read_as(self, target: Field | None) -> str | None:
+        """The name of the input whose values a target has, some steps later; None of other ones."""
+        inputs = [values for values in self.inputs.values() if isinstance(values, Read)]
+        return next((values.name for values in inputs if values.field is target), None)
 
     @property
     def reach(self) -> int:
@@ -195,7 +200,10 @@ class IdChecks:
             weights = None if batch.weights is None else batch.weights[name]
             wrong = classes.wrong_steps(targets, weights)
             if wrong.any():
-                classes.refuse(parts.targets[name].name, targets[wrong], place(spans, wrong))
+                target = parts.targets[name]
+                text = parts.read_as(target.field)
+                named = replace(classes, of_text=text is not None)
+                named.refuse(text or target.name, targets[wrong], place(spans, wrong))
 
 
 def open_parts(

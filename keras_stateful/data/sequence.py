@@ -144,6 +144,8 @@ class StatefulSequence(FromFrame, Batches):
     ```
     """
 
+    _argument = "corpus"  # what errors call it
+
     def __init__(
         self,
         corpus: Any,
@@ -179,7 +181,7 @@ class StatefulSequence(FromFrame, Batches):
         self.shard = checked_shard(shard, self.global_batch_size)
         self._rows = self.global_batch_size // self.shard[1]
 
-        self._corpus = open_corpus(corpus, encode, uneven(known_ahead, static))
+        self._corpus = open_corpus(self._argument, corpus, encode, uneven(known_ahead, static))
         # One array is one text, unless it is to be cut: then it is a single document.
         self._continuous = self._corpus.continuous and max_document_length is None
         self._parts = open_parts(

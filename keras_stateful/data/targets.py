@@ -238,11 +238,12 @@ def _only_field(corpus: Corpus) -> Field:
     """The field that `targets=None` means: there must be no other."""
     if len(corpus.fields) > 1:
         keys = list(map(str, corpus.fields))
+        argument = next(iter(corpus.fields.values())).name.partition("[")[0]
         raise ValueError(
             "`targets` must say which of several inputs is to be predicted. Received: "
             f"targets=None with a corpus of {sorted(keys)}. Pass the key, e.g. "
             f"`targets={min(keys)!r}, target_offset=1`; if each key is a document, "
-            "`list(corpus.values())` as the corpus."
+            f"`list({argument}.values())`."
         )
     return next(iter(corpus.fields.values()))
 

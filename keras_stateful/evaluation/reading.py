@@ -66,7 +66,13 @@ class Layout:
             arguments["burn_in"] = Start(start, documents, self.encode)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            return StatefulSequence(documents, rows, sequence_length, resets=True, **arguments)
+            return _Documents(documents, rows, sequence_length, resets=True, **arguments)
+
+
+class _Documents(StatefulSequence):
+    """Documents as a sequence, whose errors name the argument that they came in."""
+
+    _argument = "documents"
 
 
 def count_documents(documents: Structure) -> int:
