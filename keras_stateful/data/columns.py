@@ -26,10 +26,9 @@ class ColumnNames(NamedTuple):
 
 def column_names(parts: Parts) -> ColumnNames:
     """The columns of what batches are made of."""
-    fields = {name: target.field for name, target in parts.targets.items()}
     return ColumnNames(
         {key: values.columns for key, values in parts.inputs.items()},
-        {name: None if values is None else values.columns for name, values in fields.items()},
+        {name: target.columns for name, target in parts.targets.items()},
     )
 
 

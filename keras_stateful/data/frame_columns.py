@@ -30,7 +30,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Line:
-    """Columns of all series, one after the other.
+    """Columns of all series, one after the other, or with a row for each series.
 
     Attributes:
         values: `(rows,)` of one column, `(rows, columns)` of several, in the order of the series.
@@ -40,8 +40,8 @@ class Line:
     values: np.ndarray
     columns: tuple
 
-    def cut(self, place: slice) -> np.ndarray | Table:
-        """Consecutive rows as a document: a view."""
+    def cut(self, place: slice | np.ndarray) -> np.ndarray | Table:
+        """Some rows; consecutive ones are a document, and a view."""
         values = self.values[place]
         return Table(values, self.columns) if values.ndim > 1 else values
 
@@ -92,8 +92,8 @@ class FrameColumns:
             self._refuse_missing(where, line)
         return read
 
-    def static(self, name: str, argument: NamesByKey) -> dict[str, np.ndarray]:
-        """Columns that are constant in each series, `(series, ...)`, by the name of the input.
+    def static(self, name: str, argument: NamesByKey) -> dict[str, Line]:
+        """Columns that are constant in each series, a row for each, by the name of the input.
 
         Raises:
             ValueError: columns that are not, and what `inputs` refuses.
@@ -101,7 +101,7 @@ class FrameColumns:
         read = self.inputs(name, argument)
         return {key: self._of_series(name, line) for key, line in read.items()}
 
-    def _of_series(self, name: str, line: Line) -> np.ndarray:
+    def _of_series(self, name: str, line: Line) -> Line:
         values = line.values[self.series.begin]
         other = line.values != np.repeat(values, self.series.lengths, axis=0)
         if other.any():
@@ -113,7 +113,7 @@ class FrameColumns:
                 f"another value than row {first}. Pass it in `inputs`, or in `known_ahead` where it"
                 " is known before its time."
             )
-        return values
+        return Line(values, line.columns)
 
     def weights(
         self,

@@ -276,7 +276,7 @@ class _Lines:
     series: Series
     inputs: dict[str, Line]
     known_ahead: dict[str, Line]
-    static: dict[str, np.ndarray]
+    static: dict[str, Line]
     targets: dict[str, Line]
     weights: np.ndarray | None
 
@@ -326,7 +326,7 @@ class _Lines:
         if self.known_ahead:
             arguments["known_ahead"] = [*self.known_ahead]
         if self.static:
-            arguments["static"] = {key: v[part.series] for key, v in self.static.items()}
+            arguments["static"] = {key: line.cut(part.series) for key, line in self.static.items()}
         return arguments
 
 

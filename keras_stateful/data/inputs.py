@@ -19,7 +19,7 @@ from keras_stateful.data.batch import Spec
 from keras_stateful.data.corpus import Corpus, Uneven, unknown_key
 from keras_stateful.data.fields import Field
 from keras_stateful.data.ids import Vocabulary
-from keras_stateful.data.kinds import Columns, as_array
+from keras_stateful.data.kinds import Columns, as_array, columns_of
 from keras_stateful.data.offsets import read_offsets
 from keras_stateful.data.spans import Spans, repeated
 
@@ -114,13 +114,14 @@ class Static:
     Attributes:
         name: name used in error messages.
         values: `(documents, ...)`, as batches have them.
+        columns: names of the features, where these are a frame; else None.
     """
 
     name: str
     values: np.ndarray
+    columns: Columns = None
 
     offsets = (0,)
-    columns = None
     immediate = True
     plain = False
 
@@ -234,7 +235,8 @@ def open_static(static: StaticInputs, corpus: Corpus) -> dict[str | None, Input]
                 f"Received: key {key!r}, the corpus with {sorted(map(str, corpus.fields))}. "
                 "Rename it."
             )
-        opened[key] = Static(f"static[{key!r}]", _vectors(key, values, len(corpus.lengths)))
+        vectors = _vectors(key, values, len(corpus.lengths))
+        opened[key] = Static(f"static[{key!r}]", vectors, columns_of(values))
     return opened
 
 

@@ -16,7 +16,7 @@ from keras_stateful.data.batch import Spec
 from keras_stateful.data.corpus import Corpus, all_scalars, open_field, unknown_key
 from keras_stateful.data.fields import Field, check_laid_out
 from keras_stateful.data.ids import IdRange
-from keras_stateful.data.kinds import as_array, is_array
+from keras_stateful.data.kinds import Columns, as_array, columns_of, is_array
 from keras_stateful.data.offsets import Offsets, read_offsets
 from keras_stateful.data.spans import Spans, repeated, trained
 from keras_stateful.data.weights import Weights
@@ -36,6 +36,7 @@ class Target:
         offsets: how many steps later the target stands.
         horizon: True if targets have an axis for the offsets, `(batch, time, offsets, ...)`.
         label_at: which steps of a document are trained on: "every", "window" or "last".
+        columns: of frames; None of what was none.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Target:
     offsets: tuple[int, ...]
     horizon: bool
     label_at: str
+    columns: Columns = None
 
     @property
     def reach(self) -> int:
@@ -211,7 +213,8 @@ def _open(
             f"`{name}` is NaN or infinite. Received: document {i}. Give documents without a label "
             "weight 0: `targets=np.nan_to_num(labels), sample_weight=~np.isnan(labels)`."
         )
-    return Target(name, field, labels, offsets, horizon, label_at)
+    columns = columns_of(value) if field is None else field.columns
+    return Target(name, field, labels, offsets, horizon, label_at, columns)
 
 
 def _values(

@@ -26,6 +26,8 @@ def frame():
                 "load": rng.normal(size=n),
                 "hour": np.sin(np.arange(n) / 4),
                 "age": float(n % 5),
+                "size": n / 30,
+                "place": 1.0,
             }
         )
         for machine, n in LENGTHS.items()
@@ -33,21 +35,20 @@ def frame():
     return pandas.concat(parts, ignore_index=True).sample(frac=1, random_state=0)
 
 
-def sequences(inputs=("temp", "load"), **options):
+def sequences(inputs=("temp", "load"), static=("age", "size")):
     return ks.StatefulSequence.from_frame(
         frame(),
         by="machine",
         time="time",
         inputs=list(inputs),
         known_ahead=["hour"],
-        static=["age"],
+        static=list(static),
         targets="temp",
         horizons=HORIZONS,
         split=(HOURS[SPLIT], HOURS[END]),
         batch_size=2,
         sequence_length=6,
         resets=True,
-        **options,
     )
 
 
@@ -56,7 +57,7 @@ def network():
     read = {
         "inputs": keras.Input((None, 2), name="inputs"),
         "known_ahead": keras.Input((None, 2), name="known_ahead"),
-        "static": keras.Input((None, 1), name="static"),
+        "static": keras.Input((None, 2), name="static"),
     }
     hidden = layers.GRU(3, return_sequences=True)(layers.Concatenate()([*read.values()]))
     return keras.Model(read, layers.Dense(2)(hidden))
@@ -81,7 +82,7 @@ def by_hand(plain, machine):
     x = {
         "inputs": rows[["temp", "load"]].to_numpy()[:steps],
         "known_ahead": np.stack([hour[h : h + steps] for h in HORIZONS], axis=1),
-        "static": rows[["age"]].to_numpy()[:steps],
+        "static": rows[["age", "size"]].to_numpy()[:steps],
     }
     output = plain.predict({k: v[None].astype("float32") for k, v in x.items()}, verbose=0)[0]
     temp = rows["temp"].to_numpy()
@@ -126,8 +127,11 @@ def test_forecasts_are_those_of_one_long_pass(trained, part, start, stop):
 
 def test_columns_in_another_order_are_those_of_the_training(trained):
     _, _, model, history = trained
-    other = sequences(inputs=["load", "temp"])
-    assert other.validation.columns.inputs["inputs"] == ("load", "temp")
+    other = sequences(inputs=["load", "temp"], static=["size", "age"])
+    names = {"inputs": ("load", "temp"), "static": ("size", "age")}
+    assert other.validation.columns.inputs == {**names, "known_ahead": ("hour+1", "hour+3")}
     np.testing.assert_allclose(model.evaluate(other.validation, verbose=0), history["val_loss"][0])
     with pytest.raises(ValueError, match=r"missing \['load'\]; unknown \['age'\]"):
         model.evaluate(sequences(inputs=["temp", "age"]).validation, verbose=0)
+    with pytest.raises(ValueError, match=r"missing \['size'\]; unknown \['place'\]"):
+        model.evaluate(sequences(static=["age", "place"]).validation, verbose=0)

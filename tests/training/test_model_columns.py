@@ -66,8 +66,12 @@ def labelled(model, columns):
     return ks.evaluate_documents(model, x, targets=y)["loss"]
 
 
-def generated(model, columns):
-    return ks.generate(model, frames(columns), 3, next_input=lambda output: output)
+def generated_from(model, prompt):
+    return ks.generate(model, prompt, 3, next_input=lambda output: output)
+
+
+def predicted_from(model, documents):
+    return ks.predict_documents(model, documents, reduce="last")
 
 
 WAYS_IN = {
@@ -75,10 +79,10 @@ WAYS_IN = {
     "evaluate(one text)": lambda m, c: m.evaluate(one_text(c), verbose=0),
     "evaluate(stream)": lambda m, c: m.evaluate(stream(c), verbose=0),
     "predict(sequence)": lambda m, c: (ks.reset_states(m), m.predict(series(c), verbose=0))[1],
-    "predict_documents": lambda m, c: ks.predict_documents(m, frames(c), reduce="last"),
+    "predict_documents": lambda m, c: predicted_from(m, frames(c)),
     "evaluate_documents": lambda m, c: ks.evaluate_documents(m, frames(c))["loss"],
     "targets": labelled,
-    "generate": generated,
+    "generate": lambda m, c: generated_from(m, frames(c)),
 }
 
 
@@ -204,3 +208,43 @@ def test_several_inputs_and_outputs_by_their_names():
         np.testing.assert_array_equal(result, results[0])
     with pytest.raises(ValueError, match=r"`documents\['narrow'\]` must have the columns"):
         ks.predict_documents(model, {**documents(NAMES, ["p", "q"]), "narrow": frames(NAMES)})
+
+
+def test_labels_and_static_inputs_go_by_name():
+    """Those have a row for each document, and their columns are remembered as well."""
+    pandas = pytest.importorskip("pandas")
+    rows = rng.normal(size=(3, 3))
+
+    def arguments(columns):
+        of_documents = pandas.DataFrame(rows, columns=NAMES)[columns]
+        return {"targets": of_documents, "static": {"kind": of_documents}}
+
+    series, kind = keras.Input((None, 3), name="series"), keras.Input((None, 3), name="kind")
+    hidden = layers.SimpleRNN(2, return_sequences=True)(layers.Concatenate()([series, kind]))
+    model = keras.Model({"series": series, "kind": kind}, layers.Dense(3)(hidden))
+    model = compiled(ks.to_stateful(model, ROWS, resets="window"))
+    corpus = {"series": ARRAYS}
+    model.fit(ks.StatefulSequence(corpus, ROWS, TIME, resets=True, **arguments(NAMES)), verbose=0)
+    scores = [ks.evaluate_documents(model, corpus, **arguments(c)) for c in (NAMES, ROTATED)]
+    np.testing.assert_array_equal(scores[0]["loss"], scores[1]["loss"])
+    with pytest.raises(ValueError, match=r"missing \['speed'\]"):
+        ks.evaluate_documents(model, corpus, **arguments(NAMES[:2]))
+
+
+@pytest.mark.parametrize("package", ["polars", "pyarrow", "narwhals"])
+def test_frames_of_every_package_go_by_name(trained, package):
+    """By one path: what is known of a frame are the names of its columns and the columns."""
+    module = pytest.importorskip(package)
+    make = {
+        "polars": lambda f: module.from_pandas(f),
+        "pyarrow": lambda f: module.Table.from_pandas(f),
+        "narwhals": lambda f: module.from_native(f),
+    }[package]
+    for way in (generated_from, predicted_from):
+        expected = way(trained, frames(NAMES))
+        for columns in (NAMES, ROTATED):
+            np.testing.assert_array_equal(
+                way(trained, [make(f) for f in frames(columns)]), expected
+            )
+    with pytest.raises(ValueError, match=r"unknown \['extra'\]"):
+        predicted_from(trained, [make(f.assign(extra=0.0)) for f in frames(NAMES)])
