@@ -142,7 +142,9 @@ class FrameColumns:
         weights = np.ones(len(missing), "float32")
         if sample_weight is not None:
             line = self.read("sample_weight", sample_weight)
-            self._refuse_missing("sample_weight", line)
+            lacking = missing_steps(line.values)
+            if lacking.any():
+                self._refuse("sample_weight", line, lacking, "Give rows weight 0: `.fillna(0)`.")
             weights = line.values.astype("float32")
         for number in range(len(self.series)):
             inside = self.series.slice(number)

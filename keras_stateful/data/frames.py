@@ -298,6 +298,12 @@ class _Lines:
                             else "Leave it out of `inputs`, or take horizons of 1 or more."
                         )
                     )
+        twice = self.inputs.keys() & self.known_ahead.keys()
+        if twice:
+            raise ValueError(
+                "`inputs` and `known_ahead` must name different inputs of the model. Received: key "
+                f"{min(twice)!r} in both. Rename one: what is known ahead is read at another time."
+            )
         if not (self.inputs or self.known_ahead):
             raise ValueError(
                 "`inputs` must name what the model reads. Received: no columns in `inputs` and "

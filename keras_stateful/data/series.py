@@ -113,7 +113,7 @@ def is_several(argument: Any, columns: tuple) -> bool:
     """True for a list of columns, False for the name of one; a tuple may be the name of one."""
     if isinstance(argument, tuple):
         return argument not in columns
-    return isinstance(argument, Iterable) and not isinstance(argument, str)
+    return isinstance(argument, Iterable) and not isinstance(argument, (str, set, frozenset))
 
 
 def check_columns(name: str, chosen: Iterable, frame: Any) -> None:
@@ -124,10 +124,15 @@ def check_columns(name: str, chosen: Iterable, frame: Any) -> None:
         chosen: the columns that it names.
         frame: with named columns.
     """
-    columns = columns_of(frame) or ()
+    columns, chosen = columns_of(frame) or (), list(chosen)
     for column in chosen:
         count = columns.count(column)
         if count == 1:
+            if chosen.count(column) > 1:
+                raise ValueError(
+                    f"`{name}` names a column {chosen.count(column)} times. Received: {column!r}. "
+                    "Name each once."
+                )
             continue
         if count:
             raise ValueError(

@@ -6,7 +6,8 @@ validation    ░░░░░░|■■■■■■■|       |
 test          ░░░░░░|░░░░░░░|■■■■■■■|
 """
 
-from datetime import UTC
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,10 +76,11 @@ def _too_short(
     )
     more = f", and {len(empty) - 3} more" if len(empty) > 3 else ""
     return ValueError(
-        f"Each series must have a step to count in the {name}, with targets up to {reach} steps "
-        f"later that are not missing. Received: {first}{more}; split={split!r}, times from {low} "
-        f"to {high}. Leave such series out of the frame, take smaller `horizons` or another "
-        "`split`, or pass `partial=True`: parts then lack the series that have nothing in them."
+        f"Each series must have a step to count in the {name}: a row with targets up to {reach} "
+        f"steps later that are not missing, and a weight above 0. Received: {first}{more}; "
+        f"split={split!r}, times from {low} to {high}. Leave such series out of "
+        "the frame, take smaller `horizons` or another `split`, or pass `partial=True`: parts "
+        "then lack the series that have nothing in them."
     )
 
 
@@ -86,14 +88,20 @@ def _cuts(series: Series, split: Any) -> list[np.ndarray]:
     """At which step of each series each split lies."""
     if split is None:
         return []
-    several = list(split) if isinstance(split, (list, tuple)) else [split]
+    one = isinstance(split, str) or not isinstance(split, Iterable)
+    several = [split] if one else list(split)
     if not 1 <= len(several) <= 2:
         raise ValueError(
             "`split` must be where training ends, or a pair: where validation ends, too. Received: "
             f"split={split!r}."
         )
     fractions = [isinstance(value, (float, np.floating)) for value in several]
-    if all(fractions):
+    if any(fractions):
+        if not all(fractions):
+            raise TypeError(
+                "`split` must be two times, or two fractions of each series. Received: "
+                f"split={split!r}. Pass two of a kind, such as (0.7, 0.85)."
+            )
         if not all(0 < value < 1 for value in several):
             raise ValueError(
                 "`split` as a float is a fraction of each series, between 0 and 1. Received: "
@@ -132,10 +140,11 @@ def _as_time(name: str, value: Any, series: Series) -> Any:
             f"`{name}` must be a time as the frame has it, a whole number ({of}), or a fraction of "
             f"each series. {received}. Pass `{name}=0.8`, or name a column of times, `time=`."
         )
+    value = _read_with_zone(value)
     zoned = getattr(value, "tzinfo", None) is not None
     if zoned != series.zoned:
         have, remedy = (
-            ("have one", "`datetime(..., tzinfo=timezone.utc)`, or `pandas.Timestamp(..., tz=...)`")
+            ("have one", "text as in '2026-03-01T12:00+01:00', or `pandas.Timestamp(..., tz=...)`")
             if series.zoned
             else ("have none", "the time as the frame counts it, `.replace(tzinfo=None)`")
         )
@@ -155,3 +164,12 @@ def _as_time(name: str, value: Any, series: Series) -> Any:
             "text as in '2026-03-01T12:00', a `datetime`, `np.datetime64`, or `0.8`."
         ) from None
     return time
+
+
+def _read_with_zone(value: Any) -> Any:
+    """A time in text that has a time zone, as a `datetime`: NumPy knows none."""
+    try:
+        time = datetime.fromisoformat(value)
+    except (TypeError, ValueError):
+        return value
+    return value if time.tzinfo is None else time

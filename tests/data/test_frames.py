@@ -4,7 +4,7 @@ Each reading of `frame_of` tells its group and its hour, so that a number that a
 is seen wherever it turns up, in padding too.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
 import numpy as np
@@ -321,6 +321,38 @@ def test_times_of_one_step(package, kind):
     gap = frame.drop(index=20) if package == "pandas" else frame[[*range(20), *range(21, 40)]]
     with pytest.raises(ValueError, match=r"row 20 .* after row 19 .* most are"):
         make(gap, by=None, inputs=["temp"])
+
+
+SPLITS = {
+    "text": "2026-01-01T12:00",
+    "a date": (START + 24 * HOUR).item().date(),
+    "a timestamp": pandas.Timestamp("2026-01-01T12"),
+    "NumPy's": np.datetime64("2026-01-01T12"),
+    "NumPy's pair": np.array(["2026-01-01T12", "2026-01-02T00"], "datetime64[h]"),
+    "fractions": np.array([0.3, 0.6]),
+    "timestamps": pandas.DatetimeIndex(["2026-01-01T12", "2026-01-02T00"]),
+}
+ZONED = {
+    "text": "2026-01-01T12:00+00:00",
+    "text of another zone": "2026-01-01T14:00+02:00",
+    "a timestamp": pandas.Timestamp("2026-01-01T13", tz="Europe/Berlin"),
+    "a datetime": datetime(2026, 1, 1, 12, tzinfo=UTC),
+}
+
+
+@pytest.mark.parametrize("zoned", [False, True])
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_splits_of_every_kind_are_the_same_time(package, zoned):
+    frame = frame_of([40, 40])
+    if zoned:
+        frame["time"] = frame["time"].dt.tz_localize("UTC").dt.tz_convert("Europe/Berlin")
+    if package == "polars":
+        frame = pytest.importorskip("polars").from_pandas(frame)
+    for split in (ZONED if zoned else SPLITS).values():
+        made = make(frame, split=split)
+        hour = 24 if isinstance(split, date) and not isinstance(split, datetime) else 12
+        assert max(x for x, _ in counted(made.training)) == 2 * GROUP + hour - 2
+        assert min(x for x, _ in counted(made.validation)) == GROUP + hour
 
 
 def test_rows_without_times_are_in_order():

@@ -82,6 +82,37 @@ BAD = {
         "2 times",
         "Rename",
     ),
+    "one column named twice": Bad(
+        lambda: readings(inputs=["temp", "on", "temp"]),
+        ValueError,
+        "`inputs`",
+        "2 times. Received: 'temp'",
+        "Name each once",
+    ),
+    "columns without an order": Bad(
+        lambda: readings(inputs={"temp", "on"}), ValueError, "`inputs`", "{'", "one of its columns"
+    ),
+    "one input from two arguments": Bad(
+        lambda: readings(inputs={"x": ["temp"]}, known_ahead={"x": ["on"]}),
+        ValueError,
+        "`inputs` and `known_ahead`",
+        "key 'x'",
+        "Rename one",
+    ),
+    "missing weights": Bad(
+        lambda: readings(lambda t: t.assign(w=np.nan), sample_weight="w"),
+        ValueError,
+        "`sample_weight`",
+        "column 'w', machine='a', row 0",
+        "`.fillna(0)`",
+    ),
+    "weights of nothing": Bad(
+        lambda: readings(lambda t: t.assign(w=0), sample_weight="w"),
+        ValueError,
+        "a weight above 0",
+        "machine='a'",
+        "`partial=True`",
+    ),
     "a column that is the index": Bad(
         lambda: readings(lambda t: t.set_index("time")),
         ValueError,
@@ -237,6 +268,29 @@ BAD = {
         "`split`",
         "tz='UTC'",
         "`.replace(tzinfo=None)`",
+    ),
+    "a split in text with a time zone": Bad(
+        lambda: readings(split="2026-01-01T03:00+01:00"),
+        TypeError,
+        "`split`",
+        "have none",
+        "`.replace(tzinfo=None)`",
+    ),
+    "a split without a time zone": Bad(
+        lambda: readings(
+            lambda t: t.assign(time=t["time"].dt.tz_localize("Asia/Tokyo")), split="2026-01-01T03"
+        ),
+        TypeError,
+        "`split`",
+        "split='2026-01-01T03'",
+        "'2026-03-01T12:00+01:00'",
+    ),
+    "a time and a fraction": Bad(
+        lambda: readings(split=(0.5, "2026-01-01T03")),
+        TypeError,
+        "`split`",
+        "(0.5, '2026-01-01T03')",
+        "(0.7, 0.85)",
     ),
     "a split of the whole": Bad(
         lambda: readings(split=1.5), ValueError, "`split`", "split=1.5", "Pass 0.8"
