@@ -222,6 +222,11 @@ def _stems(graph: Graph, carrying: Collection[str]) -> dict[str, str]:
     return stems
 
 
+def has_time(tensor: keras.KerasTensor) -> bool:
+    """True if an input or output of a step model has a time axis: axis 1, of unknown size."""
+    return len(tensor.shape) > 1 and tensor.shape[1] is None
+
+
 def initial_states(step_model: StepModel, batch_size: int = 1) -> list[np.ndarray]:
     """The states to start from, in the order of `step_model.state_inputs`.
 

@@ -95,6 +95,17 @@ class Parts:
         read = {k: v.offsets for k, v in self.inputs.items() if isinstance(v, Read)}
         return {key: offsets for key, offsets in read.items() if key is not None}
 
+    @property
+    def series(self) -> str | None:
+        """The input whose next value is predicted, "" for the only one; None where none is."""
+        (target, *others) = self.targets.values()
+        if others or target.offsets != (1,) or target.horizon:
+            return None
+        for key, values in self.inputs.items():
+            if isinstance(values, Read) and (values.field, values.offsets) == (target.field, (0,)):
+                return key or ""
+        return None
+
     def readable(self, lengths: np.ndarray) -> np.ndarray:
         """How many of so many time steps of each document have all inputs and targets; 0 or less.
 

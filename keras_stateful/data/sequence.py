@@ -399,6 +399,11 @@ class StatefulSequence(FromFrame, Batches):
         """How many time steps later each input of a dict is read: 0 what is not known ahead."""
         return self._parts.input_offsets
 
+    @property
+    def series(self) -> str | None:
+        """The input whose next value is predicted, "" for the only one; None where none is."""
+        return self._parts.series
+
     # How it is read
 
     def read_pass(self) -> Iterator[tuple]:

@@ -285,6 +285,11 @@ class StatefulStream(Batches):
         """How many time steps later each input of a dict is read: 0 what is not known ahead."""
         return self._source.parts.input_offsets
 
+    @property
+    def series(self) -> str | None:
+        """The input whose next value is predicted, "" for the only one; None where none is."""
+        return self._source.parts.series
+
     def trained(self, batches: int) -> None:
         """Says that so many batches of the epoch's pass were trained on; the next goes on there.
 

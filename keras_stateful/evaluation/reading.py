@@ -27,10 +27,10 @@ from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.protocols import is_sequence
 from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.training.check_inputs import check_ids, check_inputs
+from keras_stateful.training.model_ahead import known_ahead
 from keras_stateful.training.model_columns import (
     KnownColumns,
     columns_known,
-    known_ahead,
     order_columns,
 )
 from keras_stateful.training.model_facts import facts_of

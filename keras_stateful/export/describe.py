@@ -13,10 +13,10 @@ import numpy as np
 from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.states import sample
 from keras_stateful.carry.vocabulary import input_vocabulary, reads_as_logits
-from keras_stateful.conversion.step_model import StepModel
+from keras_stateful.conversion.step_model import StepModel, has_time
 from keras_stateful.export import check
 from keras_stateful.export.formats import Target
-from keras_stateful.export.single_step import has_time, unique
+from keras_stateful.export.single_step import unique
 from keras_stateful.export.writers import rename_outputs
 from keras_stateful.foundation.states import fingerprint
 from keras_stateful.foundation.version import __version__

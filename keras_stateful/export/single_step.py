@@ -7,7 +7,7 @@ import keras
 from keras_stateful.carry.copying import parts_of
 from keras_stateful.carry.graph import Call, Graph
 from keras_stateful.carry.twins import Twins
-from keras_stateful.conversion.step_model import StepModel
+from keras_stateful.conversion.step_model import StepModel, has_time
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Structure
 
@@ -109,11 +109,6 @@ def unique(name: str, taken: set[str]) -> str:
         candidate, i = f"{name}_{i}", i + 1
     taken.add(candidate)
     return candidate
-
-
-def has_time(tensor: keras.KerasTensor) -> bool:
-    """True if an input or output of a step model has a time axis: axis 1, of unknown size."""
-    return len(tensor.shape) > 1 and tensor.shape[1] is None
 
 
 def is_mixed(layer: keras.layers.Layer) -> bool:

@@ -69,6 +69,10 @@ class Readable(Protocol):
         """How many time steps later each input of a dict is read: 0 what is not known ahead."""
 
     @property
+    def series(self) -> str | None:
+        """The input whose next value is predicted, "" for the only one; None where none is."""
+
+    @property
     def static_shapes(self) -> dict[str, tuple]:
         """Shapes of what static inputs have for one document, by key."""
 

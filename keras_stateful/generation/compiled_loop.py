@@ -15,12 +15,12 @@ import numpy as np
 from keras import ops
 
 from keras_stateful.foundation.types import Tensor
-from keras_stateful.generation.engine import NextInput, Request
+from keras_stateful.generation.engine import Beside, NextInput, Request
 from keras_stateful.generation.sampling import next_ids
 
-# One call of the model: `(weights' values or None, input (rows, time, ...), states)` to the output
+# One call of the model: `(weights' values or None, inputs (rows, time, ...), states)` to the output
 # at the last time step `(rows, ...)` and the new states.
-ModelCall: TypeAlias = Callable[[list | None, Tensor, list], tuple[Tensor, list]]
+ModelCall: TypeAlias = Callable[[list | None, list, list], tuple[Tensor, list]]
 
 # Narrower buffers would be compiled for, one after the other, as a text grows: ids are cheap to
 # pad, frames of a signal are not.
@@ -32,6 +32,8 @@ class Constants(NamedTuple):
 
     Attributes:
         prompts: `(rows, width, ...)`, zeros behind each prompt.
+        beside: what else the model reads, `(rows, width, ...)` or, without a time axis,
+            `(rows, ...)`, for each input; None for the one that reads the prompt.
         lengths: int32 `(rows,)`, of the prompts.
         length: int32, how many ids or outputs each row is to emit.
         uniforms: `(rows, width)`.
@@ -42,6 +44,7 @@ class Constants(NamedTuple):
     """
 
     prompts: Tensor
+    beside: tuple[Tensor | None, ...]
     lengths: Tensor
     length: Tensor
     uniforms: Tensor | None
@@ -74,6 +77,10 @@ def constants(request: Request) -> Constants:
     width = max(narrowest, 1 << (request.positions - 1).bit_length())
     return Constants(
         prompts=_widened(request.prompts, width),
+        beside=tuple(
+            _widened(values, width) if timed and values is not None else values
+            for values, timed in zip(*request.beside, strict=True)
+        ),
         lengths=np.asarray(request.lengths, "int32"),
         length=np.asarray(request.length, "int32"),
         uniforms=None if request.uniforms is None else _widened(request.uniforms, width),
@@ -96,6 +103,7 @@ def _widened(array: np.ndarray, width: int) -> np.ndarray:
 
 def advance(
     call: ModelCall,
+    timed: tuple[bool, ...],
     next_input: NextInput | None,
     from_logits: bool,
     values: list | None,
@@ -110,6 +118,7 @@ def advance(
 
     Args:
         call: one call of the model.
+        timed: for each of its inputs, whether it has a time axis.
         next_input: for signals; None for ids.
         from_logits: True if outputs are logits.
         values: the weights' values for `call`.
@@ -130,8 +139,10 @@ def advance(
 
     def body(*loop: Tensor) -> tuple:
         now, emitted = Progress(*loop[:-1]), loop[-1]
-        x = _input(constants, next_input, now)
-        output, states = call(values, ops.expand_dims(x, 1), now.states)
+        x = ops.expand_dims(_fed(constants, next_input, now), 1)
+        beside = Beside(constants.beside, timed)
+        inputs = beside.inputs(x, lambda v: ops.expand_dims(_column(v, now.position), 1))
+        output, states = call(values, inputs, now.states)
         if next_input is None:
             output = _choice(constants, from_logits, now.position, output)
         finished = _finished(constants, now, output)
@@ -144,7 +155,7 @@ def advance(
     return Progress(*progressed), emitted
 
 
-def _input(constants: Constants, next_input: NextInput | None, now: Progress) -> Tensor:
+def _fed(constants: Constants, next_input: NextInput | None, now: Progress) -> Tensor:
     """What the rows read, `(rows, ...)`: their prompts, then what they emitted."""
     prompt = _column(constants.prompts, now.position)
     # The -1 that stands for unusable scores is not an id: the row goes on with 0 until the text is

@@ -73,13 +73,13 @@ def trace(function: Callable, shape: tuple[int | None, ...], dtype: str) -> Trac
     return Trace(tuple(concrete.structured_outputs.shape), program)
 
 
-def recorded(call: ModelCall, values: list, x: Tensor, states: list) -> ModelCall:
+def recorded(call: ModelCall, values: list, x: list, states: list) -> ModelCall:
     """The ATen calls of one step on torch, without the layers' Python around them.
 
     Args:
         call: one call of the model.
         values: the weights' values.
-        x: an input of the shape to record for.
+        x: inputs of the shapes to record for.
         states: states of the shapes to record for.
 
     Returns:
@@ -91,15 +91,16 @@ def recorded(call: ModelCall, values: list, x: Tensor, states: list) -> ModelCal
     from torch.fx import CodeGen
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    count = len(values)
+    first, behind = len(values), len(values) + len(x)
 
     def flat(*tensors: Tensor) -> list[Tensor]:
-        output, new = call(list(tensors[:count]), tensors[count], list(tensors[count + 1 :]))
+        parts = tensors[:first], tensors[first:behind], tensors[behind:]
+        output, new = call(*map(list, parts))
         return [output, *new]
 
     try:
         with no_grad():
-            step = make_fx(flat)(*values, x, *states)
+            step = make_fx(flat)(*values, *x, *states)
     except Exception:
         # It looks at values, or calls what cannot be recorded: its Python is run every time.
         return call
@@ -110,16 +111,14 @@ def recorded(call: ModelCall, values: list, x: Tensor, states: list) -> ModelCal
     if not _computes_the_same(flat, step, values, x, states):
         return call
 
-    def replayed(values: Any, x: Tensor, states: list) -> tuple[Tensor, list]:
-        output, *new = step(*values, x, *states)
+    def replayed(values: Any, x: list, states: list) -> tuple[Tensor, list]:
+        output, *new = step(*values, *x, *states)
         return output, new
 
     return replayed
 
 
-def _computes_the_same(
-    flat: Callable, step: Callable, values: list, x: Tensor, states: list
-) -> bool:
+def _computes_the_same(flat: Callable, step: Callable, values: list, x: list, states: list) -> bool:
     """Compares a recording with the function that was recorded, on inputs that it has not seen.
 
     A value that left torch on its way, through NumPy for example, is a constant in the recording:
@@ -127,13 +126,14 @@ def _computes_the_same(
     """
     with no_grad():
         other_states = [_ramp(s) for s in states]
-        other_x = _ramp(x) if x.is_floating_point() else x * 0  # every model reads id 0
-        expected = flat(*values, other_x, *other_states)
+        # Every model reads id 0.
+        other_x = [_ramp(part) if part.is_floating_point() else part * 0 for part in x]
+        expected = flat(*values, *other_x, *other_states)
         # Twice the same call: a draw from torch's own generator changes no variable of Keras, so
         # that `call` cannot see it, but its second result is another one.
-        if not _agree(flat(*values, other_x, *other_states), expected):
+        if not _agree(flat(*values, *other_x, *other_states), expected):
             raise noisy("torch's generator")
-        return _agree(step(*values, other_x, *other_states), expected)
+        return _agree(step(*values, *other_x, *other_states), expected)
 
 
 def _agree(results: list[Tensor], expected: list[Tensor]) -> bool:

@@ -7,7 +7,7 @@
 NumPy only.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeAlias
 
@@ -21,12 +21,73 @@ Shape: TypeAlias = tuple[int | None, ...]
 NextInput: TypeAlias = Callable[[Tensor], Tensor]
 
 
+@dataclass(frozen=True)
+class InputFacts:
+    """One input of a model.
+
+    Attributes:
+        name: of the input, the key in a dict of prompts.
+        shape: of one time step, `()` for ids; without `time` of all that it reads.
+        dtype: of the model's input.
+        vocabulary: how many ids the model can read, or None.
+        time: True if it reads something at each time step.
+    """
+
+    name: str
+    shape: Shape
+    dtype: str
+    vocabulary: int | None
+    time: bool
+
+    @property
+    def of_ids(self) -> bool:
+        """True if it reads whole numbers."""
+        return "int" in self.dtype
+
+
+class Beside(NamedTuple):
+    """What a model reads beside what it writes.
+
+    Attributes:
+        values: for each input of the model, in its order: `(rows, positions, ...)`, or without a
+            time axis `(rows, ...)`; None for the input that reads the prompt and what was written.
+        timed: for each input, whether it has a time axis.
+    """
+
+    values: tuple[Tensor | None, ...]
+    timed: tuple[bool, ...]
+
+    @property
+    def fed(self) -> int:
+        """Which input reads the prompt and what was written."""
+        return next(i for i, values in enumerate(self.values) if values is None)
+
+    def inputs(self, fed: Tensor, part: Callable[[Tensor], Tensor]) -> list[Tensor]:
+        """All inputs of the model at some positions.
+
+        Args:
+            fed: what the fed input reads there.
+            part: takes these positions from `(rows, positions, ...)`.
+        """
+        pairs = zip(self.values, self.timed, strict=True)
+        return [fed if v is None else part(v) if timed else v for v, timed in pairs]
+
+    def at(self, fed: Tensor, position: int) -> list[Tensor]:
+        """All inputs at one position, `(rows, ...)`."""
+        return self.inputs(fed, lambda values: values[:, position])
+
+    def between(self, fed: Tensor, start: int, stop: int) -> list[Tensor]:
+        """All inputs from one position up to another, `(rows, time, ...)`."""
+        return self.inputs(fed, lambda values: values[:, start:stop])
+
+
 @dataclass(frozen=True, eq=False)
 class Request:
     """A call of `generate`, checked: what a loop over positions needs to know.
 
     Attributes:
         prompts: `(rows, longest prompt, ...)`, zeros behind the shorter ones.
+        beside: what else the model reads.
         lengths: time steps of each row's prompt.
         length: how many ids or outputs to generate.
         single: True if the prompt was one row, rather than a list of such.
@@ -42,6 +103,7 @@ class Request:
     """
 
     prompts: np.ndarray
+    beside: Beside
     lengths: tuple[int, ...]
     length: int
     single: bool
@@ -79,37 +141,38 @@ class Conversation(Protocol):
 
     def __exit__(self, *error: object) -> None: ...
 
-    def read(self, x: np.ndarray) -> object:
-        """Reads `(rows, time, ...)`."""
+    def read(self, x: Sequence[np.ndarray]) -> object:
+        """Reads for each input `(rows, time, ...)`, or `(rows, ...)` without a time axis."""
         ...
 
-    def step(self, x: Tensor) -> Tensor:
-        """Reads one time step `(rows, ...)`; gives the output `(rows, ...)`."""
+    def step(self, x: Sequence[Tensor]) -> Tensor:
+        """Reads for each input one time step `(rows, ...)`; gives the output `(rows, ...)`."""
         ...
 
 
 class Engine(Protocol):
-    """Whatever runs a model of one input and one output.
+    """Whatever runs a model of one output.
 
     Attributes:
-        feature_shape: shape of one time step of the input, `()` for ids.
-        dtype: dtype of the input.
+        inputs: of the model, in its order.
         output_shape: shape of one time step of the output, unknown axes None.
-        input_vocabulary: how many ids the model can read, or None.
         from_logits: True if the last activation gives logits, False if probabilities, None if it
             cannot be told.
         last_layer: what the outputs come from, in words.
         steps_ahead: how many time steps ahead of its input the model was trained to give, where a
             `fit` in this process tells; empty where nobody knows.
+        offsets: how many time steps later each input was read in training, by its name: 0 at the
+            step itself, 1 and more what is known ahead. Without those of which nobody knows.
+        series: name of the input whose next value the output is; None where nobody knows.
     """
 
-    feature_shape: Shape
-    dtype: str
+    inputs: tuple[InputFacts, ...]
     output_shape: Shape
-    input_vocabulary: int | None
     from_logits: bool | None
     last_layer: str
     steps_ahead: tuple[int, ...]
+    offsets: dict[str, tuple[int, ...]]
+    series: str | None
 
     def to_numpy(self, array: Tensor) -> np.ndarray:
         """An array of the user's, or a tensor that the engine gave, in NumPy."""
@@ -133,3 +196,13 @@ class Engine(Protocol):
             ValueError: a `next_input` that is to be compiled and cannot be.
         """
         ...
+
+
+def several_outputs(names: Sequence[str]) -> ValueError:
+    """The error for a model of several outputs, or of none."""
+    return ValueError(
+        "`generate` feeds one output back into one input. Received: a `model` with the outputs "
+        f"{list(names)}. Build a `keras.Model` with the one that is to be generated; where the "
+        "next input is made of several, with "
+        "`keras.layers.Concatenate()(model.outputs)`, which `next_input` takes apart."
+    )

@@ -13,7 +13,7 @@ This module needs NumPy only, so that a deployed `Session` generates where Keras
 what knows Keras models is in `rollout.py`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,8 @@ def generate(
     next_input: NextInput | None = None,
     compile_next_input: bool = False,
     from_logits: bool | None = None,
+    future: Mapping[str, Any] | None = None,
+    known_ahead: Mapping[str, Any] | None = None,
 ) -> np.ndarray | list:
     """Generates ids (or outputs) from a prompt, feeding each output back as the next input.
 
@@ -101,7 +103,16 @@ def generate(
         Top-p: Holtzman et al. 2020, https://arxiv.org/abs/1904.09751
     """
     options = Options(
-        temperature, top_k, top_p, seed, stop, next_input, compile_next_input, from_logits
+        temperature,
+        top_k,
+        top_p,
+        seed,
+        stop,
+        next_input,
+        compile_next_input,
+        from_logits,
+        _in_order(model, future, "future"),
+        known_ahead,
     )
     return generate_with(model, prompt, length, options)
 
@@ -119,6 +130,8 @@ def stream(
     next_input: NextInput | None = None,
     compile_next_input: bool = False,
     from_logits: bool | None = None,
+    future: Mapping[str, Any] | None = None,
+    known_ahead: Mapping[str, Any] | None = None,
 ) -> Iterator:
     """The same as `generate`, yielding as it goes.
 
@@ -160,7 +173,16 @@ def stream(
     """
     engine = _engine(model)
     options = Options(
-        temperature, top_k, top_p, seed, stop, next_input, compile_next_input, from_logits
+        temperature,
+        top_k,
+        top_p,
+        seed,
+        stop,
+        next_input,
+        compile_next_input,
+        from_logits,
+        _in_order(model, future, "future"),
+        known_ahead,
     )
     request = read_request(engine, _in_order(model, prompt), length, options)
     return _stream(request, _emissions(engine, request, 1))
@@ -266,10 +288,10 @@ def _engine(model: Any) -> Engine:
     return rollout(model)
 
 
-def _in_order(model: Any, prompt: Any) -> Any:
+def _in_order(model: Any, prompt: Any, name: str = "prompt") -> Any:
     """A prompt with the columns of frames as a Keras model knows them; a `Session` knows none."""
     if isinstance(model, SessionLike):
         return prompt
     from keras_stateful.training.model_columns import prompt_in_order
 
-    return prompt_in_order(model, prompt)
+    return prompt_in_order(model, prompt, name)

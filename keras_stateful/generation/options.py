@@ -1,6 +1,7 @@
 """The options of `generate`, `stream` and `SampleText`, checked alike for all. NumPy only."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from keras_stateful.generation.engine import NextInput
 
 @dataclass(frozen=True, eq=False)
 class Options:
-    """How outputs become the next inputs; each option as in `generate`."""
+    """How outputs become the next inputs, and what is read beside; each as in `generate`."""
 
     temperature: float = 1.0
     top_k: int | None = None
@@ -23,6 +24,8 @@ class Options:
     next_input: NextInput | None = None
     compile_next_input: bool = False
     from_logits: bool | None = None
+    future: Mapping[str, Any] | None = None
+    known_ahead: Mapping[str, Any] | None = None
 
     def check(self) -> None:
         """Checks what can be checked without a model.

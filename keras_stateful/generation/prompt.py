@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.foundation.arguments import fits
-from keras_stateful.generation.engine import ANY_ID, Engine
+from keras_stateful.generation.engine import ANY_ID, Engine, InputFacts
 
 _AT_LEAST_A_STEP = (
     "A model continues what it has read: give it at least one step, for example the id that "
@@ -13,11 +13,14 @@ _AT_LEAST_A_STEP = (
 )
 
 
-def read_prompt(engine: Engine, prompt: Any, *, ids: bool) -> tuple[list[np.ndarray], bool]:
+def read_prompt(
+    engine: Engine, fed: InputFacts, prompt: Any, *, ids: bool
+) -> tuple[list[np.ndarray], bool]:
     """Reads a prompt as rows.
 
     Args:
         engine: what runs the model.
+        fed: the input that reads it.
         prompt: as in `generate`.
         ids: True for ids, False for features.
 
@@ -29,10 +32,10 @@ def read_prompt(engine: Engine, prompt: Any, *, ids: bool) -> tuple[list[np.ndar
         ValueError: an empty prompt, another shape, an id that the model cannot read.
         TypeError: text, or a prompt that is not numbers.
     """
-    rows, single = _rows(engine, prompt)
+    rows, single = _rows(engine, fed, prompt)
     read = _read_ids if ids else _read_features
     names = ["The prompt"] if single else [f"The prompt of row {r}" for r in range(len(rows))]
-    return [read(engine, row, name) for row, name in zip(rows, names, strict=True)], single
+    return [read(fed, row, name) for row, name in zip(rows, names, strict=True)], single
 
 
 def side_by_side(rows: list[np.ndarray]) -> np.ndarray:
@@ -44,9 +47,9 @@ def side_by_side(rows: list[np.ndarray]) -> np.ndarray:
     return together
 
 
-def _rows(engine: Engine, prompt: Any) -> tuple[list[np.ndarray], bool]:
+def _rows(engine: Engine, fed: InputFacts, prompt: Any) -> tuple[list[np.ndarray], bool]:
     """Tells one row from a list of rows, by the number of axes that a row has."""
-    axes = 1 + len(engine.feature_shape)
+    axes = 1 + len(fed.shape)
     is_list = isinstance(prompt, (list, tuple))
     if isinstance(prompt, str) or (is_list and any(isinstance(p, str) for p in prompt)):
         raise TypeError(
@@ -68,7 +71,7 @@ def _rows(engine: Engine, prompt: Any) -> tuple[list[np.ndarray], bool]:
         return [array], True
     if array.ndim == axes + 1:
         return list(array), False
-    shape = str(("timesteps", *engine.feature_shape)).replace("'", "")
+    shape = str(("timesteps", *fed.shape)).replace("'", "")
     raise ValueError(
         f"`prompt` must have shape {shape}, or be a list of such, one per row. Received: shape "
         f"{array.shape}."
@@ -82,20 +85,20 @@ def _axes(value: Any) -> int | None:
         return None
 
 
-def _read_features(engine: Engine, row: np.ndarray, name: str) -> np.ndarray:
+def _read_features(fed: InputFacts, row: np.ndarray, name: str) -> np.ndarray:
     if not len(row):
         raise ValueError(f"{name} is empty. {_AT_LEAST_A_STEP}")
-    if not fits(row.shape[1:], engine.feature_shape):
+    if not fits(row.shape[1:], fed.shape):
         raise ValueError(
-            f"{name} has shape {row.shape}; the model reads {engine.feature_shape} features a step."
+            f"{name} has shape {row.shape}; the model reads {fed.shape} features a step."
         )
     if not (np.issubdtype(row.dtype, np.number) or row.dtype == bool):
         raise TypeError(f"{name} must be numbers. Received: dtype {row.dtype}.")
     # The engine casts to the model's own dtype, which NumPy may not have: bfloat16.
-    return row.astype("int32" if "int" in engine.dtype else "float32", copy=False)
+    return row.astype("int32" if fed.of_ids else "float32", copy=False)
 
 
-def _read_ids(engine: Engine, row: np.ndarray, name: str) -> np.ndarray:
+def _read_ids(fed: InputFacts, row: np.ndarray, name: str) -> np.ndarray:
     if not len(row):
         raise ValueError(f"{name} is empty. {_AT_LEAST_A_STEP}")
     if not np.issubdtype(row.dtype, np.integer):
@@ -103,7 +106,7 @@ def _read_ids(engine: Engine, row: np.ndarray, name: str) -> np.ndarray:
             f"{name} must be integer ids. Received: dtype {row.dtype}. Convert it with "
             "`.astype('int32')`; for signals pass `next_input`."
         )
-    highest = (engine.input_vocabulary or ANY_ID) - 1
+    highest = (fed.vocabulary or ANY_ID) - 1
     unknown = row[(row < 0) | (row > highest)]
     if unknown.size:
         raise ValueError(

@@ -24,9 +24,11 @@ def _blocks(engine: Engine, request: Request) -> Iterator[np.ndarray]:
     with engine.conversation(len(lengths)) as conversation:
         # Before the shortest prompt ends, nothing that is emitted is used.
         if first:
-            conversation.read(request.prompts[:, :first])
+            read = request.prompts[:, :first]
+            conversation.read(request.beside.between(read, 0, first))
         for t in range(first, request.positions):
-            output = conversation.step(_inputs_at(engine, request, t < lengths, t, last))
+            fed = _fed_at(engine, request, t < lengths, t, last)
+            output = conversation.step(request.beside.at(fed, t))
             if request.next_input is None:
                 last = _chosen(engine, request, t, output)
                 yield last[:, None]
@@ -54,7 +56,7 @@ def _chosen(engine: Engine, request: Request, t: int, output: Tensor) -> np.ndar
     )
 
 
-def _inputs_at(
+def _fed_at(
     engine: Engine, request: Request, in_prompt: np.ndarray, t: int, last: Tensor
 ) -> Tensor:
     """What the rows read at position `t`, `(rows, ...)`: their prompts, then what they emitted."""
@@ -66,7 +68,8 @@ def _inputs_at(
         emitted = request.next_input(last)
         if before is not None:
             check_fed_back(engine, (before, engine.to_numpy(emitted)))
-        _check_shape(emitted, last, (len(request.lengths), *engine.feature_shape))
+        step = engine.inputs[request.beside.fed].shape
+        _check_shape(emitted, last, (len(request.lengths), *step))
     if not in_prompt.any():
         return emitted
     in_prompt = in_prompt.reshape(-1, *[1] * (request.prompts.ndim - 2))

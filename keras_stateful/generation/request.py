@@ -2,12 +2,15 @@
 
 import operator
 import random
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from keras_stateful.foundation.arguments import whole_number
-from keras_stateful.generation.engine import ANY_ID, Engine, Request
+from keras_stateful.foundation.types import Tensor
+from keras_stateful.generation.beside import offsets_of, read_beside, told_apart
+from keras_stateful.generation.engine import ANY_ID, Engine, InputFacts, Request
 from keras_stateful.generation.options import Options
 from keras_stateful.generation.prompt import read_prompt, side_by_side
 from keras_stateful.generation.sampling import row_uniforms
@@ -31,15 +34,21 @@ def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> 
     """
     length = whole_number("length", length, 1)
     options.check()
+    ahead = offsets_of(engine, options.known_ahead)
+    parts = told_apart(engine, prompt, options.future, ahead)
+    if options.next_input is None and _gives_next(engine, parts.fed):
+        options = replace(options, next_input=_as_it_is, compile_next_input=True)
+        options.check()
     if options.next_input is None:
-        _check_model_of_ids(engine)
-    rows, single = read_prompt(engine, prompt, ids=options.next_input is None)
+        _check_model_of_ids(engine, parts.fed)
+    rows, single = read_prompt(engine, parts.fed, parts.prompt, ids=options.next_input is None)
     lengths = tuple(len(row) for row in rows)
     # Nothing is drawn of signals, nor where the most likely id is taken: a request then has None
     # for all that a draw needs.
     draws = options.next_input is None and options.temperature > 0
     return Request(
         prompts=side_by_side(rows),
+        beside=read_beside(engine, parts, ahead, lengths, length, single),
         lengths=lengths,
         length=length,
         single=single,
@@ -54,7 +63,17 @@ def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> 
     )
 
 
-def _check_model_of_ids(engine: Engine) -> None:
+def _as_it_is(output: Tensor) -> Tensor:
+    return output
+
+
+def _gives_next(engine: Engine, fed: InputFacts) -> bool:
+    """True if it is known that each output is the next value of the input that is fed."""
+    known = engine.series is not None and engine.series in ("", fed.name)
+    return known and fed.shape != () and fed.shape == engine.output_shape
+
+
+def _check_model_of_ids(engine: Engine, fed: InputFacts) -> None:
     """Checks that the model reads ids, gives one score for each, and can read what it emits."""
     if max(engine.steps_ahead, default=0) > 1:
         raise ValueError(
@@ -62,10 +81,10 @@ def _check_model_of_ids(engine: Engine) -> None:
             f"target_offset={list(engine.steps_ahead)}, which gives the id that far ahead. Train "
             "it with `target_offset=1`."
         )
-    if engine.feature_shape != ():
+    if fed.shape != ():
         raise ValueError(
             "`generate` feeds ids unless `next_input` says how an output becomes an input. "
-            f"Received: a `model` that reads {engine.feature_shape} features a step. Pass "
+            f"Received: a `model` that reads {fed.shape} features a step. Pass "
             "`next_input`, for example `lambda output: output` where it predicts the next step of "
             "its input; a model of one-hot vectors generates text when they are made inside it, "
             "with `keras.layers.CategoryEncoding` or `keras.layers.Embedding`."
@@ -76,7 +95,7 @@ def _check_model_of_ids(engine: Engine) -> None:
             f"`model` with outputs of shape {engine.output_shape} a step. Pass `next_input` if it "
             "predicts a signal."
         )
-    readable, emitted = engine.input_vocabulary, engine.output_shape[0]
+    readable, emitted = fed.vocabulary, engine.output_shape[0]
     if readable is not None and emitted is not None and emitted > readable:
         raise ValueError(
             f"The model can emit ids that it cannot read. Received: outputs of {emitted} ids, "

@@ -7,7 +7,7 @@ On JAX and TensorFlow the loop is `compiled_loop.advance`. On torch the step is 
 list of ATen calls and the loop is Python's.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -16,7 +16,12 @@ from keras import ops
 from keras_stateful.carry.copying import parts_of
 from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.vocabulary import input_vocabulary, reads_as_logits
-from keras_stateful.conversion.step_model import StepModel, initial_states, to_step_model
+from keras_stateful.conversion.step_model import (
+    StepModel,
+    has_time,
+    initial_states,
+    to_step_model,
+)
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Tensor
 from keras_stateful.generation.compiled_loop import ModelCall, Progress, advance, constants
@@ -28,8 +33,10 @@ from keras_stateful.generation.compiling import (
     recorded,
     trace,
 )
-from keras_stateful.generation.engine import Emissions, Request
+from keras_stateful.generation.engine import Emissions, InputFacts, Request, several_outputs
 from keras_stateful.generation.request import check_fed_back
+from keras_stateful.training.model_ahead import offsets_known, predicted_series
+from keras_stateful.training.model_columns import KnownColumns, columns_known
 from keras_stateful.training.model_facts import facts_of
 
 WINDOW = 64  # time steps of a prompt read at once inside a compiled call
@@ -45,13 +52,14 @@ def rollout(model: keras.Model) -> "Rollout":
             f"{type(model).__name__}."
         )
     # Other layers or variables are another model: a `Sequential` may have grown.
-    labels = facts_of(model).trained_on
-    signature: tuple = (labels,)
+    labels, known = facts_of(model).trained_on, columns_known(model)
+    signature: tuple = (labels, str(known))
     signature += tuple(id(v) for v in model.weights) + tuple(id(layer) for layer in model.layers)
     kept = vars(model).get(_SLOT)
     if kept is None or kept[0] != signature:
         step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)
-        kept = (signature, Rollout(step, () if labels is None else labels.target_offsets))
+        steps_ahead = () if labels is None else labels.target_offsets
+        kept = (signature, Rollout(step, steps_ahead, known))
         vars(model)[_SLOT] = kept  # not setattr: Keras would track it as a part of the model
     return kept[1]
 
@@ -65,23 +73,24 @@ class Rollout:
         per_step: True if the output has a time axis; else it is that of the last step.
     """
 
-    def __init__(self, step: StepModel, steps_ahead: Iterable[int] = ()):
-        if len(step.data_inputs) != 1 or len(step.data_outputs) != 1:
-            raise ValueError(
-                "`generate` feeds one output back into one input. Received: a `model` with inputs "
-                f"{[t.name for t in step.data_inputs]} and {len(step.data_outputs)} outputs. Build "
-                "a `keras.Model` with the one input and the one output that are to be generated."
-            )
-        (entry,), (output,) = step.data_inputs, step.data_outputs
+    def __init__(
+        self,
+        step: StepModel,
+        steps_ahead: Iterable[int] = (),
+        known: KnownColumns | None = None,
+    ):
+        if len(step.data_outputs) != 1:
+            raise several_outputs([t.name for t in step.data_outputs])
+        (output,) = step.data_outputs
         self.step = step
         self.steps_ahead = tuple(sorted(steps_ahead))
+        self.offsets = offsets_known(known or {})
+        self.series = predicted_series(known or {})
         self.variables: list[keras.Variable] = list(step.variables)
-        self.feature_shape: tuple[int | None, ...] = tuple(entry.shape[2:])
-        self.dtype: str = entry.dtype
         self.per_step = len(output.shape) > 1 and output.shape[1] is None
         self.output_shape: tuple[int | None, ...] = tuple(output.shape[2 if self.per_step else 1 :])
         graph = Graph(step)
-        self.input_vocabulary = input_vocabulary(graph, entry)
+        self.inputs = tuple(_facts(graph, tensor) for tensor in step.data_inputs)
         self.from_logits, self.last_layer = reads_as_logits(graph, graph.outputs[0])
         # Loops by what `next_input` computes, "read", "step"; recorded steps by the input's shape.
         self._compiled: dict[Hashable, Callable] = {}
@@ -97,7 +106,8 @@ class Rollout:
 
     def emissions(self, request: Request, steps: int | None) -> Emissions | None:
         """As in `Engine`: None on torch, and where `next_input` is to be called at every step."""
-        if self._backend == "torch" or None in self.feature_shape:
+        fed = self.inputs[request.beside.fed]
+        if self._backend == "torch" or any(None in entry.shape for entry in self.inputs):
             return None
         program: Hashable = ()  # what `next_input` computes
         if request.next_input is not None:
@@ -105,11 +115,11 @@ class Rollout:
             if not request.compile_next_input or None in shape:
                 return None
             traced = _trace_twice(request.next_input, shape, self._output_dtype)
-            if traced.shape != (shape[0], *self.feature_shape):
+            if traced.shape != (shape[0], *fed.shape):
                 return None  # the loop in Python says what is wrong with it
             check_fed_back(self, self._probed(request.next_input, shape))
             program = traced.program
-        loop = self._loop(request.next_input, program, request.from_logits)
+        loop = self._loop(request, program)
         return Emissions(_in_windows(request), self._blocks(loop, request, steps))
 
     def _probed(self, next_input: Callable, shape: tuple) -> tuple[np.ndarray, np.ndarray]:
@@ -118,11 +128,12 @@ class Rollout:
         following = next_input(ops.convert_to_tensor(output, self._output_dtype))
         return output, self.to_numpy(following)
 
-    def _loop(self, next_input: Callable | None, program: Hashable, from_logits: bool) -> Callable:
+    def _loop(self, request: Request, program: Hashable) -> Callable:
         """`advance` for this model, compiled once for all `next_input` that compute the same."""
+        timed, logits, following = request.beside.timed, request.from_logits, request.next_input
         return self.compiled(
-            (program, from_logits),
-            lambda *args: advance(self.call, next_input, from_logits, *args),
+            (program, logits, request.beside.fed),
+            lambda *args: advance(self.call, timed, following, logits, *args),
         )
 
     def _blocks(self, loop: Callable, request: Request, steps: int | None) -> Iterator[np.ndarray]:
@@ -144,15 +155,17 @@ class Rollout:
         rows, position = len(request.lengths), _in_windows(request)
         states = self.initial_states(rows)
         for start in range(0, position, WINDOW):
-            states = self.read_window(request.prompts[:, start : start + WINDOW], states)
+            end = start + WINDOW
+            x = request.beside.between(request.prompts[:, start:end], start, end)
+            states = self.read_window(x, states)
         if request.next_input is None:
             last = ops.zeros((rows,), "int32")
         else:
             last = ops.zeros((rows, *self.output_shape), self._output_dtype)
         return Progress(np.int32(position), states, last, np.zeros((rows,), "bool"))
 
-    def read_window(self, x: Tensor, states: list) -> list:
-        """The states behind `(rows, WINDOW, ...)`, in one compiled call."""
+    def read_window(self, x: list, states: list) -> list:
+        """The states behind inputs `(rows, WINDOW, ...)`, in one compiled call."""
         return self.compiled("read", lambda *args: self.call(*args)[1])(self.values(), x, states)
 
     @property
@@ -163,12 +176,12 @@ class Rollout:
         """The backend's tensors `(rows, ...)` to start from."""
         return [ops.convert_to_tensor(s) for s in initial_states(self.step, rows)]
 
-    def call(self, values: list | None, x: Tensor, states: list) -> tuple[Tensor, list]:
+    def call(self, values: list | None, x: list, states: list) -> tuple[Tensor, list]:
         """One call of the model.
 
         Args:
             values: the variables' values, or None to read the variables.
-            x: `(rows, time, ...)`.
+            x: for each input `(rows, time, ...)`, or `(rows, ...)` without a time axis.
             states: list of `(rows, ...)`.
 
         Returns:
@@ -182,7 +195,8 @@ class Rollout:
         mapping = [] if values is None else list(zip(self.variables, values, strict=True))
         with keras.StatelessScope(mapping) as scope:
             before = keras_internals.values_by_id(scope)
-            output, *new = self.step([ops.cast(x, self.dtype), *states], training=False)
+            cast = [ops.cast(v, e.dtype) for v, e in zip(x, self.inputs, strict=True)]
+            output, *new = self.step([*cast, *states], training=False)
         after = keras_internals.values_by_id(scope)
         changed = {key for key, value in after.items() if before.get(key) is not value}
         if changed - self._drawn_in_vain:
@@ -208,6 +222,13 @@ class Rollout:
                 self._compiled.clear()
             self._compiled[key] = make()
         return self._compiled[key]
+
+
+def _facts(graph: Graph, tensor: keras.KerasTensor) -> InputFacts:
+    """An input of a step model."""
+    time = has_time(tensor)
+    shape = tuple(tensor.shape[2 if time else 1 :])
+    return InputFacts(tensor.name, shape, tensor.dtype, input_vocabulary(graph, tensor), time)
 
 
 def _in_windows(request: Request) -> int:
@@ -276,32 +297,44 @@ class Conversation:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def read(self, x: np.ndarray) -> None:
+    def read(self, x: Sequence[np.ndarray]) -> None:
         """Reads `(rows, time, ...)`: in one call on torch, else in windows and single steps."""
         rollout = self._rollout
         if self._on_torch:
             with no_grad():
-                self._states = rollout.call(None, ops.convert_to_tensor(x), self._states)[1]
+                tensors = [ops.convert_to_tensor(part) for part in x]
+                self._states = rollout.call(None, tensors, self._states)[1]
             return
+        pairs = list(zip(x, rollout.inputs, strict=True))
+        steps = max(part.shape[1] for part, entry in pairs if entry.time)
         # Windows of one length, then single steps: every other length would be compiled anew.
-        whole = x.shape[1] // WINDOW * WINDOW
+        whole = steps // WINDOW * WINDOW
         for start in range(0, whole, WINDOW):
-            self._states = rollout.read_window(x[:, start : start + WINDOW], self._states)
-        for t in range(whole, x.shape[1]):
-            self.step(x[:, t])
+            window = slice(start, start + WINDOW)
+            part = [values[:, window] if entry.time else values for values, entry in pairs]
+            self._states = rollout.read_window(part, self._states)
+        for t in range(whole, steps):
+            self.step([values[:, t] if entry.time else values for values, entry in pairs])
 
-    def step(self, x: Tensor) -> Tensor:
+    def step(self, x: Sequence[Tensor]) -> Tensor:
         """Reads `(rows, ...)`, one time step; gives the output, a tensor of the backend."""
         rollout = self._rollout
-        x = ops.expand_dims(ops.cast(ops.convert_to_tensor(x), rollout.dtype), 1)
+        x = [self._one_step(v, entry) for v, entry in zip(x, rollout.inputs, strict=True)]
         if not self._on_torch:
             step = rollout.compiled("step", rollout.call)
             output, self._states = step(rollout.values(), x, self._states)
             return output
         if self._recorded is None:
             self._recorded = rollout.kept(
-                x.shape, lambda: recorded(rollout.call, self._values or [], x, self._states)
+                tuple(part.shape for part in x),
+                lambda: recorded(rollout.call, self._values or [], x, self._states),
             )
         with no_grad():
             output, self._states = self._recorded(self._values, x, self._states)
         return output
+
+    @staticmethod
+    def _one_step(values: Tensor, entry: InputFacts) -> Tensor:
+        """A time step in the model's dtype, with a time axis where the input has one."""
+        values = ops.cast(ops.convert_to_tensor(values), entry.dtype)
+        return ops.expand_dims(values, 1) if entry.time else values

@@ -1,11 +1,18 @@
 """Generates with a `Session`: loop and draws in NumPy, where Keras is not installed."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from keras_stateful.foundation.types import Structure, Tensor
-from keras_stateful.generation.engine import Conversation, Emissions, Request
+from keras_stateful.generation.engine import (
+    Conversation,
+    Emissions,
+    InputFacts,
+    Request,
+    several_outputs,
+)
 
 
 @runtime_checkable
@@ -29,20 +36,19 @@ class SessionEngine:
 
     def __init__(self, session: SessionLike):
         manifest = session.manifest
-        if len(manifest.inputs) != 1 or len(manifest.outputs) != 1:
-            raise ValueError(
-                "`generate` feeds one output back into one input. Received: a session of a model "
-                f"with {len(manifest.inputs)} inputs and {len(manifest.outputs)} outputs. Export a "
-                "`keras.Model` with the one input and the one output that are to be generated."
-            )
-        (entry,), (output,) = manifest.inputs, manifest.outputs
+        if len(manifest.outputs) != 1:
+            raise several_outputs([output.name for output in manifest.outputs])
+        (output,) = manifest.outputs
         self._session = session
-        self.feature_shape = tuple(entry.step_shape)
-        self.dtype: str = entry.dtype
+        self.inputs = tuple(
+            InputFacts(i.name, tuple(i.step_shape), i.dtype, i.vocabulary, i.time)
+            for i in manifest.inputs
+        )
         self.output_shape = tuple(output.step_shape)
-        self.input_vocabulary: int | None = entry.vocabulary
         self.from_logits: bool | None = output.from_logits
         self.steps_ahead: tuple[int, ...] = ()
+        self.offsets: dict[str, tuple[int, ...]] = {}
+        self.series: str | None = None
         self.last_layer = f"the exported output {output.name!r}"
 
     def to_numpy(self, array: Tensor) -> np.ndarray:
@@ -52,8 +58,28 @@ class SessionEngine:
         """A fork with this many rows at the initial state; it is a context manager."""
         fork = self._session.fork([0] * rows)  # copies of any row will do: `reset` starts them anew
         fork.reset()
-        return fork
+        return _Fork(fork)
 
     def emissions(self, request: Request, steps: int | None) -> Emissions | None:
         """None: a runtime runs one step at a time."""
         return None
+
+
+class _Fork:
+    """Rows of a session, fed with a list of inputs."""
+
+    def __init__(self, session: Any):
+        self._session = session
+
+    def __enter__(self) -> "_Fork":
+        self._session.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._session.__exit__(*error)
+
+    def read(self, x: Sequence[np.ndarray]) -> object:
+        return self._session.read(x[0] if len(x) == 1 else tuple(x))
+
+    def step(self, x: Sequence[Tensor]) -> Tensor:
+        return self._session.step(x[0] if len(x) == 1 else tuple(x))

@@ -16,10 +16,11 @@ from keras_stateful.data.columns import ColumnOrder
 from keras_stateful.data.kinds import Columns, as_array, columns_of
 from keras_stateful.foundation.protocols import Key, Readable
 from keras_stateful.foundation.types import Structure
+from keras_stateful.training.model_ahead import check_ahead, learn_ahead, of_one_offset
 
 # By "inputs" and "targets", then by name of the array, "" for a single one. Plain lists and text,
-# as a file of the model has them; columns that are no text are remembered as what they print. By
-# "offsets", for inputs by name, how many time steps later each was read: what is known ahead.
+# as a file of the model has them; columns that are no text are remembered as what they print. What
+# else is remembered has groups of its own, "offsets" and "series": see `model_ahead`.
 KnownColumns: TypeAlias = dict[str, dict[str, list]]
 
 _SLOT = "_keras_stateful_columns"  # the attribute of the model
@@ -45,47 +46,8 @@ def columns_after(model: keras.Model, sequence: Readable | None) -> KnownColumns
             if columns is not None:
                 named = learned.setdefault(group, {})
                 named.setdefault(_name(key, arrays), _texts(columns))
-    for key, offsets in sequence.input_offsets.items():
-        learned.setdefault("offsets", {}).setdefault(key, list(offsets))
+    learn_ahead(learned, model, sequence)
     return learned
-
-
-def known_ahead(known: KnownColumns) -> dict[str, list[int]]:
-    """How many time steps later a model reads each known-ahead input, by its name."""
-    return {key: offsets for key, offsets in known.get("offsets", {}).items() if max(offsets)}
-
-
-def check_ahead(name: str, sequence: Readable, known: KnownColumns) -> None:
-    """Checks that inputs are read as far ahead as in the model's training.
-
-    Args:
-        name: name of the argument that gives the sequence, used in error messages.
-        sequence: what the model reads.
-        known: what it was trained on.
-
-    Raises:
-        ValueError: an input that is read at other time steps.
-    """
-    for key, offsets in sequence.input_offsets.items():
-        expected = known.get("offsets", {}).get(key)
-        if expected is None or list(offsets) == expected:
-            continue
-        remedy = (
-            f"Pass `known_ahead={known_ahead(known)}`"
-            if max(expected)
-            else f"Leave {key!r} out of `known_ahead`"
-        )
-        raise ValueError(
-            f"The input {key!r} of `{name}` is read {_ahead(offsets)}, and the model was trained "
-            f"on it {_ahead(expected)}. Received: offsets {list(offsets)}, trained on {expected}. "
-            f"{remedy}; to train its weights on another alignment, give them to a model that was "
-            "not trained yet: `new.set_weights(model.get_weights())`."
-        )
-
-
-def _ahead(offsets: Iterable[int]) -> str:
-    steps = " and ".join(map(str, offsets))
-    return "at the step itself" if steps == "0" else f"{steps} time steps ahead"
 
 
 def order_columns(name: str, sequence: Readable, known: KnownColumns) -> None:
@@ -114,18 +76,32 @@ def order_columns(name: str, sequence: Readable, known: KnownColumns) -> None:
     sequence.order_columns(order)
 
 
-def prompt_in_order(model: Any, prompt: Structure) -> Structure:
+def prompt_in_order(model: Any, prompt: Structure, name: str = "prompt") -> Structure:
     """A prompt of `generate`, with the columns of frames in the order that a model knows.
+
+    Args:
+        model: the model.
+        prompt: rows, or a dict of these; or what is known of the future.
+        name: name of the argument, used in error messages.
 
     Raises:
         ValueError: as `order_columns`.
     """
-    expected = getattr(model, _SLOT, {}).get("inputs", {}).get("")
-    if expected is None:
-        return prompt
-    if isinstance(prompt, (list, tuple)):
-        return [_in_order(f"prompt[{i}]", row, expected) for i, row in enumerate(prompt)]
-    return _in_order("prompt", prompt, expected)
+    known = getattr(model, _SLOT, {})
+    return _all_in_order(known, name, prompt, "") if known.get("inputs") else prompt
+
+
+def _all_in_order(known: KnownColumns, name: str, value: Structure, key: str) -> Structure:
+    """Frames in lists and dicts, in the order that is known of the input of a key."""
+    if isinstance(value, dict):
+        return {k: _all_in_order(known, f"{name}[{k!r}]", v, k) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        pairs = enumerate(value)
+        return [_all_in_order(known, f"{name}[{i}]", row, key) for i, row in pairs]
+    columns = known["inputs"].get(key, known["inputs"].get(""))
+    if columns is None or columns_of(value) is None:
+        return value
+    return _in_order(name, value, of_one_offset(known, key, columns))
 
 
 def _in_order(name: str, frame: Structure, expected: list[str]) -> Structure:
