@@ -23,6 +23,11 @@ from keras_stateful.conversion.held import HeldCalls, called
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.types import Structure, Tensor
+from keras_stateful.training.model_columns import (
+    KnownColumns,
+    columns_known,
+    remember_columns,
+)
 from keras_stateful.training.model_facts import same_training
 
 
@@ -44,9 +49,11 @@ class StepModel(KerasFiles):
         *args: Any,
         state_paths: Sequence[str] = (),
         initial_state_given: Sequence[str] = (),
+        columns: KnownColumns | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
+        remember_columns(self, columns or {})
         self.state_paths = list(state_paths)
         self.initial_state_given = list(initial_state_given)
 
@@ -79,6 +86,7 @@ class StepModel(KerasFiles):
             **super().get_config(),
             "state_paths": list(self.state_paths),
             "initial_state_given": list(self.initial_state_given),
+            "columns": columns_known(self),
         }
 
 

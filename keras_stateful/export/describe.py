@@ -22,6 +22,8 @@ from keras_stateful.foundation.states import fingerprint
 from keras_stateful.foundation.version import __version__
 from keras_stateful.session.manifest import Manifest, State, Tensor
 from keras_stateful.session.runtimes import Runtime, open_runtime
+from keras_stateful.training.model_ahead import offsets_known, predicted_series
+from keras_stateful.training.model_columns import columns_known
 
 # How far apart (`check.apart`) an output of the artifact and one of Keras may be and still be taken
 # for the same. Looser than the check: on random inputs, different outputs are apart by far more,
@@ -61,6 +63,8 @@ def describe(
             "this names in another way (a comparison with 0.0 for one with 0, a public layer for "
             "an operation), or try another `format` or backend."
         ) from error
+    known = columns_known(step)
+    offsets, series = offsets_known(known), predicted_series(known)
     inputs = [
         Tensor(
             name=tensor.name,
@@ -69,6 +73,8 @@ def describe(
             dtype=tensor.dtype,
             time=has_time(original),
             vocabulary=input_vocabulary(graph, original),
+            offsets=offsets.get(tensor.name),
+            series=True if series in ("", tensor.name) else None,
         )
         # The states stand behind the data in `single`.
         for original, tensor in zip(step.data_inputs, single.inputs, strict=False)

@@ -47,8 +47,8 @@ class SessionEngine:
         self.output_shape = tuple(output.step_shape)
         self.from_logits: bool | None = output.from_logits
         self.steps_ahead: tuple[int, ...] = ()
-        self.offsets: dict[str, tuple[int, ...]] = {}
-        self.series: str | None = None
+        self.offsets = {i.name: i.offsets for i in manifest.inputs if i.offsets is not None}
+        self.series = next((i.name for i in manifest.inputs if i.series), None)
         self.last_layer = f"the exported output {output.name!r}"
 
     def to_numpy(self, array: Tensor) -> np.ndarray:

@@ -66,6 +66,17 @@ def _is_size(size: Json) -> bool:
     return size is None or (type(size) is int and 0 <= size < _SIZE_BOUND)
 
 
+def _offsets(key: str, value: Json) -> tuple[int, ...]:
+    steps = value if isinstance(value, list) else []
+    # `type`, since to Python true and false are integers, too.
+    whole_steps = all(type(step) is int and 0 <= step < _SIZE_BOUND for step in steps)
+    if not 1 <= len(steps) <= _MOST_TENSORS or not whole_steps:
+        raise ManifestError(
+            f"`{key}` must list time steps, 0 or more. Received: {repr(value)[:80]}."
+        )
+    return tuple(steps)
+
+
 def _time(key: str, value: Json, shape: Shape) -> bool:
     has_time = flag(key, value)
     if has_time and (len(shape) < 2 or shape[1] not in (1, None)):
@@ -104,6 +115,9 @@ class Tensor:
         vocabulary: for ids that an `Embedding` reads, how many there are; else None.
         from_logits: for scores, True if they are logits, False if they are probabilities; None
             where unknown.
+        offsets: for inputs, how many time steps later the model was trained to read each; more
+            than 0 for what is known ahead. None where unknown.
+        series: for inputs, True if the output is known to be the input's next value; else None.
     """
 
     name: str = field(metadata=in_json(text))
@@ -113,6 +127,11 @@ class Tensor:
     time: bool = field(metadata=in_json(_time, after=("shape",)))
     vocabulary: int | None = field(default=None, metadata=in_json(any_whole, omit_none=True))
     from_logits: bool | None = field(default=None, metadata=in_json(flag, omit_none=True))
+
+    offsets: tuple[int, ...] | None = field(
+        default=None, metadata=in_json(_offsets, write=list, omit_none=True)
+    )
+    series: bool | None = field(default=None, metadata=in_json(flag, omit_none=True))
 
     @property
     def step_shape(self) -> Shape:
