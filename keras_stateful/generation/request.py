@@ -75,12 +75,6 @@ def _gives_next(engine: Engine, fed: InputFacts) -> bool:
 
 def _check_model_of_ids(engine: Engine, fed: InputFacts) -> None:
     """Checks that the model reads ids, gives one score for each, and can read what it emits."""
-    if max(engine.steps_ahead, default=0) > 1:
-        raise ValueError(
-            "`generate` feeds each id back as the next one. Received: a `model` trained with "
-            f"target_offset={list(engine.steps_ahead)}, which gives the id that far ahead. Train "
-            "it with `target_offset=1`."
-        )
     if fed.shape != ():
         raise ValueError(
             "`generate` feeds ids unless `next_input` says how an output becomes an input. "
@@ -88,6 +82,12 @@ def _check_model_of_ids(engine: Engine, fed: InputFacts) -> None:
             "`next_input`, for example `lambda output: output` where it predicts the next step of "
             "its input; a model of one-hot vectors generates text when they are made inside it, "
             "with `keras.layers.CategoryEncoding` or `keras.layers.Embedding`."
+        )
+    if max(engine.steps_ahead, default=0) > 1:
+        raise ValueError(
+            "`generate` feeds each id back as the next one. Received: a `model` trained with "
+            f"target_offset={list(engine.steps_ahead)}, which gives the id that far ahead. Train "
+            "it with `target_offset=1`."
         )
     if len(engine.output_shape) != 1:
         raise ValueError(
