@@ -51,9 +51,10 @@ def generate(
 
     Args:
         model: from `to_stateful`, `to_inference` or `to_step_model`, any other model these accept,
-            or a `Session`. One input, one output.
-        prompt: ids `(timesteps,)`, or a list of such, of any lengths, one per row. With
-            `next_input`: features `(timesteps, ...)`, or a list of such.
+            or a `Session`. One output, and one input that is written.
+        prompt: ids `(timesteps,)`, or a list of such, of any lengths, one per row. For signals:
+            features `(timesteps, ...)`, or a list of such. For a model of several inputs a dict of
+            these by the inputs' names, or a list of dicts; what is constant has no time axis there.
         length: how many ids (or outputs) to generate for each row, at least 1.
         temperature: logits are divided by it; 0 takes the most likely id at every step.
         top_k: draw from the `top_k` most likely ids only. Ids exactly as likely as the last of them
@@ -64,23 +65,32 @@ def generate(
             `keras.utils.set_random_seed`.
         stop: an id or several; a row ends with the first of them that it generates, which is kept.
         next_input: for signals: a function from the output of one step `(rows, ...)` to the next
-            input `(rows, ...)`. It gets the backend's tensors (NumPy arrays from a `Session`) and
-            is called at every step, so it may do anything. Nothing is drawn then.
+            input `(rows, ...)`. None feeds outputs back as they are, where a training on a sequence
+            and its loss tell that they are the next values of the input. It gets the backend's
+            tensors (NumPy arrays from a `Session`) and is called at every step, so it may do
+            anything. Nothing is drawn then.
         compile_next_input: True to have `next_input` compiled into the loop, on JAX and TensorFlow,
             which is faster. It is then called to be traced, not at every step: it must be written
             in `keras.ops`, and depend on the output alone.
         from_logits: True if outputs are logits, False if they are probabilities. None: inferred
             from the last activation.
+        future: what is known of the steps behind the prompt, for all inputs but the one that is
+            written: `{name: (length, ...)}` for all rows, or `(rows, length, ...)`. What is read
+            more than one step ahead needs as many steps more. An input whose prompt goes on behind
+            the end of the others needs none.
+        known_ahead: how many time steps later the model reads each of these inputs, `{name:
+            offset}`, 0 at the step itself. None for what it remembers of its training on a
+            sequence.
 
     Returns:
         The new ids, int32 `(length,)`, or `(rows, length)` for a list of prompts. With `stop`, a
-        list of ints, or a list of such lists. With `next_input`, the outputs `(length, ...)` or
+        list of ints, or a list of such lists. Of signals, the outputs `(length, ...)` or
         `(rows, length, ...)`: the first one follows the prompt's last step.
 
     Raises:
         ValueError: an empty prompt, an id the model cannot read, an option out of its range, a last
             activation that is neither linear nor softmax, scores that are NaN; a `next_input` that
-            is to be compiled and cannot be.
+            is to be compiled and cannot be; a `future` of other inputs, or too short or too long.
         TypeError: a prompt that is not numbers; a length, `top_k` or seed that is not a whole
             number.
 
@@ -150,6 +160,8 @@ def stream(
         next_input: a function from output to next input.
         compile_next_input: True if it may be compiled.
         from_logits: True if outputs are logits.
+        future: what is known of the steps behind the prompt.
+        known_ahead: how many time steps later the model reads these inputs.
 
     Returns:
         An iterator. One prompt: of ints, or with `next_input` of arrays `(...)`. A list of prompts:

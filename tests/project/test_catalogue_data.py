@@ -605,6 +605,172 @@ TARGETS = {
     ),
 }
 
+
+def ahead(known=12, load=9, **kwargs):
+    """One series of loads, with hours that go on behind its end."""
+    corpus = {"load": np.ones((load, 1)), "hour": np.arange(known)}
+    arguments = {"targets": "load", "target_offset": 1, "known_ahead": ["hour"], **kwargs}
+    return make(corpus, 1, 4, **arguments)
+
+
+AHEAD = {
+    "a single key as text": Bad(
+        lambda: ahead(known_ahead="hour"),
+        TypeError,
+        "`known_ahead`",
+        "known_ahead=hour",
+        "`known_ahead=['hour']`",
+    ),
+    "known ahead of a corpus without keys": Bad(
+        lambda: make(ones, 1, known_ahead=["hour"]),
+        ValueError,
+        "`known_ahead`",
+        "'hour'",
+        "Pass one of its keys",
+    ),
+    "a key that the corpus lacks": Bad(
+        lambda: ahead(known_ahead=["tariff"], known=9),
+        ValueError,
+        "`known_ahead`",
+        "'tariff'",
+        "['hour', 'load']",
+    ),
+    "what is predicted": Bad(
+        lambda: ahead(known_ahead=["load"], known=9),
+        ValueError,
+        "`known_ahead`",
+        "'load'",
+        "out of `known_ahead`",
+    ),
+    "the same data under another key": Bad(
+        lambda: make(
+            {"x": ones, "again": ones}, 1, targets="x", target_offset=1, known_ahead=["again"]
+        ),
+        ValueError,
+        "`known_ahead`",
+        "'again'",
+        "out of `known_ahead`",
+    ),
+    "the weights": Bad(
+        lambda: make(
+            {"load": ones, "w": ones[:, 0]},
+            1,
+            targets="load",
+            target_offset=1,
+            sample_weight="w",
+            known_ahead=["w"],
+        ),
+        ValueError,
+        "`known_ahead`",
+        "'w'",
+        "the weight",
+    ),
+    "nothing lies ahead": Bad(
+        lambda: ahead(target_offset=0),
+        ValueError,
+        "`known_ahead`",
+        "target_offset=0",
+        "`target_offset=1`",
+    ),
+    "labels of documents": Bad(
+        lambda: make({"x": [ones], "hour": docs(9)}, 1, targets=[1], known_ahead=["hour"]),
+        ValueError,
+        "`known_ahead`",
+        "target_offset=0",
+        "leave 'hour' out",
+    ),
+    "an offset before the step": Bad(
+        lambda: ahead(known_ahead={"hour": -1}),
+        ValueError,
+        "`known_ahead['hour']`",
+        "-1",
+        "0 or more",
+    ),
+    "hours that end before the series": Bad(
+        lambda: ahead(known=8),
+        ValueError,
+        "`corpus['hour']`",
+        "of 8",
+        "one value for each time step",
+    ),
+    "hours that do not reach as far as they are read": Bad(
+        lambda: make({"x": [ones], "hour": docs(9)}, 1, targets=[1], known_ahead={"hour": 9}),
+        ValueError,
+        "`corpus['hour']`",
+        "9 later",
+        "may go on behind the last step",
+    ),
+    "a static list in place of vectors": Bad(
+        lambda: ahead(static=["machine"]),
+        ValueError,
+        "`static`",
+        "'machine'",
+        "`static={'machine': array}`",
+    ),
+    "static vectors without a name": Bad(
+        lambda: ahead(static=np.ones((1, 2))),
+        TypeError,
+        "`static`",
+        "ndarray",
+        "`static=",
+    ),
+    "a static input under a key of the corpus": Bad(
+        lambda: ahead(static={"hour": np.ones((1, 2))}),
+        ValueError,
+        "`static`",
+        "'hour'",
+        "Rename it",
+    ),
+    "static vectors of other documents": Bad(
+        lambda: ahead(static={"machine": np.ones((3, 2))}),
+        ValueError,
+        "`static['machine']`",
+        "(3, 2) for 1 documents",
+        "(1, features)",
+    ),
+    "static numbers without an axis": Bad(
+        lambda: ahead(static={"machine": np.ones(1)}),
+        ValueError,
+        "`static['machine']`",
+        "(1,)",
+        "`x[:, None]`",
+    ),
+    "a static vector that is missing": Bad(
+        lambda: ahead(static={"machine": np.full((1, 2), nan)}),
+        ValueError,
+        "`static['machine']`",
+        "document 0",
+        "Fill in",
+    ),
+    "static inputs beside one array": Bad(
+        lambda: make(ones, 1, static={"machine": np.ones((1, 2))}),
+        ValueError,
+        "`static`",
+        "['machine']",
+        "`{'x': corpus}`",
+    ),
+    "static arrays of a stream": Bad(
+        lambda: stream([{"x": ones}] * 3, static={"machine": np.ones((3, 2))}),
+        TypeError,
+        "`static`",
+        "['machine']",
+        "`static=['machine']`",
+    ),
+    "hours of a stream that are too short": Bad(
+        lambda: stream(
+            [{"x": ones, "hour": np.arange(9)}] * 3,
+            targets="x",
+            target_offset=1,
+            known_ahead={"hour": 9},
+        ),
+        ValueError,
+        "source[0]",
+        "known_ahead={'hour': 9}",
+        "out of the source",
+    ),
+}
+
+
 STREAM = {
     "its length": Bad(
         lambda: len(StatefulStream(docs(30, 40), 2, 4)),
@@ -753,7 +919,7 @@ STREAM = {
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
-    "case", [pytest.param(c, id=n) for n, c in (CORPUS | LAYOUT | TARGETS).items()]
+    "case", [pytest.param(c, id=n) for n, c in (CORPUS | LAYOUT | TARGETS | AHEAD).items()]
 )
 def test_sequence(case):
     assert_refused(case)

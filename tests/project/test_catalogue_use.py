@@ -428,6 +428,156 @@ GENERATION = {
     ),
 }
 
+
+def forecaster():
+    """Writes `load` beside `hour`, which it reads one step ahead, and the constant `machine`."""
+    load, hour = keras.Input((None, 1), name="load"), keras.Input((None, 2), name="hour")
+    machine = keras.Input((3,), name="machine")
+    read = layers.Concatenate()([load, hour])
+    read = layers.GRU(3, return_sequences=True)(read, initial_state=layers.Dense(3)(machine))
+    return keras.Model([load, hour, machine], layers.Dense(1)(read))
+
+
+PAST = {"load": np.ones((5, 1)), "hour": np.ones((5, 2)), "machine": np.ones(3)}
+
+
+def forecasting(future=None, prompt=None, known_ahead=None, length=4, model=forecaster, **others):
+    arguments = {
+        "future": {"hour": np.ones((4, 2))} if future is None else future,
+        "known_ahead": {"hour": 1} if known_ahead is None else known_ahead,
+        "next_input": lambda output: output,
+        **others,
+    }
+    return lambda _: ks.generate(model(), {**PAST, **(prompt or {})}, length, **arguments)
+
+
+def of_two_outputs():
+    model = forecaster()
+    return keras.Model(model.inputs, [model.outputs[0], model.outputs[0]])
+
+
+FUTURE = {
+    "a future that is too short": Bad(
+        forecasting({"hour": np.ones((3, 2))}),
+        ValueError,
+        "`future['hour']`",
+        "Received: 3",
+        "Give 1 more, or write fewer, `length=3`",
+    ),
+    "a future that is too long": Bad(
+        forecasting({"hour": np.ones((9, 2))}),
+        ValueError,
+        "`future['hour']`",
+        "Received: 9",
+        "`future['hour'][:4]`",
+    ),
+    "a future of another width": Bad(
+        forecasting({"hour": np.ones((4, 5))}),
+        ValueError,
+        "`future['hour']`",
+        "(4, 5)",
+        "(timesteps, 2)",
+    ),
+    "a future that is missing values": Bad(
+        forecasting({"hour": np.full((4, 2), np.nan)}),
+        ValueError,
+        "`future['hour']`",
+        "8 such values",
+        "Fill in",
+    ),
+    "no future": Bad(
+        forecasting({}),
+        ValueError,
+        "`future['hour']`",
+        "Received: 0",
+        "Give 4 more",
+    ),
+    "a future of one array": Bad(
+        forecasting(np.ones((4, 2))),
+        TypeError,
+        "`future`",
+        "ndarray",
+        "`future={",
+    ),
+    "a future of an input that the model lacks": Bad(
+        forecasting({"hour": np.ones((4, 2)), "sun": np.ones((4, 1))}),
+        ValueError,
+        "`future`",
+        "['sun']",
+        "Leave them out",
+    ),
+    "a future of everything": Bad(
+        forecasting({"hour": np.ones((4, 2)), "load": np.ones((4, 1))}),
+        ValueError,
+        "`generate` writes",
+        "['hour', 'load']",
+        "out of `future`",
+    ),
+    "two series and no future": Bad(
+        forecasting({}, known_ahead={}),
+        ValueError,
+        "`generate` writes one input",
+        "['load', 'hour']",
+        "future={'hour': ...}",
+    ),
+    "steps of which nobody knows": Bad(
+        forecasting(known_ahead={}),
+        ValueError,
+        "'hour'",
+        "`future` of a model that was not trained",
+        "`known_ahead={'hour': 1}`",
+    ),
+    "a list of what is known ahead": Bad(
+        forecasting(known_ahead=["hour"]),
+        TypeError,
+        "`known_ahead`",
+        "['hour']",
+        "`known_ahead={'hour': 1}`",
+    ),
+    "a past of another length": Bad(
+        forecasting(prompt={"hour": np.ones((6, 2))}),
+        ValueError,
+        "`prompt['hour']`",
+        "6 time steps, the series has 5",
+        "goes to `future`",
+    ),
+    "a constant of another width": Bad(
+        forecasting(prompt={"machine": np.ones(4)}),
+        ValueError,
+        "`prompt['machine']`",
+        "(4,)",
+        "must be (3,)",
+    ),
+    "a prompt without an input": Bad(
+        lambda _: ks.generate(forecaster(), {"load": np.ones((5, 1))}, 3),
+        ValueError,
+        "`prompt`",
+        "['load']",
+        "one entry for each input",
+    ),
+    "one array for several inputs": Bad(
+        lambda _: ks.generate(forecaster(), np.ones((5, 1)), 3),
+        TypeError,
+        "`prompt`",
+        "ndarray",
+        "Pass `{'load'",
+    ),
+    "nobody knows how the output is read": Bad(
+        forecasting(next_input=None),
+        ValueError,
+        "`generate` feeds ids",
+        "(1,) features",
+        "Pass `next_input`",
+    ),
+    "two outputs": Bad(
+        forecasting(model=of_two_outputs),
+        ValueError,
+        "one output",
+        "outputs",
+        "Concatenate",
+    ),
+}
+
 SAMPLE = {"prompt": "a", "length": 5, "encode": list, "decode": str}
 
 SAMPLING = {
@@ -444,7 +594,7 @@ SAMPLING = {
 }
 
 
-@pytest.mark.parametrize("case", cases(GENERATION, SAMPLING))
+@pytest.mark.parametrize("case", cases(GENERATION, FUTURE, SAMPLING))
 def test_generation(case, model):
     assert_refused(case, model)
 
