@@ -3,7 +3,7 @@
 Batches have numbers as `int32` or `float32`; what these cannot hold is refused.
 """
 
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -92,8 +92,12 @@ def check_int32(name: str, values: np.ndarray) -> None:
 
 
 def refuse_not_finite(
-    name: str, document: int, step: int, offsets: tuple[int, ...] | None = None
-) -> None:
+    name: str,
+    document: int,
+    step: int,
+    offsets: tuple[int, ...] | None = None,
+    column: str = "",
+) -> NoReturn:
     """Raises a ValueError for a value that is NaN or infinite.
 
     Args:
@@ -102,6 +106,7 @@ def refuse_not_finite(
         step: its time step in the document.
         offsets: of targets, how many steps later those of a step stand: the error says how to leave
             targets out. None for what a model reads.
+        column: of a frame, from `missing_column`.
     """
     remedy = (
         "A network passes it on to every later state. Fill in or leave out missing readings."
@@ -111,8 +116,13 @@ def refuse_not_finite(
     )
     raise ValueError(
         f"`{name}` is NaN or infinite, or too large for float32. Received: document {document}, "
-        f"time step {step}. {remedy}"
+        f"time step {step}{column}. {remedy}"
     )
+
+
+def missing_column(columns: tuple | None, reading: np.ndarray) -> str:
+    """The first column of a reading that is NaN or infinite, in words; "" of what is no frame."""
+    return "" if columns is None else f", column {columns[int(finite(reading).argmin())]!r}"
 
 
 def _known_targets(offsets: tuple[int, ...]) -> str:
@@ -123,8 +133,8 @@ def _known_targets(offsets: tuple[int, ...]) -> str:
     reach = max(offsets)
     if not reach:
         return (
-            "`sample_weight=[~np.isnan(t).reshape(len(t), -1).any(1) for t in targets]`, one bool "
-            "for each time step of each document"
+            "`sample_weight=[~np.isnan(np.asarray(t)).reshape(len(t), -1).any(1) for t in targets]`"
+            ", one bool for each time step of each document"
         )
     # Of each offset a slice, all as long as what is read: for 1 and 4 known[1:-3] and known[4:].
     parts = [f"known[{o or ''}:{'' if o == reach else o - reach}]" for o in sorted(set(offsets))]

@@ -11,7 +11,7 @@ integers, `float32` for floating point and bool).
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from keras_stateful.data.arrays import (
     finite,
     fits_int32,
     is_wide_integer,
+    missing_column,
     missing_steps,
     out_dtype,
     refuse_not_finite,
@@ -104,7 +105,7 @@ class Field(ABC):
             missing = ~np.asarray(finite(values).reshape(rows, window, -1).all(-1))
             refused = missing if keep is None else missing & keep
             if refused.any():
-                refuse_not_finite(self.name, *place(spans, refused), offsets)
+                self.refuse_missing(*place(spans, refused), offsets)
             values[missing] = 0
         if not self.fits:
             check_int32(self.name, values)
@@ -162,6 +163,13 @@ class Field(ABC):
             offsets: of targets, for the remedy that an error names; None of inputs.
         """
         return  # elsewhere they are found as they are read
+
+    def refuse_missing(
+        self, document: int, step: int, offsets: tuple[int, ...] | None = None
+    ) -> NoReturn:
+        """Raises the error for a value that is NaN or infinite; see `refuse_not_finite`."""
+        column = missing_column(self.columns, self.read(document, step, step + 1)[0])
+        refuse_not_finite(self.name, document, step, offsets, column)
 
     def document_name(self, document: int) -> str:
         """Name of a document, used in error messages."""
@@ -282,7 +290,7 @@ class Flat(Field):
             for document, (at, steps) in enumerate(zip(self.offsets, self.lengths, strict=True)):
                 inside = missing[(missing >= at) & (missing < at + steps)]
                 if len(inside):
-                    refuse_not_finite(self.name, document, int(inside[0] - at), offsets)
+                    self.refuse_missing(document, int(inside[0] - at), offsets)
         self.searched = True
 
     def _search_ids(self) -> tuple[int, int] | None:
@@ -330,7 +338,7 @@ class Separate(Field):
         for i, document in enumerate(self.documents):
             missing = missing_steps(document)
             if missing.any():
-                refuse_not_finite(self.name, i, int(missing.argmax()), offsets)
+                self.refuse_missing(i, int(missing.argmax()), offsets)
         self.searched = True
 
     def _search_ids(self) -> tuple[int, int] | None:

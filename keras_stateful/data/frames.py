@@ -45,13 +45,13 @@ class Forecasts(NamedTuple):
         times: that were predicted, `(steps,)` or `(steps, horizons)`; in UTC where the frame's have
             a time zone.
         rows: of the frame, that hold what came at these times; of the same shape.
-        read_until: the time of the last row that was read for each, `(steps,)`.
+        rows_read: the row of the frame that was read last for each, `(steps,)`.
         values: predictions, `(steps, ...)`.
     """
 
     times: np.ndarray
     rows: np.ndarray
-    read_until: np.ndarray
+    rows_read: np.ndarray
     values: np.ndarray
 
 
@@ -117,7 +117,7 @@ class FrameSequences(Generic[S]):
         predicted = read[:, None] + self._offsets if self._horizon else read + self._offsets[0]
         times, rows = self._series.times[inside], self._series.rows[inside]
         return Forecasts(
-            times[predicted], rows[predicted], times[read], values[steps.start : steps.stop]
+            times[predicted], rows[predicted], rows[read], values[steps.start : steps.stop]
         )
 
     def add(self, part: Part, sequence: S) -> None:

@@ -14,6 +14,7 @@ from keras_stateful.data.arrays import (
     all_finite,
     check_int32,
     finite,
+    missing_column,
     missing_steps,
     refuse_not_finite,
 )
@@ -259,8 +260,10 @@ class Source:
         for key in self.parts.inputs:
             check_int32(f"source[{number}]", arrays[key])
             if not all_finite(arrays[key]):
-                step = int(missing_steps(np.atleast_1d(arrays[key])).argmax())
-                refuse_not_finite("source", number, step)
+                steps_of = np.atleast_1d(arrays[key])
+                step = int(missing_steps(steps_of).argmax())
+                column = missing_column(self._items.columns[key], steps_of[step])
+                refuse_not_finite("source", number, step, column=column)
         # A target that is an input, too, was checked as that: none of its values may be missing.
         for key in self._target_keys.values():
             if key not in self.parts.inputs:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.arrays import is_finite, missing_steps, refuse_not_finite
+from keras_stateful.data.arrays import is_finite, missing_steps
 from keras_stateful.data.corpus import Corpus, all_scalars, open_field, unknown_key
 from keras_stateful.data.fields import Field, check_laid_out
 from keras_stateful.data.kinds import as_array, is_array
@@ -52,7 +52,7 @@ class Weights:
             if missing.any():
                 missing &= trained_steps(self.of_document(document, steps), offsets)
             if missing.any():
-                refuse_not_finite(targets.name, document, int(missing.argmax()), offsets)
+                targets.refuse_missing(document, int(missing.argmax()), offsets)
 
     def batch(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         """Weights of a batch, float32 `(rows, window)`."""

@@ -221,14 +221,17 @@ def test_forecasts_lead_back_to_the_rows_of_the_frame(case, several):
         forecasts = made.forecasts({"a": answers, "b": [answers]}, name)
         assert forecasts["b"][0].keys() == forecasts["a"].keys() == set(made.groups)
         total = 0
-        for group, (times, rows, read_until, values) in forecasts["a"].items():
+        for group, (times, rows, rows_read, values) in forecasts["a"].items():
             values = values.reshape(*rows.shape, -1)
             known = frame.iloc[rows.ravel()]
             assert set(known["machine"]) == {group}
             np.testing.assert_array_equal(known["temp"], values[..., 0].ravel())
             np.testing.assert_array_equal(known["time"].to_numpy(), times.ravel())
             horizons = np.array(case.horizons)
-            np.testing.assert_array_equal(times.T, (read_until + horizons[..., None] * HOUR))
+            read = frame.iloc[rows_read]
+            assert set(read["machine"]) == {group}
+            ahead = read["time"].to_numpy() + horizons[..., None] * HOUR
+            np.testing.assert_array_equal(times.T, ahead)
             total += len(values)
         assert total == len(counted(sequence)) if not several else total > 0
 

@@ -74,6 +74,18 @@ def test_a_weight_too_many_is_refused(kind, offset):
         list(make(offset, weights) if make is stream else make(offset, sample_weight=weights))
 
 
+def test_the_remedy_for_missing_targets_in_frames():
+    pandas = pytest.importorskip("pandas")
+    targets = [pandas.DataFrame({"load": t, "other": 1.0}) for t in LOAD]
+    with pytest.raises(ValueError, match="column 'load'") as caught:
+        ks.StatefulSequence(READINGS, 2, WINDOW, targets=targets)
+    remedy = re.search(r"`sample_weight=(\[.*? for t in targets\])`", str(caught.value))[1]
+    weights = eval(remedy, {"np": np, "targets": targets})
+    data = ks.StatefulSequence(READINGS, 2, WINDOW, targets=targets, sample_weight=weights)
+    counted = sum(int((weight > 0).sum()) for _, _, weight in data)
+    assert counted == sum(int(np.isfinite(t).sum()) for t in LOAD)
+
+
 @pytest.mark.parametrize("boundary", ["align", "pack", "ignore"])
 def test_weights_under_a_key(boundary):
     weights = [rng.random(n) for n in LENGTHS]

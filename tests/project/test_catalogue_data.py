@@ -95,8 +95,26 @@ CORPUS = {
         lambda: make([frame()[["load"]].astype("Float64").shift()]),
         ValueError,
         "`corpus`",
-        "document 0, time step 0",
+        "document 0, time step 0, column 'load'",
         "Fill in",
+    ),
+    "a missing reading in a dict of frames": Bad(
+        lambda: make({"x": [frame(), frame().assign(load=[1, nan, 2])]}, targets="x"),
+        ValueError,
+        "`corpus['x']`",
+        "document 1, time step 1, column 'load'",
+        "weight 0",
+    ),
+    "a missing target in a column": Bad(
+        lambda: make(
+            [frame()] * 2,
+            targets=[frame().assign(load=[1, nan, 2])] * 2,
+            sample_weight=np.ones(2),
+        ),
+        ValueError,
+        "`targets`",
+        "document 0, time step 1, column 'load'",
+        "`sample_weight=",
     ),
     "a frame that is not read": Bad(
         lambda: make(pytest.importorskip("polars").DataFrame({"a": [1.0]}).lazy()),
@@ -772,6 +790,13 @@ AHEAD = {
 
 
 STREAM = {
+    "a missing reading in a frame": Bad(
+        lambda: stream([frame().assign(load=[1, nan, 2])] * 3),
+        ValueError,
+        "`source`",
+        "document 0, time step 1, column 'load'",
+        "Fill in",
+    ),
     "its length": Bad(
         lambda: len(StatefulStream(docs(30, 40), 2, 4)),
         TypeError,
