@@ -137,10 +137,29 @@ class CarryAdapted(Carry):
         start = self.starting_states(slot, initial, by_window)
         if by_step is not None:
             kwargs = {**kwargs, "resets": by_step}
-        outputs, new_states = self.adapter.advance(self, start, *args, **kwargs)
+        outputs, new_states = self.advance_window(start, args, kwargs)
         self._check_states(new_states, start)
         self.store_states(slot, new_states)
         return outputs
+
+    def advance_window(
+        self, states: list[Tensor], args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[Structure, list[Tensor]]:
+        """What the adapter gives for a window, and the states that the next one starts from."""
+        all_outputs, after_each = [], []
+        for steps in self.parts_of_window(args[0].shape[1]):
+            part_args, part_kwargs = keras.tree.map_structure(
+                lambda value, steps=steps: _steps_of(value, steps), (args, kwargs)
+            )
+            outputs, new_states = self.adapter.advance(self, states, *part_args, **part_kwargs)
+            pairs = zip(new_states, states, strict=False)  # they are counted behind this
+            states = [ops.cast(new, old.dtype) for new, old in pairs]
+            all_outputs.append(outputs)
+            after_each.append(new_states)
+        if len(all_outputs) == 1:
+            return outputs, new_states
+        joined = keras.tree.map_structure(lambda *y: ops.concatenate(y, axis=1), *all_outputs)
+        return joined, after_each[0]
 
     def _check_states(self, new_states: list[Tensor], states: list[Tensor]) -> None:
         """Checks that an adapter gave as many states, of the same shapes, as it was given."""
@@ -155,6 +174,11 @@ class CarryAdapted(Carry):
                 f"shapes that `initial_states` gives. Received: {shapes[0]} for `{self.name}`, "
                 f"whose states have {shapes[1]} (without the batch axis)."
             )
+
+
+def _steps_of(value: Any, steps: slice) -> Any:
+    """Some time steps of a tensor `(batch, time, ...)`; anything else as it is."""
+    return value[:, steps] if len(getattr(value, "shape", ())) > 1 else value
 
 
 def _as_list(outputs: Structure) -> list:
@@ -200,7 +224,12 @@ def adapted(
     ) -> Structure:
         if by_running:  # Keras runs `call` on symbols
             more = {"resets": resets, "slot": slot, "states": states}
-            return keras.Operation.compute_output_spec(self, *args, **more, **kwargs)
+            # In one part: of a symbolic window nobody knows whether it is longer than the first.
+            after, self.carry_after = self.carry_after, None
+            try:
+                return keras.Operation.compute_output_spec(self, *args, **more, **kwargs)
+            finally:
+                self.carry_after = after
         outputs = cls.compute_output_spec(self, *args, **kwargs)
         if states is None:
             return outputs

@@ -23,6 +23,9 @@ from keras_stateful.foundation.types import Structure, Tensor
 
 Layer: TypeAlias = keras.layers.Layer
 
+# What the config of a layer that carries has beside the plain one's
+_OF_CARRY = ("slots", "carry_after", "initial_state_given", "masked_output", "held_past")
+
 
 def parts_of(layer: Layer | keras.metrics.Metric) -> list[Layer]:
     """A layer, and every layer or cell below it."""
@@ -63,7 +66,7 @@ def copy_layer(layer: Layer, cls: type[Layer] | None = None, /, **config: Any) -
     entries = {**layer.get_config(), **config}
     carries = issubclass(cls, Carry)
     if not carries:
-        for name in ("slots", "initial_state_given", "masked_output", "held_past"):
+        for name in _OF_CARRY:
             entries.pop(name, None)
     with keras.saving.custom_object_scope({**_classes_of(layer), **functions_of(layer)}):
         try:

@@ -11,6 +11,10 @@ layer, and the other way round.
                             ▲                               │
                           state ◀───────── new state ───────┘
 
+Where windows overlap, the next one begins `carry_after` steps after this one, and the new state is
+that behind these steps: the window is computed in two parts, which the gradient flows through as
+through one.
+
 `recurrent` has the layers that know their state themselves, `adapters` those that are told.
 """
 
@@ -33,6 +37,8 @@ class Carry:
     Args:
         slots: how many calls of this layer a model makes (2 for a layer shared between two inputs);
             each has a state of its own.
+        carry_after: how many steps of a window the state that is carried on has seen, where windows
+            overlap; None: all.
 
     Attributes:
         slot_states: the state variables of each slot, `(batch, ...)` each.
@@ -43,9 +49,9 @@ class Carry:
 
     initial_state_given = False
 
-    def __init__(self, *args: Any, slots: int = 1, **kwargs: Any):
+    def __init__(self, *args: Any, slots: int = 1, carry_after: int | None = None, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.slots = slots
+        self.slots, self.carry_after = slots, carry_after
         self.slot_states: list[list[keras.Variable]] = []
         self.fresh_rows: list[keras.Variable] = []
 
@@ -133,8 +139,26 @@ class Carry:
             return [ops.copy(s) for s in states]  # torch's autograd must not hold what is written
         return choose(resets, initial, [ops.convert_to_tensor(s) for s in states])
 
+    def parts_of_window(self, steps: int | None) -> list[slice]:
+        """The steps that the state has seen that is carried on, and those behind them, if any.
+
+        Args:
+            steps: of the window; None where only the run knows.
+        """
+        after = self.carry_after
+        if after is None or steps == after:
+            return [slice(None)]
+        if steps is not None and steps < after:
+            raise ValueError(
+                f"`{self.name}` carries the state behind the first {after} steps of a window on to "
+                f"the next. Received: a window of {steps} time steps. The model is for windows "
+                f"that begin {after} steps after each other, `StatefulSequence(..., "
+                f"stride={after})`; for others take `to_inference(model, batch_size)`."
+            )
+        return [slice(None, after), slice(after, None)]
+
     def store_states(self, slot: int, new_states: list[Tensor]) -> None:
-        """Keeps the states that a window ended with, for the next one."""
+        """Keeps the states that the next window starts from."""
         for state, value in zip(self.slot_states[slot], new_states, strict=True):
             state.assign(ops.cast(value, state.dtype))
         if self.fresh_rows:
@@ -162,7 +186,8 @@ class Carry:
         super().load_own_variables(entries)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "slots": self.slots}
+        more = {"slots": self.slots, "carry_after": self.carry_after}
+        return {**super().get_config(), **more}
 
 
 def plain_class(cls: type) -> type:

@@ -56,6 +56,15 @@ class Past(CarryAdapted):
         super().__init__(*args, **kwargs)
         self._keras_stateful_held = HeldPast(*held_past)
 
+    def advance_window(
+        self, states: list[Tensor], args: tuple, kwargs: dict[str, Any]
+    ) -> tuple[Structure, list[Tensor]]:
+        """Computed as one, since the window that is put out may be longer; see `_last`."""
+        _, lead, axis = self._keras_stateful_held
+        steps = args[0].shape[axis]
+        self.parts_of_window(None if steps is None else steps - lead)  # which checks them
+        return self.adapter.advance(self, states, *args, **kwargs)
+
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "held_past": list(self._keras_stateful_held)}
 
@@ -170,13 +179,17 @@ def _extended(layer: Any, past: Tensor, inputs: Tensor) -> Tensor:
 
 
 def _last(layer: Any, extended: Tensor, resets: Tensor | None) -> Tensor:
-    """The past of the next window: of an input without steps from before it, the last inputs."""
-    steps, lead, axis = layer._keras_stateful_held
-    last = _cut(extended, axis, slice(-steps - lead, -lead or None))
+    """The past of the next window: of an input without steps from before it, the last inputs.
+
+    Of those that are carried on, where windows overlap: the next one begins earlier.
+    """
+    (steps, lead, axis), after = layer._keras_stateful_held, layer.carry_after
+    past = slice(-steps - lead, -lead or None) if after is None else slice(after, after + steps)
+    last = _cut(extended, axis, past)
     if resets is None:
         return last
-    documents = segments(resets, steps)
-    same = is_same_document(documents[:, -steps:], documents[:, -1:], last)
+    documents = segments(resets, steps)[:, past]
+    same = is_same_document(documents, documents[:, -1:], last)
     return ops.where(same, last, ops.cast(fill_of(layer), last.dtype))
 
 

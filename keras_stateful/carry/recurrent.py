@@ -122,7 +122,12 @@ class CarryRNN(Carry):
         start = self.starting_states(slot, initial, by_window)
         step_resets = None if by_step is None else StepResets(by_step, initial)
         output, *new_states = self._call_from(start, sequences, mask, training, step_resets)
-        self.store_states(slot, keras.tree.flatten(new_states))
+        if self.carry_after is not None:  # those carried on stand behind those of the window's end
+            half = len(new_states) // 2
+            new_states, carried = new_states[:half], new_states[half:]
+        else:
+            carried = new_states
+        self.store_states(slot, keras.tree.flatten(carried))
         return (output, *self._of_the_cell(new_states)) if returns_state else output
 
     def _of_the_cell(self, states: list[Structure]) -> list[Structure]:
@@ -178,9 +183,38 @@ class CarryRNN(Carry):
         """The loop over time steps, which Keras's `call` asks for.
 
         Returns:
-            The output of the last step, all outputs (or the last alone), and the new states.
+            The output of the last step, all outputs (or the last alone), and the new states; behind
+            these, with `carry_after`, those that are carried on.
         """
         resets = self._step_resets
+        if self.carry_after is None:
+            return self._loop(sequences, initial_state, mask, training, resets)
+        mask = mask[0] if isinstance(mask, (list, tuple)) else mask
+        states, all_outputs, after_each = initial_state, [], []
+        for steps in self.parts_of_window(sequences.shape[1]):
+            last, outputs, new_states = self._loop(
+                sequences[:, steps],
+                states,
+                None if mask is None else mask[:, steps],
+                training,
+                None if resets is None else resets._replace(flags=resets.flags[:, steps]),
+            )
+            states = keras.tree.pack_sequence_as(initial_state, keras.tree.flatten(new_states))
+            all_outputs.append(outputs)
+            after_each.append(states)
+        if self.return_sequences and len(all_outputs) > 1:
+            outputs = ops.concatenate(all_outputs, axis=1)
+        return last, outputs, [*after_each[-1], *after_each[0]]
+
+    def _loop(
+        self,
+        sequences: Tensor,
+        initial_state: Structure,
+        mask: Structure,
+        training: bool,
+        resets: StepResets | None,
+    ) -> tuple:
+        """The loop over the time steps of a window, or of a part of it."""
         if plain_class(type(self)) in loops.PLAIN_CELLS:
             result = loops.run(self, sequences, initial_state, mask, training, resets)
             if result is not None:

@@ -39,7 +39,7 @@ from keras_stateful.foundation import devices
 from keras_stateful.foundation.arguments import one_of, whole_number
 from keras_stateful.foundation.protocols import Readable, is_sequence, resets_given
 from keras_stateful.foundation.types import Structure
-from keras_stateful.training.model_facts import same_training
+from keras_stateful.training.model_facts import facts_of, same_training
 
 if TYPE_CHECKING:
     from keras_stateful.data.sequence import StatefulSequence
@@ -64,7 +64,8 @@ def to_stateful(
         model: a built `Sequential` or Functional model; its recurrent layers may be `stateful` or
             not.
         batch_size: rows in every batch, on all devices together; or the `StatefulSequence` (or
-            `StatefulStream`) that the model will read, which determines batch size and resets.
+            `StatefulStream`) that the model will read, which determines batch size, resets and, if
+            its windows overlap, the `stride` behind which the state is carried on.
         resets: None; "window" for a last input `"resets"`, bool `(batch,)`; "step" for bool
             `(batch, time)`. `True` sets that row to its initial state before the window, or before
             that step.
@@ -113,7 +114,13 @@ def to_stateful(
     if layers is None and graph.chosen is not None:
         layers = graph.chosen
         check_all_carry(graph, vouched)
-    return _carrying(graph, rows, resets, layers, vouched, share=False, any_length=False)
+    stride = batch_size.stride if is_sequence(batch_size) else None
+    carrying = _carrying(
+        graph, rows, resets, layers, vouched, share=False, any_length=False, carry_after=stride
+    )
+    if is_sequence(batch_size) and batch_size.label_at == "window":  # one of them, or one a step
+        batch_size.give_targets(at_ends=facts_of(carrying).at_ends)
+    return carrying
 
 
 def to_inference(
@@ -220,6 +227,7 @@ def _carrying(
     *,
     share: bool,
     any_length: bool,
+    carry_after: int | None = None,
 ) -> StatefulModel:
     """A copy of a model whose layers carry their state.
 
@@ -231,6 +239,7 @@ def _carrying(
         local: paths of layers that take each time step alone, as the user says.
         share: use the same variables, not copies.
         any_length: take windows of any length.
+        carry_after: steps of a window behind which the states are carried on; None: all.
     """
     function = "to_inference" if any_length else "to_stateful"
     rows = devices.graph_rows(batch_size, function)
@@ -239,7 +248,14 @@ def _carrying(
     if any_length:
         check_all_go_on(time, chosen)
     recurrent = _along_time(graph, time, chosen, function)
-    held = HeldCalls(graph, time, rows, by_step=resets == "step", trains=not any_length)
+    held = HeldCalls(
+        graph,
+        time,
+        rows,
+        by_step=resets == "step",
+        trains=not any_length,
+        carry_after=carry_after,
+    )
     shaped = AnyLength(graph, time) if any_length else None
 
     def flags(level: Level, sequences: keras.KerasTensor) -> keras.KerasTensor | None:
@@ -267,6 +283,7 @@ def _carrying(
             call.operation,
             carried_class(type(call.operation)),
             slots=graph.slots[id(call.operation)],
+            carry_after=carry_after,
             **states_config(graph, call.operation),
             **config,
         )

@@ -37,6 +37,7 @@ class HeldCalls:
         rows: of the new model, where it carries its states.
         by_step: whether the new model gets resets inside windows.
         trains: whether the new model is one to train.
+        carry_after: steps of a window behind which the states are carried on; None: all.
 
     Attributes:
         paths: of the layers and operations whose calls must be built here.
@@ -53,8 +54,10 @@ class HeldCalls:
         *,
         by_step: bool = False,
         trains: bool = False,
+        carry_after: int | None = None,
     ):
         self._time, self._rows, self._by_step, self._trains = time, rows, by_step, trains
+        self._carry_after = carry_after
         self._old: dict[str, list[Call]] = {}
         for call in graph.calls:
             self._old.setdefault(call.path, []).append(call)
@@ -125,11 +128,12 @@ class HeldCalls:
     def _layer(self, rewriter: Rewriter, old: Call, slots: int) -> CarryAdapted:
         if isinstance(old.operation, ATTENTION):
             cls = attention_class(type(old.operation), trains=self._trains)
-            return rewriter.layer(old.operation, cls, slots=slots)
+            return rewriter.layer(old.operation, cls, slots=slots, carry_after=self._carry_after)
         held = self._time.held[old.path]
         axis = self._time.along[id(old.data[0])].axis
         config: dict[str, Any] = {
             "slots": slots,
+            "carry_after": self._carry_after,
             "held_past": HeldPast(held.steps, held.lead, axis),
         }
         operation = old.operation

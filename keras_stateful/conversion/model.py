@@ -27,6 +27,7 @@ from keras_stateful.training import check_arrays
 from keras_stateful.training.callbacks import lightest, release
 from keras_stateful.training.check_arrays import in_numpy, is_arrays
 from keras_stateful.training.check_fit import check_evaluate, check_fit
+from keras_stateful.training.check_sequence import check_stride_given
 from keras_stateful.training.check_values import check_values
 from keras_stateful.training.model_columns import (
     KnownColumns,
@@ -89,6 +90,12 @@ class StatefulModel(ScoresByStep, KerasFiles):
             return None
         return "window" if len(tensor.shape) == 1 else "step"
 
+    @property
+    def stride(self) -> int | None:
+        """Time steps from the start of a window to that of the next; None: a window's length."""
+        carries: Any = find_states(self)[0].layer
+        return carries.carry_after
+
     def fit(self, *args: Any, **kwargs: Any) -> keras.callbacks.History:
         """`keras.Model.fit`, checked; see the class."""
         arguments = _named(super().fit, args, kwargs)
@@ -137,6 +144,7 @@ class StatefulModel(ScoresByStep, KerasFiles):
         """
         arguments = _named(super().predict, args, kwargs)
         device_checks.check_predict(self, find_states(self)[0].variables[0])
+        check_stride_given(self, "x", arguments.get("x"))
         check_arrays.check_rows_of_predict(self, arguments.get("x"), arguments.get("batch_size"))
         _fill_in(arguments, "batch_size", arguments.get("x"), self)
         check_values(self, "x", arguments.get("x"))

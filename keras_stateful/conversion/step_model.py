@@ -145,7 +145,7 @@ def to_step_model(
             cls = carried_class(type(call.operation))
             config = states_config(graph, call.operation)
             config |= {"unroll": False} if call.is_rnn else {}
-            layer = rewriter.layer(call.operation, cls, slots=0, **config)
+            layer = rewriter.layer(call.operation, cls, slots=0, carry_after=None, **config)
             initial = _initial_states(call, 1)
         # One row shows how many states there are, of which shapes.
         initial = keras.tree.flatten(initial) + (layer.output_before(1) if call.is_rnn else [])

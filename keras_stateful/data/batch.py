@@ -81,7 +81,7 @@ class Spec:
         """Bytes of such an array."""
         return math.prod(self.shape) * self.dtype.itemsize
 
-    def first(self) -> "Spec":
+    def of_step(self) -> "Spec":
         """The same of one time step of `(rows, window, ...)`."""
         return Spec((self.shape[0], *self.shape[2:]), self.dtype)
 

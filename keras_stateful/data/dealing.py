@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_stateful.data.burn_in import BurnIn
 from keras_stateful.data.spans import counted_up
+from keras_stateful.data.strides import Strides
 
 _NEIGHBOURS = 64  # rows, the shortest first, that an overlong row is compared with
 _ROUNDS_A_ROW, _ROUNDS = 40, 200  # exchanges that `balance` tries, for each row and in all
@@ -32,13 +33,13 @@ class Pieces(NamedTuple):
 
 
 def cut(
-    lengths: np.ndarray, window: int, limit: int | None, burn_in: BurnIn, aligned: bool
+    lengths: np.ndarray, strides: Strides, limit: int | None, burn_in: BurnIn, aligned: bool
 ) -> Pieces:
     """Cuts documents into pieces.
 
     Args:
         lengths: time steps to read of each document.
-        window: time steps of a window.
+        strides: of the windows.
         limit: time steps that a piece trains on at most; None: a document is one piece.
         burn_in: time steps read before each cut piece, and not trained on at each start; one number
             for all documents, or one for each.
@@ -57,8 +58,8 @@ def cut(
     if aligned:
         # The steps read before a cut fill windows, too: with limit 10, burn_in 2 and windows of 4
         # the first piece has two windows, each later one three, 2 + 10 steps.
-        head = limit // window * window
-        rest = (limit + burn_in) // window * window - burn_in
+        head = int(strides.steps(strides.whole(limit)))
+        rest = strides.steps(strides.whole(limit + burn_in)) - burn_in
     count = 1 + np.maximum(0, -(-(lengths - head) // rest))  # pieces of each document
     document = np.repeat(np.arange(len(lengths)), count)
     number = counted_up(np.zeros_like(count), count)  # 0, 1, ... in each document

@@ -33,6 +33,7 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
 
     _keras_stateful_sequence = True  # see `foundation.protocols`
     steps_per_epoch: int | None = None  # of a stream; see there
+    stride: int | None = None  # of a sequence whose windows overlap; see there
     epochs_begun = 0  # how often Keras began an epoch, or a pass within one, on these batches
 
     def read_pass(self) -> Iterator[tuple]:
@@ -54,6 +55,15 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
 
     def __iter__(self) -> Iterator[tuple]:
         return self.read_pass()
+
+    def give_targets(self, *, at_ends: bool) -> None:
+        """Has batches give targets and weights as the model that reads has outputs.
+
+        Args:
+            at_ends: True for those at the last step of each window alone, `(batch, ...)` and
+                `(batch,)`; False for every time step.
+        """
+        raise NotImplementedError
 
     def trained(self, batches: int) -> None:
         """Says how many batches of the epoch's pass were trained on; more may have been read.

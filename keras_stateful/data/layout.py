@@ -13,7 +13,8 @@
 A piece is read from its first step to its last, in one row. In "align" it begins at a window's
 first column and its last window is padded; in "pack" it begins where the one before it ends. A
 layout is a pure function of what it is made with: the lengths or pieces, their order and rows; what
-is drawn at random is drawn in `plan`. NumPy only.
+is drawn at random is drawn in `plan`. Windows may overlap (`strides`): a step is then read in
+several and trained on in the first of them. NumPy only.
 """
 
 from abc import ABC, abstractmethod
@@ -22,6 +23,9 @@ import numpy as np
 
 from keras_stateful.data.dealing import Pieces
 from keras_stateful.data.spans import Spans, counted_up
+from keras_stateful.data.strides import Strides
+
+AT_ENDS = "ends"  # in `Layout.counted`: at the last step of whole windows alone
 
 
 class Layout(ABC):
@@ -44,7 +48,11 @@ class Layout(ABC):
         """
 
     def counted(self, label_at: str) -> int:
-        """Time steps of the epoch, in all rows, that are trained on."""
+        """Time steps of the epoch, in all rows, that are trained on.
+
+        Args:
+            label_at: as in `StatefulSequence`, or `AT_ENDS`.
+        """
         if label_at not in self._counts:
             self._counts[label_at] = self._count(label_at)
         return self._counts[label_at]
@@ -65,7 +73,7 @@ class Dealt(Layout):
         assignment: the row of each piece.
         within: numbers by which the pieces of a row are ordered.
         rows: of a batch, in all shards.
-        window: time steps of a batch.
+        strides: of the windows.
         num_batches: of the epoch.
         packed: True for "pack".
         idle: time steps at the start of each row without a piece; None for none. For "pack".
@@ -77,7 +85,7 @@ class Dealt(Layout):
         assignment: np.ndarray,
         within: np.ndarray,
         rows: int,
-        window: int,
+        strides: Strides,
         num_batches: int,
         packed: bool,
         idle: np.ndarray | None = None,
@@ -86,8 +94,8 @@ class Dealt(Layout):
         order = np.lexsort((within, assignment))  # by row, then in the row's order
         self.pieces = Pieces(*(a[order] for a in pieces))
         self.row = assignment[order]
-        self.window, self.packed = window, packed
-        size = self.pieces.steps if packed else -(-self.pieces.steps // window)
+        self.strides, self.packed = strides, packed
+        size = self.pieces.steps if packed else strides.covering(self.pieces.steps)
         self.size = size  # of each piece, in places
         # For the drawing above, "align": a has row 0 and size 2, c row 0 and 1, b row 1 and 2.
         before = np.cumsum(size) - size  # a 0, c 2, b 3: sizes of all pieces before, in any row
@@ -98,30 +106,35 @@ class Dealt(Layout):
         if idle is not None:
             self.position = self.position + idle[self.row]
         # Rows one behind the other are a line of places, on which pieces are sorted: a 0, c 2, b 3.
-        self.length = num_batches * window if packed else num_batches  # places of a row
+        self.length = strides.steps(num_batches) if packed else num_batches  # places of a row
         self.key = self.row * self.length + self.position
 
     def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
         batch, rows = _tall(begin, end, low, high)
         find = self._find_packed if self.packed else self._find_aligned
-        tall, j, inside, column = find(batch, rows)
+        tall, j, inside, column, new = find(batch, rows)
         pieces = self.pieces
         left = pieces.steps[j] - inside
-        steps = np.minimum(left, self.window - column)
+        steps = np.minimum(left, self.strides.window - column)
         return Spans(
             row=tall,
             column=column,
             document=pieces.document[j],
             start=pieces.first[j] + inside + shift,
             steps=steps,
-            skip=np.clip(pieces.skip[j] - inside, 0, steps),
+            skip=np.clip(np.maximum(pieces.skip[j] - inside, new - column), 0, steps),
             opens=inside == 0,
             closes=steps == left,
             single=not self.packed,
         )
 
     def _find_aligned(self, batch: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
-        """The piece of each window: its row of the tall batch, the piece, its step, the column."""
+        """The piece of each window.
+
+        Returns:
+            Its row of the tall batch, the piece, its step there, the column, and the column from
+            which on the window's steps are new.
+        """
         tall = np.arange(len(rows))
         # The last piece that begins at the window or before. In the drawing the keys are 0, 2, 3;
         # batch 1 of row 0 is place 1 of the line and finds piece 0, a, whose window 1 it is.
@@ -131,17 +144,17 @@ class Dealt(Layout):
         real = (self.row[j] == rows) & (j >= 0) & (batch < self.position[j] + self.size[j])
         if not real.all():
             tall, batch, j = tall[real], batch[real], j[real]
-        inside = (batch - self.position[j]) * self.window  # a: (1 - 0) * 4, its time step 4
-        return tall, j, inside, np.zeros(len(j), "int64")
+        inside = (batch - self.position[j]) * self.strides.stride  # a: (1 - 0) * 4, its step 4
+        return tall, j, inside, np.zeros(len(j), "int64"), (inside > 0) * self.strides.overlap
 
     def _find_packed(self, batch: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         """The pieces of each window, likewise."""
-        at = batch * self.window  # the window's first place in its row
+        at = batch * self.strides.stride  # the window's first place in its row
         # From the last piece that begins there or before to the last that begins inside. The keys
         # are a 0, c 6, b 12; batch 1 of row 0 has the places 4 to 7 and finds a and c.
         first = np.searchsorted(self.key, rows * self.length + at, "right") - 1
         first = np.maximum(first, self.row_begin[rows])  # not one of the row before
-        last = np.searchsorted(self.key, rows * self.length + at + self.window, "left")
+        last = np.searchsorted(self.key, rows * self.length + at + self.strides.window, "left")
         j, tall = _ranges(first, last, np.arange(len(rows)))
         past = at[tall] - self.position[j]  # a 4 - 0, c 4 - 6: steps before the window
         inside = np.maximum(past, 0)  # a goes on at its step 4, c begins
@@ -149,7 +162,7 @@ class Dealt(Layout):
         real = inside < self.pieces.steps[j]  # the first found may have ended before the window
         if not real.all():
             tall, j, inside, column = tall[real], j[real], inside[real], column[real]
-        return tall, j, inside, column
+        return tall, j, inside, column, (at[tall] > 0) * self.strides.overlap
 
     def _count(self, label_at: str) -> int:
         _, _, steps, skip = self.pieces
@@ -158,11 +171,13 @@ class Dealt(Layout):
             return int((steps - skip).sum())
         if label_at == "last":
             return int(last.sum())
-        # One step a window: of the windows but the piece's last, those that are not burnt in whole.
-        offset = self.position % self.window if self.packed else 0  # column where a piece begins
-        others = -(-(offset + steps) // self.window) - 1  # windows that it has before its last
-        burnt_in = np.minimum((offset + skip) // self.window, others)
-        return int((others - burnt_in + last).sum())
+        # Where the windows begin that a piece is read in, and where it begins among them.
+        begin = self.position if self.packed else np.zeros_like(steps)
+        whole, first, end = self.strides.whole, begin + skip, begin + steps
+        if label_at == AT_ENDS:  # windows that end behind the first step that counts
+            return int((whole(end) - whole(first)).sum())
+        # One step a window: from that in which the first step that counts is new to the last.
+        return int(((whole(end - 1) - whole(first) + 1) * last).sum())
 
 
 class Streams(Layout):
@@ -171,7 +186,7 @@ class Streams(Layout):
     Args:
         lengths: time steps of each document.
         rows: how many streams there are, in all shards.
-        window: time steps of a batch.
+        strides: of the windows.
         num_batches: of the epoch.
         burn_in: time steps at the start of each stream that are not trained on.
         begin: time steps of the text that are left out at its start.
@@ -182,7 +197,7 @@ class Streams(Layout):
         self,
         lengths: np.ndarray,
         rows: int,
-        window: int,
+        strides: Strides,
         num_batches: int,
         burn_in: int,
         begin: int = 0,
@@ -192,7 +207,8 @@ class Streams(Layout):
         self.order = order
         # Where documents end in the text. In the drawing a 6, b 13, c 17.
         self.ends = np.cumsum(lengths if order is None else lengths[order])
-        self.rows, self.window, self.num_batches = rows, window, num_batches
+        self.rows, self.strides, self.num_batches = rows, strides, num_batches
+        self.length = strides.steps(num_batches)  # time steps of a stream
         self.burn_in, self.begin = burn_in, begin
 
     @property
@@ -204,47 +220,55 @@ class Streams(Layout):
         batch, rows = _tall(begin, end, low, high)
         tall = np.arange(len(rows))
         # Windows by their first step in the text. Batch 1 of row 0 begins at (0 * 2 + 1) * 4 = 4.
-        at = self.begin + shift + (rows * self.num_batches + batch) * self.window
+        window, stride = self.strides
+        at = self.begin + shift + rows * self.length + batch * stride
         if self.one_text:
             start, j = at, np.zeros(len(rows), "int64")
-            column, steps = j, np.full(len(rows), self.window)
+            column, steps = j, np.full(len(rows), window)
         else:
             # From the document of its first step, 4: a, to that of its last, 7: b.
             first = np.searchsorted(self.ends, at, "right")
-            last = np.searchsorted(self.ends, at + self.window - 1, "right") + 1
+            last = np.searchsorted(self.ends, at + window - 1, "right") + 1
             j, tall = _ranges(first, last, tall)
             at, batch = at[tall], batch[tall]
             opening = np.where(j > 0, self.ends[j - 1], 0)  # a 0, b 6: where documents begin
             column = np.maximum(opening - at, 0)  # a 0, b 6 - 4
             start = at + column - opening  # a 4, b 0: the document's own step there
-            steps = np.minimum(self.ends[j] - at, self.window) - column  # a 2, b 2
+            steps = np.minimum(self.ends[j] - at, window) - column  # a 2, b 2
+        # The column from which on steps count: new in this window, and not burnt in.
+        counts = np.maximum(self.burn_in - batch * stride, (batch > 0) * self.strides.overlap)
         return Spans(
             row=tall,
             column=column,
             document=j if self.order is None else self.order[j],
             start=start,
             steps=steps,
-            skip=np.clip(self.burn_in - batch * self.window - column, 0, steps),
+            skip=np.clip(counts - column, 0, steps),
             opens=(batch == 0) & (column == 0),
             closes=at + column + steps == self.ends[j],
             single=self.one_text,
         )
 
     def _count(self, label_at: str) -> int:
-        windows = self.rows * self.num_batches
+        windows, whole = self.rows * self.num_batches, self.strides.whole
         if label_at == "every":
-            burnt_in = min(self.burn_in, self.num_batches * self.window)  # of each stream
-            return windows * self.window - self.rows * burnt_in
+            return self.rows * (self.length - min(self.burn_in, self.length))
+        if label_at == AT_ENDS:
+            return windows - self.rows * int(min(whole(self.burn_in), self.num_batches))
         ends = self.ends - self.begin  # counted from the first step read
-        ends = ends[(ends > 0) & (ends <= windows * self.window)]
-        # A window has one run, and one more for each document that ends before its last step.
-        inside = int((ends % self.window != 0).sum())
+        ends = (ends[(ends > 0) & (ends <= self.rows * self.length)] - 1) % self.length + 1
+        # A window has one run of new steps, and one more for each document that ends before the
+        # last of them.
+        inside = int((self.strides.steps(whole(ends)) != ends).sum())
         count = len(ends) if label_at == "last" else windows + inside
-        # Less the runs that are burnt in whole: they lie in the first windows of each stream.
-        for i in range(min(self.num_batches, -(-self.burn_in // self.window))):
+        # Less the runs whose new steps are all burnt in: they lie in the first windows of each
+        # stream.
+        burnt_in = int(whole(self.burn_in - 1)) + 1 if self.burn_in else 0
+        for i in range(min(self.num_batches, burnt_in)):
             spans = self.spans(i, i + 1, 0, self.rows)
             labelled = spans.closes | (label_at == "window")
-            count -= int(((spans.skip == spans.steps) & labelled).sum())
+            new = spans.column + spans.steps > (i > 0) * self.strides.overlap
+            count -= int(((spans.skip == spans.steps) & new & labelled).sum())
         return count
 
 

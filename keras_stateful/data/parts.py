@@ -42,9 +42,18 @@ class Gathered(NamedTuple):
     targets: dict[str | None, np.ndarray]
     weights: dict[str | None, np.ndarray] | None
 
-    def assemble(self, mask: np.ndarray | None) -> tuple:
-        """The batch as a model takes it; see `batch.assemble`."""
-        return assemble(self.inputs, mask, self.targets, self.weights)
+    def assemble(self, mask: np.ndarray | None, *, at_ends: bool = False) -> tuple:
+        """The batch as a model takes it; see `batch.assemble`.
+
+        Args:
+            mask: the reset mask, where it rides along.
+            at_ends: True for targets and weights at the last step of windows alone.
+        """
+        targets, weights = self.targets, self.weights
+        if at_ends:
+            targets = {name: array[:, -1] for name, array in targets.items()}
+            weights = {name: array[:, -1] for name, array in (weights or {}).items()}
+        return assemble(self.inputs, mask, targets, weights)
 
     def handed_once(self, keys: Collection[str | None]) -> "Gathered":
         """The batch with what these inputs have at the first step of each row, `(rows, ...)`."""
@@ -130,6 +139,7 @@ class Parts:
         resets: bool,
         weighted: bool,
         once: Collection[str | None],
+        at_ends: bool,
     ) -> tuple:
         """A batch with a `Spec` in place of each array.
 
@@ -137,12 +147,15 @@ class Parts:
             once: keys of inputs that are handed once for each row and not for each time step.
         """
         inputs = {
-            key: values.spec(rows, window).first() if key in once else values.spec(rows, window)
+            key: values.spec(rows, window).of_step() if key in once else values.spec(rows, window)
             for key, values in self.inputs.items()
         }
         flags = no_resets(rows, window, boundary)
         mask = Spec(flags.shape, flags.dtype) if resets else None
-        specs = {name: target.specs(rows, window) for name, target in self.targets.items()}
+        specs = {
+            name: tuple(spec.of_step() if at_ends else spec for spec in target.specs(rows, window))
+            for name, target in self.targets.items()
+        }
         targets = {name: of_targets for name, (of_targets, _) in specs.items()}
         weights = {name: of_weights for name, (_, of_weights) in specs.items()}
         return assemble(inputs, mask, targets, weights if weighted else None)

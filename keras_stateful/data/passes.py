@@ -106,8 +106,9 @@ class StepCounts:
     """Time steps of batches, whose share that is trained on scales the weights.
 
     Attributes:
-        counted: trained on, since the source was opened last.
-        read: in all rows, padding included, since then.
+        counted: trained on, since the source was opened last; or windows, where one target stands
+            at the end of each.
+        read: in all rows, padding included, since then; likewise.
         real: in documents, since the stream was made.
         ever: in all rows, padding included, since then.
         share: counted / read of the pass before, or of all passes if these are parts of the source;
@@ -128,10 +129,14 @@ class StepCounts:
         """
         return np.float32(self.share or 1.0)
 
-    def add(self, counted: int, real: int, read: int) -> None:
-        """Adds a batch."""
+    def add(self, counted: int, read: int, real: int, everything: int) -> None:
+        """Adds a batch, in whose rows there are `everything` time steps."""
         self.counted, self.read = self.counted + counted, self.read + read
-        self.real, self.ever = self.real + real, self.ever + read
+        self.real, self.ever = self.real + real, self.ever + everything
+
+    def count_anew(self) -> None:
+        """Something else is counted from now on."""
+        self.counted, self.read, self.share = 0.0, 0.0, None
 
     def settle(self) -> None:
         """The share so far is that of the passes to come."""

@@ -12,6 +12,7 @@ import numpy as np
 from keras_stateful.data.burn_in import BurnIn
 from keras_stateful.data.dealing import Pieces, balance, cut, deal, greedy
 from keras_stateful.data.layout import Dealt, Layout, Streams
+from keras_stateful.data.strides import Strides
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.locks import Lock
 
@@ -28,6 +29,7 @@ class Settings:
     Attributes:
         rows: of a batch, in all shards.
         window: time steps of a batch.
+        stride: time steps from the start of a window to that of the next.
         boundary: as in `StatefulSequence`, but "ignore" for one text too; and so are `burn_in`,
             `shuffle`, `shift_windows` and `seed`.
         limit: `max_document_length` in time steps; None where nothing is cut.
@@ -35,12 +37,18 @@ class Settings:
 
     rows: int
     window: int
+    stride: int
     boundary: str
     limit: int | None
     burn_in: BurnIn
     shuffle: bool
     shift_windows: bool
     seed: int
+
+    @property
+    def strides(self) -> Strides:
+        """Of the windows."""
+        return Strides(self.window, self.stride)
 
 
 class _Deal(NamedTuple):
@@ -70,7 +78,7 @@ class Plan:
     Attributes:
         deal: of the pieces of documents; None in "ignore", where there are none.
         num_batches: of every epoch.
-        real_steps: time steps of every epoch that are no padding.
+        utilization: time steps in rows that are no padding / all.
         dropped: time steps that "ignore" leaves out.
     """
 
@@ -82,30 +90,32 @@ class Plan:
         self.deal = None if s.boundary == "ignore" else _first_deal(lengths, s)
         if self.deal is None:
             total = int(lengths.sum())
-            self.num_batches = max(0, total - reach - self._slack) // (s.rows * s.window)
-            self.real_steps = s.rows * s.window * self.num_batches
-            self.dropped = total - self.real_steps
+            of_row = max(0, total - reach - self._slack) // s.rows
+            self.num_batches = int(s.strides.whole(of_row))
+            read = s.rows * int(s.strides.steps(self.num_batches)) if self.num_batches else 0
+            self.utilization, self.dropped = 1.0, total - read
         else:
             longest = int(np.bincount(self.deal.rows, self.deal.sizes).max()) + self._slack
-            self.num_batches = -(-longest // s.window) if self.deal.packed else longest
-            self.real_steps = int(self.deal.pieces.steps.sum())
+            packed, steps = self.deal.packed, self.deal.pieces.steps
+            self.num_batches = int(s.strides.covering(longest)) if packed else longest
+            # In "align" windows stand alone, and what they have in common counts for each of them.
+            again = 0 if packed else (self.deal.sizes - 1) * s.strides.overlap
+            everything = (
+                s.strides.steps(self.num_batches) if packed else self.num_batches * s.window
+            )
+            self.utilization = int((steps + again).sum()) / (s.rows * int(everything))
             self.dropped = 0
 
     @property
     def _slack(self) -> int:
         """Time steps of a row that `shift_windows` may leave out or idle."""
-        return self.settings.window - 1 if self.settings.shift_windows else 0
-
-    @property
-    def utilization(self) -> float:
-        """Real time steps / all time steps."""
-        steps = self.num_batches * self.settings.rows * self.settings.window
-        return self.real_steps / max(1, steps)
+        return self.settings.stride - 1 if self.settings.shift_windows else 0
 
     @property
     def padded(self) -> bool:
         """True if any epoch has a step that is not real or not trained on."""
-        return self.utilization < 1 or bool(np.any(self.settings.burn_in))
+        read_again = self.settings.strides.overlap > 0 and self.num_batches > 1
+        return self.utilization < 1 or bool(np.any(self.settings.burn_in)) or read_again
 
     def layout(self, epoch: int) -> Layout:
         """The layout of an epoch."""
@@ -124,11 +134,11 @@ class Plan:
         s, first = self.settings, self.deal
         rng = np.random.default_rng((s.seed, epoch))
         if first is None:
-            begin = int(rng.integers(s.window)) if s.shift_windows else 0
+            begin = int(rng.integers(s.stride)) if s.shift_windows else 0
             order = rng.permutation(len(self.lengths)) if s.shuffle else None
             assert isinstance(s.burn_in, int)
             return Streams(
-                self.lengths, s.rows, s.window, self.num_batches, s.burn_in, begin, order
+                self.lengths, s.rows, s.strides, self.num_batches, s.burn_in, begin, order
             )
         assignment, within = first.rows, np.arange(len(first.sizes))
         if s.shuffle:
@@ -136,15 +146,25 @@ class Plan:
         idle = None
         if s.shift_windows:  # each row begins a little later, where it has the room
             load = np.bincount(assignment, first.sizes, s.rows).astype("int64")
-            idle = rng.integers(0, np.minimum(self.num_batches * s.window - load, s.window - 1) + 1)
+            room = int(s.strides.steps(self.num_batches)) - load
+            idle = rng.integers(0, np.minimum(room, s.stride - 1) + 1)
         return Dealt(
-            first.pieces, assignment, within, s.rows, s.window, self.num_batches, first.packed, idle
+            first.pieces,
+            assignment,
+            within,
+            s.rows,
+            s.strides,
+            self.num_batches,
+            first.packed,
+            idle,
         )
 
     def _dealt_anew(self, first: _Deal, rng: np.random.Generator) -> np.ndarray:
         """A row for each piece, drawn at random, so that no row exceeds the epoch's batches."""
         s, sizes = self.settings, first.sizes
-        room = self.num_batches * s.window - self._slack if first.packed else self.num_batches
+        room = self.num_batches
+        if first.packed:
+            room = int(s.strides.steps(room)) - self._slack
         for spread in _SPREADS:
             order = rng.permutation(len(sizes))
             if spread is not None:
@@ -172,12 +192,12 @@ def _first_deal(lengths: np.ndarray, settings: Settings) -> _Deal:
 def _cut(
     lengths: np.ndarray, settings: Settings, limit: int | None
 ) -> tuple[Pieces, np.ndarray, int]:
-    """Pieces, their sizes in time steps ("pack") or windows, and how many of these a window is."""
+    """Pieces, their sizes in time steps ("pack") or windows, and how many of these a batch adds."""
     s = settings
-    pieces = cut(lengths, s.window, limit, s.burn_in, s.boundary == "align")
+    pieces = cut(lengths, s.strides, limit, s.burn_in, s.boundary == "align")
     if s.boundary == "pack":
-        return pieces, pieces.steps, s.window
-    return pieces, -(-pieces.steps // s.window), 1
+        return pieces, pieces.steps, s.stride
+    return pieces, s.strides.covering(pieces.steps), 1
 
 
 def longest_unwasted(lengths: np.ndarray, settings: Settings, waste: float = 0.03) -> int | None:
@@ -189,15 +209,16 @@ def longest_unwasted(lengths: np.ndarray, settings: Settings, waste: float = 0.0
         Time steps, whole windows; if no length will do, that which wastes least. None where nothing
         need be cut.
     """
-    window = settings.window
+    strides = settings.strides
 
     def idle(windows: int | None) -> float:
-        return _idle(lengths, settings, None if windows is None else windows * window, waste)
+        limit = None if windows is None else int(strides.steps(windows))
+        return _idle(lengths, settings, limit, waste)
 
     if idle(None) < waste:
         return None
-    low = max(1, -(-int(np.max(settings.burn_in)) // window))  # a piece holds its burn-in
-    high = max(low, -(-int(lengths.max()) // window))
+    low = int(strides.covering(int(np.max(settings.burn_in))))  # a piece holds its burn-in
+    high = max(low, int(strides.covering(int(lengths.max()))))
     best, windows, failed = (idle(low), low), high, high
     # In steps of 5 % down to the first that will do. Not by halves: a shorter one may waste more.
     while windows > low:
@@ -207,10 +228,10 @@ def longest_unwasted(lengths: np.ndarray, settings: Settings, waste: float = 0.0
             between = np.unique(np.linspace(windows + 1, failed - 1, 16).astype(int))
             for longer in between[::-1].tolist():
                 if windows < longer < failed and idle(longer) < waste:
-                    return longer * window
-            return windows * window
+                    return int(strides.steps(longer))
+            return int(strides.steps(windows))
         failed, windows = windows, min(windows - 1, int(windows * 0.95))
-    return best[1] * window
+    return int(strides.steps(best[1]))
 
 
 def _idle(lengths: np.ndarray, settings: Settings, limit: int | None, waste: float) -> float:
@@ -240,7 +261,9 @@ def piece_limit(argument: int | str | None, lengths: np.ndarray, settings: Setti
             f"max_document_length={limit}, sequence_length={window}. Take at least {window}, "
             'or boundary="pack".'
         )
-    shortest = limit // window * window if settings.boundary == "align" else limit
+    strides = settings.strides
+    whole = int(strides.steps(strides.whole(limit)))
+    shortest = whole if settings.boundary == "align" else limit
     # Of documents that are not cut, all may be burnt in.
     longest = int(np.where(lengths > shortest, settings.burn_in, 0).max())
     if longest > shortest:
@@ -271,8 +294,13 @@ def remedies(plan: Plan, boundary: str) -> str:
             tried.append(('max_document_length="auto"', replace(settings, limit=longest)))
         if boundary == "align":
             tried.append(('boundary="pack"', replace(settings, boundary="pack")))
-        if window > 1:
-            tried.append((f"sequence_length={window // 2}", replace(settings, window=window // 2)))
+        if window > 1 and settings.stride == window:
+            tried.append(
+                (
+                    f"sequence_length={window // 2}",
+                    replace(settings, window=window // 2, stride=window // 2),
+                )
+            )
     utilizations = [(Plan(lengths, s).utilization, name) for name, s in tried]
     better = [
         f"{name} gives {u:.2f}"

@@ -24,9 +24,11 @@ from keras_stateful.data.restoring import Grid
 from keras_stateful.data.sequence_checks import (
     check_cutting,
     check_drawing,
+    check_ends,
     check_one_document,
     check_plan,
     checked_shard,
+    checked_stride,
     readable_lengths,
 )
 from keras_stateful.data.windows import Windows
@@ -71,15 +73,22 @@ class StatefulSequence(FromFrame, Batches):
             of another package; columns of frames go by their names.
         batch_size: rows of a batch, in all shards together.
         sequence_length: time steps of a window.
+        stride: time steps from the start of a window to that of the next in its row, up to
+            `sequence_length`, the default. Windows that begin sooner overlap: weights count each
+            step in the first window that reads it, and gradients flow back through all of it
+            (truncated backpropagation every `stride` steps through `sequence_length`). For a model
+            from `to_stateful(model, sequence)`, which carries the state behind `stride` steps.
         targets: None for the corpus itself; an array or list laid out as the corpus; the key of a
             dict corpus (with `target_offset=0` it is then no input); one label per document,
             `(documents, ...)`; or a dict of these, one for each output.
         target_offset: how many time steps ahead of the input the target is; 1 where `targets` is
             None, else 0. A sequence of ints gives targets an axis of that length,
             `(batch_size, sequence_length, offsets, ...)`.
-        label_at: where labels of documents are trained on: at "every" step, at each "window"'s last
-            real step of the document, or at the document's "last" (with cut documents: each
-            piece's).
+        label_at: where targets are trained on: at "every" step; at the last real step of the
+            document in each "window"; or, of labels of documents, at the document's "last" (with
+            cut documents: each piece's). A model that ends with `return_sequences=False` is trained
+            with "window": once it is known (`to_stateful`, `fit`), targets are `(batch_size, ...)`
+            and weights `(batch_size,)`, 0 for windows whose last step is padding.
         sample_weight: laid out as the corpus, or one value per document; or the key of a dict
             corpus, which is then no input. A weight belongs to the time step that is read, whatever
             the `target_offset`.
@@ -120,7 +129,7 @@ class StatefulSequence(FromFrame, Batches):
         batch_size: rows of the batches given: those of this shard.
         global_batch_size: rows of all shards.
         num_batches: batches of an epoch, `len(sequence)`; the same in every epoch.
-        utilization: real time steps / all time steps, in (0, 1].
+        utilization: real time steps / all time steps of the rows, in (0, 1].
         dropped: time steps that "ignore" leaves out.
         has_targets: True if there are `targets` other than the corpus.
         max_document_length: time steps, also where "auto" was given.
@@ -152,6 +161,7 @@ class StatefulSequence(FromFrame, Batches):
         batch_size: int,
         sequence_length: int,
         *,
+        stride: int | None = None,
         targets: Any = None,
         target_offset: int | Sequence[int] | None = None,
         label_at: str = "every",
@@ -174,6 +184,7 @@ class StatefulSequence(FromFrame, Batches):
         super().__init__(workers, use_multiprocessing, max_queue_size)
         self.global_batch_size = whole_number("batch_size", batch_size, 1)
         self.sequence_length = whole_number("sequence_length", sequence_length, 1)
+        self.stride = checked_stride(stride, self.sequence_length)
         self.boundary = one_of("boundary", boundary, BOUNDARIES)
         self.resets = true_or_false("resets", resets, RESETS_REMEDY)
         self.shuffle = true_or_false("shuffle", shuffle)
@@ -194,7 +205,7 @@ class StatefulSequence(FromFrame, Batches):
             known_ahead,
             static,
         )
-        self.has_targets = targets is not None and targets is not corpus
+        self.has_targets, self.label_at = targets is not None and targets is not corpus, label_at
         self._reach = self._parts.reach
         whole = self._corpus.lengths
         self.burn_in = open_burn_in(burn_in, whole, of_rows=self._ignores)
@@ -216,6 +227,7 @@ class StatefulSequence(FromFrame, Batches):
         settings = Settings(
             rows=self.global_batch_size,
             window=self.sequence_length,
+            stride=self.stride or self.sequence_length,
             boundary=effective,
             limit=None,
             burn_in=self.burn_in,
@@ -404,6 +416,16 @@ class StatefulSequence(FromFrame, Batches):
         """The input whose next value is predicted, "" for the only one; None where none is."""
         return self._parts.series
 
+    def give_targets(self, *, at_ends: bool) -> None:
+        """Has batches give targets and weights as a model has outputs; see `Batches`.
+
+        Raises:
+            ValueError: no window whose last step counts.
+        """
+        if at_ends and not self._windows.at_ends:
+            check_ends(self._plan)
+        self._windows.at_ends = at_ends
+
     # How it is read
 
     def read_pass(self) -> Iterator[tuple]:
@@ -466,6 +488,7 @@ class StatefulSequence(FromFrame, Batches):
             "kind": type(self).__name__,
             "batch_size": self.global_batch_size,
             "sequence_length": self.sequence_length,
+            "stride": self.stride,
             "boundary": self.boundary,
             "max_document_length": self.max_document_length,
             "burn_in": as_json(self.burn_in),

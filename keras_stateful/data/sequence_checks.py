@@ -4,14 +4,17 @@ NumPy only.
 """
 
 import operator
+import warnings
 from collections.abc import Collection
 
 import numpy as np
 
 from keras_stateful.data.corpus import Corpus
 from keras_stateful.data.inputs import Read
+from keras_stateful.data.layout import AT_ENDS
 from keras_stateful.data.parts import Parts
 from keras_stateful.data.plan import Plan, Settings
+from keras_stateful.foundation.arguments import whole_number
 
 
 def checked_shard(shard: tuple[int, int], rows: int) -> tuple[int, int]:
@@ -33,6 +36,20 @@ def checked_shard(shard: tuple[int, int], rows: int) -> tuple[int, int]:
             f"batch_size={rows}, shard={shard!r}. Take a multiple of {count}."
         )
     return index, count
+
+
+def checked_stride(stride: int | None, window: int) -> int | None:
+    """Reads `stride`; None where windows do not overlap."""
+    if stride is None:
+        return None
+    stride = whole_number("stride", stride, 1, alternative="or None", unit="time steps")
+    if stride > window:
+        raise ValueError(
+            "`stride` is at most `sequence_length`: no step may be left out between windows, since "
+            f"the state must have read it. Received: stride={stride}, sequence_length={window}. "
+            "To leave steps out of the loss, give them weight 0 (`sample_weight=`)."
+        )
+    return stride if stride < window else None
 
 
 def readable_lengths(parts: Parts, corpus: Corpus) -> np.ndarray:
@@ -152,6 +169,34 @@ def check_plan(
                 f"burn_in={settings.burn_in}, the longest document of {lengths.max()} time steps "
                 "with a target. Take a smaller `burn_in`."
             )
+
+
+def check_ends(plan: Plan) -> None:
+    """Refuses a layout in which no window's last step counts, and tells of documents without one.
+
+    For a model that has an output there alone.
+    """
+    settings, deal = plan.settings, plan.deal
+    short = f"sequence_length={settings.window}"
+    if plan.layout(0).counted(AT_ENDS) == 0:
+        raise ValueError(
+            "A model with one output for each window is trained on windows that are filled, and "
+            f"none is. Received: {short}, burn_in={settings.burn_in}, the longest document of "
+            f"{plan.lengths.max()} time steps with a target. Take a smaller `sequence_length`."
+        )
+    if settings.boundary != "align" or deal is None:
+        return
+    missing = np.unique(deal.pieces.document[deal.pieces.steps < settings.window])
+    if len(missing):
+        warnings.warn(
+            "A model with one output for each window is trained on windows that are filled. "
+            f"Received: {short}, {len(missing)} of {len(plan.lengths)} documents (or their last "
+            f"pieces) without such a window, the first of them document {missing[0]}. Take a "
+            "smaller `sequence_length`, or give the last recurrent layer `return_sequences=True`: "
+            'the last real step of each "window" is then trained on.',
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def _too_short(reach: int, corpus: Corpus, settings: Settings) -> ValueError:

@@ -40,8 +40,9 @@ class StatefulStream(Batches):
             `target_offset=0` it is then no input); or a dict of keys, one for each output.
         target_offset: how many time steps later the target stands; 1 where `targets` is None, else
             0. A sequence of ints gives targets an axis of that length.
-        label_at: where labels are trained on: at "every" step, at each "window"'s last real step of
-            the document, or at the document's "last".
+        label_at: where targets are trained on: at "every" step; at the last real step of the
+            document in each "window"; or, of labels, at the document's "last". See
+            `StatefulSequence` for models that end with `return_sequences=False`.
         sample_weight: a key of documents that are dicts: one value per time step or per document.
             It is no input.
         boundary: "align": each document begins at the first step of a window. "pack": back to back,
@@ -290,6 +291,13 @@ class StatefulStream(Batches):
         """The input whose next value is predicted, "" for the only one; None where none is."""
         return self._source.parts.series
 
+    def give_targets(self, *, at_ends: bool) -> None:
+        """Has batches give targets and weights as a model has outputs; see `Batches`."""
+        with self._lock:
+            if self._windows.at_ends != at_ends:
+                self._windows.at_ends = at_ends
+                self._steps.count_anew()
+
     def trained(self, batches: int) -> None:
         """Says that so many batches of the epoch's pass were trained on; the next goes on there.
 
@@ -508,6 +516,6 @@ class StatefulStream(Batches):
                 "rows, a shorter window, or more data."
             )
         everything = self.batch_size * self.sequence_length
-        self._steps.add(self._windows.counted(reading), reading.steps, everything)
+        self._steps.add(*self._windows.counted(reading), reading.steps, everything)
         self._pass.add(MadeBatch(self._windows.make(reading), self._here()))
         return True

@@ -67,6 +67,8 @@ class StreamWindows:
     Attributes:
         order: of the columns of frames; settable.
         once: keys of inputs that are handed once for each row; settable.
+        at_ends: True where targets and weights stand at the last step of each window alone;
+            settable.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class StreamWindows:
         self._rows = [_Row() for _ in range(rows)]
         self._boundary, self._burn_in, self._resets = boundary, burn_in, resets
         self._checks = IdChecks()
-        self.order = ColumnOrder()  # of the model that reads
-        self.once: frozenset[str] = frozenset()  # likewise
+        # As the model that reads wants it
+        self.order, self.at_ends = ColumnOrder(), False
+        self.once: frozenset[str] = frozenset()
 
     def signature(self) -> tuple:
         """A batch with a `Spec` in place of each array."""
@@ -88,6 +91,7 @@ class StreamWindows:
             resets=self._resets,
             weighted=True,
             once=self.once,
+            at_ends=self.at_ends,
         )
 
     def no_resets(self) -> np.ndarray:
@@ -114,8 +118,9 @@ class StreamWindows:
         since it may be given again, and whoever reads it may write to it.
         """
         self._checks.check(made.gathered, made.parts, made.spans)
+        mask = made.mask if self._resets else None
         arranged = self.order.arrange(made.gathered).handed_once(self.once)
-        gathered = copied(arranged.assemble(made.mask if self._resets else None))
+        gathered = copied(arranged.assemble(mask, at_ends=self.at_ends))
         # Divided last, the user's weights included: a checkpoint of an earlier version goes on with
         # the very same numbers.
         for weights in gathered[2].values() if isinstance(gathered[2], dict) else gathered[2:]:
@@ -195,10 +200,14 @@ class StreamWindows:
             single=self._boundary == "align",
         )
 
-    def counted(self, reading: Reading) -> int:
-        """How many time steps are trained on, before the user's own weights."""
-        # All outputs agree: `label_at` is one for all, and "every" for targets by time step.
-        return next(iter(self._source.parts.targets.values())).counted(reading.spans)
+    def counted(self, reading: Reading) -> tuple[int, int]:
+        """How many time steps are trained on, before the user's own weights, and of how many.
+
+        With `at_ends` how many windows.
+        """
+        target = next(iter(self._source.parts.targets.values()))  # all outputs agree
+        counted = target.counted(reading.spans, self._window, at_ends=self.at_ends)
+        return counted, len(self._rows) * (1 if self.at_ends else self._window)
 
     def make(self, reading: Reading) -> Made:
         """A batch of what the rows read."""

@@ -98,8 +98,10 @@ class Target:
         weights[spans.row[chosen], (spans.column + spans.steps - 1)[chosen]] = scale
         return weights
 
-    def counted(self, spans: Spans) -> int:
-        """How many steps of the spans are trained on."""
+    def counted(self, spans: Spans, window: int, *, at_ends: bool) -> int:
+        """How many steps of the spans are trained on; with `at_ends` of windows' last ones."""
+        if at_ends:
+            return int((self._labelled(spans) & (spans.column + spans.steps == window)).sum())
         if self.label_at == "every":
             return int((spans.steps - spans.skip).sum())
         return int(self._labelled(spans).sum())
@@ -183,11 +185,11 @@ def _open(
     weights: Weights | None,
 ) -> Target:
     field, labels = _values(corpus, raw, name, value)
-    if labels is None and label_at != "every":
+    if labels is None and label_at == "last":
         raise ValueError(
             "`label_at` says where one label per document is trained on. Received: "
-            f"label_at={label_at!r} with targets for every time step. Leave it out, or give "
-            "one label per document, (documents,)."
+            f"label_at={label_at!r} with targets for every time step. Leave it out, give one label "
+            'per document, (documents,), or train on the target at the end of each "window".'
         )
     offsets, horizon = read_offsets(target_offset, 1 if value is None else 0)
     if value is None and offsets == (0,):

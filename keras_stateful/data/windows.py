@@ -10,7 +10,7 @@ from keras_stateful.data.columns import ColumnOrder
 from keras_stateful.data.fields import Field, Flat
 from keras_stateful.data.ids import Classes, Vocabulary
 from keras_stateful.data.inputs import Read
-from keras_stateful.data.layout import Layout, Streams
+from keras_stateful.data.layout import AT_ENDS, Layout, Streams
 from keras_stateful.data.parts import IdChecks, Parts
 from keras_stateful.data.plan import Plan
 from keras_stateful.data.spans import Spans
@@ -34,14 +34,17 @@ class Windows:
     Attributes:
         order: of the columns of frames; settable.
         once: keys of inputs that are handed once for each row; settable.
+        at_ends: True where targets and weights stand at the last step of each window alone;
+            settable.
     """
 
     def __init__(self, parts: Parts, plan: Plan, boundary: str, resets: bool, rows: range):
         self._parts, self._plan, self._rows = parts, plan, rows
         self._boundary, self._resets = boundary, resets
         self._checks = IdChecks()  # of ids that are checked as they are read
-        self.order = ColumnOrder()  # of the model that reads
-        self.once: frozenset[str] = frozenset()  # likewise
+        # As the model that reads wants it
+        self.order, self.at_ends = ColumnOrder(), False
+        self.once: frozenset[str] = frozenset()
         self._checked_classes: dict[str | None, Classes] = {}  # that a whole epoch was read for
         # Epoch and number of the batches whose masks were made last, and these masks.
         self._masks: tuple[tuple[int, int] | None, np.ndarray] = (None, np.empty(0))
@@ -67,6 +70,7 @@ class Windows:
             resets=self._resets,
             weighted=self._weighted,
             once=self.once,
+            at_ends=self.at_ends,
         )
 
     def check_ids(self, known: dict[str | None, int], lengths: np.ndarray) -> None:
@@ -175,7 +179,8 @@ class Windows:
         gathered = self._parts.gather(spans, later, count * rows, window, scale)
         self._checks.check(gathered, self._parts, spans)
         gathered = self.order.arrange(gathered).handed_once(self.once)
-        tall = gathered.assemble(self.mask(spans, count) if self._resets else None)
+        mask = self.mask(spans, count) if self._resets else None
+        tall = gathered.assemble(mask, at_ends=self.at_ends)
         if count == 1:
             yield tall
             return
@@ -183,11 +188,13 @@ class Windows:
             yield tuple(rows_of(part, slice(k * rows, (k + 1) * rows)) for part in tall)
 
     def _scale(self, layout: Layout) -> Callable[[Target], float]:
-        """All steps / counted steps of the epoch, in all shards, by target."""
+        """All steps (or windows) / those that count, of the epoch, in all shards, by target."""
         settings = self._plan.settings
-        steps = self._plan.num_batches * settings.rows * settings.window
+        windows = self._plan.num_batches * settings.rows
+        if self.at_ends:
+            return lambda _: windows / layout.counted(AT_ENDS)
         # In "ignore" the end of no document may be read, so that none of its labels counts.
-        return lambda target: steps / max(1, layout.counted(target.label_at))
+        return lambda target: windows * settings.window / max(1, layout.counted(target.label_at))
 
 
 def _together(parts: Structure) -> Iterator[Structure]:

@@ -24,7 +24,6 @@ from keras_stateful.data.inputs import KnownAhead, StaticInputs
 from keras_stateful.data.sequence import Span, StatefulSequence
 from keras_stateful.evaluation.document_states import DocumentStates
 from keras_stateful.foundation import devices, keras_internals
-from keras_stateful.foundation.progress import ProgressBar, Verbose
 from keras_stateful.foundation.protocols import is_sequence
 from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.training.check_inputs import check_ids, check_inputs
@@ -109,12 +108,12 @@ class Window(NamedTuple):
 
     @property
     def targets(self) -> Structure:
-        """`(time, ...)` for each output."""
+        """`(time, ...)` for each output, or `(...)` at the window's end."""
         return keras.tree.map_structure(lambda a: a[self.row], self.batch[1])
 
     @property
     def weights(self) -> Structure:
-        """`(time,)` for each output: 0 where padded or masked, ones where nothing is."""
+        """`(time,)` for each output, or `()`: 0 where padded or masked, ones where nothing is."""
         of_batch = self.batch[2] if len(self.batch) > 2 else self._ones
         of_row = keras.tree.map_structure(lambda a: a[self.row], of_batch)
         if self.masks is None:
@@ -170,13 +169,16 @@ class DocumentReader:
             layout = replace(layout, known_ahead=known_ahead(known))
         self.sequence = layout.sequence(documents, batch_size, sequence_length)
         self.twin = twin_with_resets(model, batch_size)
-        if not all(facts_of(self.twin).along_time):
+        facts = facts_of(self.twin)
+        if not all(facts.along_time) and not (facts.at_ends and layout.label_at == "window"):
             raise ValueError(
                 "Whole documents are read window by window and need an output at every time step. "
                 f"Received: model outputs of shape {[tuple(o.shape) for o in model.outputs]}. Give "
                 "the last recurrent layer `return_sequences=True`; `predict_documents(..., "
-                "reduce='last')` then takes the last."
+                "reduce='last')` then takes the last. To score what a model gives at the end of "
+                'each window, pass `label_at="window"` and the `sequence_length` of its training.'
             )
+        self.sequence.give_targets(at_ends=facts.at_ends)
         order_columns("documents", self.sequence, known)
         hand_static(self.twin, self.sequence)
         check_inputs(self.twin, "documents", self.sequence)
@@ -198,38 +200,27 @@ class DocumentReader:
                     steps[span.document] += span.steps
         return steps
 
-    def outputs(
-        self, states: DocumentStates | None = None, verbose: Verbose = 0
-    ) -> Iterator[tuple[Window, Structure]]:
-        """All windows with the model's outputs `(time, ...)`, padding included.
+    def outputs(self, states: DocumentStates | None = None) -> Iterator[tuple[Window, Structure]]:
+        """All windows with the model's outputs `(time, ...)` (or `(...)`), padding included.
 
         Args:
             states: where documents begin and end; None for the initial states, and no others.
-            verbose: as for `evaluate_documents`.
         """
-        with ProgressBar(verbose, len(self.sequence)) as shown:
-            for i in range(len(self.sequence)):
-                yield from self._outputs_of_batch(i, states)
-                shown.advance()
-
-    def _outputs_of_batch(
-        self, i: int, states: DocumentStates | None
-    ) -> Iterator[tuple[Window, Structure]]:
-        """As `outputs`, of one batch."""
-        batch, masks, located = self.sequence[i], None, self.sequence.locate(i)
-        x = batch[0] if states is None else states.begin(batch[0], located)
-        # One batch after the other: the twin's state goes on from each to the next, and the
-        # resets among the inputs start a document from the initial state.
-        if self._shows_masks is None:
-            y_pred = self.twin.predict_on_batch(x)
-        else:
-            y_pred, masks = self._shows_masks.predict_on_batch(x)
-        if states is not None:
-            states.end(located)
-        for row, spans in enumerate(located):
-            outputs = keras.tree.map_structure(lambda o, row=row: o[row], y_pred)
-            for span in spans:
-                yield Window(span, row, batch, masks), outputs
+        for i in range(len(self.sequence)):
+            batch, masks, located = self.sequence[i], None, self.sequence.locate(i)
+            x = batch[0] if states is None else states.begin(batch[0], located)
+            # One batch after the other: the twin's state goes on from each to the next, and the
+            # resets among the inputs start a document from the initial state.
+            if self._shows_masks is None:
+                y_pred = self.twin.predict_on_batch(x)
+            else:
+                y_pred, masks = self._shows_masks.predict_on_batch(x)
+            if states is not None:
+                states.end(located)
+            for row, spans in enumerate(located):
+                outputs = keras.tree.map_structure(lambda o, row=row: o[row], y_pred)
+                for span in spans:
+                    yield Window(span, row, batch, masks), outputs
 
 
 class _ShowsMasks(keras.Model):

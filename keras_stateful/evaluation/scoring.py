@@ -19,6 +19,7 @@ from keras_stateful.evaluation.compiled import fresh_compile_arguments
 from keras_stateful.evaluation.reading import Window
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Structure
+from keras_stateful.training.model_facts import facts_of
 from keras_stateful.training.step_scores import ScoresByStep, score_by_step
 
 _WAITING_BYTES = 4 << 20  # of outputs that wait to be scored, for each document being read
@@ -136,7 +137,8 @@ class _Metrics(ScoresByStep, keras.Model):
 def _scoring_model(model: keras.Model) -> _Metrics:
     """A model of nothing but loss and metrics: its inputs are the outputs of another."""
     graph = keras_internals.functional(model)
-    inputs = [keras.Input((None, *o.shape[2:]), dtype=o.dtype) for o in model.outputs]
+    time = () if facts_of(model).at_ends else (None,)
+    inputs = [keras.Input((*time, *o.shape[1 + len(time) :]), dtype=o.dtype) for o in model.outputs]
     outputs = [
         # Named as the other's outputs, since losses and metrics go by those names.
         keras.layers.Identity(name=name, dtype=tensor.dtype)(tensor)

@@ -30,6 +30,9 @@ class Readable(Protocol):
         global_batch_size: rows of all shards.
         shard: index and count; a stream is always `(0, 1)`.
         has_targets: True if targets other than the corpus were given.
+        label_at: "every", "window" or "last".
+        stride: time steps from the start of a window to that of the next, where windows overlap;
+            else None.
     """
 
     epoch: int
@@ -41,6 +44,8 @@ class Readable(Protocol):
     global_batch_size: int
     shard: tuple[int, int]
     has_targets: bool
+    label_at: str
+    stride: int | None
 
     # What the batches are
 
@@ -96,6 +101,9 @@ class Readable(Protocol):
     def hand_once(self, keys: frozenset[str]) -> None:
         """Has batches give static inputs once for each row, not for each time step."""
 
+    def give_targets(self, *, at_ends: bool) -> None:
+        """Has batches give targets at each window's last step alone, or at every step."""
+
     # How they are read
 
     def read_pass(self) -> Iterator[tuple]:
@@ -148,6 +156,11 @@ def resets_given(sequence: Readable) -> str | None:
 def resets_taken(model: keras.Model) -> str | None:
     """The kind of a model's input `"resets"`: None, "window" `(batch,)`, "step" `(batch, time)`."""
     return model.resets if is_converted(model) else None
+
+
+def stride_taken(model: keras.Model) -> int | None:
+    """Steps of a window behind which a model carries its state on; None: the whole window."""
+    return model.stride if is_converted(model) else None
 
 
 def is_converted(model: keras.Model) -> bool:

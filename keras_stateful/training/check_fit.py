@@ -31,7 +31,7 @@ from keras_stateful.training.check_arrays import (
     is_arrays,
     model_batch_size,
 )
-from keras_stateful.training.check_sequence import check_sequence, described
+from keras_stateful.training.check_sequence import check_sequence, check_stride_given, described
 from keras_stateful.training.check_targets import check_labels, check_scored, labels_of
 from keras_stateful.training.check_values import check_values
 from keras_stateful.training.model_columns import (
@@ -157,6 +157,7 @@ def check_data(
         _check_batch_size(name, data, arguments, batch_size)
         check_sequence(model, name, data)
         return
+    check_stride_given(model, name, data)
     check_rows(model, name, data, batch_size)
     check_resets_given(model, name, data)
     check_values(model, name, data)

@@ -42,7 +42,12 @@ def check_weighing(name: str, output: str, loss: object) -> None:
 
 
 def check_reach(
-    kind: str, output: str, function: Callable, target: Spec, shape: tuple[int | None, ...]
+    kind: str,
+    output: str,
+    function: Callable,
+    target: Spec,
+    shape: tuple[int | None, ...],
+    lead: int = 2,
 ) -> None:
     """Refuses a function that gives no value for each step; a function that fails is left alone.
 
@@ -52,19 +57,21 @@ def check_reach(
         function: of targets and outputs.
         target: of a batch, `(batch, time, ...)`.
         shape: of the output.
+        lead: how many axes weights have: 2, or 1 where a batch has one target for each window.
 
     Raises:
-        ValueError: values without the axes `(batch, time)`.
+        ValueError: values without the axes of weights, `(batch, time)` or `(batch,)`.
     """
-    rows, window = target.shape[:2]
+    sizes = target.shape[:lead]
     # With other sizes, too: an axis of features may be as long as the window.
-    for batch, time in ((rows, window), (rows, window + 1), (rows + 1, window)):
-        steps = keras.KerasTensor((batch, time))
-        y = keras.KerasTensor((batch, time, *target.shape[2:]))
-        p = keras.KerasTensor((batch, time, *shape[2:]))
+    longer = [tuple(n + (i == axis) for i, n in enumerate(sizes)) for axis in range(lead)]
+    for leading in (sizes, *longer):
+        steps = keras.KerasTensor(leading)
+        y = keras.KerasTensor((*leading, *target.shape[lead:]))
+        p = keras.KerasTensor((*leading, *shape[lead:]))
         for values in _called(function, y, p):
             if not has_axes_of(steps, values):
-                raise ValueError(no_steps(kind, output, tuple(values.shape), (rows, window)))
+                raise ValueError(no_steps(kind, output, tuple(values.shape), sizes))
 
 
 def _called(

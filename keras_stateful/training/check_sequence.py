@@ -10,8 +10,15 @@ import keras
 from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.states import find_states, without_state
 from keras_stateful.foundation import devices, keras_internals
-from keras_stateful.foundation.protocols import Readable, resets_given, resets_taken
-from keras_stateful.foundation.types import Tensor
+from keras_stateful.foundation.protocols import (
+    Readable,
+    is_converted,
+    is_sequence,
+    resets_given,
+    resets_taken,
+    stride_taken,
+)
+from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.training.check_inputs import check_ids, check_inputs
 from keras_stateful.training.check_targets import check_targets
 from keras_stateful.training.model_columns import columns_known, order_columns
@@ -39,13 +46,16 @@ def check_sequence(
     """
     _check_rows(model, name, sequence)
     _check_resets(model, name, sequence)
+    _check_stride(model, name, sequence)
     # Told each time, as the ids below.
     order_columns(name, sequence, columns_known(model))
     hand_static(model, sequence)
     check_forward(model)
     facts = facts_of(model)
-    if sequence not in facts.inputs_agreed:
+    if targets:
         _check_outputs(model, name, sequence)
+        sequence.give_targets(at_ends=facts.at_ends)
+    if sequence not in facts.inputs_agreed:
         check_inputs(model, name, sequence)
         facts.inputs_agreed.add(sequence)
     # Told each time, since another model may have read the sequence in between. Data in memory are
@@ -102,6 +112,51 @@ def _check_resets(model: keras.Model, name: str, sequence: Readable) -> None:
         )
 
 
+def _check_stride(model: keras.Model, name: str, sequence: Readable) -> None:
+    """Refuses windows that begin elsewhere than behind the steps whose state the model carries."""
+    taken, given = stride_taken(model), sequence.stride
+    if taken == given:
+        return
+    window = sequence.sequence_length
+    remedies = []
+    if given is not None:
+        remedies.append("Convert the model with `to_stateful(model, sequence)`")
+    if is_converted(model):
+        stride = "without `stride=`" if taken is None else f"with `stride={taken}`"
+        remedies.append(f"{'or m' if remedies else 'M'}ake the sequence {stride}")
+    whole = ""
+    if given is None:
+        whole = (
+            " To score or predict documents, whatever the stride: `ValidateDocuments`, "
+            "`evaluate_documents`, `predict_documents`, `to_inference`."
+        )
+    raise ValueError(
+        f"`{name}` and the model disagree about where the next window begins. Received: {name} "
+        f"with stride={window if given is None else given} and sequence_length={window}; the model "
+        f"carries the state behind {'a whole window' if taken is None else f'{taken} steps'}. "
+        f"{', '.join(remedies)}.{whole}"
+    )
+
+
+def check_stride_given(model: keras.Model, name: str, data: Structure) -> None:
+    """Refuses other data than a sequence for a model whose windows overlap.
+
+    Args:
+        model: the model that reads.
+        name: name of the argument that gives the data, used in error messages.
+        data: a sequence, arrays, or anything else that Keras takes.
+    """
+    taken = stride_taken(model)
+    if taken is None or is_sequence(data):
+        return
+    raise ValueError(
+        f"The model carries the state behind the first {taken} steps of a window, where the next "
+        f"one begins, and nobody knows whether that is so in other data. Received: {name} of type "
+        f"{type(data).__name__}. Pass a `StatefulSequence(..., stride={taken})`; batches of a loop "
+        "of your own go to `train_on_batch`; to predict, `to_inference(model, batch_size)`."
+    )
+
+
 _CONVERT = (
     "Convert the model with `to_stateful(model, sequence)`, or make the sequence without "
     "`resets=True`."
@@ -120,7 +175,7 @@ _RESETS_REMEDY = {
 def _check_outputs(model: keras.Model, name: str, sequence: Readable) -> None:
     """Refuses an output for each window where there is a target for every time step."""
     facts = facts_of(model)
-    if all(facts.along_time):
+    if all(facts.along_time) or (facts.at_ends and sequence.label_at == "window"):
         return
     names, shapes = keras_internals.functional(model).output_names, list(model.outputs)
     outputs = list(zip(names, shapes, facts.along_time, strict=True))
@@ -134,6 +189,16 @@ def _check_outputs(model: keras.Model, name: str, sequence: Readable) -> None:
 
 def _outputs_remedy(facts: ModelFacts) -> str:
     """What to do about outputs without a time axis."""
+    if not facts.at_ends:
+        return _every_step(facts)
+    return (
+        f"{_every_step(facts)} To train on what it gives at the end of each window, make the "
+        'sequence with `label_at="window"`.'
+    )
+
+
+def _every_step(facts: ModelFacts) -> str:
+    """What gives a model an output for every time step."""
     tensors = zip(facts.graph.outputs, facts.along_time, strict=True)
     ends = {p for t, along in tensors if not along for p in _last_steps(facts.graph, t)}
     if ends:

@@ -37,13 +37,22 @@ _ELEMENTWISE = tuple(getattr(keras.losses, name) for name in (
 ))  # fmt: skip
 
 
+_UNITS = {1: "windows", 2: "time steps"}  # by the axes that weights have
+
+
 class _Output(NamedTuple):
     """An output that has a target and a loss."""
 
     key: Key  # of its target
     name: str
-    shape: tuple[int | None, ...]  # (batch, time, ...)
+    shape: tuple[int | None, ...]  # (batch, time, ...), or (batch, ...) for each window
     loss: _Loss
+    lead: int  # axes in front of those of a step, or of a window
+
+    @property
+    def step(self) -> tuple[int | None, ...]:
+        """The shape at one time step, or of one window."""
+        return self.shape[self.lead :]
 
 
 def check_targets(
@@ -143,7 +152,7 @@ def _check_has_targets(training: Labels | Readable, scored: Readable, received: 
 
 
 def fits_at_a_step(shape: tuple, expected: tuple) -> bool:
-    """True if shapes beyond `(batch, time)` agree, but for a last axis of length 1.
+    """True if shapes beyond `(batch, time)`, or `(batch,)`, agree, but for a last axis of length 1.
 
     Keras adds such an axis where it is missing, and takes it away where it is too much.
     """
@@ -209,18 +218,19 @@ def _outputs(model: keras.Model, specs: Structure) -> Iterator[_Output]:
         else dict(zip(graph.output_names, graph.outputs, strict=True))
     )
     loss = keras_internals.compile_arguments(model).get("loss")
+    lead = 1 if facts_of(model).at_ends else 2
     if isinstance(specs, dict):
         # Keras has the parts of a dict in the order of their keys, and so a list of losses.
         for index, (key, tensor) in enumerate(sorted(tensors.items())):
             output_loss = _loss_of(loss, key, index)
             if key in specs and not keras.tree.is_nested(output_loss):
-                yield _Output(key, key, tuple(tensor.shape), output_loss)
+                yield _Output(key, key, tuple(tensor.shape), output_loss, lead)
     elif len(tensors) == 1:
         [(name, tensor)] = tensors.items()
         if keras.tree.is_nested(loss):  # a list or a dict of one
             loss = next(iter(keras.tree.flatten(loss)), None)
         # The one target has no key, whatever the name of the output.
-        yield _Output(None, name, tuple(tensor.shape), loss)
+        yield _Output(None, name, tuple(tensor.shape), loss, lead)
 
 
 def _loss_of(loss: Structure, key: Key, index: int) -> _Loss:
@@ -260,7 +270,7 @@ def _check_weighted(model: keras.Model, name: str, output: _Output, specs: Struc
         loss = _resolved(output.loss)
         function = loss.call if isinstance(loss, keras.losses.Loss) else loss
         if callable(function):
-            check_reach("loss", output.name, function, target, output.shape)
+            check_reach("loss", output.name, function, target, output.shape, output.lead)
     metrics = keras_internals.compile_arguments(model).get("weighted_metrics")
     if isinstance(metrics, dict):
         metrics = metrics.get(output.name)
@@ -269,7 +279,7 @@ def _check_weighted(model: keras.Model, name: str, output: _Output, specs: Struc
     for metric in keras.tree.flatten(metrics):
         if inspect.isfunction(metric):
             kind = f"weighted metric {metric.__name__!r}"
-            check_reach(kind, output.name, metric, target, output.shape)
+            check_reach(kind, output.name, metric, target, output.shape, output.lead)
 
 
 # Targets and outputs, by shape
@@ -291,24 +301,25 @@ def _check_ignore_class(name: str, output: _Output, ignored: int | None) -> None
 
 def _check_shape(name: str, target: Spec, output: _Output, weighted: bool) -> None:
     """Refuses targets of another shape than the output, beyond a last axis of length 1."""
-    step = target.shape[2:]
-    if not fits_at_a_step(step, output.shape[2:]):
+    step = target.shape[output.lead :]
+    if not fits_at_a_step(step, output.step):
         raise ValueError(
             f"The loss would broadcast the targets of `{name}` against the output {output.name!r}. "
             f"Received: targets of shape {target.shape}, an output of shape {output.shape}. "
             f"{_shape_remedy(step, target.dtype, output)}"
         )
     # An elementwise loss takes the mean over the last axis. With `(batch, time)` on one side, that
-    # would be time, and the weights of the steps would weigh their mean.
-    if weighted and (len(target.shape) == 2 or len(output.shape) == 2):
+    # would be time, and the weights of the steps would weigh their mean; likewise with `(batch,)`.
+    if weighted and not (step and output.step):
         remedy = (
             "Give them as floating point, `targets=[t.astype('float32') for t in targets]`: they "
             "then have an axis for the output's."
-            if len(target.shape) == 2
+            if not step
             else "Give that output a last axis of length 1, as a `Dense(1)` does."
         )
         raise ValueError(
-            f"The loss would take the mean over the time steps of `{name}` before it weighs them. "
+            f"The loss would take the mean over the {_UNITS[output.lead]} of `{name}` before it "
+            "weighs them. "
             f"Received: targets of shape {target.shape} and dtype {target.dtype}, the output "
             f"{output.name!r} of shape {output.shape}. {remedy}"
         )
@@ -317,7 +328,7 @@ def _check_shape(name: str, target: Spec, output: _Output, weighted: bool) -> No
 def _shape_remedy(step: tuple[int, ...], dtype: np.dtype, output: _Output) -> str:
     """What to do where targets have the shape `step` at each time step and the output another."""
     # Integers without the axis of the classes: one id where the output has a value for each class.
-    if len(step) < len(output.shape[2:]) and dtype.kind == "i":
+    if len(step) < len(output.step) and dtype.kind == "i":
         return (
             "Ids of classes need a sparse loss: "
             "`keras.losses.SparseCategoricalCrossentropy(from_logits=...)`."

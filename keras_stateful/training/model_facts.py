@@ -81,6 +81,11 @@ class ModelFacts:
         except (ValueError, TypeError, AttributeError):
             return (True,)  # a subclassed model, of which nothing is known before it runs
 
+    @property
+    def at_ends(self) -> bool:
+        """True if each output has one value for each window: that behind its last step."""
+        return not any(self.along_time)
+
     @cached_property
     def ids_known(self) -> dict[Key, int]:
         """How many ids each input may hold that goes straight into an `Embedding`.

@@ -7,6 +7,8 @@ read off the values, not computed by the code under test.
 
 import itertools
 import random
+import warnings
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -114,6 +116,135 @@ def test_every_step_once_in_order_in_one_row_with_its_own_targets(layout, epoch)
         assert sorted(starts) == [d[0] for d in corpus(lengths)]
     np.testing.assert_allclose(np.mean(weights), 1, rtol=1e-5)  # the loss is per real step
     assert sorted({w for w in weights if w})[0] == max(weights)  # and every step counts alike
+
+
+@st.composite
+def strided(draw):
+    """Arguments of a sequence whose windows overlap, and how long they are."""
+    lengths, rows, window, reach, arguments = draw(layouts())
+    if window == 1:
+        window = 2
+        arguments["max_document_length"] = None
+    return lengths, rows, window, reach, {**arguments, "stride": draw(st.integers(1, window - 1))}
+
+
+@settings(max_examples=150)
+@given(strided(), st.integers(0, 3), st.integers(1, 3))
+def test_windows_that_overlap_train_on_every_step_once(layout, epoch, count):
+    """A row goes on `stride` steps behind the start of the window before, or starts anew."""
+    lengths, rows, window, reach, arguments = layout
+    stride, offsets = arguments["stride"], np.atleast_1d(arguments["target_offset"]).tolist()
+    whole = StatefulSequence(corpus(lengths), rows * count, window, **arguments)
+    shards = [
+        StatefulSequence(corpus(lengths), rows * count, window, shard=(k, count), **arguments)
+        for k in range(count)
+    ]
+    trained, weights, before = [], [], np.zeros((rows * count, window), int)
+    for s in (whole, *shards):
+        s.epoch = epoch
+    for i in range(len(whole)):
+        for joined, *own in zip(parts(whole[i]), *(parts(s[i]) for s in shards), strict=True):
+            np.testing.assert_array_equal(np.concatenate(own), joined)
+        x, mask, y, weight = parts(whole[i])
+        np.testing.assert_array_equal(whole.reset_mask(i), mask)
+        weights.append(weight)
+        for r in range(len(x)):
+            if i > 0 and (
+                mask.ndim == 2 or not mask[r]
+            ):  # what it has in common with the window before
+                overlap = x[r, : window - stride]
+                real = overlap > 0 if mask.ndim == 1 else slice(None)
+                np.testing.assert_array_equal(overlap[real], before[r, stride:][real])
+            for t in np.flatnonzero(weight[r]):
+                assert np.atleast_1d(y[r, t]).tolist() == [x[r, t] + o for o in offsets]
+                trained.append(int(x[r, t]))
+            starts = np.flatnonzero(mask[r]) if mask.ndim == 2 else [0] if mask[r] else []
+            limit = whole.max_document_length
+            assert all(x[r, t] % 1000 == 0 or limit is not None for t in starts)
+            for document, start, steps, column in whole.locate(i)[r]:
+                values = 1000 * (document + 1) + start + np.arange(steps)
+                np.testing.assert_array_equal(x[r, column : column + steps], values)
+        before = x
+    burnt_in = np.broadcast_to(arguments["burn_in"], len(lengths))
+    pairs = zip(corpus(lengths), burnt_in, strict=True)
+    assert sorted(trained) == [v for d, n in pairs for v in d[n : len(d) - reach]]
+    np.testing.assert_allclose(np.mean(weights), 1, rtol=1e-5)
+    assert len({w for w in np.ravel(weights) if w}) == 1
+
+
+@settings(max_examples=100)
+@given(strided(), st.sampled_from(["every", "window", "last", "end"]), st.booleans())
+def test_labels_of_windows_that_overlap_count_once(layout, label_at, ignores):
+    """As many weights as `Layout.counted` says, so that their mean is 1; none in an overlap."""
+    lengths, rows, window, _, arguments = layout
+    if ignores:
+        burnt_in = int(np.max(arguments["burn_in"]))
+        lengths = [*lengths, rows * (window + burnt_in)]
+        arguments = {"stride": arguments["stride"], "burn_in": burnt_in, "resets": True}
+        arguments["boundary"] = "ignore"
+    arguments = {**arguments, "target_offset": None}
+    sequence = StatefulSequence(
+        corpus(lengths),
+        rows,
+        window,
+        targets=np.arange(len(lengths)),
+        label_at="window" if label_at == "end" else label_at,
+        **arguments,
+    )
+    if label_at == "end":
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                sequence.give_targets(at_ends=True)
+        except ValueError:
+            return
+    seen, weights = set(), []
+    for i in range(len(sequence)):
+        (x, _), y, *weight = sequence[i]
+        weight = weight[0] if weight else np.ones(x.shape)
+        weights.append(weight)
+        x, y = (x[:, -1:], y[:, None]) if label_at == "end" else (x, y)
+        marked = weight.reshape(x.shape) > 0
+        assert (x[marked] // 1000 - 1 == y[marked]).all()
+        fresh = {int(v) for v in x[marked]}
+        assert len(fresh) == marked.sum()
+        assert not fresh & seen
+        seen |= fresh
+    if seen:
+        np.testing.assert_allclose(np.mean(weights), 1, rtol=1e-4)
+
+
+@settings(max_examples=50)
+@given(strided(), st.booleans(), st.integers(0, 2))
+def test_one_text_in_windows_that_overlap(layout, shift, epoch):
+    _, rows, window, _, arguments = layout
+    stride, burn_in = arguments["stride"], min(4, int(np.max(arguments["burn_in"])))
+    text = np.arange(1, rows * (window + 5 * stride) + 7)
+    sequence = StatefulSequence(
+        text,
+        rows,
+        window,
+        stride=stride,
+        burn_in=burn_in,
+        shift_windows=shift,
+        seed=1,
+        resets=True,
+    )
+    sequence.epoch = epoch
+    batches = [parts(sequence[i]) for i in range(len(sequence))]
+    length = window + (len(batches) - 1) * stride
+    assert sequence.dropped == len(text) - rows * length
+    first = int(batches[0][0][0, 0])
+    assert 1 <= first <= (stride if shift else 1)
+    for i, (x, mask, y, weight) in enumerate(batches):
+        begin = first + np.arange(rows)[:, None] * length + i * stride
+        np.testing.assert_array_equal(x, begin + np.arange(window))
+        np.testing.assert_array_equal(y, x + 1)
+        assert (mask == (i == 0)).all()
+        at = i * stride + np.arange(window)
+        new = (at >= burn_in) & ((i == 0) | (at >= (i - 1) * stride + window))
+        np.testing.assert_array_equal(weight > 0, np.tile(new, (rows, 1)))
+    np.testing.assert_allclose(np.mean([b[3] for b in batches]), 1, rtol=1e-5)
 
 
 @settings(max_examples=250)
@@ -258,6 +389,47 @@ def test_labels_stand_where_label_at_says(layout, label_at, epoch):
             assert (weight > 0) == expected
             marked.append(weight)
     np.testing.assert_allclose(np.sum(marked), len(sequence) * rows * window, rtol=1e-4)
+
+
+@settings(max_examples=150)
+@given(layouts(), st.sampled_from([True, False, None]), st.integers(0, 2))
+def test_one_target_for_each_window_that_ends_in_a_step_that_counts(layout, of_documents, epoch):
+    lengths, rows, window, _, arguments = layout
+    docs, burn_in = corpus(lengths), arguments["burn_in"]
+    targets = {True: np.arange(len(lengths)) + 5, False: [-d for d in docs], None: None}[
+        of_documents
+    ]
+    if of_documents:
+        arguments = {**arguments, "target_offset": None}
+    arguments = {**arguments, "targets": targets, "label_at": "window"}
+    steps = StatefulSequence(docs, rows, window, **arguments)
+    ends = StatefulSequence(docs, rows, window, **arguments)
+    steps.epoch = ends.epoch = epoch
+    counting = [parts(steps[i])[3][:, -1].any() for i in range(len(steps))]
+    refused = nullcontext() if any(counting) else pytest.raises(ValueError, match="none is")
+    with warnings.catch_warnings(), refused:
+        warnings.simplefilter("ignore")
+        ends.give_targets(at_ends=True)
+    if not any(counting):
+        return
+    weights = []
+    for i in range(len(ends)):
+        x, mask, y, at_each = parts(steps[i])
+        (last_x, last_mask), last_y, weight = ends[i]
+        np.testing.assert_array_equal(last_x, x)
+        np.testing.assert_array_equal(last_mask, mask)
+        np.testing.assert_array_equal(last_y, y[:, -1])
+        assert (
+            weight.shape == (rows, 1) if isinstance(arguments["target_offset"], list) else (rows,)
+        )
+        np.testing.assert_array_equal(weight.ravel() > 0, at_each[:, -1] > 0)
+        weights += weight.ravel().tolist()
+        if burn_in == 0:
+            assert ((weight.ravel() > 0) == (x[:, -1] > 0)).all()
+    np.testing.assert_allclose(np.mean(weights), 1, rtol=1e-5)
+    assert len({w for w in weights if w}) == 1
+    assert ends.signature()[1].shape == last_y.shape
+    assert ends.signature()[2].shape == weight.shape
 
 
 def test_an_epoch_of_ignore_in_which_no_label_is_read():

@@ -548,6 +548,13 @@ TARGETS = {
     "no targets at all": Bad(
         lambda: make(docs(9), targets={}), ValueError, "`targets`", "{}", "Leave it out"
     ),
+    "a stride that leaves steps out": Bad(
+        lambda: make(docs(9), stride=5), ValueError, "`stride`", "stride=5", "`sample_weight=`"
+    ),
+    "a stride that stands still": Bad(
+        lambda: make(docs(9), stride=0), ValueError, "`stride`", "stride=0", "1 or more"
+    ),
+    "half a stride": Bad(lambda: make(docs(9), stride=0.5), TypeError, "`stride`", "0.5", "an int"),
     "an unknown label_at": Bad(
         lambda: make(docs(9), targets=[1], label_at="end"),
         ValueError,
