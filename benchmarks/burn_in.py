@@ -38,7 +38,7 @@ def held_out_loss(layout: dict, training: list, held_out: list, seed: int) -> fl
         keras.optimizers.Adam(0.005), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     )
     model.fit(sequence, steps_per_epoch=STEPS, epochs=1, verbose=0)
-    losses = evaluate_documents(model, held_out)["loss"]
+    losses = evaluate_documents(model, held_out, verbose=0)["loss"]
     return float(np.average(losses, weights=[len(d) - 1 for d in held_out]) / np.log(2))
 
 

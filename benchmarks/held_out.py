@@ -172,7 +172,10 @@ def networks(training: list, held_out: list, seed: int) -> Iterator[tuple[str, t
     steps = train(carried, data, LSTM_RATE, SECONDS)
     yield (
         "carried",
-        (float(np.mean(evaluate_documents(carried, held_out)["loss"])) / math.log(2), steps),
+        (
+            float(np.mean(evaluate_documents(carried, held_out, verbose=0)["loss"])) / math.log(2),
+            steps,
+        ),
     )
 
     keras.utils.set_random_seed(seed)

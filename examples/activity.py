@@ -120,7 +120,7 @@ def methods(
         "label at the last step alone": "last",
     }.items():
         model = train(name, training, labels, label_at)
-        answers[name] = predict_documents(model, unseen, sequence_length=WINDOW)
+        answers[name] = predict_documents(model, unseen, sequence_length=WINDOW, verbose=0)
         if label_at == "every":
             answers["the same, mean of the steps so far"] = [
                 answer.cumsum(0) / np.arange(1, len(answer) + 1)[:, None]
@@ -129,7 +129,9 @@ def methods(
 
     name = "windows from the initial state, their mean"
     single = train(name, windows, labels[owners], "every")
-    ends = predict_documents(single, pieces, sequence_length=WINDOW, reduce="last", batch_size=64)
+    ends = predict_documents(
+        single, pieces, sequence_length=WINDOW, reduce="last", batch_size=64, verbose=0
+    )
     answers[name] = [so_far(ends[of == n], len(signal)) for n, signal in enumerate(unseen)]
 
     name = "logistic regression on windows, their mean"

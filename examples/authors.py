@@ -117,13 +117,15 @@ def main() -> None:
 
     # What the networks say of each held-out address: `(words, presidents)`, and one answer for each
     # window.
-    carried = predict_documents(whole.model, unseen, sequence_length=WINDOW)
+    carried = predict_documents(whole.model, unseen, sequence_length=WINDOW, verbose=0)
     windows, owners = cut(unseen)
     answers = predict_documents(
-        single.model, windows, batch_size=256, sequence_length=WINDOW, reduce="last"
+        single.model, windows, batch_size=256, sequence_length=WINDOW, reduce="last", verbose=0
     )
     by_window = [answers[owners == document] for document in range(len(unseen))]
-    under_mask = predict_documents(masked.model, unseen, sequence_length=WINDOW, reduce="mean")
+    under_mask = predict_documents(
+        masked.model, unseen, sequence_length=WINDOW, reduce="mean", verbose=0
+    )
 
     most_frequent = Counter(labels.tolist()).most_common(1)[0][0]
     right = {

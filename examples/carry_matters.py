@@ -68,14 +68,16 @@ def main() -> None:
     single, single_seconds = train(training, 1, 2, options.seed)
 
     # Held-out documents: read whole, or, for the network that is reset, cut into its windows.
-    answers = predict_documents(carried, held_out.ids)
+    answers = predict_documents(carried, held_out.ids, verbose=0)
     pieces = [piece for ids in held_out.ids for piece in np.split(ids, windows)]
     results = {
         f"state carried, batch {BATCH_SIZE}": by_window(answers, held_out),
         f"state reset at each window, batch {BATCH_SIZE}": by_window(
-            predict_documents(reset, pieces), held_out
+            predict_documents(reset, pieces, verbose=0), held_out
         ),
-        "state carried, batch 1": by_window(predict_documents(single, held_out.ids), held_out),
+        "state carried, batch 1": by_window(
+            predict_documents(single, held_out.ids, verbose=0), held_out
+        ),
     }
     print(f"\naccuracy on questions of 64 held-out documents (chance: {1 / KEYS:.2f})")
     print(f"  {'':<38} window 1   2 to {FAR}   {FAR + 1} to {windows}")
@@ -87,7 +89,7 @@ def main() -> None:
         print(f"  {name:<38} {near:8.3f} {middle:8.3f} {far[name]:8.3f}")
         assert near > 0.99, f"{name}: not even the questions inside the first window are answered"
 
-    alone = predict_documents(carried, held_out.ids[:4], batch_size=1)
+    alone = predict_documents(carried, held_out.ids[:4], batch_size=1, verbose=0)
     apart = max(np.abs(a - b).max() for a, b in zip(alone, answers[:4], strict=True))
     print(
         f"\nthe network of batch {BATCH_SIZE} read at batch 1: outputs differ by at most "

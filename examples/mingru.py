@@ -168,7 +168,7 @@ def main() -> None:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     training.compile(keras.optimizers.Adam(2e-3), loss)
     training.fit(sequence, epochs=epochs, verbose=2)
-    bits = evaluate_documents(training, held_out)["loss"] / np.log(2)
+    bits = evaluate_documents(training, held_out, verbose=0)["loss"] / np.log(2)
     lengths = [len(d) - 1 for d in held_out]
     print(f"held-out topics: {np.average(bits, weights=lengths):.3f} bits for each character")
 
@@ -178,7 +178,7 @@ def main() -> None:
     print(start + "".join(characters[i] for i in written))
 
     with tempfile.TemporaryDirectory() as folder:
-        export_step_model(training, f"{folder}/artifact")
+        export_step_model(training, f"{folder}/artifact", verbose=0)
         with load_session(f"{folder}/artifact") as session:
             scores = session.read(prompt[None])
             print("states of the artifact:", ", ".join(session.get_states()))

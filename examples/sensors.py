@@ -56,9 +56,9 @@ def main() -> None:
         for session in held_out
         for start in range(0, len(session["winding"]), WINDOW)
     ]
-    of_windows = np.concatenate(predict_documents(reset, pieces))
+    of_windows = np.concatenate(predict_documents(reset, pieces, verbose=0))
     forecasts = {
-        "state carried": predict_documents(carried, held_out),
+        "state carried": predict_documents(carried, held_out, verbose=0),
         f"state reset every {WINDOW} minutes": np.split(of_windows, len(held_out)),
         "as it is now (persistence)": [
             np.repeat(s["winding"], len(HORIZONS), axis=1) for s in held_out
@@ -81,7 +81,9 @@ def main() -> None:
     # The monitor has no Keras: an exported file, NumPy, a reading at a time. It gives what the
     # model gives.
     with tempfile.TemporaryDirectory() as folder:
-        export_step_model(carried, Path(folder) / "monitor", metadata={"horizons": HORIZONS})
+        export_step_model(
+            carried, Path(folder) / "monitor", metadata={"horizons": HORIZONS}, verbose=0
+        )
         monitor = load_session(Path(folder) / "monitor")
         live = [watch(monitor, session) for session in held_out]
         apart = max(

@@ -140,7 +140,9 @@ def train(
 
     # One mean for each document; together they are the mean over all words that have a word so far
     # ahead.
-    scores = evaluate_documents(model, held_out, target_offset=ahead, sequence_length=WINDOW)
+    scores = evaluate_documents(
+        model, held_out, target_offset=ahead, sequence_length=WINDOW, verbose=0
+    )
     counted = [len(document) - np.max(ahead) for document in held_out]
     wanted = ["loss"] if ahead == 1 else [f"cost_{k}" for k in ahead]
     perplexity = [float(np.exp(np.average(scores[key], weights=counted))) for key in wanted]

@@ -50,7 +50,7 @@ def main() -> None:
     )
     model.fit(sequence, epochs=8 if options.smoke else 4)
 
-    export_step_model(model, options.directory, metadata={"characters": characters})
+    export_step_model(model, options.directory, metadata={"characters": characters}, verbose=0)
     prompt = [ids[character] for character in options.prompt]
     with load_session(options.directory) as session:
         text = generate(session, prompt, 200, temperature=0)

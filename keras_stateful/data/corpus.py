@@ -26,6 +26,9 @@ from keras_stateful.data.kinds import (
     refuse_others,
     refuse_pair,
 )
+from keras_stateful.foundation.progress import ProgressBar
+
+_LONG = 2  # seconds of reading documents, after which a progress bar says how far it has come
 
 
 class Uneven(NamedTuple):
@@ -266,7 +269,8 @@ def _slices(name: str, documents: list[np.ndarray], lengths: np.ndarray) -> Flat
 def _lazy(name: str, source: Any, encode: Callable | None, uneven: Uneven) -> Field | Corpus:
     """Documents that a source reads when asked.
 
-    Their lengths and labels must be known: all are read once, unless the source has `lengths`.
+    Their lengths and labels must be known: all are read once, unless the source has `lengths`. Of
+    files that may take minutes, so it shows how far it has come.
     """
     reader = LazySource(name, source, encode)
     listed = None if encode is not None else getattr(source, "lengths", None)
@@ -277,13 +281,16 @@ def _lazy(name: str, source: Any, encode: Callable | None, uneven: Uneven) -> Fi
     ahead: dict[str | None, list[int]] = {k: [] for k in first if k in uneven.longer}
     every = listed is None or labels or ahead
     lengths = np.empty(len(source), "int64")
-    for i in range(len(source) if every else 1):
-        document = reader.get(i) if i < 2 else reader.load(i)  # the first are kept
-        lengths[i] = document_length(name, i, document, first, uneven)
-        for k, values in labels.items():
-            values.append(document[k])
-        for k, steps in ahead.items():
-            steps.append(len(document[k]))
+    count = len(source) if every else 1
+    with ProgressBar("auto", count, "document", after=_LONG) as shown:
+        for i in range(count):
+            document = reader.get(i) if i < 2 else reader.load(i)  # the first are kept
+            lengths[i] = document_length(name, i, document, first, uneven)
+            for k, values in labels.items():
+                values.append(document[k])
+            for k, steps in ahead.items():
+                steps.append(len(document[k]))
+            shown.advance()
     if listed is not None and not every:
         lengths = np.asarray(listed, "int64")
         if lengths.shape != (len(source),):

@@ -13,6 +13,7 @@ from keras_stateful.evaluation.reading import DocumentReader, Layout, count_docu
 from keras_stateful.evaluation.scoring import Scorer
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import one_of, true_or_false
+from keras_stateful.foundation.progress import Verbose, read_verbose
 from keras_stateful.foundation.types import Structure
 from keras_stateful.training.check_targets import check_scored, check_targets
 from keras_stateful.training.static_inputs import taken_once
@@ -34,6 +35,7 @@ def evaluate_documents(
     known_ahead: KnownAhead = None,
     static: StaticInputs = None,
     pooled: bool = False,
+    verbose: Verbose = "auto",
 ) -> dict[str, np.ndarray] | dict[str, float]:
     """The compiled loss and metrics of each document, read from its first step to its last.
 
@@ -54,6 +56,8 @@ def evaluate_documents(
             `ValidateDocuments`. Take it for metrics that are no means over steps, as AUC, recall
             and precision: a document without a positive step has none, for which Keras gives 0,
             and the mean over documents is not that over all.
+        verbose: 0 for silence, 1 for a progress bar, 2 for a line at the end; "auto" for 1 in a
+            terminal or notebook, and 2 where output goes to a file. A step is a call of the model.
 
     Returns:
         `{"loss": (documents,), metric: (documents,), ...}`: means over each document's own time
@@ -83,6 +87,7 @@ def evaluate_documents(
     assert scores["loss"].shape == (2,)
     ```
     """
+    verbose = read_verbose(verbose)
     layout = Layout(
         targets,
         target_offset,
@@ -100,7 +105,7 @@ def evaluate_documents(
     reader.sequence.check_classes(classes)
     windows = -(-reader.steps_of_documents() // sequence_length)
     scorer = Scorer(model, sequence_length, windows.sum(keepdims=True) if pooled else windows)
-    for window, outputs in reader.outputs():
+    for window, outputs in reader.outputs(verbose=verbose):
         scorer.add(0 if pooled else window.span.document, window, outputs)
     scores = scorer.results()
     return {name: float(values[0]) for name, values in scores.items()} if pooled else scores
@@ -119,6 +124,7 @@ def predict_documents(
     encode: Callable | None = None,
     known_ahead: Mapping[str, int | Sequence[int]] | None = None,
     static: StaticInputs = None,
+    verbose: Verbose = "auto",
 ) -> Structure:
     """The model's outputs for each document, read from its first step to its last.
 
@@ -141,6 +147,7 @@ def predict_documents(
         known_ahead: how many time steps ahead each known-ahead input is read, `{key: offset}`. None
             for what the model remembers of its training on a sequence.
         static: as for `StatefulSequence`.
+        verbose: as for `evaluate_documents`.
 
     Returns:
         One array `(timesteps, ...)` for each document, in the given order, from its `start` on, up
@@ -167,6 +174,7 @@ def predict_documents(
     (on,) = ks.predict_documents(model, [np.ones((24, 3))], states=states)  # one more day
     ```
     """
+    verbose = read_verbose(verbose)
     return_states = true_or_false("return_states", return_states)
     if reduce is not None:
         one_of("reduce", reduce, ("last", "mean"), "Leave it out for the output at every step.")
@@ -184,7 +192,7 @@ def predict_documents(
         once = taken_once(reader.twin, reader.sequence.static_shapes)
         carried = DocumentStates(reader.twin, sequence_length, lengths, states, once)
     starts = reader.starts()
-    for window, outputs in reader.outputs(carried):
+    for window, outputs in reader.outputs(carried, verbose):
         document, first, steps, _ = window.span
         # Behind the document's last step the outputs are those of padding.
         real = slice(max(0, int(starts[document]) - first), steps)

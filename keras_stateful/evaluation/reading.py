@@ -24,6 +24,7 @@ from keras_stateful.data.inputs import KnownAhead, StaticInputs
 from keras_stateful.data.sequence import Span, StatefulSequence
 from keras_stateful.evaluation.document_states import DocumentStates
 from keras_stateful.foundation import devices, keras_internals
+from keras_stateful.foundation.progress import ProgressBar, Verbose
 from keras_stateful.foundation.protocols import is_sequence
 from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.training.check_inputs import check_ids, check_inputs
@@ -200,27 +201,38 @@ class DocumentReader:
                     steps[span.document] += span.steps
         return steps
 
-    def outputs(self, states: DocumentStates | None = None) -> Iterator[tuple[Window, Structure]]:
+    def outputs(
+        self, states: DocumentStates | None = None, verbose: Verbose = 0
+    ) -> Iterator[tuple[Window, Structure]]:
         """All windows with the model's outputs `(time, ...)` (or `(...)`), padding included.
 
         Args:
             states: where documents begin and end; None for the initial states, and no others.
+            verbose: as for `evaluate_documents`.
         """
-        for i in range(len(self.sequence)):
-            batch, masks, located = self.sequence[i], None, self.sequence.locate(i)
-            x = batch[0] if states is None else states.begin(batch[0], located)
-            # One batch after the other: the twin's state goes on from each to the next, and the
-            # resets among the inputs start a document from the initial state.
-            if self._shows_masks is None:
-                y_pred = self.twin.predict_on_batch(x)
-            else:
-                y_pred, masks = self._shows_masks.predict_on_batch(x)
-            if states is not None:
-                states.end(located)
-            for row, spans in enumerate(located):
-                outputs = keras.tree.map_structure(lambda o, row=row: o[row], y_pred)
-                for span in spans:
-                    yield Window(span, row, batch, masks), outputs
+        with ProgressBar(verbose, len(self.sequence)) as shown:
+            for i in range(len(self.sequence)):
+                yield from self._outputs_of_batch(i, states)
+                shown.advance()
+
+    def _outputs_of_batch(
+        self, i: int, states: DocumentStates | None
+    ) -> Iterator[tuple[Window, Structure]]:
+        """As `outputs`, of one batch."""
+        batch, masks, located = self.sequence[i], None, self.sequence.locate(i)
+        x = batch[0] if states is None else states.begin(batch[0], located)
+        # One batch after the other: the twin's state goes on from each to the next, and the
+        # resets among the inputs start a document from the initial state.
+        if self._shows_masks is None:
+            y_pred = self.twin.predict_on_batch(x)
+        else:
+            y_pred, masks = self._shows_masks.predict_on_batch(x)
+        if states is not None:
+            states.end(located)
+        for row, spans in enumerate(located):
+            outputs = keras.tree.map_structure(lambda o, row=row: o[row], y_pred)
+            for span in spans:
+                yield Window(span, row, batch, masks), outputs
 
 
 class _ShowsMasks(keras.Model):

@@ -32,6 +32,7 @@ from keras_stateful.export.single_step import is_mixed, single_step
 from keras_stateful.export.writers import quantize_onnx
 from keras_stateful.foundation import devices
 from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.progress import ProgressBar, Verbose, read_verbose
 from keras_stateful.foundation.types import Structure
 from keras_stateful.session.artifact import list_files
 from keras_stateful.session.manifest import FILE_NAME, Manifest, write_manifest
@@ -46,6 +47,7 @@ def export_step_model(
     quantize: str | None = None,
     representative_data: Structure = None,
     metadata: Any = None,
+    verbose: Verbose = "auto",
 ) -> None:
     """Writes a model for use one time step at a time, where Keras is not installed.
 
@@ -68,9 +70,12 @@ def export_step_model(
         representative_data: with `quantize`, real input as `Session.read` takes it,
             `(rows, time, ...)`: how far outputs move on it is written into the manifest.
         metadata: anything that JSON holds, a vocabulary, say; `Session.metadata` gives it back.
+        verbose: 0 for silence, 1 for a progress bar, 2 for a line at the end; "auto" for 1 in a
+            terminal or notebook, and 2 where output goes to a file. A stage is the writing of the
+            artifact, each of the two comparisons, or the quantization.
 
     Raises:
-        ValueError: a directory that exists, an unknown format, as `to_step_model`.
+        ValueError: a directory that exists, an unknown format or `verbose`, as `to_step_model`.
         TypeError: metadata that JSON cannot hold; a batch size that is not a whole number.
         ImportError: a package that this format needs is missing; names the command that installs
             it.
@@ -94,6 +99,7 @@ def export_step_model(
         )
     directory = Path(directory)
     batch_size = whole_number("batch_size", batch_size, 1)
+    verbose = read_verbose(verbose)
     check_arguments(directory, format, quantize, representative_data, metadata)
     rows = batch_size if format == "litert" else None  # the other formats leave the rows open
     target = Target(format, backend_for(format), rows)
@@ -101,16 +107,21 @@ def export_step_model(
     graph = Graph(step)
     start = [s[0] for s in initial_states(step)]
     single = single_step(step, graph)
-    with _staging(directory) as staging:
+    stages = 3 if quantize is None else 4
+    with _staging(directory) as staging, ProgressBar(verbose, stages, "stage") as shown:
+        shown.advance(0)  # the first stage is the longest
         exact = staging / "exact"
         exact.mkdir()
         write_artifact(single, target, exact / target.entry)
         described = describe(step, graph, single, start, exact / target.entry, target)
         manifest = _finish(replace(described, metadata=metadata), exact)
+        shown.advance()
         check.compare(single, exact, manifest, batch_size)
+        shown.advance()
         if not any(is_mixed(part) for layer in step.layers for part in parts_of(layer)):
             # (The artifact computes in float32, what is mixed in half precision.)
             _check_against_user(model, exact, manifest, batch_size)
+        shown.advance()
         written = exact
         if quantize is not None:
             written = staging / "int8"
@@ -118,6 +129,7 @@ def export_step_model(
             _quantize(single, target, exact / target.entry, written / target.entry)
             weights = describe_weights(single, written / target.entry, target)
             _record_quantization(exact, manifest, written, representative_data, weights)
+            shown.advance()
         _move(written, directory)
 
 

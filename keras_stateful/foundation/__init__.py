@@ -3,6 +3,7 @@
     NumPy only        arguments         numbers, words and shapes that a user gives
                       rows              which rows of a batch are meant
                       states            states by layer, and the weights that made them
+                      progress          how far long work has come: Keras's bar, once one is drawn
                       types, version    names
                       locks, interrupts, on_import    small helps: each says what for
     Keras             protocols         what is asked of classes that are written further above

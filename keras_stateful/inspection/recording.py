@@ -11,11 +11,17 @@ from keras_stateful.carry.states import LayerState, find_states, sync
 from keras_stateful.carry.vocabulary import input_vocabulary
 from keras_stateful.conversion.convert import to_inference
 from keras_stateful.foundation.arguments import fits, whole_number
+from keras_stateful.foundation.progress import ProgressBar, Verbose, read_verbose
 from keras_stateful.foundation.types import Structure
 
 
 def record_states(
-    model: keras.Model, ids: Structure, layer: str | None = None, *, state: int = 0
+    model: keras.Model,
+    ids: Structure,
+    layer: str | None = None,
+    *,
+    state: int = 0,
+    verbose: Verbose = "auto",
 ) -> np.ndarray:
     """The state of a recurrent layer after each time step of one document.
 
@@ -30,6 +36,8 @@ def record_states(
         layer: name or path of the recurrent layer, as in `get_states`; None for the last one.
         state: which of its states, in the order of `get_states`: of an LSTM 0 is `h`, which it
             gives to the next layer, and 1 is `c`, its memory.
+        verbose: 0 for silence, 1 for a progress bar, 2 for a line at the end; "auto" for 1 in a
+            terminal or notebook, and 2 where output goes to a file.
 
     Returns:
         float32 `(timesteps, units)`; for a ConvLSTM `(timesteps, ..., channels)`.
@@ -55,16 +63,19 @@ def record_states(
     assert memory.shape == (4, 16)
     ```
     """
+    verbose = read_verbose(verbose)
     if isinstance(model, keras.Model):
         sync(model)  # in a callback the variables may be behind
     twin = to_inference(model, share_weights=True)
     variable = _state_variable(_layer_state(find_states(twin), layer), state)
     arrays = _arrays(twin, ids)
     recorded = np.empty((len(arrays[0]), *variable.shape[1:]), "float32")
-    for t in range(len(recorded)):  # the twin carries its state from one step to the next
-        step = [array[None, t : t + 1] for array in arrays]  # (1, 1, ...)
-        twin.predict_on_batch(keras.tree.pack_sequence_as(twin.input, step))
-        recorded[t] = ops.convert_to_numpy(variable)[0]
+    with ProgressBar(verbose, len(recorded)) as shown:
+        for t in range(len(recorded)):  # the twin carries its state from one step to the next
+            step = [array[None, t : t + 1] for array in arrays]  # (1, 1, ...)
+            twin.predict_on_batch(keras.tree.pack_sequence_as(twin.input, step))
+            recorded[t] = ops.convert_to_numpy(variable)[0]
+            shown.advance()
     return recorded
 
 
