@@ -61,7 +61,7 @@ class FrameSequences(Generic[S]):
     Attributes:
         training: what to train on.
         validation: what counts from the first split on; None without `split`.
-        test: what counts from the second split on; None where there is none.
+        test: what counts from the second split on; None where there is none, or nothing behind it.
         groups: the name of each series, sorted: a value of `by`, a tuple for several columns, None
             without `by`.
     """

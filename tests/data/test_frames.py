@@ -245,6 +245,16 @@ def test_a_series_is_read_from_its_beginning_in_every_part():
         assert np.flatnonzero(weight)[0] == start
 
 
+@pytest.mark.parametrize("end", [25, 29, 30, 99])
+def test_a_second_split_near_the_end_leaves_no_test(end):
+    """Of the hours 0 to 29, with a horizon of 5: the validation still ends where it says."""
+    made = make(frame_of([30, 30]), split=(START + 10 * HOUR, START + end * HOUR), horizons=5)
+    assert made.test is None
+    latest = max(target for (target,) in counted(made.validation).values())
+    assert latest == 2 * GROUP + min(end, 30) - 1
+    assert make(frame_of([30, 30]), split=(0.4, 24 / 30), horizons=5).test is not None
+
+
 def test_what_columns_are_read_as():
     frame = frame_of([12, 14]).assign(kind=[3] * 26)
     made = make(frame, inputs={"x": ["load", "temp"], "kind": "kind"}, targets={"y": ["temp"]})

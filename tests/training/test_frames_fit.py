@@ -35,7 +35,7 @@ def frame():
     return pandas.concat(parts, ignore_index=True).sample(frac=1, random_state=0)
 
 
-def sequences(inputs=("temp", "load"), static=("age", "size")):
+def sequences(inputs=("temp", "load"), static=("age", "size"), **options):
     return ks.StatefulSequence.from_frame(
         frame(),
         by="machine",
@@ -49,6 +49,7 @@ def sequences(inputs=("temp", "load"), static=("age", "size")):
         batch_size=2,
         sequence_length=6,
         resets=True,
+        **options,
     )
 
 
@@ -63,10 +64,10 @@ def network():
     return keras.Model(read, layers.Dense(2)(hidden))
 
 
-@pytest.fixture(scope="module")
-def trained():
+@pytest.fixture(scope="module", params=[{}, {"stride": 2}], ids=["windows", "overlapping windows"])
+def trained(request):
     """A model and what it was fitted on; a rate of 0, so that each loss is of the same weights."""
-    data, plain = sequences(), network()
+    data, plain = sequences(**request.param), network()
     model = ks.to_stateful(plain, data.training)
     model.compile(keras.optimizers.SGD(0.0), "mse")
     history = model.fit(data.training, validation_data=data.validation, epochs=2, verbose=0)
@@ -126,12 +127,13 @@ def test_forecasts_are_those_of_one_long_pass(trained, part, start, stop):
 
 
 def test_columns_in_another_order_are_those_of_the_training(trained):
-    _, _, model, history = trained
-    other = sequences(inputs=["load", "temp"], static=["size", "age"])
+    data, _, model, history = trained
+    stride = {"stride": data.training.stride}
+    other = sequences(inputs=["load", "temp"], static=["size", "age"], **stride)
     names = {"inputs": ("load", "temp"), "static": ("size", "age")}
     assert other.validation.columns.inputs == {**names, "known_ahead": ("hour+1", "hour+3")}
     np.testing.assert_allclose(model.evaluate(other.validation, verbose=0), history["val_loss"][0])
     with pytest.raises(ValueError, match=r"missing \['load'\]; unknown \['age'\]"):
-        model.evaluate(sequences(inputs=["temp", "age"]).validation, verbose=0)
+        model.evaluate(sequences(inputs=["temp", "age"], **stride).validation, verbose=0)
     with pytest.raises(ValueError, match=r"missing \['size'\]; unknown \['place'\]"):
-        model.evaluate(sequences(static=["age", "place"]).validation, verbose=0)
+        model.evaluate(sequences(static=["age", "place"], **stride).validation, verbose=0)
