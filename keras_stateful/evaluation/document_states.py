@@ -18,7 +18,6 @@ import keras
 import numpy as np
 from numpy.typing import ArrayLike
 
-from keras_stateful.carry.graph import RESETS
 from keras_stateful.carry.states import (
     check_states,
     find_states,
@@ -28,6 +27,7 @@ from keras_stateful.carry.states import (
     write_states,
 )
 from keras_stateful.data.sequence import Span
+from keras_stateful.evaluation.reading import Reading, Visitor, inputs_of, with_resets
 from keras_stateful.foundation.states import States, check_owner
 from keras_stateful.foundation.types import Structure
 
@@ -35,7 +35,7 @@ _PIECES = 8  # one length of pieces is as many times the next
 _States: TypeAlias = dict[str, list[np.ndarray]]
 
 
-class DocumentStates:
+class DocumentStates(Visitor):
     """States at the beginnings and ends of documents, for a reader that goes from window to window.
 
     Args:
@@ -83,13 +83,8 @@ class DocumentStates:
         self._once = once
 
     def begin(self, x: Structure, spans: list[list[Span]]) -> Structure:
-        """Takes the inputs of a batch that is read next; gives what the twin is to read.
-
-        Args:
-            x: with the resets among them.
-            spans: of each row, one at most.
-        """
-        inputs = _inputs(x)
+        """Writes the given states into the rows in which documents begin."""
+        inputs = inputs_of(x)
         for row, span in _each(spans):
             if span.steps < self._window:
                 self._rests[span.document] = {
@@ -102,13 +97,13 @@ class DocumentStates:
         if opening:
             rows, documents = np.array(opening).T
             self._write(_rows_of(self._given, documents), rows)
-        return _with_resets(inputs, np.zeros(len(spans), bool))
+        return with_resets(inputs, np.zeros(len(spans), bool))
 
-    def end(self, spans: list[list[Span]]) -> None:
+    def end(self, reading: Reading) -> None:
         """Keeps the states of documents of which the twin has just read the last whole window."""
         behind = [
             (row, span.document)
-            for row, span in _each(spans)
+            for row, span in _each(reading.spans)
             if span.start + self._window == self._whole[span.document]
         ]
         if behind:
@@ -143,7 +138,7 @@ class DocumentStates:
             standing = np.flatnonzero(~going)
             held = self._read(standing)
             inputs = {key: self._piece(key, rests, done, going, steps) for key in rests[0]}
-            self._twin.predict_on_batch(_with_resets(inputs, fresh & going))
+            self._twin.predict_on_batch(with_resets(inputs, fresh & going))
             self._write(held, standing)
             fresh &= ~going
             done[going] += steps
@@ -197,13 +192,3 @@ def _each(spans: list[list[Span]]) -> Iterator[tuple[int, Span]]:
 
 def _rows_of(states: _States, rows: np.ndarray) -> _States:
     return {key: [array[rows] for array in arrays] for key, arrays in states.items()}
-
-
-def _inputs(x: Structure) -> dict[str | None, np.ndarray]:
-    """The inputs of a batch by their names, without the resets; see `batch.assemble`."""
-    return {k: a for k, a in x.items() if k != RESETS} if isinstance(x, dict) else {None: x[0]}
-
-
-def _with_resets(inputs: dict, resets: np.ndarray) -> Structure:
-    """The same inputs with resets."""
-    return (inputs[None], resets) if None in inputs else {**inputs, RESETS: resets}

@@ -1,5 +1,6 @@
 """`evaluate_documents` and `predict_documents`: metrics and outputs of whole documents."""
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,10 +10,18 @@ from numpy.typing import ArrayLike
 
 from keras_stateful.data.inputs import KnownAhead, StaticInputs
 from keras_stateful.evaluation.document_states import DocumentStates
-from keras_stateful.evaluation.reading import DocumentReader, Layout, count_documents
+from keras_stateful.evaluation.dynamic import DynamicEvaluation
+from keras_stateful.evaluation.groups import ByDocument, ByPosition, Pooled
+from keras_stateful.evaluation.reading import (
+    DocumentReader,
+    Layout,
+    ResetEach,
+    Visitor,
+    count_documents,
+)
 from keras_stateful.evaluation.scoring import Scorer
 from keras_stateful.foundation import keras_internals
-from keras_stateful.foundation.arguments import one_of, true_or_false
+from keras_stateful.foundation.arguments import one_of, true_or_false, whole_number
 from keras_stateful.foundation.progress import Verbose, read_verbose
 from keras_stateful.foundation.types import Structure
 from keras_stateful.training.check_targets import check_scored, check_targets
@@ -35,6 +44,9 @@ def evaluate_documents(
     known_ahead: KnownAhead = None,
     static: StaticInputs = None,
     pooled: bool = False,
+    by: str | None = None,
+    reset_every: int | None = None,
+    dynamic: float | keras.optimizers.Optimizer | None = None,
     verbose: Verbose = "auto",
 ) -> dict[str, np.ndarray] | dict[str, float]:
     """The compiled loss and metrics of each document, read from its first step to its last.
@@ -56,19 +68,33 @@ def evaluate_documents(
             `ValidateDocuments`. Take it for metrics that are no means over steps, as AUC, recall
             and precision: a document without a positive step has none, for which Keras gives 0,
             and the mean over documents is not that over all.
+        by: "position" for a result by the time steps since a document's start, of all documents
+            together, in bins that each are twice as long as the last: does the network hold on a
+            stream that goes on for long after the windows that it was trained on? `plot_positions`
+            draws it.
+        reset_every: time steps after which the state starts anew, for example those of a training
+            window: what carrying it is worth. Windows are of that length.
+        dynamic: a learning rate or an optimizer, with which the model learns while it reads, from
+            each window of `sequence_length` steps after it was scored on it (dynamic evaluation).
+            Each document begins with the trained weights, which are put back afterwards; documents
+            are read one by one. Steps that do not count are not learned from.
         verbose: 0 for silence, 1 for a progress bar, 2 for a line at the end; "auto" for 1 in a
             terminal or notebook, and 2 where output goes to a file. A step is a call of the model.
 
     Returns:
         `{"loss": (documents,), metric: (documents,), ...}`: means over each document's own time
         steps (weighted means, where `sample_weight` is given; masked steps do not count). NaN for a
-        document of which no step is scored. With `pooled` `{"loss": float, ...}`. Regularization
+        document of which no step is scored. With `pooled` `{"loss": float, ...}`. With
+        `by="position"` `{"position": (bins,), "steps": (bins,), "loss": (bins,), ...}`: the first
+        position of each bin (0, 1, 2, 4, 8, ...) and how many steps in it count. Regularization
         penalties are not part of the loss.
 
     Raises:
         ValueError: a model that is not compiled, or has an output per window instead of per time
             step; documents that `StatefulSequence` refuses.
         TypeError: a sequence or generator in place of the documents.
+
+    Source: of dynamic evaluation, Krause et al. 2017 (arXiv:1709.07432).
 
     Example:
 
@@ -85,9 +111,23 @@ def evaluate_documents(
     model.compile(loss="sparse_categorical_crossentropy")
     scores = ks.evaluate_documents(model, [np.arange(40) % 9, np.arange(300) % 9])
     assert scores["loss"].shape == (2,)
+
+    curve = ks.evaluate_documents(model, [np.arange(300) % 9], by="position")
+    assert curve["position"].tolist() == [0, 1, 2, 4, 8, 16, 32, 64, 128, 256]
     ```
     """
     verbose = read_verbose(verbose)
+    if by is not None:
+        one_of("by", by, ("position",), "Leave it out for a result for each document.")
+        if pooled:
+            raise ValueError(
+                '`by="position"` and `pooled=True` are two ways to take documents together. '
+                "Received: both. Leave one of them out."
+            )
+    if reset_every is not None:
+        sequence_length = whole_number("reset_every", reset_every, 1, unit="time steps")
+    if dynamic is not None and batch_size is None:
+        batch_size = 1
     layout = Layout(
         targets,
         target_offset,
@@ -103,12 +143,18 @@ def evaluate_documents(
     check_scored(model, reader.sequence, "documents")
     classes = check_targets(model, "documents", reader.sequence, weighted=True)
     reader.sequence.check_classes(classes)
-    windows = -(-reader.steps_of_documents() // sequence_length)
-    scorer = Scorer(model, sequence_length, windows.sum(keepdims=True) if pooled else windows)
-    for window, outputs in reader.outputs(verbose=verbose):
-        scorer.add(0 if pooled else window.span.document, window, outputs)
-    scores = scorer.results()
-    return {name: float(values[0]) for name, values in scores.items()} if pooled else scores
+    kind = ByPosition if by else Pooled if pooled else ByDocument
+    groups = kind(reader.steps_of_documents(), sequence_length)
+    scorer = Scorer(model, sequence_length, groups.windows())
+    visitors: list[Visitor] = [] if reset_every is None else [ResetEach()]
+    with contextlib.ExitStack() as stack:
+        if dynamic is not None:
+            learning = DynamicEvaluation(model, reader.twin, dynamic)
+            visitors.append(stack.enter_context(learning))
+        for window, outputs in reader.outputs(visitors, verbose):
+            for group, weights in groups.split(window):
+                scorer.add(group, outputs, window.targets, weights)
+    return groups.results(scorer.results())
 
 
 def predict_documents(
@@ -192,7 +238,7 @@ def predict_documents(
         once = taken_once(reader.twin, reader.sequence.static_shapes)
         carried = DocumentStates(reader.twin, sequence_length, lengths, states, once)
     starts = reader.starts()
-    for window, outputs in reader.outputs(carried, verbose):
+    for window, outputs in reader.outputs([] if carried is None else [carried], verbose):
         document, first, steps, _ = window.span
         # Behind the document's last step the outputs are those of padding.
         real = slice(max(0, int(starts[document]) - first), steps)

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from keras_stateful.carry.graph import RESETS
 from keras_stateful.conversion.convert import twin_with_resets
 from keras_stateful.data.burn_in import Start
 from keras_stateful.data.inputs import KnownAhead, StaticInputs
 from keras_stateful.data.sequence import Span, StatefulSequence
-from keras_stateful.evaluation.document_states import DocumentStates
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.progress import ProgressBar, Verbose
 from keras_stateful.foundation.protocols import is_sequence
@@ -131,6 +131,50 @@ class Window(NamedTuple):
         return weights * mask[self.row].reshape(-1, *[1] * (weights.ndim - 1))
 
 
+class Reading(NamedTuple):
+    """A batch that was read.
+
+    Attributes:
+        x: its inputs, with the resets among them.
+        batch: `(x, y)` or `(x, y, sample_weight)`, as the sequence gave it.
+        masks: for each output; None where the model masks nothing.
+        spans: of each row, one at most.
+    """
+
+    x: Structure
+    batch: tuple
+    masks: Structure
+    spans: list[list[Span]]
+
+
+class Visitor:
+    """Something that is done around the reading of each batch; by default nothing."""
+
+    def begin(self, x: Structure, spans: list[list[Span]]) -> Structure:
+        """Takes the inputs of the batch that is read next; gives what the twin is to read."""
+        return x
+
+    def end(self, reading: Reading) -> None:
+        """Takes the batch that the twin has just read."""
+
+
+class ResetEach(Visitor):
+    """Has each window start from the initial state."""
+
+    def begin(self, x: Structure, spans: list[list[Span]]) -> Structure:
+        return with_resets(inputs_of(x), np.ones(len(spans), bool))
+
+
+def inputs_of(x: Structure) -> dict[str | None, np.ndarray]:
+    """The inputs of a batch by their names, without the resets; see `batch.assemble`."""
+    return {k: a for k, a in x.items() if k != RESETS} if isinstance(x, dict) else {None: x[0]}
+
+
+def with_resets(inputs: dict, resets: np.ndarray) -> Structure:
+    """The same inputs with resets, bool `(rows,)`."""
+    return (inputs[None], resets) if None in inputs else {**inputs, RESETS: resets}
+
+
 class DocumentReader:
     """Reads documents through a twin of the model, window by window.
 
@@ -202,33 +246,35 @@ class DocumentReader:
         return steps
 
     def outputs(
-        self, states: DocumentStates | None = None, verbose: Verbose = 0
+        self, visitors: Sequence[Visitor] = (), verbose: Verbose = 0
     ) -> Iterator[tuple[Window, Structure]]:
         """All windows with the model's outputs `(time, ...)` (or `(...)`), padding included.
 
         Args:
-            states: where documents begin and end; None for the initial states, and no others.
+            visitors: what stands around the reading of each batch.
             verbose: as for `evaluate_documents`.
         """
         with ProgressBar(verbose, len(self.sequence)) as shown:
             for i in range(len(self.sequence)):
-                yield from self._outputs_of_batch(i, states)
+                yield from self._outputs_of_batch(i, visitors)
                 shown.advance()
 
     def _outputs_of_batch(
-        self, i: int, states: DocumentStates | None
+        self, i: int, visitors: Sequence[Visitor]
     ) -> Iterator[tuple[Window, Structure]]:
         """As `outputs`, of one batch."""
         batch, masks, located = self.sequence[i], None, self.sequence.locate(i)
-        x = batch[0] if states is None else states.begin(batch[0], located)
+        x = batch[0]
+        for visitor in visitors:
+            x = visitor.begin(x, located)
         # One batch after the other: the twin's state goes on from each to the next, and the
         # resets among the inputs start a document from the initial state.
         if self._shows_masks is None:
             y_pred = self.twin.predict_on_batch(x)
         else:
             y_pred, masks = self._shows_masks.predict_on_batch(x)
-        if states is not None:
-            states.end(located)
+        for visitor in visitors:
+            visitor.end(Reading(x, batch, masks, located))
         for row, spans in enumerate(located):
             outputs = keras.tree.map_structure(lambda o, row=row: o[row], y_pred)
             for span in spans:

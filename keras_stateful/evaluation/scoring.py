@@ -16,7 +16,6 @@ import keras
 import numpy as np
 
 from keras_stateful.evaluation.compiled import fresh_compile_arguments
-from keras_stateful.evaluation.reading import Window
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Structure
 from keras_stateful.training.model_facts import facts_of
@@ -71,15 +70,18 @@ class Scorer:
         self._group = max(1, min(_GROUP, _WAITING_BYTES // window_bytes))
         self._documents = [_Document(count) for count in windows.tolist()]
 
-    def add(self, document: int, window: Window, outputs: Structure) -> None:
-        """Scores a window of a document, together with others of it.
+    def add(
+        self, document: int, outputs: Structure, targets: Structure, weights: Structure
+    ) -> None:
+        """Scores the next window of a document, together with others of it.
 
         Args:
-            document: its index; that of the window, unless several are scored as one.
-            window: the next of the document.
+            document: its index; or that of whatever is scored as one.
             outputs: the model's, `(time, ...)`.
+            targets: `(time, ...)` for each output.
+            weights: `(time,)` for each output.
         """
-        scored = _Scored(outputs, window.targets, window.weights)
+        scored = _Scored(outputs, targets, weights)
         here = self._documents[document]
         here.waiting.append(scored)
         here.counts |= any(np.any(weights > 0) for weights in keras.tree.flatten(scored.weights))
