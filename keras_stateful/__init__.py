@@ -32,6 +32,7 @@ _HOME = {
     "load_states": "session.saved_states",
     "plot_activations": "inspection.text_figure",
     "plot_layout": "inspection.layout_figure",
+    "plot_positions": "inspection.positions_figure",
     "predict_documents": "evaluation.documents",
     "preserve_states": "carry.states",
     "rank_units": "inspection.ranking",
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
     from keras_stateful.generation.sample_text import SampleText
     from keras_stateful.inspection.layout_figure import plot_layout
     from keras_stateful.inspection.monitor import StateMonitor
+    from keras_stateful.inspection.positions_figure import plot_positions
     from keras_stateful.inspection.ranking import rank_units
     from keras_stateful.inspection.recording import record_states
     from keras_stateful.inspection.text_figure import plot_activations

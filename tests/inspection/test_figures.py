@@ -140,11 +140,35 @@ def test_the_layout_covers_what_the_sequence_says(boundary):
     assert len(marks.get_segments()) == resets
 
 
+CURVE = {
+    "position": np.array([0, 1, 2, 4]),
+    "steps": np.array([3, 3, 6, 2]),
+    "loss": np.array([2.0, 1.5, 1.0, np.nan]),
+    "accuracy": np.array([0.1, 0.2, 0.3, 0.4]),
+}
+
+
+def test_a_score_is_drawn_at_the_steps_that_were_read():
+    above, below = ks.plot_positions(CURVE, score="accuracy", training_window=2).axes
+    (line, mark) = above.get_lines()
+    np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 5])
+    np.testing.assert_array_equal(line.get_ydata(), CURVE["accuracy"])
+    assert list(mark.get_xdata()) == [2, 2]
+    assert [bar.get_height() for bar in below.patches] == [3, 3, 6, 2]
+    assert above.get_legend() is None
+    worse = {**CURVE, "loss": CURVE["loss"] + 1}
+    above, _ = ks.plot_positions({"carried": CURVE, "reset": worse}).axes
+    for line, curve in zip(above.get_lines(), (CURVE, worse), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), curve["loss"])
+    assert [t.get_text() for t in above.get_legend().get_texts()] == ["carried", "reset"]
+
+
 @pytest.mark.parametrize(
     "draw",
     [
         lambda: ks.plot_activations("ab", np.ones((2, 1))),
         lambda: ks.plot_layout(ks.StatefulSequence(np.arange(40), 2, 4)),
+        lambda: ks.plot_positions(CURVE),
     ],
 )
 def test_without_matplotlib_the_error_gives_the_command(draw, monkeypatch):
@@ -212,6 +236,26 @@ BAD = {
         ["feature", "(3,)"],
     ),
     "a layout of something else": (lambda m: ks.plot_layout([1]), ["StatefulSequence", "list"]),
+    "positions that are none": (
+        lambda m: ks.plot_positions([1, 2]),
+        ["`positions` must be a dict", "list", 'by="position"'],
+    ),
+    "the scores of documents": (
+        lambda m: ks.plot_positions({"loss": np.ones(3)}),
+        ["without positions", "'loss': ndarray", 'by="position"'],
+    ),
+    "one of two curves without positions": (
+        lambda m: ks.plot_positions({"carried": CURVE, "reset": {"loss": np.ones(4)}}),
+        ["without positions", "'reset': ['loss']"],
+    ),
+    "a score that was not given": (
+        lambda m: ks.plot_positions(CURVE, score="auc"),
+        ["score='auc'", "['accuracy', 'loss']"],
+    ),
+    "a window of no steps": (
+        lambda m: ks.plot_positions(CURVE, training_window=0),
+        ["`training_window` must be 1 or more"],
+    ),
     "a batch that does not exist": (
         lambda m: ks.plot_layout(ks.StatefulSequence(np.arange(40), 2, 4), first=9),
         ["first=9"],
