@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import keras_stateful as ks
+from keras_stateful.foundation.version import pip_install
 
 pytestmark = pytest.mark.backend_free
 
@@ -173,7 +174,7 @@ def test_a_score_is_drawn_at_the_steps_that_were_read():
 )
 def test_without_matplotlib_the_error_gives_the_command(draw, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "keras-stateful\[plots\]"'):
+    with pytest.raises(ModuleNotFoundError, match=re.escape(pip_install("plots"))):
         draw()
 
 
