@@ -25,6 +25,7 @@ from keras_stateful.foundation.arguments import one_of, true_or_false, whole_num
 from keras_stateful.foundation.progress import Verbose, read_verbose
 from keras_stateful.foundation.types import Structure
 from keras_stateful.training.check_targets import check_scored, check_targets
+from keras_stateful.training.model_facts import facts_of
 from keras_stateful.training.static_inputs import taken_once
 
 
@@ -143,6 +144,11 @@ def evaluate_documents(
     check_scored(model, reader.sequence, "documents")
     classes = check_targets(model, "documents", reader.sequence, weighted=True)
     reader.sequence.check_classes(classes)
+    if by is not None and facts_of(reader.twin).at_ends:
+        raise ValueError(
+            '`by="position"` needs an output at every time step. Received: a model with one for each '
+            "window. Give its last recurrent layer `return_sequences=True`, or leave `by` out."
+        )
     kind = ByPosition if by else Pooled if pooled else ByDocument
     groups = kind(reader.steps_of_documents(), sequence_length)
     scorer = Scorer(model, sequence_length, groups.windows())

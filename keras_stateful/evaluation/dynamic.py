@@ -119,7 +119,7 @@ def _fresh(optimizer: Any) -> keras.optimizers.Optimizer:
 
 def _of_mean(weights: np.ndarray) -> np.ndarray:
     """Weights of one row, under which Keras's mean over steps is that over steps that count."""
-    return (weights * (len(weights) / max(float(weights.sum()), 1e-30)))[None].astype("float32")
+    return (weights * (weights.size / max(float(weights.sum()), 1e-30)))[None].astype("float32")
 
 
 def _to_numpy(variable: keras.Variable) -> np.ndarray:

@@ -182,6 +182,29 @@ def test_losses_of_several_outputs_go_by_their_names():
         np.testing.assert_allclose(scores[name], [expected], rtol=1e-5)
 
 
+def ends_with_one_output():
+    keras.utils.set_random_seed(1)
+    stack = [keras.Input((None,), dtype="int32"), keras.layers.Embedding(IDS, 4)]
+    model = keras.Sequential([*stack, keras.layers.GRU(4), keras.layers.Dense(1)])
+    model.compile(loss="mse")
+    return model
+
+
+def test_one_output_for_each_window_is_learned_from():
+    model, d = ends_with_one_output(), HELD_OUT[1][:20]
+    labels = {"targets": np.array([1.5]), "label_at": "window", "sequence_length": WINDOW}
+    scores = ks.evaluate_documents(model, [d], dynamic=0.1, **labels)
+    live = ks.to_stateful(model, 1)
+    live.compile(keras.optimizers.SGD(0.1), "mse")
+    losses = [
+        float(live.train_on_batch(d[None, k : k + WINDOW], np.array([[1.5]])))
+        for k in range(0, len(d), WINDOW)
+    ]
+    np.testing.assert_allclose(scores["loss"], [np.mean(losses)], rtol=1e-5)
+    with pytest.raises(ValueError, match="output at every time step"):
+        ks.evaluate_documents(model, [d], by="position", **labels)
+
+
 def test_what_is_learned_shows_by_position():
     """A document that repeats itself is learned while it is read."""
     keras.utils.set_random_seed(3)
