@@ -34,6 +34,7 @@ NAMES = (
     "held_out",
     "layout",
     "burn_in",
+    "dynamic",
     "generation",
     "pool",
 )

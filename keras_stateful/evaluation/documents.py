@@ -146,8 +146,8 @@ def evaluate_documents(
     reader.sequence.check_classes(classes)
     if by is not None and facts_of(reader.twin).at_ends:
         raise ValueError(
-            '`by="position"` needs an output at every time step. Received: a model with one for each '
-            "window. Give its last recurrent layer `return_sequences=True`, or leave `by` out."
+            '`by="position"` needs an output at every time step. Received: a model with one for '
+            "each window. Give its last recurrent layer `return_sequences=True`, or leave `by` out."
         )
     kind = ByPosition if by else Pooled if pooled else ByDocument
     groups = kind(reader.steps_of_documents(), sequence_length)
