@@ -66,11 +66,11 @@ def ways(folder: Path) -> dict[str, Callable[[int], object]]:
 
         return loop
 
-    drawn = {"temperature": 0.8, "top_k": 40, "top_p": 0.95, "seed": 0}
+    drawn = {"verbose": 0, "temperature": 0.8, "top_k": 40, "top_p": 0.95, "seed": 0}
     found = {
         "predict": called(lambda x: stateful.predict(x, verbose=0)),
         "predict_on_batch": called(stateful.predict_on_batch),
-        "generate": lambda count: ks.generate(model, [1], count, temperature=0),
+        "generate": lambda count: ks.generate(model, [1], count, temperature=0, verbose=0),
         "generate, drawn": lambda count: ks.generate(model, [1], count, **drawn),
         "stream": lambda count: list(ks.stream(model, [1], count, temperature=0)),
     }

@@ -268,9 +268,9 @@ def host_and_device(size: dict) -> list:
 
 def generation(size: dict) -> list:
     model, found = network(size["units"][0], 2, None), []
-    ks.generate(model, [1], size["ids"], temperature=0)
+    ks.generate(model, [1], size["ids"], temperature=0, verbose=0)
     start = time.perf_counter()
-    ks.generate(model, [1], size["ids"], temperature=0)
+    ks.generate(model, [1], size["ids"], temperature=0, verbose=0)
     took = (time.perf_counter() - start) / size["ids"]
     found.append(row(f"generate, two LSTM {size['units'][0]}, batch 1", took * 1e3, "ms per id"))
     return found

@@ -113,15 +113,14 @@ def main() -> None:
     print(f"\nsaved {options.output} and its characters, {options.output.with_suffix('.json')}")
     writer = to_inference(keras.models.load_model(options.output), batch_size=1)
     prompt = encode(options.prompt)
-    text = generate(
-        writer, prompt, options.length, temperature=options.temperature, seed=options.seed
-    )
+    drawn = {"temperature": options.temperature, "seed": options.seed}
+    text = generate(writer, prompt, options.length, **drawn, verbose=0)
     print(f"\n{options.prompt}{decode(text)}")
 
 
 def predict(model: keras.Model, documents: list[np.ndarray]) -> list[np.ndarray]:
     """Logits for each document, `(timesteps, ids)`, each read from the initial state."""
-    return predict_documents(model, documents, sequence_length=WINDOW)
+    return predict_documents(model, documents, sequence_length=WINDOW, verbose=0)
 
 
 def bits(logits: np.ndarray, document: np.ndarray) -> np.ndarray:

@@ -174,7 +174,9 @@ def main() -> None:
 
     start = "The statement "
     prompt = np.array([ids[c] for c in start])
-    written = generate(training, prompt, 60 if options.smoke else 300, temperature=0.6, seed=1)
+    written = generate(
+        training, prompt, 60 if options.smoke else 300, temperature=0.6, seed=1, verbose=0
+    )
     print(start + "".join(characters[i] for i in written))
 
     with tempfile.TemporaryDirectory() as folder:

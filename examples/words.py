@@ -89,7 +89,9 @@ def main() -> None:
         show_neighbours(model, tokenizer)
         writer = to_inference(model, batch_size=1)
         prompt = held_out[0][:WINDOW]
-        ids = generate(writer, prompt, options.length, temperature=0.8, seed=options.seed)
+        ids = generate(
+            writer, prompt, options.length, temperature=0.8, seed=options.seed, verbose=0
+        )
         print(f"\n{decode(tokenizer, prompt)} ...\n\n... {decode(tokenizer, ids)}")
 
     if options.figure:

@@ -95,6 +95,11 @@ def _is_watched() -> bool:
 
 
 def _bar(mode: int, steps: int, unit: str) -> Any:
-    import keras
-
+    try:
+        import keras
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            f"The progress bar is Keras's, and Keras is not installed. Received: verbose={mode}. "
+            "Leave it out, or pass 0."
+        ) from error
     return keras.utils.Progbar(steps, verbose=mode, unit_name=unit)

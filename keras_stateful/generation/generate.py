@@ -19,12 +19,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_stateful.foundation.progress import ProgressBar, Verbose, read_verbose
 from keras_stateful.foundation.version import pip_install
 from keras_stateful.generation import python_loop
 from keras_stateful.generation.engine import Emissions, Engine, NextInput, Request
 from keras_stateful.generation.options import Options
 from keras_stateful.generation.request import read_request
 from keras_stateful.generation.session_engine import SessionEngine, SessionLike
+
+_BAR_STEPS = 256  # positions of one compiled call where a bar is drawn
 
 
 def generate(
@@ -42,6 +45,7 @@ def generate(
     from_logits: bool | None = None,
     future: Mapping[str, Any] | None = None,
     known_ahead: Mapping[str, Any] | None = None,
+    verbose: Verbose = "auto",
 ) -> np.ndarray | list:
     """Generates ids (or outputs) from a prompt, feeding each output back as the next input.
 
@@ -81,6 +85,9 @@ def generate(
         known_ahead: how many time steps later the model reads each of these inputs, `{name:
             offset}`, 0 at the step itself. None for what it remembers of its training on a
             sequence.
+        verbose: 0 for silence, 1 for a progress bar, 2 for a line at the end; "auto" for 1 in a
+            terminal or notebook, 2 where output goes to a file, and 0 for a `Session`: the bar is
+            Keras's.
 
     Returns:
         The new ids, int32 `(length,)`, or `(rows, length)` for a list of prompts. With `stop`, a
@@ -124,7 +131,9 @@ def generate(
         _in_order(model, future, "future"),
         known_ahead,
     )
-    return generate_with(model, prompt, length, options)
+    if isinstance(model, SessionLike) and verbose == "auto":
+        verbose = 0
+    return generate_with(model, prompt, length, options, verbose)
 
 
 def stream(
@@ -205,12 +214,17 @@ def check(model: Any, prompt: Any, length: int, options: Options) -> None:
     read_request(_engine(model), _in_order(model, prompt), length, options)
 
 
-def generate_with(model: Any, prompt: Any, length: int, options: Options) -> np.ndarray | list:
+def generate_with(
+    model: Any, prompt: Any, length: int, options: Options, verbose: Verbose = 0
+) -> np.ndarray | list:
     """Does what `generate` does; its options come as one object."""
+    verbose = read_verbose(verbose)
     engine = _engine(model)
     request = read_request(engine, _in_order(model, prompt), length, options)
-    first, blocks = _emissions(engine, request, None)
-    emitted = np.concatenate(list(blocks), axis=1)
+    # Only a bar has to be told how far a compiled loop is: else it is one call.
+    emissions = _emissions(engine, request, _BAR_STEPS if verbose == 1 else None)
+    first = emissions.first
+    emitted = np.concatenate(list(_shown(request, emissions, verbose)), axis=1)
     # The last step of a row's prompt, at position n - 1, emits the first value that the row
     # generates. Columns of `emitted` count from position `first`.
     starts = [n - 1 - first for n in request.lengths]
@@ -220,6 +234,18 @@ def generate_with(model: Any, prompt: Any, length: int, options: Options) -> np.
         return rows[0] if request.single else np.stack(rows)
     ended = [_upto_stop(row, request.stop) for row in rows]
     return ended[0] if request.single else ended
+
+
+def _shown(request: Request, emissions: Emissions, verbose: Verbose) -> Iterator[np.ndarray]:
+    """Passes blocks on and shows how much of `length` the row with the longest prompt has."""
+    position, written = emissions.first, 0
+    with ProgressBar(verbose, request.length) as shown:
+        for block in emissions.blocks:
+            yield block
+            position += block.shape[1]
+            reached = max(0, position - max(request.lengths) + 1)
+            shown.advance(reached - written)
+            written = reached
 
 
 def _upto_stop(row: np.ndarray, stop: np.ndarray) -> list[int]:

@@ -16,6 +16,7 @@ import keras_stateful as ks
 from keras_stateful.data import corpus
 from keras_stateful.foundation import progress
 from keras_stateful.foundation.progress import ProgressBar, read_verbose
+from keras_stateful.generation import generate as generating
 
 pytestmark = pytest.mark.backend_free
 
@@ -84,6 +85,12 @@ def record(model, folder, **options):
     return ks.record_states(model, np.ones((6, 2), "float32"), **options)
 
 
+def generate(model, folder, **options):
+    return ks.generate(
+        model, np.ones((4, 2), "float32"), 6, next_input=lambda output: output, **options
+    )
+
+
 def export(model, folder, **options):
     ks.export_step_model(model, folder / "exported", **options)
 
@@ -100,6 +107,7 @@ LONG_WORK = {
     "evaluate_documents": (evaluate, 5, "step"),
     "predict_documents": (predict, 5, "step"),
     "record_states": (record, 6, "step"),
+    "generate": (generate, 6, "step"),
     "export_step_model": (export, 3, "stage"),
     "export_step_model(quantize=)": (quantize, 4, "stage"),
 }
@@ -120,10 +128,56 @@ def test_what_a_person_sees(name, terminal, model, tmp_path):
 
 
 def test_the_same_numbers_with_and_without(model, tmp_path):
-    for work in (evaluate, predict, record):
+    for work in (evaluate, predict, record, generate):
         shown, silent = work(model, tmp_path, verbose=1), work(model, tmp_path, verbose=0)
         for a, b in zip(*map(keras.tree.flatten, (shown, silent)), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_a_compiled_loop_shows_itself_in_parts(monkeypatch):
+    """Only where a bar is drawn; the text is the same. A row that stops ends the bar early."""
+    model = keras.Sequential(
+        [
+            keras.Input((None,), dtype="int32"),
+            layers.Embedding(9, 4),
+            layers.GRU(5, return_sequences=True),
+            layers.Dense(9),
+        ]
+    )
+    prompts, seen_by_bar = [[1, 2, 3], [4]], []
+    monkeypatch.setattr(generating, "_BAR_STEPS", 7)
+    silent = ks.generate(model, prompts, 30, seed=1, verbose=0)
+    with contextlib.redirect_stdout(Screen(True)) as screen, monkeypatch.context() as patch:
+        patch.setattr(progress, "_SECONDS", 0)
+        update = keras.utils.Progbar.update
+        patch.setattr(
+            keras.utils.Progbar,
+            "update",
+            lambda bar, step, **k: (seen_by_bar.append(step), update(bar, step, **k)),
+        )
+        shown = ks.generate(model, prompts, 30, seed=1)
+    np.testing.assert_array_equal(shown, silent)
+    assert len(seen_by_bar) > 3
+    assert seen_by_bar == sorted(seen_by_bar)
+    assert screen.lines()[0].startswith("30/30")
+    last = int(silent[0][3])
+    first = silent[0].tolist().index(last) + 1
+    (line,) = seen(
+        ks.generate, False, model, prompts[0], 30, seed=1, stop=last, verbose="auto"
+    ).lines()
+    assert line.split("/")[0].strip() == str(first)
+
+
+def test_a_session_needs_no_keras_to_generate(model, tmp_path):
+    export(model, tmp_path, verbose=0)
+    session = ks.load_session(tmp_path / "exported")
+    assert not seen(generate, True, session, tmp_path).getvalue()
+    assert seen(generate, True, session, tmp_path, verbose=1).lines()[0].startswith("6/6")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "keras", None)
+        generate(session, tmp_path)
+        with pytest.raises(ImportError, match=r"Keras is not installed.*verbose=1"):
+            generate(session, tmp_path, verbose=1)
 
 
 @pytest.mark.parametrize("verbose", ["AUTO", None, -1, 3, 0.5, "1", [1], np.array([1, 2])])
