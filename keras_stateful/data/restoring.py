@@ -26,13 +26,21 @@ class Grid:
         rows: of the layout, that were read.
         window: time steps of a batch.
         num_batches: of the pass.
+        at_ends: True where there is one prediction for each window, at its last step.
     """
 
     def __init__(
-        self, layout: Layout, lengths: np.ndarray, rows: range, window: int, num_batches: int
+        self,
+        layout: Layout,
+        lengths: np.ndarray,
+        rows: range,
+        window: int,
+        num_batches: int,
+        *,
+        at_ends: bool = False,
     ):
         self._layout, self._lengths, self._rows = layout, lengths, rows
-        self._window, self._num_batches = window, num_batches
+        self._window, self._num_batches, self._at_ends = window, num_batches, at_ends
 
     def restore(self, predictions: Any) -> Structure:
         """One array for each document of every array in a structure; see `StatefulSequence`."""
@@ -45,6 +53,15 @@ class Grid:
     def _checked(self, predictions: np.ndarray) -> np.ndarray:
         """Predictions of a whole pass, with a value for every time step."""
         expected = (self._num_batches * len(self._rows), self._window)
+        if self._at_ends:
+            if len(predictions) == expected[0]:
+                return predictions[:, None]
+            raise ValueError(
+                "`predictions` must be those of a whole pass, with a value for each window, "
+                f"`({expected[0]}, ...)`: {self._num_batches} batches of {len(self._rows)} rows. "
+                f"Received: shape {predictions.shape}. Pass what `model.predict(sequence)` gave, "
+                "without `steps=`."
+            )
         if predictions.shape[:2] == expected:
             return predictions
         raise ValueError(
@@ -81,6 +98,13 @@ class Grid:
             skip = np.zeros_like(spans.skip) if burnt_in else spans.skip
             count = spans.skip if burnt_in else spans.steps - spans.skip
             row = first * rows + spans.row
+            if self._at_ends:
+                chosen = (spans.column + spans.steps == self._window) & (
+                    (spans.skip == spans.steps) == burnt_in
+                )
+                ends = begin[spans.document] + spans.start + spans.steps - 1
+                yield row[chosen], ends[chosen]
+                continue
             yield (
                 counted_up(row * self._window + spans.column + skip, count),
                 counted_up(begin[spans.document] + spans.start + skip, count),

@@ -303,15 +303,16 @@ class StatefulSequence(FromFrame, Batches):
 
         Args:
             predictions: what `model.predict(sequence)` gave: `(batches * batch_size,
-                sequence_length, ...)`, or a list or dict of these.
+                sequence_length, ...)`, or a list or dict of these. Of a model with one output for
+                each window, `(batches * batch_size, ...)`.
             epoch: the pass that was predicted; None for that of the batch that was read last.
                 Passes differ under `shuffle` and `shift_windows` only.
 
         Returns:
             One array `(timesteps, ...)` for each document, in the corpus's order, NaN at steps that
             were not read: the last ones, whose targets lie behind the end, those that "ignore"
-            drops, and those of other shards. For several outputs the same of each, in a list or
-            dict.
+            drops, and those of other shards; with one output for each window at all steps but the
+            last ones of windows. For several outputs the same of each, in a list or dict.
 
         Raises:
             ValueError: predictions of another shape, such as those of a part of a pass.
@@ -340,6 +341,7 @@ class StatefulSequence(FromFrame, Batches):
             range(low, low + self._rows),
             self.sequence_length,
             self.num_batches,
+            at_ends=self._windows.at_ends,
         ).restore(predictions)
 
     def __repr__(self) -> str:

@@ -211,6 +211,37 @@ def test_every_way_to_read_documents_gives_the_same_loss():
     assert np.isnan(each["loss"]).tolist() == [n < WINDOW for n in LENGTHS]
 
 
+@pytest.mark.parametrize("boundary", ["align", "pack"])
+def test_predictions_are_put_back_at_the_ends_of_windows(boundary):
+    sequence = ks.StatefulSequence(
+        DOCUMENTS,
+        ROWS,
+        WINDOW,
+        stride=4,
+        targets=LABELS,
+        label_at="window",
+        boundary=boundary,
+        resets=True,
+    )
+    network = classifier()
+    model = ks.to_stateful(network, sequence)
+    predictions = model.predict(sequence, verbose=0)
+    restored = sequence.restore(predictions)
+    given = 0
+    for document, outputs in zip(DOCUMENTS, restored, strict=True):
+        assert outputs.shape == (len(document), 3)
+        ends = np.flatnonzero(~np.isnan(outputs[:, 0]))
+        if boundary == "align":
+            assert ends.tolist() == list(range(WINDOW - 1, len(document), 4))
+        for end in ends[[0, -1]] if len(ends) else []:
+            expected = keras.ops.convert_to_numpy(network(document[None, : end + 1]))[0]
+            np.testing.assert_allclose(outputs[end], expected, atol=1e-5)
+        given += len(ends)
+    assert given == sum((w > 0).sum() for *_, w in sequence)
+    with pytest.raises(ValueError, match="a value for each window.*without `steps=`"):
+        sequence.restore(predictions[:-1])
+
+
 def test_a_stream_is_scaled_by_its_windows():
     """From the second pass on; also where it was read by hand, step by step, before."""
     source = [{"x": d, "label": np.array(0)} for d in DOCUMENTS]
