@@ -33,6 +33,7 @@ DATA = {
     "align": lambda: sequence(shuffle=True, resets=True),
     "pack": lambda: sequence(shuffle=True, boundary="pack", resets=True, shift_windows=True),
     "ignore": lambda: sequence(boundary="ignore", resets=True),
+    "stride": lambda: sequence(shuffle=True, resets=True, stride=3),
     "stream": lambda: stream(),
     "stream_pack": lambda: stream(boundary="pack", burn_in=1),
     "stream_steps": lambda: stream(steps_per_epoch=7),

@@ -279,3 +279,64 @@ def test_documents_that_fill_no_window_are_told():
     )
     with pytest.warns(UserWarning, match="1 of 5 documents.*document 3"):
         ks.to_stateful(classifier(), sequence)
+
+
+def mean_of_all(y, p):
+    return keras.ops.mean(keras.ops.square(y - p))
+
+
+def mean_of_each(y, p):
+    return keras.ops.mean(keras.ops.square(y - p), axis=-1)
+
+
+def of_numbers(units=1, targets=None, **kwargs):
+    targets = [d[:, :units] for d in DOCUMENTS] if targets is None else targets
+    read = ks.StatefulSequence(
+        DOCUMENTS, ROWS, WINDOW, targets=targets, label_at="window", resets=True, **kwargs
+    )
+    return ks.to_stateful(keras.Sequential(lstm(units)), read), read
+
+
+@pytest.mark.parametrize(
+    ("loss", "targets", "words"),
+    [
+        (mean_of_all, None, "takes a mean over time steps itself"),
+        ("mse", LABELS, "mean over the windows.*astype"),
+        ("mse", [d[:, :2] for d in DOCUMENTS], r"targets of shape \(2, 2\).*`Dense\(2\)`"),
+        (keras.losses.MeanSquaredError(reduction="sum"), None, "sum_over_batch_size"),
+    ],
+)
+def test_losses_that_weights_of_windows_do_not_reach_are_refused(loss, targets, words):
+    model, read = of_numbers(targets=targets)
+    model.compile("sgd", loss)
+    with pytest.raises(ValueError, match=words):
+        model.fit(read, verbose=0)
+
+
+def test_losses_of_ones_own_and_horizons():
+    """A loss that gives a value for each window is Keras's; several horizons are its mean."""
+    ours, read = of_numbers(2)
+    ours.compile("sgd", mean_of_each)
+    expected = by_hand(
+        read,
+        ks.to_stateless(ours),
+        lambda y, d, step: np.mean((y - DOCUMENTS[d][step, :2]) ** 2),
+        np.ones(len(LENGTHS)),
+    )
+    np.testing.assert_allclose(ours.evaluate(read, verbose=0), expected, rtol=1e-5)
+    series = [d[:, 0] for d in DOCUMENTS]
+    ahead, read = of_numbers(2, targets=series, target_offset=[1, 3])
+    ahead.compile("sgd", "mse")
+    expected = by_hand(
+        read,
+        ks.to_stateless(ahead),
+        lambda y, d, step: np.mean((y - series[d][[step + 1, step + 3]]) ** 2),
+        np.ones(len(LENGTHS)),
+    )
+    np.testing.assert_allclose(ahead.evaluate(read, verbose=0), expected, rtol=1e-5)
+    ids = ks.StatefulSequence(
+        DOCUMENTS, ROWS, WINDOW, targets=LABELS + 7, label_at="window", resets=True
+    )
+    model = compiled(ks.to_stateful(classifier(), ids))
+    with pytest.raises(ValueError, match="id 9.*3 classes"):
+        model.fit(ids, verbose=0)
