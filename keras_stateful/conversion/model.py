@@ -28,7 +28,12 @@ from keras_stateful.training.callbacks import lightest, release
 from keras_stateful.training.check_arrays import in_numpy, is_arrays
 from keras_stateful.training.check_fit import check_evaluate, check_fit
 from keras_stateful.training.check_sequence import check_stride_given
-from keras_stateful.training.check_values import check_values
+from keras_stateful.training.check_values import (
+    check_call,
+    check_values,
+    checked_batches,
+    checked_once,
+)
 from keras_stateful.training.model_columns import (
     KnownColumns,
     columns_known,
@@ -105,6 +110,8 @@ class StatefulModel(ScoresByStep, KerasFiles):
             _fill_in(arguments, "validation_batch_size", validation[0], self)
         resets = _reset_callback(arguments)
         check_fit(self, arguments, None if resets is None else resets.sequence)
+        for name in ("x", "validation_data"):
+            arguments[name] = checked_batches(self, name, arguments.get(name))
         score_by_step(self)
         if resets is None:
             made_for = (sequence_or_none(x), sequence_or_none(validation))
@@ -122,6 +129,7 @@ class StatefulModel(ScoresByStep, KerasFiles):
         arguments = _named(super().evaluate, args, kwargs)
         _fill_in(arguments, "batch_size", arguments.get("x"), self)
         check_evaluate(self, arguments)
+        arguments["x"] = checked_batches(self, "x (evaluate)", arguments.get("x"))
         score_by_step(self)
         by_callback = is_sequence(arguments.get("x")) and self.resets is None
         if by_callback and _reset_callback(arguments) is None:
@@ -148,7 +156,7 @@ class StatefulModel(ScoresByStep, KerasFiles):
         check_arrays.check_rows_of_predict(self, arguments.get("x"), arguments.get("batch_size"))
         _fill_in(arguments, "batch_size", arguments.get("x"), self)
         check_values(self, "x", arguments.get("x"))
-        x = arguments.get("x")
+        x = arguments["x"] = checked_batches(self, "x", arguments.get("x"))
         with unharmed(self, x), _end_foreseen(x):
             return super().predict(**arguments)
 
@@ -157,7 +165,7 @@ class StatefulModel(ScoresByStep, KerasFiles):
         # Keras calls the model in each step of training on torch; those values were checked before.
         keras_internals.add_as_numpy_does()
         if not kwargs.get("training"):
-            check_values(self, "inputs", inputs)
+            check_call(self, inputs)
         return super().__call__(inputs, *args, **kwargs)
 
     def export(self, *args: Any, **kwargs: Any) -> Any:
@@ -177,7 +185,8 @@ class StatefulModel(ScoresByStep, KerasFiles):
         check_values(self, "x", x)
         score_by_step(self)
         keras_internals.keep_values(self)
-        return super().train_on_batch(*args, **kwargs)
+        with checked_once(self):
+            return super().train_on_batch(*args, **kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.test_on_batch`, not on several replicas."""
@@ -188,7 +197,8 @@ class StatefulModel(ScoresByStep, KerasFiles):
         check_values(self, "x", x)
         score_by_step(self)
         keras_internals.keep_values(self)
-        return super().test_on_batch(*args, **kwargs)
+        with checked_once(self):
+            return super().test_on_batch(*args, **kwargs)
 
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict_on_batch`, not on several replicas."""
@@ -198,7 +208,8 @@ class StatefulModel(ScoresByStep, KerasFiles):
         check_arrays.check_resets_given(self, "x", x)
         check_values(self, "x", x)
         keras_internals.keep_values(self)
-        return super().predict_on_batch(*args, **kwargs)
+        with checked_once(self):
+            return super().predict_on_batch(*args, **kwargs)
 
     def __reduce__(self) -> tuple:
         """What `pickle`, `joblib` and `copy.deepcopy` keep: what `save` does, and the state."""

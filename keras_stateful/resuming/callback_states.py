@@ -8,11 +8,8 @@ A callback remembers in its attributes. So one without attributes of its own may
 is, and every other one whose attributes nobody vouches for is refused.
 """
 
-import ast
 import inspect
-import textwrap
 from collections.abc import Iterator
-from functools import cache
 
 import keras
 from keras.callbacks import Callback
@@ -48,7 +45,7 @@ def check(callbacks: list[Callback]) -> None:
     for callback in callbacks:
         if type(callback) in keras_internals.CALLBACK_MEMORY:
             continue
-        saves_itself, unsaved = _saves_itself(callback), _unsaved_attributes(callback)
+        saves_itself, unsaved = _saves_itself(callback), _unsaved(callback)
         # A callback of Keras's that is not in the table may keep its memory elsewhere.
         if not unsaved and (saves_itself or not keras_internals.is_of_keras(callback)):
             continue
@@ -123,35 +120,20 @@ def _saves_itself(callback: Callback) -> bool:
     return all(callable(getattr(callback, name, None)) for name in ("get_state", "set_state"))
 
 
-def _unsaved_attributes(callback: Callback) -> list[str]:
-    """Attributes that may hold what a callback remembers, and that no `get_state` knows of."""
-    attributes = set(vars(callback)) - _OF_EVERY_CALLBACK
-    if _saves_itself(callback):
-        owner = next((c for c in type(callback).__mro__ if "get_state" in vars(c)), None)
-        inherited = owner is not None and owner is not type(callback)
-        # A user's `get_state` is believed. One of this package's knows what its class assigns, not
-        # what a subclass adds.
-        if not (inherited and owner.__module__.startswith(_PACKAGE)):
-            return []
-        attributes -= _assigned(owner)
-    return sorted(attributes)
+def _unsaved(callback: Callback) -> list[str]:
+    """What may hold what a callback remembers, and no `get_state` knows of: its attributes.
 
-
-@cache
-def _assigned(owner: type) -> set[str]:
-    """The attributes that a class of this package, or a base of it, assigns in its methods."""
-    classes = [c for c in owner.__mro__ if c.__module__.startswith(_PACKAGE)]
-    try:
-        source = "".join(textwrap.dedent(inspect.getsource(c)) for c in classes)
-    except OSError:  # a frozen application may come without source: then no attribute is known
-        return set()
-    return {
-        node.attr
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.ctx, ast.Store)
-        and ast.unparse(node.value) == "self"
-    }
+    Of a subclass of one of this package's, whose `get_state` knows nothing of what it adds, the
+    methods that may do so.
+    """
+    if not _saves_itself(callback):
+        return sorted(set(vars(callback)) - _OF_EVERY_CALLBACK)
+    classes = type(callback).__mro__
+    owner = next((c for c in classes if "get_state" in vars(c)), None)
+    if owner is None or not owner.__module__.startswith(_PACKAGE):
+        return []  # a user's `get_state` is believed
+    added = [vars(cls) for cls in classes[: classes.index(owner)]]
+    return sorted({f"{k}()" for names in added for k, v in names.items() if inspect.isroutine(v)})
 
 
 def _get_state(callback: Callback) -> CallbackState:

@@ -18,8 +18,15 @@ from keras_stateful.foundation.types import Arguments, Structure, Tensor
 
 def is_arrays(data: Structure) -> bool:
     """True for arrays in memory, alone or in lists and dicts: what Keras cuts into batches."""
+    if isinstance(data, np.ndarray):  # what steps of one's own hand over, where microseconds count
+        return True
     leaves = keras.tree.flatten(data)
     return bool(leaves) and all(map(_is_cut, leaves))
+
+
+def leaves_of(arrays: Structure) -> list[Tensor]:
+    """The arrays of a structure that `is_arrays` knows."""
+    return [arrays] if isinstance(arrays, np.ndarray) else keras.tree.flatten(arrays)
 
 
 def _is_cut(leaf: Structure) -> bool:
@@ -40,12 +47,16 @@ def in_numpy(name: str, data: Structure) -> Structure:
     """
     if isinstance(data, tuple):
         return tuple(in_numpy(name, part) for part in data)
+    if isinstance(data, np.ndarray):
+        return _in_numpy(name, data)
     if not is_arrays(data):
         return data
     return keras.tree.map_structure(lambda array: _in_numpy(name, array), data)
 
 
 def _in_numpy(name: str, array: Tensor) -> Tensor:
+    if type(array) is np.ndarray and array.dtype.kind in "iufb":
+        return array
     refuse_masked(name, array)
     if keras.ops.is_tensor(array):  # one of torch may be part of a graph, which a step would free
         return array.detach() if getattr(array, "requires_grad", False) else array
@@ -57,7 +68,7 @@ def _in_numpy(name: str, array: Tensor) -> Tensor:
 
 def count_rows(arrays: Structure) -> int:
     """Rows of arrays `(rows, time, ...)`."""
-    return int(np.shape(keras.tree.flatten(arrays)[0])[0])
+    return int(np.shape(leaves_of(arrays)[0])[0])
 
 
 def check_not_empty(name: str, data: Structure) -> None:
@@ -68,7 +79,7 @@ def check_not_empty(name: str, data: Structure) -> None:
     """
     if not is_arrays(data):
         return
-    for array in keras.tree.flatten(data):
+    for array in leaves_of(data):
         if 0 in np.shape(array)[:2]:
             raise ValueError(
                 f"`{name}` must be windows `(rows, time, ...)` of at least one time step. "
@@ -151,7 +162,7 @@ def check_resets_given(model: keras.Model, name: str, data: Structure) -> None:
     check_not_empty(name, data)
     if resets_taken(model) is None or not is_arrays(data):
         return
-    count = len(keras.tree.flatten(data))
+    count = len(leaves_of(data))
     if count < len(model.inputs):
         raise ValueError(
             f"The model has {len(model.inputs)} inputs, the last of them the resets. Received: "

@@ -5,20 +5,28 @@ the last step that was finished, and the recurrent states from before the call: 
 may have written the states of some layers and not of others.
 
     StatefulModel      each of its methods runs inside of `unharmed`
-    a plain model      `protect`, called by `ResetStatesCallback`, does so with its methods
+    a plain model      `protect`, called by `ResetStatesCallback`, does so with its methods; its
+                       `evaluate` then leaves no trace in a `fit` whose callback calls it, either
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
 from typing import Any
 
 import keras
 
-from keras_stateful.carry.states import find_states, restore, snapshot
+from keras_stateful.carry.states import (
+    find_states,
+    preserve_states,
+    reset_states,
+    restore,
+    snapshot,
+)
 from keras_stateful.foundation import interrupts, keras_internals
 from keras_stateful.foundation.protocols import sequence_or_none
 from keras_stateful.foundation.types import Structure
+from keras_stateful.training.step_scores import metrics_kept
 
 _PROTECTED = "_keras_stateful_protected"
 
@@ -68,7 +76,23 @@ def protect(model: keras.Model) -> None:
 def _protected(model: keras.Model, method: Callable) -> Callable:
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
-        with unharmed(model, args[0] if args else kwargs.get("x")):
+        evaluates = method.__name__ == "evaluate" and not keras_internals.is_validation(kwargs)
+        apart = _apart_from_fit(model) if evaluates else nullcontext()
+        with unharmed(model, args[0] if args else kwargs.get("x")), apart:
             return method(*args, **kwargs)
 
     return call
+
+
+@contextmanager
+def _apart_from_fit(model: keras.Model) -> Iterator[None]:
+    """Has an `evaluate` that a callback calls leave no trace in the `fit` around it.
+
+    It starts from the initial state, as a validation does.
+    """
+    if not keras_internals.fit_arguments(model):
+        yield
+        return
+    with preserve_states(model), metrics_kept(model):
+        reset_states(model)
+        yield

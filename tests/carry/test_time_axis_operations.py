@@ -172,6 +172,7 @@ WRONG = [
     lambda x: ops.cumsum(ops.cast(x > 0, "int32"), axis=1),
     lambda x: ops.sort(x, axis=1),
     lambda x: ops.flip(x, axis=1),
+    lambda x: x[:, ::-1],
     lambda x: ops.flip(x),
     lambda x: ops.roll(x, 6, axis=1),
     lambda x: ops.roll(x, 1),

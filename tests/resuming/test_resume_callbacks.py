@@ -195,6 +195,14 @@ class MonitorsMore(ks.StateMonitor):
         self.worst = 0.0
 
 
+class CountsDocuments(ks.ValidateDocuments):
+    """Another, which adds an attribute while it trains."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self.count = getattr(self, "count", 0) + 1
+
+
 class SavesObjects(kc.Callback):
     def get_state(self):
         return {"model": self.model}
@@ -210,7 +218,11 @@ REFUSED = {
     "Patient": (lambda f: Patient(), "Give it two methods: `get_state"),
     "MonitorsMore": (
         lambda f: MonitorsMore(),
-        "a callback with worst. Give it two methods: `get_state(self)`",
+        "a callback with __init__(). Give it two methods: `get_state(self)`",
+    ),
+    "CountsDocuments": (
+        lambda f: CountsDocuments([np.arange(6)]),
+        "a callback with on_epoch_end(). Give it two methods: `get_state(self)`",
     ),
 }
 

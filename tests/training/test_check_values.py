@@ -49,6 +49,7 @@ def in_dict(**parts):
 CASES = {
     "NaN": (readings, spoilt(np.nan), "NaN or infinite"),
     "infinite": (readings, spoilt(-np.inf), "NaN or infinite"),
+    "too large": (readings, np.where(SOUND[0] == 0.5, 1e300, 0.0), "too large for float32"),
     "an id too high": (ids, spoilt(VOCABULARY), "Received: id 7"),
     "an id below 0": (ids, spoilt(-1), "Received: id -1"),
     "NaN among several": (lambda: both(True), in_dict(pitch=spoilt(np.nan)), "'pitch'"),
@@ -63,6 +64,12 @@ def tensors(x):
     return keras.tree.map_structure(ops.convert_to_tensor, x)
 
 
+def batches(x):
+    """Windows one after the other, as a generator gives them: the last is `x`."""
+    yield keras.tree.map_structure(np.zeros_like, x), TARGETS
+    yield x, TARGETS
+
+
 WAYS_IN = {
     "call": lambda m, x: m(x),
     "call on tensors": lambda m, x: m(tensors(x)),
@@ -72,6 +79,16 @@ WAYS_IN = {
     "test_on_batch": lambda m, x: m.test_on_batch(x, TARGETS),
     "evaluate": lambda m, x: m.evaluate(x, TARGETS, verbose=0),
     "fit": lambda m, x: m.fit(x, TARGETS, shuffle=False, verbose=0),
+    "fit on a generator": lambda m, x: m.fit(batches(x), verbose=0),
+    "evaluate of a generator": lambda m, x: m.evaluate(batches(x), verbose=0),
+    "predict of a generator": lambda m, x: m.predict(batches(x), verbose=0),
+    "validation by a generator": lambda m, x: m.fit(
+        keras.tree.map_structure(np.zeros_like, x),
+        TARGETS,
+        shuffle=False,
+        verbose=0,
+        validation_data=batches(x),
+    ),
     "validation": lambda m, x: m.fit(
         keras.tree.map_structure(np.zeros_like, x),
         TARGETS,

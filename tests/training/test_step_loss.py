@@ -393,6 +393,46 @@ def test_evaluate_within_fit_changes_no_number(when):
     assert history(True) == history(False)
 
 
+@pytest.mark.parametrize("when", ["on_train_batch_end", "on_epoch_end"])
+def test_evaluate_of_a_plain_model_within_fit_changes_no_number(when):
+    x = rng.random((4, WINDOW, 2)).astype("float32")
+    scores = []
+
+    def history(evaluates):
+        keras.utils.set_random_seed(4)
+        model = keras.Sequential(
+            [
+                keras.Input((None, 2), batch_size=2),
+                layers.RNN(layers.GRUCell(3), return_sequences=True, stateful=True),
+                layers.Dense(2),
+            ]
+        )
+        model.compile("sgd", "mse", weighted_metrics=["mae"])
+        callback = keras.callbacks.Callback()
+        if evaluates:
+            setattr(
+                callback,
+                when,
+                lambda *_, **__: scores.append(model.evaluate(x[:2], x[:2], verbose=0)[0]),
+            )
+        steps, resets = StepLosses(), ks.ResetStatesCallback()
+        fitted = model.fit(
+            x,
+            x,
+            batch_size=2,
+            shuffle=False,
+            epochs=2,
+            verbose=0,
+            callbacks=[resets, callback, steps],
+        )
+        whole = ks.to_stateless(model)(x[:2])
+        return steps.losses, fitted.history, np.square(ops.convert_to_numpy(whole) - x[:2]).mean()
+
+    evaluated = history(True)
+    assert evaluated == history(False)
+    assert scores[-1] == pytest.approx(evaluated[-1], rel=1e-5)  # from the initial state
+
+
 def test_a_model_trained_with_targets_is_scored_with_targets():
     documents = [rng.random((n, 1)).astype("float32") for n in (20, 14)]
     targets = [1 - d for d in documents]

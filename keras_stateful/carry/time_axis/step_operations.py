@@ -103,6 +103,11 @@ def cut(time: Derivation, hold: Along, tensor: Tensor, part: slice) -> Hold:
     """Some steps of a window, `tensor[:, part]`."""
     size = tensor.shape[hold.axis]
     start, stop = part.start or 0, part.stop
+    if part.step is not None and part.step < 0:
+        raise Refused(
+            "it reads each window from its end, where the next window is not known yet",
+            "Leave the steps in their order.",
+        )
     if part.step not in (None, 1):
         raise Refused(
             f"it takes one of {part.step} steps",
