@@ -1,7 +1,7 @@
 """Which exercise is this? A watch names it at each step of a recording, and at the end.
 
-    python examples/activity.py                        # needs "keras-stateful[examples]"
-    python examples/activity.py --figure activity.png  # and "keras-stateful[plots]"
+    python examples/activity.py                        # needs pip install ".[examples]"
+    python examples/activity.py --figure activity.png  # and ".[plots]"
 
 140 recordings of a watch at the wrist, 19 to 52 seconds of acceleration and rotation at 50 Hz: ten
 people, seven exercises of the shoulder, both arms. One label belongs to a recording. A recurrent
@@ -181,8 +181,8 @@ def read_watch() -> Recordings:
     package = importlib.util.find_spec("seglearn")  # finds the file without running the package
     if package is None or importlib.util.find_spec("sklearn") is None:
         sys.exit(
-            "activity.py: this reads the package seglearn, and asks scikit-learn: pip install "
-            '"keras-stateful[examples]".'
+            "activity.py: this reads the package seglearn, and asks scikit-learn: "
+            'pip install ".[examples]".'
         )
     path = Path(package.submodule_search_locations[0]) / "data" / "watch_dataset.npy"
     with path.open("rb") as file:
@@ -280,7 +280,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.figure and importlib.util.find_spec("matplotlib") is None:
-        parser.error('--figure draws with matplotlib: pip install "keras-stateful[plots]".')
+        parser.error('--figure draws with matplotlib: pip install ".[plots]".')
     if options.smoke:
         options.epochs, options.units = 3, 24
     return options

@@ -160,15 +160,22 @@ def test_words_without_stop_words_and_punctuation(tmp_path):
     assert not {"the", "and", "of", ".", ",", ";"} & set(written)
 
 
-@pytest.mark.parametrize("name", ["alphabet", "carry_matters", "sensors", "activity"])
+@pytest.mark.parametrize("name", ["alphabet", "carry_matters", "sensors", "activity", "forecast"])
 def test_claims_hold_at_toy_size(name, tmp_path):
     pytest.importorskip("matplotlib")
     smoke(tmp_path, "--figure", f"{name}.png", script=f"{name}.py")
     assert (tmp_path / f"{name}.png").stat().st_size > 5000
 
 
+def test_forecast_of_a_series_with_gaps(tmp_path):
+    output = smoke(tmp_path, "--series", "sea", script="forecast.py")
+    assert "training" in output
+    assert float(re.search(r"in another process: (\S+) apart", output)[1]) < 1e-5
+
+
 @pytest.mark.parametrize(
-    "command", ["words.py", "authors.py", "book.py --shakespeare", "activity.py"]
+    "command",
+    ["words.py", "authors.py", "book.py --shakespeare", "activity.py", "forecast.py"],
 )
 def test_a_missing_corpus_is_one_line_with_its_remedy(command, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
@@ -184,7 +191,12 @@ def test_a_missing_corpus_is_one_line_with_its_remedy(command, monkeypatch):
 
 @pytest.mark.parametrize(
     ("name", "missing"),
-    [("words", "tokenizers"), ("words", "stop_words"), ("authors", "tokenizers")],
+    [
+        ("words", "tokenizers"),
+        ("words", "stop_words"),
+        ("authors", "tokenizers"),
+        ("forecast", "pandas"),
+    ],
 )
 def test_a_missing_tool_is_one_line_with_its_remedy(name, missing, monkeypatch):
     monkeypatch.syspath_prepend(str(EXAMPLES))
@@ -197,7 +209,8 @@ def test_a_missing_tool_is_one_line_with_its_remedy(name, missing, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", ["alphabet", "carry_matters", "sensors", "words", "authors", "activity"]
+    "name",
+    ["alphabet", "carry_matters", "sensors", "words", "authors", "activity", "forecast"],
 )
 def test_a_picture_without_matplotlib_is_refused_before_the_training(name, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(EXAMPLES))
@@ -245,6 +258,32 @@ def test_a_pickle_that_asks_for_more_than_arrays_is_refused(monkeypatch):
     for harmful in (os.system, eval, Path, np.load):
         with pytest.raises(pickle.UnpicklingError, match="which may run code"):
             activity.ArraysOnly(io.BytesIO(pickle.dumps(harmful, protocol=2))).load()
+
+
+def test_what_stands_beside_the_forecast_reads_no_future(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    forecast = importlib.import_module("forecast")
+    pd = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    times = pd.date_range("2026-01-01", periods=120, freq="h")
+    frame = pd.concat(
+        pd.DataFrame({"station": s, "time": times, "plan": rng.random(120), "size": float(k)})
+        for k, s in enumerate("ab")
+    ).reset_index(drop=True)
+    frame["reading"] = frame["measured"] = rng.normal(size=240)
+    split = times[80], times[100]
+    series = forecast.Series(frame, ["plan"], ["size"], 6, [1, 4, 8], split)
+    now = 90  # of station "a"; what is learned lies before
+    later = frame.assign(reading=frame["reading"] + (np.arange(240) > now) * (np.arange(240) < 120))
+    planted = series._replace(frame=later.assign(measured=later["reading"]))
+    for forecasts in (forecast.day_before, forecast.ridge):
+        before, after = forecasts(series), forecasts(planted)
+        np.testing.assert_array_equal(before[: now + 1], after[: now + 1])
+        np.testing.assert_array_equal(before[120:], after[120:])
+        assert (before[now + 1 : 120] != after[now + 1 : 120]).any()
+    # By hand: four hours ahead of hour 90 is hour 94, and the last hour 94 - 6 n known is hour 88.
+    assert forecast.day_before(series)[now, 1] == np.float32(frame["reading"][88])
+    assert forecast.day_before(series)[now, 2] == np.float32(frame["reading"][86])
 
 
 def test_ngram_equals_the_formula_by_hand(monkeypatch):
