@@ -1,7 +1,7 @@
 """`evaluate_documents` and `predict_documents`: metrics and outputs of whole documents."""
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -25,6 +25,8 @@ from keras_stateful.foundation.arguments import one_of, true_or_false, whole_num
 from keras_stateful.foundation.progress import Verbose, read_verbose
 from keras_stateful.foundation.types import Structure
 from keras_stateful.training.check_targets import check_scored, check_targets
+from keras_stateful.training.model_ahead import as_remembered
+from keras_stateful.training.model_columns import columns_known
 from keras_stateful.training.model_facts import facts_of
 from keras_stateful.training.static_inputs import taken_once
 
@@ -174,7 +176,7 @@ def predict_documents(
     states: dict[str, list[ArrayLike]] | None = None,
     return_states: bool = False,
     encode: Callable | None = None,
-    known_ahead: Mapping[str, int | Sequence[int]] | None = None,
+    known_ahead: KnownAhead = None,
     static: StaticInputs = None,
     verbose: Verbose = "auto",
 ) -> Structure:
@@ -196,8 +198,8 @@ def predict_documents(
             the documents.
         return_states: True for the states behind the last step of each document as well.
         encode: as for `StatefulSequence`.
-        known_ahead: how many time steps ahead each known-ahead input is read, `{key: offset}`. None
-            for what the model remembers of its training on a sequence.
+        known_ahead: how many time steps ahead each known-ahead input is read, `{key: offset}`.
+            None, or a list of keys, for what the model remembers of its training on a sequence.
         static: as for `StatefulSequence`.
         verbose: as for `evaluate_documents`.
 
@@ -233,9 +235,8 @@ def predict_documents(
     # Labels that nobody uses: else the last step of a document would be a target only, and so would
     # one key of a dict.
     labels = np.zeros(count_documents(documents), "int32")
-    layout = Layout(
-        targets=labels, encode=encode, start=start, known_ahead=known_ahead, static=static
-    )
+    ahead = as_remembered(columns_known(model), known_ahead)
+    layout = Layout(targets=labels, encode=encode, start=start, known_ahead=ahead, static=static)
     reader = DocumentReader(model, documents, batch_size, sequence_length, layout)
     collected = _REDUCTIONS[reduce](reader.count)
     carried = None

@@ -57,7 +57,7 @@ def check_inputs(model: keras.Model, name: str, sequence: Readable) -> None:
     once = taken_once(model, sequence.static_shapes)
     for entry in _inputs(model, x):
         if entry.key in once:
-            _check_static(name, entry)
+            _check_static(model, name, entry)
             continue
         _check_time_axis(model, name, entry)
         _check_window(name, entry)
@@ -100,8 +100,17 @@ def _check_time_axis(model: keras.Model, name: str, entry: _Input) -> None:
         )
 
 
-def _check_static(name: str, entry: _Input) -> None:
-    """Refuses a static input of another shape than the model's, which has no time axis."""
+def _check_static(model: keras.Model, name: str, entry: _Input) -> None:
+    """Refuses a static input of another shape than the model's, or that it reads along time."""
+    time = facts_of(model).time_axis
+    if time is not None and id(entry.tensor) in time.inputs:
+        raise ValueError(
+            "The model reads a static input along time. Received: "
+            f"{name} with static[{entry.key!r}] of {entry.spec.shape[1:]} for each document, the "
+            f"input {entry.tensor.name!r} of {tuple(entry.tensor.shape)}, whose second axis is "
+            f"time. Give it in the corpus, one value for each time step, or make the model with "
+            f"`keras.Input({(None, *entry.spec.shape[1:])})`, along which it is repeated."
+        )
     received, expected = entry.spec.shape[1:], tuple(entry.tensor.shape[1:])
     if not fits(received, expected):
         raise ValueError(

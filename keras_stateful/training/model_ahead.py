@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 
 import keras
 
+from keras_stateful.data.inputs import KnownAhead
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.protocols import Readable
 
@@ -73,6 +74,26 @@ def offsets_known(known: Mapping[str, Mapping[str, list]]) -> dict[str, tuple[in
 def known_ahead(known: Mapping[str, Mapping[str, list]]) -> dict[str, list[int]]:
     """How many time steps later a model reads each known-ahead input, by its name."""
     return {key: offsets for key, offsets in known.get("offsets", {}).items() if max(offsets)}
+
+
+def as_remembered(known: Mapping[str, Mapping[str, list]], argument: KnownAhead) -> KnownAhead:
+    """`known_ahead` of a call without targets, whose offsets a model has to remember.
+
+    Raises:
+        ValueError: a key of which the model remembers nothing.
+    """
+    if argument is None or isinstance(argument, (str, Mapping)):
+        return argument
+    remembered = known.get("offsets", {})
+    unknown = [key for key in argument if key not in remembered]
+    if unknown:
+        raise ValueError(
+            "`known_ahead` does not say how far ahead, and the model remembers nothing of it: it "
+            "was not trained on a `StatefulSequence` with this input. Received: known_ahead="
+            f"{list(argument)}. Pass the offset of its training, `known_ahead={{{unknown[0]!r}: "
+            "1}`."
+        )
+    return {key: remembered[key] for key in argument}
 
 
 def of_one_offset(

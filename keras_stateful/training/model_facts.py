@@ -12,7 +12,7 @@ import keras
 
 from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.states import find_states
-from keras_stateful.carry.time_axis import find_time_axis
+from keras_stateful.carry.time_axis import TimeAxis, find_time_axis
 from keras_stateful.carry.vocabulary import ids_known
 from keras_stateful.data.ids import Classes
 from keras_stateful.foundation import keras_internals
@@ -71,15 +71,20 @@ class ModelFacts:
         return Graph(self.model)
 
     @cached_property
-    def along_time(self) -> tuple[bool, ...]:
-        """True for each output that has a value for every time step."""
+    def time_axis(self) -> TimeAxis | None:
+        """What runs along time; None where the graph does not tell."""
         # The key of a shared layer's second call is "path#1".
         carrying = [state.key.split("#")[0] for state in find_states(self.model)]
         try:
             vouched = self.model.local if is_converted(self.model) else ()
-            return tuple(find_time_axis(self.graph, carrying, vouched).outputs)
+            return find_time_axis(self.graph, carrying, vouched)
         except (ValueError, TypeError, AttributeError):
-            return (True,)  # a subclassed model, of which nothing is known before it runs
+            return None  # a subclassed model, of which nothing is known before it runs
+
+    @property
+    def along_time(self) -> tuple[bool, ...]:
+        """True for each output that has a value for every time step."""
+        return (True,) if self.time_axis is None else tuple(self.time_axis.outputs)
 
     @property
     def at_ends(self) -> bool:
