@@ -11,7 +11,7 @@ Documents a (5 time steps), b (2) and c (4) in windows of 2 steps, where -- is p
 """
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -211,7 +211,10 @@ class DocumentReader:
             batch_size = devices.whole_rows(max(1, min(_SIDE_BY_SIDE, self.count)))
         known = columns_known(model) if known is None else known
         if layout.known_ahead is None:
-            layout = replace(layout, known_ahead=known_ahead(known))
+            keys = _keys(documents) if layout.encode is None else None
+            remembered = known_ahead(known).items()
+            ahead = {k: offsets for k, offsets in remembered if keys is None or k in keys}
+            layout = replace(layout, known_ahead=ahead)
         self.sequence = layout.sequence(documents, batch_size, sequence_length)
         self.twin = twin_with_resets(model, batch_size)
         facts = facts_of(self.twin)
@@ -297,6 +300,15 @@ class _ShowsMasks(keras.Model):
         if mask is None:
             return keras.ops.ones(keras.ops.shape(output)[:2])
         return keras.ops.cast(mask, "float32")
+
+
+def _keys(documents: Structure) -> Collection[str] | None:
+    """The names of the documents' inputs; None where they are known when documents are read."""
+    if isinstance(documents, dict):
+        return documents.keys()
+    if isinstance(documents, (list, tuple)) and documents:
+        return documents[0].keys() if isinstance(documents[0], dict) else ()
+    return None
 
 
 def _check_documents(documents: Structure) -> None:

@@ -10,6 +10,7 @@ from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.states import LayerState, find_states, sync
 from keras_stateful.carry.vocabulary import input_vocabulary
 from keras_stateful.conversion.convert import to_inference
+from keras_stateful.conversion.step_model import has_time
 from keras_stateful.foundation.arguments import fits, whole_number
 from keras_stateful.foundation.progress import ProgressBar, Verbose, read_verbose
 from keras_stateful.foundation.types import Structure
@@ -32,7 +33,8 @@ def record_states(
     Args:
         model: any model that `to_inference` accepts, converted or not.
         ids: the document: ids `(timesteps,)` or features `(timesteps, ...)`; for several inputs a
-            list or dict of these, as the model's inputs are.
+            list or dict of these, as the model's inputs are; one without a time axis, `(...)`, is
+            the same at all steps.
         layer: name or path of the recurrent layer, as in `get_states`; None for the last one.
         state: which of its states, in the order of `get_states`: of an LSTM 0 is `h`, which it
             gives to the next layer, and 1 is `c`, its memory.
@@ -69,10 +71,13 @@ def record_states(
     twin = to_inference(model, share_weights=True)
     variable = _state_variable(_layer_state(find_states(twin), layer), state)
     arrays = _arrays(twin, ids)
-    recorded = np.empty((len(arrays[0]), *variable.shape[1:]), "float32")
-    with ProgressBar(verbose, len(recorded)) as shown:
-        for t in range(len(recorded)):  # the twin carries its state from one step to the next
-            step = [array[None, t : t + 1] for array in arrays]  # (1, 1, ...)
+    timed = [has_time(tensor) for tensor in keras.tree.flatten(twin.input)]
+    steps = next(len(array) for array, time in zip(arrays, timed, strict=True) if time)
+    recorded = np.empty((steps, *variable.shape[1:]), "float32")
+    with ProgressBar(verbose, steps) as shown:
+        for t in range(steps):  # the twin carries its state from one step to the next
+            pairs = zip(arrays, timed, strict=True)
+            step = [a[None, t : t + 1] if time else a[None] for a, time in pairs]  # (1, 1, ...)
             twin.predict_on_batch(keras.tree.pack_sequence_as(twin.input, step))
             recorded[t] = ops.convert_to_numpy(variable)[0]
             shown.advance()
@@ -112,16 +117,19 @@ def _state_variable(layer_state: LayerState, state: int) -> keras.Variable:
 
 
 def _arrays(twin: keras.Model, ids: Structure) -> list[np.ndarray]:
-    """The document's inputs `(timesteps, ...)`, in the order of the model's flattened inputs."""
+    """The document's inputs, in the order of the model's flattened inputs.
+
+    Each is `(timesteps, ...)` or, where the input has no time axis, `(...)`.
+    """
     tensors = keras.tree.flatten(twin.input)
     values = _in_order(twin, ids)
     graph = Graph(twin)
     vocabularies = [input_vocabulary(graph, tensor) for tensor in tensors]
     arrays = [_array(*each) for each in zip(values, tensors, vocabularies, strict=True)]
-    if len({len(a) for a in arrays}) > 1:
+    lengths = [len(a) for a, tensor in zip(arrays, tensors, strict=True) if has_time(tensor)]
+    if len(set(lengths)) > 1:
         raise ValueError(
-            f"`ids` must be equally long for all inputs. Received: {[len(a) for a in arrays]} time "
-            "steps."
+            f"`ids` must be equally long for all inputs. Received: {lengths} time steps."
         )
     return arrays
 
@@ -147,7 +155,7 @@ def _array(value: Any, tensor: keras.KerasTensor, vocabulary: int | None) -> np.
 
     Args:
         value: what was given for it.
-        tensor: the model's input `(1, time, ...)`.
+        tensor: the model's input `(1, time, ...)`, or without a time axis `(1, ...)`.
         vocabulary: how many ids the model knows there; None for any number.
     """
     per_step = tuple(tensor.shape[2:])
@@ -164,7 +172,14 @@ def _array(value: Any, tensor: keras.KerasTensor, vocabulary: int | None) -> np.
             f"`ids` must be what the model was trained on, {tensor.dtype}. Received: "
             f"{array.dtype}. Encode text first, for example `[characters.index(c) for c in text]`."
         )
-    if not fits(array.shape, (None, *per_step)) or not len(array):
+    if not has_time(tensor):
+        if not fits(array.shape, tuple(tensor.shape[1:])):
+            raise ValueError(
+                f"`ids` of the input {tensor.name!r}, which has no time axis, must have shape "
+                f"{tuple(tensor.shape[1:])}. Received: shape {array.shape}. Give it once for the "
+                "document."
+            )
+    elif not fits(array.shape, (None, *per_step)) or not len(array):
         raise ValueError(
             f"`ids` must be one document of shape {('timesteps', *per_step)}, without a batch "
             f"axis. Received: shape {array.shape}. For several documents call `record_states` for "

@@ -155,6 +155,27 @@ def test_the_longest_readable_part(sizes):
     np.testing.assert_array_equal(np.sort(read), np.concatenate(expected))
 
 
+@pytest.mark.parametrize("planted", [lambda d: d, np.copy, lambda d: np.append(d, d[-3:], axis=0)])
+@pytest.mark.parametrize("several", [False, True])
+def test_the_future_of_what_is_predicted_is_found_where_it_is_planted(planted, several):
+    series = [np.random.default_rng(d).random((n, 2)) for d, n in enumerate((30, 20))]
+    known = [planted(d) for d in series]
+    corpus = {"load": series, "plan": known} if several else {"load": series[0], "plan": known[0]}
+    for targets in ("load", series if several else np.array(series[0])):
+        for offset in (1, [1, 4]):
+            with pytest.raises(ValueError, match="it is the target itself"):
+                StatefulSequence(
+                    corpus, 1, 6, targets=targets, target_offset=offset, known_ahead=["plan"]
+                )
+            # As a plain input it is read up to the present step.
+            StatefulSequence(corpus, 1, 6, targets=targets, target_offset=offset)
+    different = corpus["plan"][0] if several else corpus["plan"]
+    different[3] += 1  # where it is not what is predicted, it may be a plan of it
+    if planted(np.ones((4, 2))) is not different:
+        corpus["load"] = [np.copy(d) - 0.5 for d in series] if several else series[0] - 0.5
+        StatefulSequence(corpus, 1, 6, targets="load", target_offset=1, known_ahead=["plan"])
+
+
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
 def test_several_offsets_stand_side_by_side_on_the_last_axis(shape):
     kind = "float32" if shape else "int32"

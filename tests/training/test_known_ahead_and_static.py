@@ -304,3 +304,26 @@ def test_the_remedies_for_another_alignment(trained, tmp_path):
     new = compiled(ks.to_stateful(network("repeated"), misread({})), 0.1)
     new.set_weights(trained.get_weights())
     new.fit(misread({}), verbose=0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_are_recorded_beside_a_vector_without_time(kind):
+    plain = network(kind)
+    machine = KINDS[kind][2][1]
+    once = KINDS[kind][1][:1] != (None,)
+    n = LENGTHS[1]
+    read = {
+        "load": LOAD[1],
+        "hour": HOUR[1][1 : n + 1],
+        "machine": machine if once else np.repeat(machine[None], n, axis=0),
+    }
+    states = ks.record_states(plain, [read[tensor.name] for tensor in plain.inputs])
+    last = next(layer for layer in plain.layers if isinstance(layer, layers.GRU))
+    inner = keras.Model(plain.inputs, last.output)
+    whole = [read[tensor.name][None] for tensor in plain.inputs]
+    expected = inner([ops.convert_to_tensor(part) for part in whole])
+    np.testing.assert_allclose(states, ops.convert_to_numpy(expected)[0], atol=1e-5)
+    if once and machine.shape:
+        with pytest.raises(ValueError, match="has no time axis"):
+            read["machine"] = np.repeat(machine[None], n, axis=0)
+            ks.record_states(plain, [read[tensor.name] for tensor in plain.inputs])
