@@ -1,9 +1,9 @@
 """What is known ahead is read at the step that is predicted, what is static at every step.
 
-Every value tells where it comes from: it is `1000 * (document + 1) + time step`, in each array of a
-document. So whatever the layout, a step that reads v reads v + offset of what is known ahead, and
-v // 1000 of what is static. The future of what is predicted is planted nowhere else: nothing of
-another document, and no value of the target, may come that way.
+Every value tells where it comes from: it is `1000 * (document + 1) + time step`, and minus that in
+what is known ahead. So whatever the layout, a step that reads v reads -(v + offset) of what is
+known ahead, and v // 1000 of what is static: nothing of another document may come that way, and
+nothing of what is predicted.
 """
 
 import numpy as np
@@ -28,7 +28,7 @@ def steps(document, length):
 def documents(lengths, longer):
     """Dicts of ids: what is known up to now, and what is known `longer` steps ahead."""
     return [
-        {"load": steps(d, n), "now": steps(d, n), "hour": steps(d, n + more)}
+        {"load": steps(d, n), "now": steps(d, n), "hour": -steps(d, n + more)}
         for d, (n, more) in enumerate(zip(lengths, longer, strict=True))
     ]
 
@@ -111,7 +111,7 @@ def test_each_step_reads_what_it_predicts_and_its_own_document(corpus, layout, l
         else:
             continue
         hour = x["hour"] if x["hour"].ndim == 3 else x["hour"][..., None]
-        np.testing.assert_array_equal(hour[real], later)
+        np.testing.assert_array_equal(hour[real], -later)
 
 
 @settings(max_examples=100)
@@ -167,13 +167,11 @@ def test_the_future_of_what_is_predicted_is_found_where_it_is_planted(planted, s
                 StatefulSequence(
                     corpus, 1, 6, targets=targets, target_offset=offset, known_ahead=["plan"]
                 )
-            # As a plain input it is read up to the present step.
-            StatefulSequence(corpus, 1, 6, targets=targets, target_offset=offset)
-    different = corpus["plan"][0] if several else corpus["plan"]
-    different[3] += 1  # where it is not what is predicted, it may be a plan of it
-    if planted(np.ones((4, 2))) is not different:
-        corpus["load"] = [np.copy(d) - 0.5 for d in series] if several else series[0] - 0.5
-        StatefulSequence(corpus, 1, 6, targets="load", target_offset=1, known_ahead=["plan"])
+    # Where it is not what is predicted, it may be a plan of it.
+    (corpus["plan"][0] if several else corpus["plan"])[3] += 1
+    loads = [np.copy(d) - 0.5 for d in series]
+    corpus["load"] = loads if several else loads[0]
+    StatefulSequence(corpus, 1, 6, targets="load", target_offset=1, known_ahead=["plan"])
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3)])
