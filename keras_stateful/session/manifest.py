@@ -203,6 +203,16 @@ class Manifest:
         digests = "".join(file.sha256 for file in self.files)
         return self.fingerprint or hashlib.sha256(digests.encode()).hexdigest()
 
+    @property
+    def rows_of_a_run(self) -> int | None:
+        """How many rows the artifact is run with; None for any number.
+
+        An int8 artifact of ONNX Runtime scales what it reads by the largest number of all rows:
+        beside a row of large numbers the others would be rounded away, so each runs by itself.
+        """
+        in_int8 = (self.quantization or {"weights": "float32"}).get("weights") != "float32"
+        return 1 if in_int8 and self.artifact_format == "onnx" else self.batch_size
+
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:
     """Writes `manifest.json`."""

@@ -282,7 +282,7 @@ class Pool:
             slots: where their states are; -1 for the initial state.
         """
         initial, runs, start = self._stepper.initial(1), [], 0
-        for size in _run_sizes(len(slots), self.manifest.batch_size):
+        for size in _run_sizes(len(slots), self.manifest.rows_of_a_run):
             rows = slice(start, min(start + size, len(slots)))
             here = slots[rows]
             states = [whole[_place(here)] for whole in self._states]

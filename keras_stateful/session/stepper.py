@@ -48,7 +48,7 @@ class Stepper:
             The outputs and the new states, `(rows, ...)` each, in the manifest's order.
         """
         arrays = dict(zip(self._inputs, [*feeds, *states], strict=True))
-        rows, block = len(feeds[0]), self.manifest.batch_size
+        rows, block = len(feeds[0]), self.manifest.rows_of_a_run
         if block is None or block == rows:
             results = self.runtime.run(arrays, self._outputs)
         else:

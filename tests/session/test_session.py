@@ -70,6 +70,27 @@ def test_only_the_rows_named_advance(exported):
     np.testing.assert_array_equal(after, np.stack([alone[0][:3], alone[2][:3]]))
 
 
+@pytest.mark.parametrize("form", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("layer", [keras.layers.LSTM, keras.layers.GRU, keras.layers.SimpleRNN])
+def test_rows_are_alone_in_int8_too(form, layer, tmp_path):
+    """What others read is a hundred times larger; who quantizes all together loses the rest."""
+    stack = [layer(32, return_sequences=True), keras.layers.Dense(2)]
+    model = keras.Sequential([keras.Input((None, 32)), *stack])
+    x = np.random.default_rng(0).normal(size=(4, 6, 32)).astype("float32")
+    options = {"quantize": "int8", "representative_data": x, "verbose": 0}
+    ks.export_step_model(model, tmp_path / "small", form, batch_size=4, **options)
+    root = ks.load_session(tmp_path / "small", batch_size=4)
+    assert root.manifest.quantization["weights"] == "int8"
+    louder = np.concatenate([x[:1], 100 * x[1:]])
+    expected = root.fork().read(x)
+    np.testing.assert_array_equal(root.fork().read(louder)[0], expected[0])
+    np.testing.assert_array_equal(root.fork().read(x[:1], rows=[0])[0], expected[0])
+    pool = root.pool()
+    for t in range(6):
+        y = pool.step({f"m{i}": louder[i, t] for i in range(4)})
+        np.testing.assert_array_equal(y["m0"], expected[0, t])
+
+
 def test_a_parked_conversation_goes_on(exported):
     x = ids(1, 20)
     whole = ks.load_session(exported).read(x)
