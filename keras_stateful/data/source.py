@@ -93,8 +93,11 @@ class Source:
         self.parts = open_parts(
             corpus, None, targets, target_offset, label_at, sample_weight, known_ahead, static
         )
-        only = next(iter(corpus.fields))  # which `targets=None` means
-        self._target_keys = {name: only if k is None else k for name, k in several.items()}
+        keys = {id(values): key for key, values in corpus.fields.items()}
+        self._target_keys = {
+            name: keys[id(self.parts.targets[name].field)] if key is None else key
+            for name, key in several.items()
+        }
         self._weight_key = sample_weight
         self.offsets = next(iter(self.parts.targets.values())).offsets  # alike in all targets
         self._reach = max(self.offsets)

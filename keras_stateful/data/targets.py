@@ -184,7 +184,7 @@ def _open(
     label_at: str,
     weights: Weights | None,
 ) -> Target:
-    field, labels = _values(corpus, raw, name, value)
+    field, labels = _values(corpus, raw, name, value, weights)
     if labels is None and label_at == "last":
         raise ValueError(
             "`label_at` says where one label per document is trained on. Received: "
@@ -220,11 +220,11 @@ def _open(
 
 
 def _values(
-    corpus: Corpus, raw: Any, name: str, value: Any
+    corpus: Corpus, raw: Any, name: str, value: Any, weights: Weights | None
 ) -> tuple[Field | None, np.ndarray | None]:
     """Values for every step as a field, or one label per document as an array."""
     if value is None:
-        return _only_field(corpus), None
+        return _only_field(corpus, weights), None
     if isinstance(value, str):
         if value in corpus.labels:
             return None, _labels(name, corpus.labels[value])
@@ -239,10 +239,11 @@ def _values(
     return _laid_out(corpus, name, value), None
 
 
-def _only_field(corpus: Corpus) -> Field:
-    """The field that `targets=None` means: there must be no other."""
-    if len(corpus.fields) > 1:
-        keys = list(map(str, corpus.fields))
+def _only_field(corpus: Corpus, weights: Weights | None) -> Field:
+    """The field that `targets=None` means: there must be no other but weights."""
+    fields = {k: f for k, f in corpus.fields.items() if weights is None or f is not weights.field}
+    if len(fields) != 1:
+        keys = list(map(str, fields or corpus.fields))
         argument = next(iter(corpus.fields.values())).name.partition("[")[0]
         raise ValueError(
             "`targets` must say which of several inputs is to be predicted. Received: "
@@ -250,7 +251,7 @@ def _only_field(corpus: Corpus) -> Field:
             f"`targets={min(keys)!r}, target_offset=1`; if each key is a document, "
             f"`list({argument}.values())`."
         )
-    return next(iter(corpus.fields.values()))
+    return next(iter(fields.values()))
 
 
 def _laid_out(corpus: Corpus, name: str, value: Any) -> Field:

@@ -152,15 +152,19 @@ def check_validation_rows(model: keras.Model, data: Structure, arguments: Argume
 
 
 def check_resets_given(model: keras.Model, name: str, data: Structure) -> None:
-    """Checks that arrays have the resets among them, where the model takes them as an input.
+    """Checks that arrays have rows, and the resets among them where the model takes these.
 
-    The compiled step would fail without them; on JAX a step that fails loses the weights.
+    The compiled step would fail without them, in Keras's words.
 
     Raises:
-        ValueError: fewer arrays than the model has inputs, or empty ones.
+        ValueError: fewer arrays than the model has inputs, empty ones, or one without rows.
     """
     check_not_empty(name, data)
-    if resets_taken(model) is None or not is_arrays(data):
+    if not is_arrays(data):
+        return
+    if np.ndim(leaves_of(data)[0]) > 1:  # to others Keras adds an axis, but for `predict`
+        _check_row_axis(model, name, data)
+    if resets_taken(model) is None:
         return
     count = len(leaves_of(data))
     if count < len(model.inputs):
@@ -185,7 +189,7 @@ def check_rows_of_predict(model: keras.Model, data: Structure, batch_size: int |
         return
     check_resets_given(model, "x", data)
     rows, count = model_batch_size(model), count_rows(data)
-    _check_row_axis(model, data, rows)
+    _check_row_axis(model, "x", data)
     if count != rows and batch_size is None:
         raise ValueError(
             f"`predict` takes one window for each of the model's {rows} rows. Received: {count} "
@@ -197,16 +201,17 @@ def check_rows_of_predict(model: keras.Model, data: Structure, batch_size: int |
     check_rows(model, "x", data, batch_size)
 
 
-def _check_row_axis(model: keras.Model, data: Structure, rows: int) -> None:
+def _check_row_axis(model: keras.Model, name: str, data: Structure) -> None:
     """Refuses one window in place of a batch of windows: its steps would be taken for rows."""
-    if len(model.inputs) > 1 or isinstance(data, dict):
+    inputs = getattr(model, "inputs", None)  # none of a subclassed model
+    if not inputs or len(inputs) > 1 or isinstance(data, dict):
         return  # of several inputs, each may have another number of axes
-    expected = tuple(model.inputs[0].shape)
-    array = keras.tree.flatten(data)[0]
+    expected, shape = tuple(inputs[0].shape), np.shape(leaves_of(data)[0])
     # An input with a last axis of length 1 may be given without it: Keras adds it.
-    if np.ndim(array) == len(expected) - 1 and expected[-1] != 1:
+    if len(shape) == len(expected) - 1 and expected[-1] != 1:
         raise ValueError(
-            f"`predict` takes one window for each of the model's {rows} rows. Received: an array "
-            f"of shape {np.shape(array)}; the model's input has shape {expected}. If it is one "
-            "window, its row axis is missing: `x[None]`."
+            f"`{name}` must have a window for each of the model's {model_batch_size(model)} rows. "
+            f"Received: an array of shape {shape}; the model's input has shape {expected}. If it "
+            "is one window, its row axis is missing: `np.asarray(x)[None]`; if it is a series, "
+            "pass it to `StatefulSequence`, or `predict_documents(model, [x])`."
         )

@@ -103,6 +103,21 @@ def test_weights_under_a_key(boundary):
         np.testing.assert_array_equal(by_key[i][2], apart[i][2])
 
 
+@pytest.mark.parametrize("read", [ks.StatefulSequence, ks.StatefulStream])
+@pytest.mark.parametrize("keys", [("w", "x"), ("x", "w")])
+def test_weights_under_a_key_are_not_what_is_predicted(read, keys):
+    weights = [rng.integers(0, 3, n).astype("float32") for n in LENGTHS]
+    parts = {"w": weights, "x": READINGS}
+    documents = [{key: parts[key][i] for key in keys} for i in range(len(LENGTHS))]
+    arguments = {"batch_size": 2, "sequence_length": WINDOW, "sample_weight": "w"}
+    batches = list(read(documents, **arguments))
+    expected = list(read(documents, **arguments, targets="x", target_offset=1))
+    for (x, y, w), (same_x, same_y, same_w) in zip(batches, expected, strict=True):
+        assert list(x) == ["x"]
+        for a, b in ((x["x"], same_x["x"]), (y, same_y), (w, same_w)):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_a_stream_divides_weights_by_the_share_of_steps_that_count():
     """To the last bit, so that a resumed training goes on with the numbers of the one before."""
     lengths, window = (9, 14, 6), 4

@@ -314,9 +314,33 @@ def test_validation_arrays_in_batches_of_the_models_rows():
 
 def test_predict_of_a_window_without_rows():
     model, x = ks.to_inference(network()), np.random.default_rng(0).integers(1, IDS, 5)
-    with pytest.raises(ValueError, match=r"(?s)shape \(5,\).*`x\[None\]`"):
+    with pytest.raises(ValueError, match=r"(?s)shape \(5,\).*`np.asarray\(x\)\[None\]`"):
         model.predict(x, verbose=0)
     assert model.predict(x[None], verbose=0).shape[:2] == (1, 5)
+
+
+@pytest.mark.parametrize("made", ["array", "list", "frame"])
+def test_a_series_in_the_place_of_windows(made):
+    gru = keras.layers.GRU(3, return_sequences=True)
+    model = ks.to_inference(keras.Sequential([keras.Input((None, 3)), gru]))
+    model.compile("sgd", "mse")
+    x = np.ones((4, 3), "float32")
+    if made == "list":
+        x = [x]
+    elif made == "frame":
+        x = pytest.importorskip("pandas").DataFrame(x, columns=list("abc"))
+    for use in (
+        lambda: model.predict(x, verbose=0),
+        lambda: model.predict_on_batch(x),
+        lambda: model.train_on_batch(x, x),
+        lambda: model.test_on_batch(x, x),
+        lambda: model.evaluate(x, x, verbose=0),
+        lambda: model.fit(x, x, shuffle=False, verbose=0),
+    ):
+        with pytest.raises(ValueError, match=r"(?s)shape \(4, 3\).*`np.asarray\(x\)\[None\]`"):
+            use()
+    if made != "list":
+        assert model.predict(np.asarray(x)[None], verbose=0).shape == (1, 4, 3)
 
 
 def test_predict_of_windows_that_follow_each_other():
