@@ -15,6 +15,7 @@ from keras_stateful.foundation.types import Structure
 from keras_stateful.session.manifest import State, Tensor
 
 _NUMBERS = "biuf"  # NumPy's kinds: bool, int, unsigned int, float
+_LEAVE_OUT = "or leave that row out, `rows=`; of a pool, that name"
 
 
 def by_input(x: Structure, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, ArrayLike]]:
@@ -121,7 +122,7 @@ def read_streams(x: Mapping[str, Structure], inputs: tuple[Tensor, ...]) -> list
     try:
         # All at once, which is many times faster than one by one, and right where they are alike.
         columns = _columns(list(x.values()), inputs)
-        arrays = [(t, _checked(t, np.array(c), (len(x),), len(x))) for t, c in columns]
+        arrays = [(t, _checked(t, _together(c), (len(x),), len(x))) for t, c in columns]
     except (ValueError, TypeError, LookupError):
         rows = [_read_stream(name, value, inputs) for name, value in x.items()]
         stacked = map(_stacked, inputs, zip(*rows, strict=True))
@@ -158,6 +159,13 @@ def _stacked(tensor: Tensor, column: tuple[np.ndarray, ...]) -> np.ndarray:
     return np.stack(column)
 
 
+def _together(column: list) -> np.ndarray:
+    """What streams read at an input as one array, of which NumPy would leave out the masks."""
+    if any(issubclass(kind, np.ma.MaskedArray) for kind in set(map(type, column))):
+        raise LookupError
+    return np.array(column)
+
+
 def _read_stream(name: str, value: Structure, inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
     """What one stream reads, `(...)` for each input."""
     try:
@@ -179,6 +187,12 @@ def _checked(
             one stream of a pool.
         batch_size: the session's.
     """
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise ValueError(
+            f"Input {tensor.name!r} is a masked array, and what its mask hides would be read. "
+            f"Received: {np.ma.count_masked(value)} masked values. Fill in missing readings as for "
+            f"training, {_LEAVE_OUT}."
+        )
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -190,7 +204,11 @@ def _checked(
         _check_kind(tensor, array)
     if array.size:
         _check_range(tensor, array)
-    return array.astype(tensor.dtype, copy=False)
+    with np.errstate(over="ignore"):
+        cast = array.astype(tensor.dtype, copy=False)
+    if cast is not array and cast.dtype.kind == "f" and not np.isfinite(cast).all():
+        raise _beyond_range(tensor)
+    return cast
 
 
 def _wrong_shape(
@@ -238,7 +256,7 @@ def _check_range(tensor: Tensor, array: np.ndarray) -> None:
         raise ValueError(
             f"Input {tensor.name!r} is NaN or infinite, which its row would carry in its state "
             f"from then on. Received: {np.count_nonzero(~np.isfinite(array))} such values. Fill in "
-            "missing readings as for training, or leave that row out: `rows=`."
+            f"missing readings as for training, {_LEAVE_OUT}."
         )
     # A gather reads -1 as the last row of a table; what lies beyond depends on the runtime.
     if tensor.vocabulary is not None:
@@ -252,9 +270,14 @@ def _check_range(tensor: Tensor, array: np.ndarray) -> None:
     elif array.dtype != tensor.dtype and np.dtype(tensor.dtype).kind in "iu":
         bounds = np.iinfo(tensor.dtype)
         if array.min() < bounds.min or array.max() > bounds.max:
-            raise ValueError(
-                f"Input {tensor.name!r} is {tensor.dtype}. Received: values beyond its range."
-            )
+            raise _beyond_range(tensor)
+
+
+def _beyond_range(tensor: Tensor) -> ValueError:
+    return ValueError(
+        f"Input {tensor.name!r} is {tensor.dtype}. Received: values beyond its range. Scale them "
+        "as for training."
+    )
 
 
 def read_states(states: Any, expected: tuple[State, ...], rows: int) -> list[np.ndarray]:

@@ -814,6 +814,14 @@ def test_a_session_takes_no_reading_that_is_missing(tmp_path):
     assert_refused(
         Bad(lambda: session.step(missing), ValueError, "is NaN", "1 such values", "`rows=`")
     )
+    masked = np.ma.masked_invalid(missing)
+    assert_refused(
+        Bad(lambda: session.step(masked), ValueError, "masked", "1 masked values", "`rows=`")
+    )
+    large = np.array([[1, 2, 3], [4, 1e39, 5]])
+    assert_refused(
+        Bad(lambda: session.step(large), ValueError, "is float32", "beyond its range", "Scale them")
+    )
     np.testing.assert_array_equal(session.get_states()["gru"], before["gru"])
     session.step(missing[:1], rows=[0])
 

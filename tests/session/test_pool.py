@@ -289,11 +289,39 @@ def test_ids_of_every_kind(tmp_path, values):
     np.testing.assert_array_equal(list(y.values()), session.step([int(v) for v in values]))
 
 
+def series(x):
+    return [row for _, row in pytest.importorskip("pandas").DataFrame(x).iterrows()]
+
+
+FORMS = {
+    "float64": lambda x: list(x.astype("float64")),
+    "lists": lambda x: x.tolist(),
+    "tuples": lambda x: [tuple(row) for row in x.tolist()],
+    "of several kinds": lambda x: [x[0], x[1].tolist(), np.ma.array(x[2]), tuple(x[3])],
+    "strided": lambda x: list(np.asfortranarray(x)),
+    "series": series,
+    "the backend's tensors": lambda x: [keras.ops.convert_to_tensor(row) for row in x],
+    "torch": lambda x: list(pytest.importorskip("torch").tensor(x)),
+    "dicts": lambda x: [{"x": row} for row in x],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_readings_of_every_kind(root, form):
+    x = readings(4)
+    session = root.fork([0] * 4)
+    session.reset()
+    y = root.pool().step(dict(zip("abcd", FORMS[form](x), strict=True)))
+    np.testing.assert_array_equal(list(y.values()), session.step(x))
+
+
 BAD = {
     "a wrong shape": (np.zeros(2), ValueError, r"`x\['new'\]`.*must have shape \(3,\).*\(2,\)"),
     "a row axis": (np.zeros((1, 3)), ValueError, r"`x\['new'\]`.*without row and time axes"),
     "a scalar": (1.0, ValueError, r"`x\['new'\]`.*Received: shape \(\)"),
-    "NaN": (np.array([0, np.nan, 1]), ValueError, r"`x\['new'\]`.*"),
+    "masked": (np.ma.masked_less([1.0, -1, 2], 0), ValueError, r"`x\['new'\]`.*1 masked values"),
+    "beyond float32": ([1, 1e300, 2], ValueError, r"`x\['new'\]`.*beyond its range"),
+    "NaN": (np.array([0, np.nan, 1]), ValueError, r"`x\['new'\]`.*1 such values.*that name"),
     "text": ("abc", ValueError, r"`x\['new'\]`.*must have shape"),
     "texts": (["a", "b", "c"], TypeError, r"`x\['new'\]`.*Encode it first"),
     "nothing": (None, (TypeError, ValueError), r"`x\['new'\]`"),
