@@ -158,7 +158,7 @@ def evaluate_documents(
     with contextlib.ExitStack() as stack:
         if dynamic is not None:
             learning = DynamicEvaluation(model, reader.twin, dynamic)
-            visitors.append(stack.enter_context(learning))
+            visitors.append(stack.enter_context(learning.undone()))
         for window, outputs in reader.outputs(visitors, verbose):
             for group, weights in groups.split(window):
                 scorer.add(group, outputs, window.targets, weights)

@@ -10,23 +10,25 @@ Source: Krause, Kahembwe, Murray, Renals 2017, "Dynamic Evaluation of Neural Seq
 (arXiv:1709.07432).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_stateful.carry.states import restore, snapshot, sync
+from keras_stateful.carry.states import find_states, restore, snapshot
 from keras_stateful.data.sequence import Span
 from keras_stateful.evaluation.compiled import fresh_compile_arguments
 from keras_stateful.evaluation.reading import Reading, Visitor, Window
-from keras_stateful.foundation import devices, keras_internals
+from keras_stateful.foundation import devices, interrupts, keras_internals
 from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.training.step_scores import ScoresByStep, score_by_step
 
 
 class DynamicEvaluation(Visitor):
-    """Learns from each window that was read; as a context manager, puts the weights back.
+    """Learns from each window that was read.
 
     Args:
         model: the compiled model that is evaluated.
@@ -55,16 +57,22 @@ class DynamicEvaluation(Visitor):
         )
         score_by_step(self._learner)
         self._learner.optimizer.build(twin.trainable_variables)
-        # By way of NumPy: on JAX a step gives its buffers away.
-        self._before = [(v, devices.to_numpy(v)) for v in twin.weights]
+        keras_internals.keep_values(self._learner)
+        states = {id(v) for state in find_states(twin) for v in state.variables}
+        # By way of NumPy: on JAX a step gives its buffers away, those of random seeds among them.
+        shared = [v for v in twin.variables if id(v) not in states]
+        self._before = [(v, devices.to_numpy(v)) for v in shared]
         self._unlearned = [(v, _to_numpy(v)) for v in self._learner.optimizer.variables]
         self._held: list[Tensor] = []  # the states in front of the window
 
-    def __enter__(self) -> "DynamicEvaluation":
-        return self
-
-    def __exit__(self, *error: Any) -> None:
-        self._put_back()
+    @contextmanager
+    def undone(self) -> Iterator["DynamicEvaluation"]:
+        """Puts the weights back afterwards, whatever happens inside."""
+        with interrupts.watched():
+            try:
+                yield self
+            finally:
+                self._put_back()
 
     def begin(self, x: Structure, spans: list[list[Span]]) -> Structure:
         if any(span.start == 0 for span in spans[0]):
@@ -85,7 +93,6 @@ class DynamicEvaluation(Visitor):
                 )
 
     def _put_back(self) -> None:
-        sync(self._learner)
         for variable, value in self._before:
             devices.write(variable, ops.convert_to_tensor(value, variable.dtype))
 

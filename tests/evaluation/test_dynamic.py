@@ -3,9 +3,10 @@
 import keras
 import numpy as np
 import pytest
-from small_trainings import HELD_OUT, IDS, model_for, network
+from small_trainings import HELD_OUT, IDS, model_for, network, sequence
 
 import keras_stateful as ks
+from keras_stateful.evaluation import dynamic
 
 WINDOW = 8
 
@@ -34,16 +35,16 @@ def mean(windows):
 
 
 @pytest.mark.parametrize(
-    ("dynamic", "optimizer"),
+    ("learning", "optimizer"),
     [
         (0.5, lambda: keras.optimizers.SGD(0.5)),
         (keras.optimizers.Adam(0.05), lambda: keras.optimizers.Adam(0.05)),
     ],
 )
-def test_it_is_a_loop_by_hand(dynamic, optimizer):
+def test_it_is_a_loop_by_hand(learning, optimizer):
     model = model_for("mask")
     before = weights_of(model)
-    scores = ks.evaluate_documents(model, HELD_OUT, dynamic=dynamic, sequence_length=WINDOW)
+    scores = ks.evaluate_documents(model, HELD_OUT, dynamic=learning, sequence_length=WINDOW)
     expected = by_hand(model, optimizer, HELD_OUT)
     np.testing.assert_allclose(scores["loss"], list(map(mean, expected)), rtol=1e-5)
     static = ks.evaluate_documents(model, HELD_OUT)["loss"]
@@ -76,30 +77,51 @@ def test_training_goes_on_as_if_nothing_had_been_learned():
     assert losses[0] == losses[1]
 
 
-def test_weights_are_put_back_where_something_fails():
-    model, reads = model_for("mask"), []
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_weights_are_put_back_where_something_fails(monkeypatch, inside, error):
+    """Between two windows, or in the step that learns, to which JAX has given the values away."""
+    model, steps = model_for("mask"), []
+    before, states = weights_of(model), ks.get_states(model)
+    learn = dynamic._Learner.train_on_batch
 
-    class Fails:
-        """Documents of which the second reading fails."""
+    def fails(learner, *batch):
+        steps.append(any((a != b).any() for a, b in zip(weights_of(model), before, strict=True)))
+        if len(steps) == 4 and inside:
+            step = learner.train_function
 
-        def __len__(self):
-            return 2
+            def failing_step(*arguments):
+                step(*arguments)
+                raise error("gone")
 
-        def __getitem__(self, index):
-            reads.append(index)
-            if len(reads) > 6:
-                raise OSError("the disk is gone")
-            return HELD_OUT[1]
+            learner.train_function = failing_step
+        if len(steps) == 4 and not inside:
+            raise error("gone")
+        return learn(learner, *batch)
 
-    before = weights_of(model)
-    states = ks.get_states(model)
-    with pytest.raises(OSError, match="gone"):
-        for _ in range(9):
-            ks.evaluate_documents(model, Fails(), dynamic=0.5, sequence_length=WINDOW)
+    monkeypatch.setattr(dynamic._Learner, "train_on_batch", fails)
+    with pytest.raises(error, match="gone"):
+        ks.evaluate_documents(model, HELD_OUT, dynamic=0.5, sequence_length=WINDOW)
+    assert steps[-1]  # something had been learned
     for a, b in zip(weights_of(model), before, strict=True):
         np.testing.assert_array_equal(a, b)
     for a, b in zip(ks.get_states(model).values(), states.values(), strict=True):
         np.testing.assert_array_equal(a, b)
+    assert np.isfinite(ks.evaluate_documents(model, HELD_OUT)["loss"]).all()
+
+
+def test_a_callback_may_evaluate_so():
+    losses = []
+    for evaluated in (False, True):
+        model, data = model_for("mask"), sequence(shuffle=True, seed=1)
+        evaluate = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs, model=model: ks.evaluate_documents(
+                model, HELD_OUT[:1], dynamic=0.5, sequence_length=WINDOW, verbose=0
+            )
+        )
+        callbacks = [evaluate] if evaluated else []
+        losses.append(model.fit(data, epochs=2, verbose=0, callbacks=callbacks).history["loss"])
+    assert losses[0] == losses[1]
 
 
 def test_dropout_is_off_and_moving_means_stay():
