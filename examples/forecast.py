@@ -95,7 +95,7 @@ def main() -> None:
     # Every forecast of the test part, `(steps, horizons, quantiles)`, beside what others say and
     # what came; these are arrays with a row for each row of the frame.
     forecasts = x.forecasts(model.predict(x.test, verbose=0), "test")
-    rows = np.concatenate([f.rows[:, 0] for f in forecasts.values()]) - series.horizons[0]
+    rows = np.concatenate([f.rows_read for f in forecasts.values()])
     truth = np.stack([series.later("measured", h) for h in series.horizons], axis=1)
     answers = {
         NETWORK: np.concatenate([f.values for f in forecasts.values()]),
@@ -267,6 +267,7 @@ def iterated(model: keras.Model, series: Series) -> dict[str, np.ndarray]:
         future={"known_ahead": [calendar[row + 1 : row + 1 + needed] for row in moments]},
         next_input=lambda forecast: forecast[:, 0, MIDDLE : MIDDLE + 1],
         compile_next_input=True,
+        verbose=0,
     )
 
     step_ahead, path = ridge_weights(series, 1), []
