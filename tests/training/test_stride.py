@@ -130,8 +130,10 @@ def assert_same_states(got, expected):
             np.testing.assert_allclose(a, b, atol=2e-5, err_msg=path)
 
 
-@pytest.mark.parametrize("boundary", ["align", "pack"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "boundary"),
+    [*((kind, "align") for kind in KINDS), ("recurrent", "pack"), ("past", "pack")],
+)
 def test_fit_is_the_hand_loop(kind, boundary):
     read = sequence(boundary=boundary, label_at="window" if kind == "ends" else "every")
     plain = network(kind)
@@ -203,8 +205,9 @@ def lstm(units=4, mask_zero=False):
     )
 
 
-@pytest.mark.parametrize("boundary", ["align", "pack", "ignore"])
-@pytest.mark.parametrize("mask_zero", [False, True])
+@pytest.mark.parametrize(
+    ("boundary", "mask_zero"), [("align", True), ("pack", True), ("ignore", False)]
+)
 def test_predictions_are_those_of_one_pass(boundary, mask_zero):
     """Each step in the window in which it is new, put back into documents."""
     docs = [np.maximum(d, 1) for d in documents(25, 9, 16, 4, 11)]
@@ -231,7 +234,7 @@ def test_predictions_are_those_of_one_pass(boundary, mask_zero):
 
 def test_the_loss_is_the_mean_over_steps_whatever_the_stride():
     losses = []
-    for stride in (None, 1, 3, 6):
+    for stride in (None, 2, 6):
         read = sequence(stride=stride, burn_in=2)
         model = compiled(ks.to_stateful(lstm(), read), rate=0.0)
         losses += model.fit(read, validation_data=read, verbose=0).history["loss"]

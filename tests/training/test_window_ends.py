@@ -90,8 +90,9 @@ def by_hand(sequence, plain, losses, weights, docs=DOCUMENTS, burn_in=0):
     return total / weight
 
 
-@pytest.mark.parametrize("boundary", ["align", "pack"])
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize(
+    ("kind", "boundary"), [*((kind, "align") for kind in NETWORKS), ("stacked", "pack")]
+)
 def test_the_loss_is_the_mean_over_the_ends_of_windows(kind, boundary):
     sequence = ks.StatefulSequence(
         DOCUMENTS,
