@@ -348,8 +348,9 @@ class StatefulSequence(FromFrame, Batches):
         return (
             f"<StatefulSequence: {len(self._lengths)} documents of "
             f"{int(self._corpus.lengths.sum())} time steps in {self.num_batches} batches of "
-            f"{self.batch_size} x {self.sequence_length}, boundary={self.boundary!r}, "
-            f"resets={self.resets}, epoch={self.epoch}>"
+            f"{self.batch_size} x {self.sequence_length}, "
+            + (f"stride={self.stride}, " if self.stride else "")
+            + f"boundary={self.boundary!r}, resets={self.resets}, epoch={self.epoch}>"
         )
 
     @property

@@ -128,7 +128,7 @@ def strided(draw):
     return lengths, rows, window, reach, {**arguments, "stride": draw(st.integers(1, window - 1))}
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(strided(), st.integers(0, 3), st.integers(1, 3))
 def test_windows_that_overlap_train_on_every_step_once(layout, epoch, count):
     """A row goes on `stride` steps behind the start of the window before, or starts anew."""
