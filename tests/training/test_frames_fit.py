@@ -137,3 +137,30 @@ def test_columns_in_another_order_are_those_of_the_training(trained):
         model.evaluate(sequences(inputs=["temp", "age"], **stride).validation, verbose=0)
     with pytest.raises(ValueError, match=r"missing \['size'\]; unknown \['place'\]"):
         model.evaluate(sequences(static=["age", "place"], **stride).validation, verbose=0)
+
+
+def test_rows_that_are_inserted_and_masked_are_as_if_they_were_not_there():
+    """The remedy for a gap: every forecast is that of the readings that there are."""
+    readings = frame()[frame()["machine"] == "b"].sort_values("time", ignore_index=True)
+    gap = readings.drop(index=[9, 10, 11])
+    arguments = {"time": "time", "inputs": ["temp"], "batch_size": 1, "sequence_length": 6}
+    with pytest.raises(ValueError, match="Masking"):
+        ks.StatefulSequence.from_frame(gap, targets="temp", **arguments)
+    filled = gap.set_index("time").resample("1h").asfreq().reset_index()
+    filled = filled.assign(came=filled["temp"], temp=filled["temp"].fillna(-9.0))
+    data = ks.StatefulSequence.from_frame(
+        filled, targets="came", missing_targets="skip", resets=True, **arguments
+    )
+    keras.utils.set_random_seed(0)
+    recurrent = layers.GRU(3, return_sequences=True)
+    plain = keras.Sequential(
+        [keras.Input((None, 1)), layers.Masking(-9.0), recurrent, layers.Dense(1)]
+    )
+    model = ks.to_stateful(plain, data.training)
+    model.compile("sgd", "mse")
+    assert np.isfinite(model.evaluate(data.training, verbose=0))
+    ks.reset_states(model)
+    forecasts = data.forecasts(model.predict(data.training, verbose=0), "training")[None]
+    there = filled["came"].notna().to_numpy()[forecasts.rows_read]
+    expected = plain.predict(gap["temp"].to_numpy("float32")[None, :-1, None], verbose=0)[0]
+    np.testing.assert_allclose(forecasts.values[there], expected, rtol=1e-4, atol=1e-6)
