@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_stateful.data.kinds import Columns
 from keras_stateful.data.parts import Gathered, Parts
+from keras_stateful.foundation.frames import Columns
 
 
 class ColumnNames(NamedTuple):

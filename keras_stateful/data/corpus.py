@@ -20,12 +20,12 @@ from keras_stateful.data.fields import Field, Flat, Lazy, LazySource, Separate, 
 from keras_stateful.data.kinds import (
     Items,
     as_array,
-    columns_of,
     is_array,
     is_tf_dataset,
     refuse_others,
     refuse_pair,
 )
+from keras_stateful.foundation.frames import columns_of
 from keras_stateful.foundation.progress import ProgressBar
 
 _LONG = 2  # seconds of reading documents, after which a progress bar says how far it has come

@@ -27,8 +27,9 @@ from keras_stateful.data.arrays import (
     refuse_not_finite,
 )
 from keras_stateful.data.ids import IdRange, Vocabulary
-from keras_stateful.data.kinds import Columns, Items, is_mapped
+from keras_stateful.data.kinds import Items, is_mapped
 from keras_stateful.data.spans import Spans, counted_up, padded, place
+from keras_stateful.foundation.frames import Columns
 from keras_stateful.foundation.locks import Lock
 
 # What is larger is not searched at once for NaN and unknown ids, but as it is read.

@@ -17,12 +17,12 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 import numpy as np
 
 from keras_stateful.data.frame_columns import FrameColumns, Line, Names, NamesByKey, by_key
-from keras_stateful.data.kinds import columns_of
 from keras_stateful.data.offsets import read_offsets
 from keras_stateful.data.series import Series, open_series
 from keras_stateful.data.splits import Part, parts_of
 from keras_stateful.data.time_steps import check_steps
 from keras_stateful.foundation.arguments import one_of, true_or_false
+from keras_stateful.foundation.frames import columns_of
 from keras_stateful.foundation.types import Structure
 
 S = TypeVar("S")  # `StatefulSequence`, which has `from_frame` from here

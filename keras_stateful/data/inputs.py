@@ -19,9 +19,10 @@ from keras_stateful.data.batch import Spec
 from keras_stateful.data.corpus import Corpus, Uneven, unknown_key
 from keras_stateful.data.fields import Field
 from keras_stateful.data.ids import Vocabulary
-from keras_stateful.data.kinds import Columns, as_array, columns_of
+from keras_stateful.data.kinds import as_array
 from keras_stateful.data.offsets import read_offsets
 from keras_stateful.data.spans import Spans, repeated
+from keras_stateful.foundation.frames import Columns, columns_of
 
 # Keys that are known as far ahead as the targets stand, or keys with offsets of their own.
 KnownAhead: TypeAlias = Sequence[str] | Mapping[str, int | Sequence[int]] | None

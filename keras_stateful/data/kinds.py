@@ -8,13 +8,12 @@ Frames and tensors of other packages are known by what they have; none is import
 """
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from keras_stateful.data.arrays import out_dtype, refuse_masked
-
-Columns: TypeAlias = tuple[Any, ...] | None  # the columns of a frame by name, in order
+from keras_stateful.foundation.frames import Columns, columns_of
 
 _TEXT = (str, bytes)
 
@@ -39,19 +38,6 @@ def _is_object(dtype: Any) -> bool:
 def is_tf_dataset(value: Any) -> bool:
     """True if a value is a `tf.data.Dataset`; TensorFlow is not imported."""
     return type(value).__module__.startswith("tensorflow") and hasattr(value, "as_numpy_iterator")
-
-
-def columns_of(value: Any) -> Columns:
-    """The names of a frame's columns, in order; None for what is no frame.
-
-    A frame is an array whose columns have names, `frame[name]` for each: of pandas, polars, Arrow
-    and others. There is no protocol for less (pandas takes back `__dataframe__`, polars has).
-    """
-    if isinstance(value, np.ndarray) or not hasattr(value, "__array__"):
-        return None
-    # Arrow's word and everybody else's; Arrow has the columns themselves as `columns`.
-    names = getattr(value, "column_names", getattr(value, "columns", None))
-    return None if names is None else tuple(names)
 
 
 def refuse_others(name: str, value: Any) -> None:

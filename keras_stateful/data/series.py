@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.kinds import columns_of
+from keras_stateful.foundation.frames import columns_of
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,12 @@ from keras_stateful.data.batch import Spec
 from keras_stateful.data.corpus import Corpus, all_scalars, open_field, unknown_key
 from keras_stateful.data.fields import Field, check_laid_out
 from keras_stateful.data.ids import IdRange
-from keras_stateful.data.kinds import Columns, as_array, columns_of, is_array
+from keras_stateful.data.kinds import as_array, is_array
 from keras_stateful.data.offsets import Offsets, read_offsets
 from keras_stateful.data.spans import Spans, repeated, trained
 from keras_stateful.data.weights import Weights
 from keras_stateful.foundation.arguments import one_of
+from keras_stateful.foundation.frames import Columns, columns_of
 
 LABEL_AT = ("every", "window", "last")  # where one label per document is trained on
 

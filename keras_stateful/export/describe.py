@@ -65,6 +65,7 @@ def describe(
         ) from error
     known = columns_known(step)
     offsets, series = offsets_known(known), predicted_series(known)
+    named = known.get("inputs", {})  # columns, under "" those of a single input
     inputs = [
         Tensor(
             name=tensor.name,
@@ -75,6 +76,7 @@ def describe(
             vocabulary=input_vocabulary(graph, original),
             offsets=offsets.get(tensor.name),
             series=True if series in ("", tensor.name) else None,
+            columns=tuple(named.get(tensor.name, named.get("", ()))) or None,
         )
         # The states stand behind the data in `single`.
         for original, tensor in zip(step.data_inputs, single.inputs, strict=False)

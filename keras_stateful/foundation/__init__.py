@@ -1,6 +1,7 @@
 """What every room stands on. It imports nothing of the rooms above.
 
     NumPy only        arguments         numbers, words and shapes that a user gives
+                      frames            names of columns, and their order
                       rows              which rows of a batch are meant
                       states            states by layer, and the weights that made them
                       progress          how far long work has come: Keras's bar, once one is drawn

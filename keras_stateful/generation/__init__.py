@@ -4,6 +4,8 @@
                                                               └─ session_engine ─ python_loop
                                             next id: sampling ◀┘
 
+`prompt_columns` puts frames in the order of columns that the model was trained on.
+
 On torch, and where `next_input` is not to be compiled, `rollout` runs in `python_loop` too.
 
 It may import `conversion` and what that may. All but `rollout`, `compiled_loop`, `compiling` and

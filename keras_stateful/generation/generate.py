@@ -24,6 +24,7 @@ from keras_stateful.foundation.version import pip_install
 from keras_stateful.generation import python_loop
 from keras_stateful.generation.engine import Emissions, Engine, NextInput, Request
 from keras_stateful.generation.options import Options
+from keras_stateful.generation.prompt_columns import in_order, known_of_artifact
 from keras_stateful.generation.request import read_request
 from keras_stateful.generation.session_engine import SessionEngine, SessionLike
 
@@ -327,9 +328,9 @@ def _engine(model: Any) -> Engine:
 
 
 def _in_order(model: Any, prompt: Any, name: str = "prompt") -> Any:
-    """A prompt with the columns of frames as a Keras model knows them; a `Session` knows none."""
+    """A prompt with the columns of frames as the model knows them, or the artifact."""
     if isinstance(model, SessionLike):
-        return prompt
-    from keras_stateful.training.model_columns import prompt_in_order
+        return in_order(known_of_artifact(model.manifest), name, prompt)
+    from keras_stateful.training.model_columns import columns_known
 
-    return prompt_in_order(model, prompt, name)
+    return in_order(columns_known(model), name, prompt)

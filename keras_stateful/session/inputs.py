@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_stateful.foundation.arguments import fits
+from keras_stateful.foundation.frames import column_places, columns_of
 from keras_stateful.foundation.states import check_numbers
 from keras_stateful.foundation.types import Structure
 from keras_stateful.session.manifest import State, Tensor
@@ -193,6 +194,7 @@ def _checked(
             f"Received: {np.ma.count_masked(value)} masked values. Fill in missing readings as for "
             f"training, {_LEAVE_OUT}."
         )
+    value = _in_order(tensor, value)
     try:
         array = np.asarray(value)
     except ValueError as error:
@@ -209,6 +211,19 @@ def _checked(
     if cast is not array and cast.dtype.kind == "f" and not np.isfinite(cast).all():
         raise _beyond_range(tensor)
     return cast
+
+
+def _in_order(tensor: Tensor, value: Any) -> Any:
+    """Frames with their columns in the order of the training, where the artifact knows it."""
+    if tensor.columns is None or isinstance(value, np.ndarray):
+        return value
+    columns = columns_of(value)
+    if isinstance(value, (list, tuple)) and any(columns_of(row) for row in value):
+        return [_in_order(tensor, row) for row in value]  # a frame for each row
+    places = column_places(f"Input {tensor.name!r}", columns, list(tensor.columns))
+    if columns is None or places is None:
+        return value
+    return np.stack([np.asarray(value[columns[place]]) for place in places], axis=-1)
 
 
 def _wrong_shape(

@@ -45,7 +45,7 @@ _DTYPES = (
 # Bounds for a file from a stranger, which must not fill the memory of whoever reads it.
 _LARGEST_MANIFEST = 16 << 20  # bytes; as Python objects up to thirty times that
 _LARGEST_STATE = 1 << 26  # numbers in all states of one row
-_MOST_TENSORS, _MOST_FILES, _HIGHEST_RANK = 1024, 4096, 16
+_MOST_TENSORS, _MOST_FILES, _HIGHEST_RANK, _MOST_COLUMNS = 1024, 4096, 16, 1 << 16
 _SIZE_BOUND = 2**31  # every size of an axis lies below
 
 Shape = tuple[int | None, ...]
@@ -75,6 +75,15 @@ def _offsets(key: str, value: Json) -> tuple[int, ...]:
             f"`{key}` must list time steps, 0 or more. Received: {repr(value)[:80]}."
         )
     return tuple(steps)
+
+
+def _column_names(key: str, value: Json) -> tuple[str, ...]:
+    names = value if isinstance(value, list) else []
+    if not 1 <= len(names) <= _MOST_COLUMNS:
+        raise ManifestError(
+            f"`{key}` must list 1 to {_MOST_COLUMNS} names. Received: {repr(value)[:80]}."
+        )
+    return tuple(text(key, name) for name in names)
 
 
 def _time(key: str, value: Json, shape: Shape) -> bool:
@@ -118,6 +127,7 @@ class Tensor:
         offsets: for inputs, how many time steps later the model was trained to read each; more
             than 0 for what is known ahead. None where unknown.
         series: for inputs, True if the output is known to be the input's next value; else None.
+        columns: for inputs, names of the features where the model was trained on frames; else None.
     """
 
     name: str = field(metadata=in_json(text))
@@ -132,6 +142,9 @@ class Tensor:
         default=None, metadata=in_json(_offsets, write=list, omit_none=True)
     )
     series: bool | None = field(default=None, metadata=in_json(flag, omit_none=True))
+    columns: tuple[str, ...] | None = field(
+        default=None, metadata=in_json(_column_names, write=list, omit_none=True)
+    )
 
     @property
     def step_shape(self) -> Shape:

@@ -96,17 +96,6 @@ def as_remembered(known: Mapping[str, Mapping[str, list]], argument: KnownAhead)
     return {key: remembered[key] for key in argument}
 
 
-def of_one_offset(
-    known: Mapping[str, Mapping[str, list]], key: str, columns: list[str]
-) -> list[str]:
-    """The columns of a frame, of which a model reads those of several offsets side by side."""
-    offsets = known.get("offsets", {}).get(key, [0])
-    if len(offsets) == 1:
-        return columns
-    first = columns[: len(columns) // len(offsets)]  # such as "hour+1"
-    return [name.removesuffix(f"+{offsets[0]}") for name in first]
-
-
 def check_ahead(name: str, sequence: Readable, known: Mapping[str, Mapping[str, list]]) -> None:
     """Checks that inputs are read as far ahead as in the model's training.
 

@@ -1,0 +1,52 @@
+"""Frames of any package: arrays whose columns have names, which go by these. NumPy only."""
+
+from collections.abc import Iterable
+from typing import Any, TypeAlias
+
+import numpy as np
+
+Columns: TypeAlias = tuple[Any, ...] | None  # the columns of a frame by name, in order
+
+
+def columns_of(value: Any) -> Columns:
+    """The names of a frame's columns, in order; None for what is no frame.
+
+    A frame is an array whose columns have names, `frame[name]` for each: of pandas, polars, Arrow
+    and others. There is no protocol for less (pandas takes back `__dataframe__`, polars has).
+    """
+    if isinstance(value, np.ndarray) or not hasattr(value, "__array__"):
+        return None
+    # Arrow's word and everybody else's; Arrow has the columns themselves as `columns`.
+    names = getattr(value, "column_names", getattr(value, "columns", None))
+    return None if names is None else tuple(names)
+
+
+def column_places(where: str, columns: Columns, expected: list[str] | None) -> np.ndarray | None:
+    """Where the expected columns stand; None where they are in order, or one of both is unknown."""
+    if columns is None or expected is None:
+        return None
+    names = column_texts(columns)
+    if names == expected:
+        return None
+    missing = [name for name in expected if name not in names]
+    unknown = [name for name in names if name not in expected]
+    if missing or unknown or len(set(names)) < len(names) or len(names) != len(expected):
+        raise ValueError(
+            f"{where} must have the columns that the model was trained on. Received: "
+            f"{_listed(names)}; it was trained on {_listed(expected)}"
+            + (f"; missing {_listed(missing)}" if missing else "")
+            + (f"; unknown {_listed(unknown)}" if unknown else "")
+            + f". Choose them by name, `frame[{_listed(expected)}]`; where the names differ and "
+            "the meaning does not, pass the numbers in that order: `frame.to_numpy()`."
+        )
+    return np.array([names.index(name) for name in expected])
+
+
+def column_texts(columns: Iterable) -> list[str]:
+    """Names of columns as text, as a file of a model or an artifact has them."""
+    return [str(name) for name in columns]
+
+
+def _listed(names: list[str]) -> str:
+    text = str(names)
+    return text if len(text) <= 300 else f"{text[:300]}... ({len(names)} in all)"
