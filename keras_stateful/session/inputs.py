@@ -295,13 +295,16 @@ def _beyond_range(tensor: Tensor) -> ValueError:
     )
 
 
-def read_states(states: Any, expected: tuple[State, ...], rows: int) -> list[np.ndarray]:
-    """Checks what `Session.set_states` was given.
+def read_states(
+    states: Any, expected: tuple[State, ...], rows: int, argument: str = "rows"
+) -> list[np.ndarray]:
+    """Checks what `set_states` of a session or pool was given.
 
     Args:
         states: as in `Session.set_states`.
         expected: the states of the model.
         rows: how many rows are written.
+        argument: what says which.
 
     Returns:
         Copies `(rows, ...)` in the order of `expected`.
@@ -318,8 +321,8 @@ def read_states(states: Any, expected: tuple[State, ...], rows: int) -> list[np.
     if set(states) != set(layers):
         raise ValueError(
             "`states` must have an entry for each recurrent layer. Received: "
-            f"{sorted(map(str, states))}; the session has {layers}. States of another model cannot "
-            "be used here."
+            f"{sorted(map(str, states))}; the artifact has {layers}. States of another model "
+            "cannot be used here."
         )
     # Users see states by layer, sessions hold them in the manifest's order: by name in between.
     arrays: dict[str, np.ndarray] = {}
@@ -328,17 +331,17 @@ def read_states(states: Any, expected: tuple[State, ...], rows: int) -> list[np.
         if not isinstance(states[layer], (list, tuple)) or len(states[layer]) != len(of_layer):
             raise ValueError(f"`states[{layer!r}]` must be a list of {len(of_layer)} arrays.")
         for state, array in zip(of_layer, states[layer], strict=True):
-            arrays[state.name] = _state_array(state, array, rows)
+            arrays[state.name] = _state_array(state, array, rows, argument)
     return [arrays[state.name] for state in expected]
 
 
-def _state_array(state: State, value: ArrayLike, rows: int) -> np.ndarray:
+def _state_array(state: State, value: ArrayLike, rows: int, argument: str) -> np.ndarray:
     array = np.asarray(value)
     shape = (rows, *state.shape[1:])
     if array.shape != shape:
         raise ValueError(
-            f"`states[{state.layer!r}]` has an array of another shape than the session's state. "
-            f"Received: {array.shape}; it must be {shape}. `rows=` says which rows to write."
+            f"`states[{state.layer!r}]` has an array of another shape than the artifact's state. "
+            f"Received: {array.shape}; it must be {shape}. `{argument}=` says which rows to write."
         )
     check_numbers(state.layer, array)
     return array.astype(state.dtype)  # a copy: what the user does to theirs changes no session

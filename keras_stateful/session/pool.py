@@ -199,7 +199,7 @@ class Pool:
             raise ValueError(f"`names` must name each stream once. Received: names={names!r}.")
         with self._lock:
             check_owner(states, self.manifest.owner, "the pool's artifact")
-            new = read_states(states, self.manifest.states, len(names))
+            new = read_states(states, self.manifest.states, len(names), "names")
             slots = self._slots_now(names)
             with held_back():
                 self._write(self._begin(names, slots), new)
