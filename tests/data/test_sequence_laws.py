@@ -36,11 +36,11 @@ def layouts(draw):
     lengths = [n + reach for n in draw(LENGTHS)]
     limit = draw(st.none() | st.just("auto") | st.integers(window, 40))
     burn_in = draw(st.sampled_from([0, 0, 1, 3]) | st.lists(st.integers(0, 60), min_size=24))
-    shortest = limit // window * window if isinstance(limit, int) and boundary == "align" else limit
-    if limit == "auto":
-        burn_in = 0
-    elif isinstance(burn_in, int):
-        if (isinstance(shortest, int) and burn_in > shortest) or burn_in >= max(lengths) - reach:
+    shortest = limit if isinstance(limit, int) else None  # "auto" cuts where burn-ins leave it
+    if shortest is not None and boundary == "align":
+        shortest = limit // window * window
+    if isinstance(burn_in, int):
+        if burn_in > (shortest or burn_in) or burn_in >= max(lengths) - reach:
             burn_in = 0
     else:  # no longer than its document, nor than the pieces of one that is cut
         most = [min(n, shortest or n) if n - reach > (shortest or n) else n for n in lengths]
