@@ -33,7 +33,6 @@ _OF_TRAINING = ("burn_in", "max_document_length", "shuffle", "shift_windows", "s
 _MADE_HERE = {
     "corpus": "inputs",
     "target_offset": "horizons",
-    "label_at": "targets",
     "encode": "inputs",
 }
 
@@ -92,8 +91,9 @@ class FrameSequences(Generic[S]):
             part: which: "training", "validation" or "test".
 
         Returns:
-            `{group: Forecasts}` of the steps that count, in chronological order; of several outputs
-            a list or dict of these. `rows` says where each stands in the frame that was given:
+            `{group: Forecasts}` of the steps that count, in chronological order (with one output
+            for each window, of those that windows end with); of several outputs a list or dict of
+            these. `rows` says where each stands in the frame that was given:
             `frame.iloc[rows]` in pandas, `frame[rows]` in polars.
 
         Raises:
@@ -106,19 +106,20 @@ class FrameSequences(Generic[S]):
         if isinstance(predictions, (list, tuple)):
             return [self.forecasts(output, part) for output in predictions]
         documents = sequence.restore(predictions)
+        ends = sequence.at_ends
         return {
-            self.groups[number]: self._of_series(number, steps, values)
+            self.groups[number]: self._of_series(number, steps, values, ends)
             for (number, steps), values in zip(self._counted[part], documents, strict=True)
         }
 
-    def _of_series(self, number: int, steps: range, values: np.ndarray) -> Forecasts:
+    def _of_series(self, number: int, steps: range, values: np.ndarray, ends: bool) -> Forecasts:
         inside = self._series.slice(number)
         read = np.arange(steps.start, steps.stop)
+        if ends:  # one prediction for each window, and NaN at its other steps
+            read = read[~np.isnan(values[read].reshape(len(read), -1)).all(1)]
         predicted = read[:, None] + self._offsets if self._horizon else read + self._offsets[0]
         times, rows = self._series.times[inside], self._series.rows[inside]
-        return Forecasts(
-            times[predicted], rows[predicted], rows[read], values[steps.start : steps.stop]
-        )
+        return Forecasts(times[predicted], rows[predicted], rows[read], values[read])
 
     def add(self, part: Part, sequence: S) -> None:
         """Takes the sequence of a part."""
@@ -184,7 +185,8 @@ class FromFrame:
             missing_targets: "refuse", or "skip": steps with a target that is missing get weight 0.
             partial: True if parts may lack series that have nothing in them, such as those that
                 begin after the split.
-            **options: of `StatefulSequence`, for all parts; `burn_in`, `max_document_length`,
+            **options: of `StatefulSequence`, for all parts (`label_at="window"` for a model that
+                ends with `return_sequences=False`); `burn_in`, `max_document_length`,
                 `shuffle`, `shift_windows` and `seed` for the training alone.
 
         Returns:

@@ -52,7 +52,8 @@ class Gathered(NamedTuple):
         targets, weights = self.targets, self.weights
         if at_ends:
             targets = {name: array[:, -1] for name, array in targets.items()}
-            weights = {name: array[:, -1] for name, array in (weights or {}).items()}
+            if weights is not None:
+                weights = {name: array[:, -1] for name, array in weights.items()}
         return assemble(self.inputs, mask, targets, weights)
 
     def handed_once(self, keys: Collection[str | None]) -> "Gathered":

@@ -419,6 +419,11 @@ class StatefulSequence(FromFrame, Batches):
         """The input whose next value is predicted, "" for the only one; None where none is."""
         return self._parts.series
 
+    @property
+    def at_ends(self) -> bool:
+        """True where targets stand at the last step of each window alone; see `label_at`."""
+        return self._windows.at_ends
+
     def give_targets(self, *, at_ends: bool) -> None:
         """Has batches give targets and weights as a model has outputs; see `Batches`.
 

@@ -54,7 +54,7 @@ def check_sequence(
     facts = facts_of(model)
     if targets:
         _check_outputs(model, name, sequence)
-        sequence.give_targets(at_ends=facts.at_ends)
+    sequence.give_targets(at_ends=facts.at_ends)
     if sequence not in facts.inputs_agreed:
         check_inputs(model, name, sequence)
         facts.inputs_agreed.add(sequence)

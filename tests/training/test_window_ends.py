@@ -341,3 +341,49 @@ def test_losses_of_ones_own_and_horizons():
     model = compiled(ks.to_stateful(classifier(), ids))
     with pytest.raises(ValueError, match="id 9.*3 classes"):
         model.fit(ids, verbose=0)
+
+
+def test_a_frame_is_forecast_at_the_ends_of_windows_that_overlap():
+    pandas = pytest.importorskip("pandas")
+    hours = pandas.date_range("2026-01-01", periods=30, freq="h")
+    values = np.random.default_rng(3).normal(size=(2, 30)).astype("float32")
+    frame = pandas.concat(
+        [
+            pandas.DataFrame({"machine": name, "time": hours, "load": series})
+            for name, series in zip("ab", values, strict=True)
+        ],
+        ignore_index=True,
+    )
+    data = ks.StatefulSequence.from_frame(
+        frame,
+        by="machine",
+        time="time",
+        inputs=["load"],
+        targets="load",
+        horizons=2,
+        split=hours[17],
+        batch_size=2,
+        sequence_length=6,
+        stride=2,
+        label_at="window",
+        resets=True,
+    )
+    keras.utils.set_random_seed(4)
+    network = keras.Sequential([keras.Input((None, 1)), layers.GRU(4), layers.Dense(1)])
+    model = ks.to_stateful(network, data.training)
+    model.compile(keras.optimizers.SGD(0.05), "mse")
+    model.fit(data.training, verbose=0)
+    forecasts = data.forecasts(model.predict(data.validation, verbose=0))  # read for the first time
+    plain, errors = ks.to_stateless(model), []
+    for series, group in zip(values, data.groups, strict=True):
+        _, rows, read, predicted = forecasts[group]
+        steps = read % 30
+        # Windows end with steps 5, 7, ...; those count that read from the split on.
+        assert steps.tolist() == [s for s in range(5, 28, 2) if s >= 17]
+        assert (rows - read == 2).all()
+        for step, value in zip(steps, predicted, strict=True):
+            expected = keras.ops.convert_to_numpy(plain(series[None, : step + 1, None]))[0]
+            np.testing.assert_allclose(value, expected, atol=1e-5)
+            errors.append((expected[0] - series[step + 2]) ** 2)
+    loss = model.evaluate(data.validation, verbose=0)
+    np.testing.assert_allclose(loss, np.mean(errors), rtol=1e-4)
