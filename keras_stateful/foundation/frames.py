@@ -21,6 +21,15 @@ def columns_of(value: Any) -> Columns:
     return None if names is None else tuple(names)
 
 
+def row_names(value: Any) -> Columns:
+    """The names of the columns in one row of a frame, as pandas's `frame.loc[...]` gives it."""
+    index = getattr(value, "index", None)
+    if index is None or callable(index) or np.ndim(value) != 1:  # lists have a method `index`
+        return None
+    names = tuple(index)
+    return names if all(isinstance(name, str) for name in names) else None
+
+
 def column_places(where: str, columns: Columns, expected: list[str] | None) -> np.ndarray | None:
     """Where the expected columns stand; None where they are in order, or one of both is unknown."""
     if columns is None or expected is None:

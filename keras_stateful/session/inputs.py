@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_stateful.foundation.arguments import fits
-from keras_stateful.foundation.frames import column_places, columns_of
+from keras_stateful.foundation.frames import column_places, columns_of, row_names
 from keras_stateful.foundation.states import check_numbers
 from keras_stateful.foundation.types import Structure
 from keras_stateful.session.manifest import State, Tensor
@@ -123,7 +123,8 @@ def read_streams(x: Mapping[str, Structure], inputs: tuple[Tensor, ...]) -> list
     try:
         # All at once, which is many times faster than one by one, and right where they are alike.
         columns = _columns(list(x.values()), inputs)
-        arrays = [(t, _checked(t, _together(c), (len(x),), len(x))) for t, c in columns]
+        named = [(t, [_row_in_order(t, v) for v in c] if t.columns else c) for t, c in columns]
+        arrays = [(t, _checked(t, _together(c), (len(x),), len(x))) for t, c in named]
     except (ValueError, TypeError, LookupError):
         rows = [_read_stream(name, value, inputs) for name, value in x.items()]
         stacked = map(_stacked, inputs, zip(*rows, strict=True))
@@ -170,7 +171,8 @@ def _together(column: list) -> np.ndarray:
 def _read_stream(name: str, value: Structure, inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
     """What one stream reads, `(...)` for each input."""
     try:
-        return [_checked(tensor, array, (), 1) for tensor, array in by_input(value, inputs)]
+        pairs = by_input(value, inputs)
+        return [_checked(tensor, _row_in_order(tensor, v), (), 1) for tensor, v in pairs]
     except (ValueError, TypeError) as error:
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"`x[{name!r}]` cannot be read. {error}") from None
@@ -224,6 +226,15 @@ def _in_order(tensor: Tensor, value: Any) -> Any:
     if columns is None or places is None:
         return value
     return np.stack([np.asarray(value[columns[place]]) for place in places], axis=-1)
+
+
+def _row_in_order(tensor: Tensor, value: Any) -> Any:
+    """A row of a frame, likewise."""
+    if tensor.columns is None or isinstance(value, np.ndarray):
+        return value
+    names = row_names(value)
+    places = column_places(f"Input {tensor.name!r}", names, list(tensor.columns))
+    return value if places is None else np.asarray(value)[places]
 
 
 def _wrong_shape(
