@@ -120,7 +120,8 @@ def _open_dict(argument: str, corpus: dict, uneven: Uneven) -> Corpus:
             + ", ".join(
                 f"{k!r}: {'an array' if is_array(v) else 'documents'}" for k, v in corpus.items()
             )
-            + ". Give every key one array, or every key a list with one array per document."
+            + ". Give every key one array, or every key a list with one array per document; one "
+            "vector for each document is given apart, `static={name: vectors}`."
         )
     whole = fields[next((name for name in fields if name not in uneven.longer), next(iter(fields)))]
     for name, values in fields.items():

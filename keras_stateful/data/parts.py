@@ -178,7 +178,14 @@ class Parts:
             window: time steps of the batch.
             scale: weight of a step that counts; None where nothing is weighted.
         """
-        inputs = {key: values.batch(later, rows, window) for key, values in self.inputs.items()}
+        moved = {0: spans}  # what stands so many steps later; inputs and targets may share it
+
+        def at(steps: int) -> Spans:
+            if steps not in moved:
+                moved[steps] = later(steps)
+            return moved[steps]
+
+        inputs = {key: values.batch(at, rows, window) for key, values in self.inputs.items()}
         targets: dict[str | None, np.ndarray] = {}
         weights: dict[str | None, np.ndarray] = {}
         for name, target in self.targets.items():
@@ -187,8 +194,9 @@ class Parts:
                 if self.weights is not None:
                     weights[name] *= self.weights.batch(spans, rows, window)
             # Labels stand at the steps themselves, whatever the offset.
-            moved = [spans if o == 0 or target.field is None else later(o) for o in target.offsets]
-            targets[name] = target.batch(moved, rows, window, weights.get(name))
+            offsets = (0,) if target.field is None else target.offsets
+            at_offsets = [at(offset) for offset in offsets]
+            targets[name] = target.batch(at_offsets, rows, window, weights.get(name))
             if target.horizon and scale is not None:
                 weights[name] = weights[name][..., None]  # see `Target.specs`
         return Gathered(inputs, targets, None if scale is None else weights)

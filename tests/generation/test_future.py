@@ -287,3 +287,17 @@ def test_a_document_that_goes_on_is_predicted_as_far_as_it_is_known(model):
     last = ks.predict_documents(model, known, static={"machine": MACHINE}, reduce="last")
     first = ks.generate(model, prompts(), 1, future=futures(1))[:, 0]
     np.testing.assert_allclose(last, first, atol=1e-5)
+
+
+def test_of_several_outputs_next_input_takes_one(model):
+    """The remedy that the refusal names: the outputs side by side, taken apart in `next_input`."""
+    plain = ks.to_stateless(model)
+    several = keras.Model(plain.inputs, [plain.outputs[0] * 2, plain.outputs[0]])
+    arguments = {"future": futures(4), "known_ahead": AHEAD}
+    with pytest.raises(ValueError, match="Concatenate"):
+        ks.generate(several, prompts(), 4, next_input=lambda output: output, **arguments)
+    joined = keras.Model(several.inputs, layers.Concatenate()(several.outputs))
+    got = ks.generate(joined, prompts(), 4, next_input=lambda output: output[:, 2:], **arguments)
+    expected = ks.generate(model, prompts(), 4, future=futures(4))
+    np.testing.assert_allclose(got[..., 2:], expected, atol=1e-5)
+    np.testing.assert_allclose(got[..., :2], 2 * expected, atol=1e-5)

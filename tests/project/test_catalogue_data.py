@@ -639,6 +639,13 @@ def ahead(known=12, load=9, **kwargs):
 
 
 AHEAD = {
+    "vectors of documents in the corpus": Bad(
+        lambda: make({"x": [ones, ones], "machine": np.ones((2, 3))}, targets="x"),
+        ValueError,
+        "`corpus`",
+        "'machine': an array",
+        "`static={name: vectors}`",
+    ),
     "a single key as text": Bad(
         lambda: ahead(known_ahead="hour"),
         TypeError,

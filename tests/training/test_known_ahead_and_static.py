@@ -327,3 +327,15 @@ def test_states_are_recorded_beside_a_vector_without_time(kind):
         with pytest.raises(ValueError, match="has no time axis"):
             read["machine"] = np.repeat(machine[None], n, axis=0)
             ks.record_states(plain, [read[tensor.name] for tensor in plain.inputs])
+
+
+@pytest.mark.parametrize("kind", ["repeated", "added"])
+def test_documents_may_hold_their_own_vectors(kind):
+    parts = {"load": LOAD, "hour": HOUR, "machine": KINDS[kind][2]}
+    documents = [{key: values[d] for key, values in parts.items()} for d in range(3)]
+    arguments = {"known_ahead": {"hour": 1}, "static": ["machine"]}
+    got = ks.predict_documents(network(kind), documents, sequence_length=7, **arguments)
+    arguments["static"] = {"machine": KINDS[kind][2]}
+    expected = ks.predict_documents(network(kind), CORPUS, sequence_length=7, **arguments)
+    for one, other in zip(got, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
