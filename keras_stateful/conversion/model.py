@@ -238,6 +238,10 @@ class StatefulModel(ScoresByStep, KerasFiles):
         if is_sequence(data):
             iterator, data_batch = None, symbolic_batch(data, devices.replicas(self))
         super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
+        if data_batch is not None:
+            # Without a strategy Keras leaves it to the first step, and TensorFlow traces a step
+            # again that makes variables.
+            keras_internals.build_for_training(self, data_batch)
 
 
 def symbolic_batch(sequence: Readable, replicas: int) -> Structure:

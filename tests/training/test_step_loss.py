@@ -452,3 +452,30 @@ def test_a_model_trained_with_targets_is_scored_with_targets():
     assert np.isfinite(ks.evaluate_documents(model, documents, targets=targets)["loss"]).all()
     with pytest.raises(ValueError, match="`evaluate` would ignore `sample_weight`"):
         model.evaluate(data, sample_weight=np.ones(2), verbose=0)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow alone traces twice")
+@pytest.mark.parametrize("outputs", [["a"], ["a", "b"]])
+@pytest.mark.parametrize("method", ["fit", "train_on_batch", "evaluate"])
+def test_a_step_makes_no_variables_and_is_traced_once(method, outputs):
+    """Optimizer, sums and metrics have theirs before; a step that makes some is traced again."""
+    x = keras.Input((None, 2))
+    h = layers.GRU(3, return_sequences=True)(x)
+    network = keras.Model(x, {name: layers.Dense(1, name=name)(h) for name in outputs})
+    traced = []
+
+    def loss(y, p):
+        if not p.graph.name.startswith("scratch_graph"):  # in which Keras finds out shapes
+            traced.append(p.graph.name)
+        return ops.square(y - p)
+
+    documents = [rng.random((n, 2)).astype("float32") for n in (9, 13)]
+    targets = {name: [d[:, :1] for d in documents] for name in outputs}
+    data = ks.StatefulSequence(documents, 2, 4, targets=targets, resets=True)
+    model = ks.to_stateful(network, data)
+    model.compile("adam", {name: loss for name in outputs}, weighted_metrics={"a": ["mae", "mse"]})
+    if method == "train_on_batch":
+        model.train_on_batch(*data[0])
+    else:
+        getattr(model, method)(data, verbose=0)
+    assert len(traced) == len(outputs), traced
