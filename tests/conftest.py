@@ -28,6 +28,12 @@ def _same_start():
     )  # collecting garbage would take a third of a second
 
 
+def pytest_collection_finish():
+    """What was imported stays; to look through all of it takes half a second each time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _little_garbage():
     """Models hold themselves in cycles: thousands of them, collected at once, take minutes."""
