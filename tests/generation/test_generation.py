@@ -1,5 +1,6 @@
 """generate, stream, SampleText: as the stateless model that reads all anew for every id."""
 
+import functools
 import gc
 import itertools
 import weakref
@@ -712,6 +713,7 @@ def test_scores_that_are_no_numbers_or_no_probabilities():
 # Models that were trained on other steps than the next
 
 
+@functools.cache
 def trained(offsets, wide, features=3):
     """A model with as many outputs as inputs, trained on steps that far ahead."""
     series = np.random.default_rng(0).normal(size=(60, features)).astype("float32")
@@ -735,7 +737,8 @@ def trained(offsets, wide, features=3):
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("convert", [lambda m: m, ks.to_inference, ks.to_step_model])
 @pytest.mark.parametrize(
-    ("offsets", "wide"), [([1, 2, 3], False), ([2, 4, 6], False), (5, True), (1, True), (0, True)]
+    ("offsets", "wide"),
+    [((1, 2, 3), False), ((2, 4, 6), False), (5, True), (1, True), (0, True)],
 )
 def test_a_horizon_is_not_fed_back_as_features(offsets, wide, convert, compiled):
     model, prompt = convert(trained(offsets, wide)), np.ones((4, 3), "float32")
