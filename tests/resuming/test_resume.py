@@ -461,9 +461,10 @@ def is_free(directory):
     """True if another process could train in a directory."""
     if checkpoint.fcntl is None:
         return directory.resolve() not in checkpoint._held
+    # What `checkpoint.Lock` asks for, in a process that need not import Keras for it.
     code = (
-        "from pathlib import Path; from keras_stateful.resuming import checkpoint; "
-        f"checkpoint.Lock(Path({str(directory)!r}))"
+        f"import fcntl; file = open({str(directory / 'lock')!r}, 'w'); "
+        "fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)"
     )
     return not subprocess.run([sys.executable, "-c", code], capture_output=True).returncode
 
