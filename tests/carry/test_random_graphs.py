@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, example, given, settings
 import keras_stateful as ks
 from keras_stateful.carry.graph import Unconvertible
 
-ROWS, STEPS = 2, 12
+# Windows of 1, 5 and 11 steps, and no others: JAX compiles each operation for each size.
+ROWS, STEPS = 2, 11
 FEW = settings(max_examples=14, suppress_health_check=list(HealthCheck))
 MANY = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
@@ -44,20 +45,20 @@ def holds_law_one(chain):
     arrays = data()
     whole = read(model, arrays, [0, STEPS])
     stateful = eager(ks.to_stateful(model, ROWS))
-    np.testing.assert_allclose(read(stateful, arrays, [0, 5, 10, 11, 12]), whole, atol=1e-5)
+    np.testing.assert_allclose(read(stateful, arrays, [0, 5, 6, 11]), whole, atol=1e-5)
     live = eager(ks.to_inference(stateful, ROWS))
-    np.testing.assert_allclose(read(live, arrays, [0, 1, 2, 7, 12]), whole, atol=1e-5)
+    np.testing.assert_allclose(read(live, arrays, [0, 1, 6, 11]), whole, atol=1e-5)
 
 
 def starts_documents_anew(chain):
     """Resets by step: each document as if it were read alone."""
     model = eager(random_graphs.build(chain))
     arrays = data()
-    whole = read(model, arrays, [0, 6, STEPS])
+    whole = read(model, arrays, [0, 5, 10, 11])
     stateful = eager(ks.to_stateful(model, ROWS, resets="step"))
     resets = np.zeros((ROWS, STEPS), bool)
-    resets[:, 6] = True
-    np.testing.assert_allclose(read(stateful, arrays, [0, 4, 8, 12], resets), whole, atol=1e-5)
+    resets[:, [5, 10]] = True
+    np.testing.assert_allclose(read(stateful, arrays, [0, 1, 6, 11], resets), whole, atol=1e-5)
 
 
 def had_to_be_refused(chain):
@@ -67,7 +68,7 @@ def had_to_be_refused(chain):
     model = eager(random_graphs.build(chain, carried=False))
     arrays = data()
     whole = read(model, arrays, [0, STEPS])
-    assert np.abs(read(model, arrays, [0, 5, STEPS]) - whole).max() > 1e-4
+    assert np.abs(read(model, arrays, [0, 5, 10, 11]) - whole).max() > 1e-4
 
 
 @given(random_graphs.chains())

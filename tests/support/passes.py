@@ -8,6 +8,9 @@ import zoo
 
 import keras_stateful as ks
 
+# Windows of five steps and of one: JAX compiles a model for each length.
+EDGES = (0, 5, 6, 7, 12)
+
 
 def arrays(result) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(r) for r in keras.tree.flatten(result)]
@@ -22,7 +25,7 @@ def joined(parts: list) -> list[np.ndarray]:
     return [np.concatenate(p, axis=1) for p in zip(*map(arrays, parts), strict=True)]
 
 
-def windows(model: keras.Model, x, edges=(0, 4, 6, 12)) -> list[np.ndarray]:
+def windows(model: keras.Model, x, edges=EDGES) -> list[np.ndarray]:
     """Through a model that carries, window by window from the initial state."""
     ks.reset_states(model)
     cuts = [slice(a, b) for a, b in itertools.pairwise(edges)]
@@ -48,7 +51,7 @@ def close(a, b, atol=1e-5):
     np.testing.assert_allclose(a, b, rtol=0, atol=atol)
 
 
-def steps(model: keras.Model, x, edges=(0, 1, 2, 5, 12)) -> list[np.ndarray]:
+def steps(model: keras.Model, x, edges=EDGES) -> list[np.ndarray]:
     """Through the step model, by steps and windows."""
     step = ks.to_step_model(model)
     x = keras.tree.flatten(x)
