@@ -70,8 +70,10 @@ def of_each_step(
     read = []
     for offset in offsets:
         steps = _from(extended, offset, around)
-        same = is_same_document(_from(documents, offset, around), now, steps)
-        read.append(ops.where(same, steps, ops.cast(fill, steps.dtype)))
+        if offset != before:  # the step itself
+            same = is_same_document(_from(documents, offset, around), now, steps)
+            steps = ops.where(same, steps, ops.cast(fill, steps.dtype))
+        read.append(steps)
     return ops.stack(read, axis=2)
 
 

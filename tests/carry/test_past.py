@@ -232,6 +232,29 @@ def test_mixed_precision_holds_its_inputs_in_float32():
     assert all(s.dtype == "float32" for (s,) in ks.get_states(stateful).values())
 
 
+def test_mixed_precision_starts_documents_anew():
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    model, x = MODELS["keras_tcn"](), data()
+    starts = np.zeros((ROWS, STEPS), bool)
+    starts[:, [0, 5]] = starts[0, 8] = True
+    packed = ks.to_stateful(model, ROWS, resets="step")
+    outputs = packed.predict_on_batch([x, starts])
+    assert outputs.dtype == model.predict_on_batch(x).dtype
+    close(outputs.astype("float32"), alone(model, x, starts).astype("float32"), 0.05)
+
+
+@pytest.mark.parametrize("options", [{"use_bias": False}, {"activation": "tanh"}, {"groups": 2}])
+def test_a_convolution_starts_documents_anew_with_all_its_settings(options):
+    """With resets by step it is computed by other means than Keras's."""
+    options = {"dilation_rate": 2, **options}
+    model = one(layers.Conv1D(4, 3, padding="causal", **ONES, **options))
+    for weight in model.weights:
+        weight.assign(keras.random.normal(weight.shape))
+    x, starts = data(), np.random.default_rng(3).random((ROWS, STEPS)) < 0.3
+    packed = ks.to_stateful(model, ROWS, resets="step")
+    close(packed.predict_on_batch([x, starts]), alone(model, x, starts))
+
+
 def test_a_context_without_time_meets_what_is_between_a_padding_and_its_reader():
     x, who = keras.Input((None, FEATURES)), keras.Input((FEATURES,))
     h = layers.ZeroPadding1D((2, 0))(x)
