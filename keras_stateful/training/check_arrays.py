@@ -87,6 +87,36 @@ def check_not_empty(name: str, data: Structure) -> None:
             )
 
 
+def check_one_batch(method: str, x: Structure) -> None:
+    """Refuses what is no array, nor arrays in a list or dict, for a method that takes one batch.
+
+    Raises:
+        TypeError: a sequence, an iterator, anything that gives batches; it would fail in Keras.
+    """
+    if not is_arrays(x):
+        raise TypeError(
+            f"`{method}` takes the arrays of one batch. Received: x of type {type(x).__name__}. "
+            "`fit`, `evaluate` and `predict` read what gives batches; one of them is "
+            f"`model.{method}(sequence[i][0], ...)`."
+        )
+
+
+def check_rows_of_batch(rows: int, x: Structure) -> None:
+    """Checks that all arrays of one batch have the model's rows.
+
+    Raises:
+        ValueError: another number of rows; documents in the place of windows have such.
+    """
+    for array in leaves_of(x):
+        shape = tuple(np.shape(array))
+        if shape[:1] != (rows,):
+            raise ValueError(
+                f"`x` must have a window for each of the model's {rows} rows. Received: an array "
+                f"of shape {shape}. Whole documents are read by `predict_documents(model, "
+                "documents)`; for other rows there is `to_inference(model, batch_size)`."
+            )
+
+
 def model_batch_size(model: keras.Model) -> int:
     """Rows of a model that carries its state, on all devices."""
     return devices.rows(find_states(model)[0].variables[0])

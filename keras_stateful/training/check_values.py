@@ -86,7 +86,7 @@ def _each_checked(model: keras.Model, name: str, batches: Iterator) -> Iterator:
 
 def _keys(model: keras.Model, x: Structure, count: int) -> list[Key]:
     """The key in `ids_known` of each array, in the order in which Keras flattens them."""
-    if isinstance(x, dict):
+    if isinstance(x, dict) and len(x) == count:
         return sorted(x)
     graph = keras_internals.functional(model)
     names = [tensor.name for tensor in graph.inputs]

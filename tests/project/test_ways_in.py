@@ -124,6 +124,20 @@ def windows_of(corpus: Scored) -> tuple:
     return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)
 
 
+class Windows(keras.utils.PyDataset):
+    """Batches as a user's own dataset gives them."""
+
+    def __init__(self, sequence):
+        super().__init__()
+        self.batches = [sequence[i] for i in range(len(sequence))]
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __getitem__(self, index):
+        return self.batches[index]
+
+
 FORMS: dict[str, Callable[[Scored], Any]] = {
     "array": lambda corpus: corpus.documents[0],
     "arrays": windows_of,
@@ -131,6 +145,8 @@ FORMS: dict[str, Callable[[Scored], Any]] = {
     "frames": frames_of,
     "list": lambda corpus: corpus.documents,
     "dict": lambda corpus: {"x": corpus.documents},
+    "records": lambda corpus: [{"x": d} for d in corpus.documents],
+    "dataset": lambda corpus: Windows(corpus.sequence),
     "sequence": lambda corpus: corpus.sequence,
     "stream": stream_of,
     "iterator": lambda corpus: (corpus.sequence[i] for i in range(len(corpus.sequence))),
@@ -197,6 +213,21 @@ def predict(corpus, data):
     return predicted[counts], expected[counts]
 
 
+def predict_on_batch(corpus, data):
+    """One batch after the other, where the data are windows."""
+    ks.reset_states(corpus.model)
+    if isinstance(data, tuple):
+        starts = range(0, len(data[1]), ROWS)
+        batches = [
+            keras.tree.map_structure(lambda a, i=i: a[i : i + ROWS], data[0]) for i in starts
+        ]
+    else:
+        batches = [data]
+    predicted = np.concatenate([corpus.model.predict_on_batch(x) for x in batches])
+    counts = windows_of(corpus)[2] > 0
+    return predicted[counts], corpus.model.predict(corpus.sequence, verbose=0)[counts]
+
+
 def predict_documents(corpus, data):
     predicted = ks.predict_documents(corpus.model, data, sequence_length=WINDOW)
     return np.concatenate(predicted), np.concatenate(corpus.outputs)
@@ -213,14 +244,17 @@ def generate(corpus, data):
 
 
 # The table: for each call, the forms that are right; every other is refused.
+WINDOWS = {"arrays", "dataset", "sequence", "stream", "iterator"}
+DOCUMENTS = {"frames", "list", "dict", "records"}
 TABLE: dict[Callable, set[str]] = {
-    fit: {"arrays", "sequence", "stream", "iterator"},
-    evaluate: {"arrays", "sequence", "stream", "iterator"},
-    validation_data: {"arrays", "sequence", "stream", "iterator"},
-    validate_documents: {"frames", "list", "dict"},
-    evaluate_documents: {"frames", "list", "dict"},
-    predict: {"arrays", "sequence", "stream", "iterator"},
-    predict_documents: {"frames", "list", "dict"},
+    fit: WINDOWS,
+    evaluate: WINDOWS,
+    validation_data: WINDOWS,
+    validate_documents: DOCUMENTS,
+    evaluate_documents: DOCUMENTS,
+    predict: WINDOWS,
+    predict_on_batch: {"arrays"},
+    predict_documents: DOCUMENTS,
     generate: {"array", "frame", "frames", "list"},
 }
 CELLS = list(itertools.product(TABLE, FORMS, KINDS))
@@ -260,6 +294,8 @@ def ids_as(form: str, ids: np.ndarray) -> Any:
         "frames": [pandas.DataFrame({"ids": ids[0]})],
         "list": [list(map(int, ids[0]))],
         "dict": {"ids": ids},
+        "records": [{"ids": ids[0]}],
+        "dataset": Windows(ks.StatefulSequence([ids[0], ids[0]], 1, 4)),
         "sequence": ks.StatefulSequence([ids[0], ids[0]], 1, 4),
         "stream": ks.StatefulStream([ids[0]], 1, 4),
         "iterator": (row for row in ids),
