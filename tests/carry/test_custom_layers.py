@@ -132,3 +132,13 @@ def test_what_mixes_steps_or_draws_at_inference_is_refused(name):
         pytest.skip("Keras cannot call it on symbols of this backend")
     with pytest.raises(ValueError, match="cannot carry"):
         ks.to_stateful(model, 2)
+
+
+def test_rows_in_the_graph_itself_are_refused_for_what_takes_steps_alone():
+    x = keras.Input((6, FEATURES))
+    dense, gru = layers.Dense(FEATURES), layers.GRU(2, return_sequences=True)
+    by_hand = keras.Model(x, gru(ops.reshape(dense(rows(x)), (-1, 6, FEATURES))))
+    with pytest.raises(ValueError, match=r"`Dense` takes each step.*`TimeDistributed\(layer\)`"):
+        ks.to_stateful(by_hand, 2)
+    for step in (dense, layers.TimeDistributed(dense)):
+        ks.to_stateful(keras.Model(x, gru(step(x))), 2)

@@ -121,11 +121,19 @@ def _reshape(call: Call, time: Derivation) -> Hold:
     tensor = first(call)
     hold, old, new = time.of(tensor), tuple(tensor.shape), tuple(call.outputs[0].shape)
     if isinstance(hold, Along) and hold.axis == 0:
-        return _apart_again(hold, old, new, time.window)
-    # In the graph itself nobody knows how many rows there will be to take apart again.
-    if time.window is not None and _puts_steps_in_rows(hold, old, new):
-        return hold.at(0)
-    return reshaped(hold, old, new)
+        return _apart_again(hold, old, new, time)
+    if not _puts_steps_in_rows(hold, old, new):
+        return reshaped(hold, old, new)
+    if time.window is None and not time.searching:
+        raise Refused(
+            "it makes a row of each time step, and what takes these apart again in the graph does "
+            "so for one length of windows",
+            "Leave time an axis of its own: `Dense` takes each step of `(batch, time, features)` "
+            "alone, and `TimeDistributed(layer)` has any layer do so; or do all of it in one "
+            "custom layer.",
+            keeps_axis=False,
+        )
+    return hold.at(0)
 
 
 def _puts_steps_in_rows(hold: Hold, old: tuple, new: tuple) -> TypeGuard[Along]:
@@ -135,12 +143,12 @@ def _puts_steps_in_rows(hold: Hold, old: tuple, new: tuple) -> TypeGuard[Along]:
     return new[0] == (None if None in old[:2] else old[0] * old[1])
 
 
-def _apart_again(hold: Along, old: tuple, new: tuple, window: tuple | None) -> Along:
+def _apart_again(hold: Along, old: tuple, new: tuple, time: Derivation) -> Along:
     """What a tensor holds that has a step in each row, and is given another shape."""
     if _same(old[1:], new[1:]):
         return hold
     # Two sizes that nobody knows might be others; but every call is tried with numbers as well.
-    if new[:2] == window and _same(old[1:], new[2:]):
+    if (new[:2] == time.window or time.searching) and _same(old[1:], new[2:]):
         return hold.at(1)
     raise Refused(
         f"it makes other axes {_words(new)} of {_words(old)}, whose rows are the steps of a window",
