@@ -10,7 +10,8 @@
 
 `kinds` decides what is an array and what is documents, `columns` puts those of frames in order,
 `sequence_checks` looks at a sequence's arguments, `burn_in` reads from which step on documents
-count, and `restoring` leads from batches back to documents.
+count, `strides` says where windows that overlap lie and in which of them a step is new, and
+`restoring` leads from batches back to documents.
 
 A frame of readings becomes several sequences: `series` groups its rows and orders them in time,
 `time_steps` looks whether they are one step apart, `frame_columns` reads inputs, targets and

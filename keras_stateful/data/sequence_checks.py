@@ -180,7 +180,7 @@ def check_ends(plan: Plan) -> None:
     short = f"sequence_length={settings.window}"
     if plan.layout(0).counted(AT_ENDS) == 0:
         raise ValueError(
-            "A model with one output for each window is trained on windows that are filled, and "
+            "With one output for each window only windows that are filled count, and "
             f"none is. Received: {short}, burn_in={settings.burn_in}, the longest document of "
             f"{plan.lengths.max()} time steps with a target. Take a smaller `sequence_length`."
         )
@@ -189,7 +189,7 @@ def check_ends(plan: Plan) -> None:
     missing = np.unique(deal.pieces.document[deal.pieces.steps < settings.window])
     if len(missing):
         warnings.warn(
-            "A model with one output for each window is trained on windows that are filled. "
+            "With one output for each window only windows that are filled count. "
             f"Received: {short}, {len(missing)} of {len(plan.lengths)} documents (or their last "
             f"pieces) without such a window, the first of them document {missing[0]}. Take a "
             "smaller `sequence_length`, or give the last recurrent layer `return_sequences=True`: "

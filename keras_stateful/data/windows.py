@@ -138,7 +138,7 @@ class Windows:
         """True if batches are parts of arrays, converted at most."""
         targets = self._parts.targets.values()
         return (
-            not (self._weighted or self._checks or self.order)
+            not (self._weighted or self.at_ends or self._checks or self.order)
             and all(values.plain for values in self._parts.inputs.values())
             and all(t.field is not None and t.field.plain for t in targets)
             and not any(t.horizon for t in targets)
@@ -192,7 +192,7 @@ class Windows:
         settings = self._plan.settings
         windows = self._plan.num_batches * settings.rows
         if self.at_ends:
-            return lambda _: windows / layout.counted(AT_ENDS)
+            return lambda _: windows / max(1, layout.counted(AT_ENDS))
         # In "ignore" the end of no document may be read, so that none of its labels counts.
         return lambda target: windows * settings.window / max(1, layout.counted(target.label_at))
 

@@ -274,6 +274,24 @@ def test_the_model_that_reads_says_what_a_batch_has():
         assert model.fit(sequence, verbose=0).history["loss"][0] > 0
 
 
+def test_predict_asks_for_no_labels():
+    """And knows afterwards where in the text predictions stand."""
+    text = np.arange(50) % 7
+    sequence = ks.StatefulSequence(text, ROWS, WINDOW, resets=True)
+    network = keras.Sequential(
+        [keras.Input((None,), dtype="int32"), layers.Embedding(7, 3), layers.GRU(4)]
+    )
+    model = ks.to_stateful(network, sequence)
+    predictions = model.predict(sequence, verbose=0)
+    assert sequence[0][1].shape == sequence.signature()[1].shape == (ROWS,)
+    (restored,) = sequence.restore(predictions)
+    expected = network.predict_on_batch(text[None, : 2 * WINDOW])
+    np.testing.assert_allclose(restored[2 * WINDOW - 1], expected[0], atol=1e-5)
+    with pytest.raises(ValueError, match='label_at="window"'):
+        model.compile("sgd", "sparse_categorical_crossentropy")
+        model.fit(sequence, verbose=0)
+
+
 def test_documents_that_fill_no_window_are_told():
     sequence = ks.StatefulSequence(
         DOCUMENTS, ROWS, WINDOW, targets=LABELS, label_at="window", resets=True
