@@ -282,6 +282,7 @@ class _Build:
         def build(*args: Any, **kwargs: Any) -> None:
             plain(*args, **kwargs)
             if layer.slots:
+                keras_internals.unlock(layer)
                 layer.make_states(layer.input_shapes[0])
 
         build.__signature__ = inspect.signature(plain)

@@ -243,14 +243,19 @@ def test_mixed_precision_starts_documents_anew():
     close(outputs.astype("float32"), alone(model, x, starts).astype("float32"), 0.05)
 
 
-@pytest.mark.parametrize("options", [{"use_bias": False}, {"activation": "tanh"}, {"groups": 2}])
-def test_a_convolution_starts_documents_anew_with_all_its_settings(options):
+@pytest.mark.parametrize(
+    "options",
+    [{"use_bias": False}, {"activation": "tanh"}, {"groups": 2}, {"lora_rank": 2}],
+    ids=str,
+)
+def test_a_convolution_carries_with_all_its_settings(options):
     """With resets by step it is computed by other means than Keras's."""
     options = {"dilation_rate": 2, **options}
     model = one(layers.Conv1D(4, 3, padding="causal", **ONES, **options))
     for weight in model.weights:
         weight.assign(keras.random.normal(weight.shape))
     x, starts = data(), np.random.default_rng(3).random((ROWS, STEPS)) < 0.3
+    close(pass_over(ks.to_stateful(model, ROWS), x), model.predict_on_batch(x))
     packed = ks.to_stateful(model, ROWS, resets="step")
     close(packed.predict_on_batch([x, starts]), alone(model, x, starts))
 

@@ -77,6 +77,7 @@ from keras_stateful.foundation.keras_internals.layers import (
     replace_tracked,
     rnn_loop,
     sublayers,
+    unlock,
     without_dropout,
 )
 from keras_stateful.foundation.keras_internals.losses import (
@@ -185,6 +186,7 @@ __all__ = [
     "takes_plain_batches",
     "trainer_arguments",
     "trainer_call",
+    "unlock",
     "values_are_lost",
     "values_by_id",
     "weights_file",

@@ -75,6 +75,14 @@ def replace_tracked(
             tracker.stored_ids[store] = set(once)
 
 
+def unlock(layer: keras.layers.Layer) -> None:
+    """Has a layer take variables until the end of its `build`, though `enable_lora` was called.
+
+    Private: `Layer._tracker`, which `enable_lora` locks, within `build` where `lora_rank` is given.
+    """
+    layer._tracker.unlock()
+
+
 # Copies of layers
 
 
