@@ -13,9 +13,7 @@
 count, `strides` says where windows that overlap lie and in which of them a step is new, and
 `restoring` leads from batches back to documents.
 
-A frame of readings becomes several sequences: `series` groups its rows and orders them in time,
-`time_steps` looks whether they are one step apart, `frame_columns` reads inputs, targets and
-weights, `splits` says where training ends, and `frames` makes the sequences of these.
+`frames` makes several sequences of one data frame of readings.
 
 It may import `foundation`; `feed` asks `training` for the checks of a fit that reads it.
 """

@@ -155,10 +155,15 @@ def test_sessions_never_need_keras():
             assert not with_keras(reached(module)), module
 
 
+PROGRESS = "foundation.progress"  # asks for Keras's progress bar when there is something to show
+
+
 def test_data_need_keras_in_feed_alone():
     for module in MODULES:
         if room(module) == "data" and module != "data.feed":
-            assert not with_keras(reached(module, without="data.feed")), module
+            assert with_keras(reached(module, without="data.feed")) <= {PROGRESS}, module
+            at_once = reached(module, everywhere=False, without="data.feed")
+            assert not with_keras(at_once, everywhere=False), module
 
 
 @pytest.mark.parametrize("module", ["data.source", "data.corpus", "data.plan", "data.windows"])

@@ -1,13 +1,4 @@
-"""A frame of readings as the sequences of a forecaster, split where it may look no further.
-
-    frame ─▶ series: rows by group and time ─▶ time_steps: each one step after the other
-                │
-                ├─▶ frame_columns: inputs, targets, weights ─┐
-                └─▶ splits: training, validation, test ──────┴─▶ a `StatefulSequence` for each
-
-It says nothing that the arguments of `StatefulSequence` could not: what it makes of a frame are
-documents, targets some steps later, and how many steps of each document are burnt in. NumPy only.
-"""
+"""`StatefulSequence.from_frame`: what a forecaster reads of a frame of readings. NumPy only."""
 
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,11 +7,11 @@ from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
 
 import numpy as np
 
-from keras_stateful.data.frame_columns import FrameColumns, Line, Names, NamesByKey, by_key
+from keras_stateful.data.frames.columns import FrameColumns, Line, Names, NamesByKey, by_key
+from keras_stateful.data.frames.series import Series, open_series
+from keras_stateful.data.frames.splits import Part, parts_of
+from keras_stateful.data.frames.time_steps import check_steps
 from keras_stateful.data.offsets import read_offsets
-from keras_stateful.data.series import Series, open_series
-from keras_stateful.data.splits import Part, parts_of
-from keras_stateful.data.time_steps import check_steps
 from keras_stateful.foundation.arguments import one_of, true_or_false
 from keras_stateful.foundation.frames import columns_of
 from keras_stateful.foundation.types import Structure

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from keras_stateful.data.series import Series
+from keras_stateful.data.frames.series import Series
 
 _MONTH = np.timedelta64(28, "D")  # the shortest; steps from here on may be months
 _DAY = np.timedelta64(1, "D")

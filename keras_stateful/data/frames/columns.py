@@ -7,8 +7,8 @@ from typing import Any, NoReturn, TypeAlias
 import numpy as np
 
 from keras_stateful.data.arrays import missing_steps, out_dtype
+from keras_stateful.data.frames.series import Series, check_columns, is_several
 from keras_stateful.data.kinds import as_array
-from keras_stateful.data.series import Series, check_columns, is_several
 from keras_stateful.data.weights import trained_steps
 from keras_stateful.foundation.frames import columns_of
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_stateful.data.series import Series
+from keras_stateful.data.frames.series import Series
 
 PARTS = ("training", "validation", "test")
 
