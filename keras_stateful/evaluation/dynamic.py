@@ -38,7 +38,7 @@ class DynamicEvaluation(Visitor):
 
     Raises:
         TypeError: neither.
-        ValueError: several rows, a learning rate that is not positive.
+        ValueError: several rows, a learning rate that is not positive, a frozen model.
     """
 
     def __init__(self, model: keras.Model, twin: keras.Model, optimizer: Any):
@@ -46,6 +46,11 @@ class DynamicEvaluation(Visitor):
             raise ValueError(
                 "`dynamic` learns from one document at a time, each from the trained weights. "
                 f"Received: batch_size={twin.batch_size}. Leave it out."
+            )
+        if not twin.trainable_variables:
+            raise ValueError(
+                f"`dynamic` has nothing to learn. Received: {model.name!r}, of which no weight is "
+                "trainable. Set `trainable = True` on the layers that shall learn, or leave it out."
             )
         self._twin = twin
         self._learner = _Learner(twin, keras_internals.functional(model).output_names)

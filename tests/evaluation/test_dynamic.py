@@ -241,6 +241,20 @@ def test_what_is_learned_shows_by_position():
     assert curve["loss"][-1] < 0.8 < 1.5 < still["loss"][-1]
 
 
+def test_layers_that_are_frozen_do_not_learn():
+    model = model_for("mask")
+    still = ks.evaluate_documents(model, HELD_OUT)["loss"]
+    arguments = {"dynamic": 0.5, "sequence_length": WINDOW}
+    learned = ks.evaluate_documents(model, HELD_OUT, **arguments)["loss"]
+    for layer in model.layers[:-1]:
+        layer.trainable = False
+    head = ks.evaluate_documents(model, HELD_OUT, **arguments)["loss"]
+    assert len({loss.tobytes() for loss in (still, learned, head)}) == 3
+    model.trainable = False
+    with pytest.raises(ValueError, match=r"no weight is trainable.*leave it out"):
+        ks.evaluate_documents(model, HELD_OUT, **arguments)
+
+
 @pytest.mark.parametrize(
     ("arguments", "error", "says"),
     [
