@@ -13,6 +13,9 @@
 count, `strides` says where windows that overlap lie and in which of them a step is new, and
 `restoring` leads from batches back to documents.
 
+`inputs` reads what is known ahead at the step that is predicted (`offsets` says how far), and what
+is static at every step or once.
+
 `frames` makes several sequences of one data frame of readings.
 
 It may import `foundation`; `feed` asks `training` for the checks of a fit that reads it.
