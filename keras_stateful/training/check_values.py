@@ -40,7 +40,7 @@ def check_values(model: keras.Model, name: str, x: Structure) -> None:
         values = _values(array)
         if values is None or not values.size:
             continue
-        if values.dtype.kind == "f" and not all_finite(values):
+        if values.dtype.kind == "f" and not _all_finite(values):
             _refuse(name, key, values)
         if key in known and values.dtype.kind in "iu":
             vocabulary = Vocabulary(known[key])
@@ -84,16 +84,25 @@ def _each_checked(model: keras.Model, name: str, batches: Iterator) -> Iterator:
         yield batch
 
 
+def _all_finite(values: np.ndarray) -> bool:
+    """True if no value is NaN or infinite, as float32; quick for the few values of a step."""
+    if values.dtype == np.float32:
+        return bool(np.isfinite(values).all())
+    return all_finite(values)
+
+
 def _keys(model: keras.Model, x: Structure, count: int) -> list[Key]:
     """The key in `ids_known` of each array, in the order in which Keras flattens them."""
     if isinstance(x, dict) and len(x) == count:
         return sorted(x)
+    if count == 1:
+        return [None]  # the model's first input
     graph = keras_internals.functional(model)
     names = [tensor.name for tensor in graph.inputs]
     if isinstance(graph.input, dict):
         names = sorted(graph.input)
-    # Another number of arrays is Keras's to refuse; a single one is the model's first input.
-    return [*names, *[None] * count][:count] if count > 1 else [None]
+    # Another number of arrays is Keras's to refuse.
+    return [*names, *[None] * count][:count]
 
 
 def _values(array: Any) -> np.ndarray | None:
