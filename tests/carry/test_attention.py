@@ -265,6 +265,10 @@ def learned_positions():
             "Leave `return_attention_scores` out",
         ),
         (lambda: attending(self_attention(), features=(2, 4)), "without `attention_axes`"),
+        (
+            lambda: attending(self_attention(activity_regularizer="l2")),
+            "put `ActivityRegularization` behind it",
+        ),
         (lambda: attending(Positions(2, 4, sliding_window=3)), "cannot be derived|window"),
         (learned_positions, "one value for each time step of a window"),
     ],
@@ -272,6 +276,22 @@ def learned_positions():
 def test_refused(build, message):
     with pytest.raises(ValueError, match=message):
         ks.to_stateful(build(), 2)
+
+
+def test_outputs_behind_attention_are_penalized_once():
+    """The remedy of the refusal: the penalty of two windows is that of one long call."""
+    x = keras.Input((None, 4))
+    h = self_attention()(x, x, **BANDED)
+    model = keras.Model(x, layers.ActivityRegularization(l2=0.1)(h))
+    inference = ks.to_inference(model, ROWS)
+    (data,) = zoo.data(model, ROWS, STEPS)
+
+    def penalty(network, part):
+        network(part)
+        return float(ops.convert_to_numpy(sum(network.losses))) * ROWS
+
+    parts = penalty(inference, data[:, :11]) + penalty(inference, data[:, 11:])
+    np.testing.assert_allclose(parts, penalty(model, data), rtol=1e-5)
 
 
 def test_a_subclass_that_computes_the_same_carries():

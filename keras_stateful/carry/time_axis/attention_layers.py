@@ -77,10 +77,12 @@ def _check_attends_step_by_step(call: Call, hold: Along | Repeated) -> None:
     """Checks that attention with a bounded memory can hold what it attends to.
 
     Raises:
-        Refused: an argument that says something for each pair of steps of a window; other axes.
+        Refused: an argument that says something for each pair of steps of a window; a penalty on
+            what it holds; other axes.
     """
     pairs = "one value for each pair of steps of a window, and a step reads others as well"
-    query, axes = call.argument(0, "query"), call.operation.get_config().get("attention_axes")
+    query, config = call.argument(0, "query"), call.operation.get_config()
+    axes = config.get("attention_axes")
     if call.argument(6, "attention_mask") is not None:
         raise Refused(
             f"its `attention_mask` has {pairs}",
@@ -90,6 +92,12 @@ def _check_attends_step_by_step(call: Call, hold: Along | Repeated) -> None:
     if call.argument(7, "return_attention_scores"):
         raise Refused(
             f"its scores have {pairs}", "Leave `return_attention_scores` out of this model."
+        )
+    # Keys and values of the steps that are held are computed in each window that reads them.
+    if config.get("activity_regularizer") is not None:
+        raise Refused(
+            "its `activity_regularizer` counts keys and values in each window that reads them",
+            "Leave it out, and put `ActivityRegularization` behind it: that counts outputs once.",
         )
     if hold.axis != 1 or len(query.shape) != 3 or tuple(axes or (1,)) not in ((1,), (-2,)):
         raise Refused(
