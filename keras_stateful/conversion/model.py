@@ -178,13 +178,7 @@ class StatefulModel(ScoresByStep, KerasFiles):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.train_on_batch`, not on several replicas."""
-        args, kwargs = _in_numpy(args, kwargs)
-        x = args[0] if args else kwargs.get("x")
-        device_checks.check_one_step(self, "train_on_batch")
-        check_arrays.check_one_batch("train_on_batch", x)
-        check_arrays.check_resets_given(self, "x", x)
-        check_arrays.check_rows_of_batch(self.batch_size, x)
-        check_values(self, "x", x)
+        args, kwargs = self._checked_batch("train_on_batch", args, kwargs)
         score_by_step(self)
         keras_internals.keep_values(self)
         with checked_once(self):
@@ -192,13 +186,7 @@ class StatefulModel(ScoresByStep, KerasFiles):
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.test_on_batch`, not on several replicas."""
-        args, kwargs = _in_numpy(args, kwargs)
-        x = args[0] if args else kwargs.get("x")
-        device_checks.check_one_step(self, "test_on_batch")
-        check_arrays.check_one_batch("test_on_batch", x)
-        check_arrays.check_resets_given(self, "x", x)
-        check_arrays.check_rows_of_batch(self.batch_size, x)
-        check_values(self, "x", x)
+        args, kwargs = self._checked_batch("test_on_batch", args, kwargs)
         score_by_step(self)
         keras_internals.keep_values(self)
         with checked_once(self):
@@ -206,16 +194,21 @@ class StatefulModel(ScoresByStep, KerasFiles):
 
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict_on_batch`, not on several replicas."""
-        args, kwargs = _in_numpy(args, kwargs)
-        x = args[0] if args else kwargs.get("x")
-        device_checks.check_one_step(self, "predict_on_batch")
-        check_arrays.check_one_batch("predict_on_batch", x)
-        check_arrays.check_resets_given(self, "x", x)
-        check_arrays.check_rows_of_batch(self.batch_size, x)
-        check_values(self, "x", x)
+        args, kwargs = self._checked_batch("predict_on_batch", args, kwargs)
         keras_internals.keep_values(self)
         with checked_once(self):
             return super().predict_on_batch(*args, **kwargs)
+
+    def _checked_batch(self, method: str, args: tuple, kwargs: Arguments) -> tuple:
+        """The arguments of a method that reads one batch, in NumPy."""
+        args, kwargs = _in_numpy(args, kwargs)
+        x = args[0] if args else kwargs.get("x")
+        device_checks.check_one_step(self, method)
+        check_arrays.check_one_batch(method, x)
+        check_arrays.check_resets_given(self, "x", x)
+        check_arrays.check_rows_of_batch(self.batch_size, x)
+        check_values(self, "x", x)
+        return args, kwargs
 
     def __reduce__(self) -> tuple:
         """What `pickle`, `joblib` and `copy.deepcopy` keep: what `save` does, and the state."""
