@@ -33,6 +33,9 @@ class Start:
     documents: Any
     encode: Callable | None = None
 
+    def __str__(self) -> str:
+        return f"start={self.value!r}"
+
     def steps(self, lengths: np.ndarray) -> BurnIn:
         """Time steps in front of it, in documents of these lengths."""
         name, value = "start", self.value
@@ -48,13 +51,13 @@ class Start:
             elif isinstance(one, (float, np.floating)):
                 steps[k] = int(_fraction(one) * length)
             else:
-                steps[k] = _steps_before(one, self._index(k, length), k, length)
+                steps[k] = _steps_before(one, self._index(k, length), k)
         return steps
 
     def _index(self, k: int, length: int) -> Any:
         """The index of a frame in document `k`; None where none has one of so many time steps.
 
-        What is known ahead may be a longer frame.
+        One of times goes before others. What is known ahead may be a longer frame.
         """
         documents = self.documents
         if isinstance(documents, dict):
@@ -64,7 +67,8 @@ class Start:
         parts = document.values() if isinstance(document, dict) else [document]
         indices: list[Any] = [getattr(part, "index", None) for part in parts]
         indices = [index for index in indices if hasattr(index, "searchsorted")]
-        return next((index for index in indices if len(index) == length), None)
+        indices = [index for index in indices if len(index) == length]
+        return next(iter(sorted(indices, key=_is_of_times, reverse=True)), None)
 
 
 def open_burn_in(argument: Any, lengths: np.ndarray, *, of_rows: bool) -> BurnIn:
@@ -93,6 +97,11 @@ def open_burn_in(argument: Any, lengths: np.ndarray, *, of_rows: bool) -> BurnIn
     _check_count("burn_in", argument, lengths)
     pairs = enumerate(zip(argument, lengths.tolist(), strict=True))
     return np.array([_steps_within("burn_in", k, one, length) for k, (one, length) in pairs])
+
+
+def received(argument: Any) -> str:
+    """`burn_in` or `start` as the user passed it, for error messages."""
+    return str(argument) if isinstance(argument, Start) else f"burn_in={argument!r}"
 
 
 def burn_in_of_stream(argument: Any) -> int:
@@ -150,21 +159,33 @@ def _fraction(value: Any) -> float:
     return float(value)
 
 
-def _steps_before(time: Any, index: Any, document: int, length: int) -> int:
+def _is_of_times(index: Any) -> bool:
+    """True if the labels of a frame's index are times; row numbers and text only look like them."""
+    dtype = index.dtype
+    return dtype.kind in "mM" or str(dtype).startswith("period")
+
+
+def _steps_before(time: Any, index: Any, document: int) -> int:
     """How many steps of a frame lie before a time.
 
     Args:
         time: what pandas takes for one.
         index: of the frame; None where there is none.
         document: its number, used in error messages.
-        length: time steps of the document.
     """
     received = f"Received: start={time!r}, document {document}"
-    if index is None or len(index) != length:
+    if index is None:
         raise TypeError(
             "`start` must be an int, a fraction, a time where documents are frames with a time "
             f"index, or a list of these. {received} without such an index. Count the steps before "
             "it: `[int((t < start).sum()) for t in times]`."
+        )
+    if not _is_of_times(index):  # in which a date as text would be compared with row numbers
+        raise TypeError(
+            "`start` is a time only where the index of the frames is one of times. "
+            f"{received} with an index of {index.dtype}. Give the frame one, "
+            '`frame.set_index("time")`, made of text by `pd.to_datetime`; or count the steps '
+            "before it: `[int((t < start).sum()) for t in times]`."
         )
     if not index.is_monotonic_increasing:
         raise ValueError(

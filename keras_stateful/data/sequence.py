@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_stateful.data.batch import checksum, in_order, spec_bytes
-from keras_stateful.data.burn_in import as_json, open_burn_in
+from keras_stateful.data.burn_in import as_json, open_burn_in, received
 from keras_stateful.data.columns import ColumnNames, ColumnOrder, column_names
 from keras_stateful.data.corpus import open_corpus
 from keras_stateful.data.feed import RESETS_REMEDY, Batches
@@ -209,6 +209,7 @@ class StatefulSequence(FromFrame, Batches):
         self._reach = self._parts.reach
         whole = self._corpus.lengths
         self.burn_in = open_burn_in(burn_in, whole, of_rows=self._ignores)
+        self._left_out = received(burn_in)
         self._lengths = whole if self._ignores else readable_lengths(self._parts, self._corpus)
         if self.boundary == "ignore":
             check_cutting(max_document_length, self._corpus)
@@ -239,7 +240,7 @@ class StatefulSequence(FromFrame, Batches):
         settings = replace(settings, limit=self.max_document_length)
         self._plan = Plan(self._lengths, settings, self._reach if self._ignores else 0)
         self.dropped = self._plan.dropped
-        check_plan(self._plan, self._parts, self._corpus, settings, self._lengths)
+        check_plan(self._plan, self._parts, self._corpus, settings, self._lengths, self._left_out)
         low = self.shard[0] * self._rows
         self._windows = Windows(
             self._parts, self._plan, boundary, self.resets, range(low, low + self._rows)
@@ -431,7 +432,7 @@ class StatefulSequence(FromFrame, Batches):
             ValueError: no window whose last step counts.
         """
         if at_ends and not self._windows.at_ends:
-            check_ends(self._plan)
+            check_ends(self._plan, self._left_out)
         self._windows.at_ends = at_ends
 
     # How it is read

@@ -148,7 +148,12 @@ def check_one_document(keys: Collection[str], boundary: str, continuous: bool) -
 
 
 def check_plan(
-    plan: Plan, parts: Parts, corpus: Corpus, settings: Settings, lengths: np.ndarray
+    plan: Plan,
+    parts: Parts,
+    corpus: Corpus,
+    settings: Settings,
+    lengths: np.ndarray,
+    left_out: str,
 ) -> None:
     """Refuses a layout without a batch, or without a step to train on.
 
@@ -158,30 +163,31 @@ def check_plan(
         corpus: the corpus.
         settings: of the plan.
         lengths: time steps to read of each document.
+        left_out: `burn_in`, or `start` of an evaluation, as the user passed it.
     """
     if settings.boundary == "ignore" and plan.num_batches < 1:
         raise _too_short(parts.reach, corpus, settings)
     layout = plan.layout(0)
     for target in parts.targets.values():
         if layout.counted(target.label_at) == 0:
+            name = left_out.partition("=")[0]
             raise ValueError(
-                "`burn_in`, or `start` of an evaluation, leaves no step that counts. Received: "
-                f"burn_in={settings.burn_in}, the longest document of {lengths.max()} time steps "
-                "with a target. Take a smaller `burn_in`."
+                f"`{name}` leaves no step that counts. Received: {left_out}, the longest document "
+                f"of {lengths.max()} time steps with a target. Take a smaller `{name}`."
             )
 
 
-def check_ends(plan: Plan) -> None:
+def check_ends(plan: Plan, left_out: str) -> None:
     """Refuses a layout in which no window's last step counts, and tells of documents without one.
 
-    For a model that has an output there alone.
+    For a model that has an output there alone; `left_out` as for `check_plan`.
     """
     settings, deal = plan.settings, plan.deal
     short = f"sequence_length={settings.window}"
     if plan.layout(0).counted(AT_ENDS) == 0:
         raise ValueError(
             "With one output for each window only windows that are filled count, and "
-            f"none is. Received: {short}, burn_in={settings.burn_in}, the longest document of "
+            f"none is. Received: {short}, {left_out}, the longest document of "
             f"{plan.lengths.max()} time steps with a target. Take a smaller `sequence_length`."
         )
     if settings.boundary != "align" or deal is None:

@@ -183,3 +183,67 @@ def test_a_time_is_looked_up_however_the_frames_are_given(layout):
         forecaster(("x", "z")), both, start="2026-03-02 12:00", encode=encode
     )
     assert [len(part) for part in parts] == [24, 28, 10]
+
+
+LABELS = {
+    "row numbers": lambda pd, n: pd.RangeIndex(n),
+    "ints": lambda pd, n: pd.Index(range(20260301, 20260301 + n)),
+    "floats": lambda pd, n: pd.Index([float(k) for k in range(n)]),
+    "times as text": lambda pd, n: pd.date_range("2026-03-01", periods=n, freq="h").astype(str),
+    "objects": lambda pd, n: pd.date_range("2026-03-01", periods=n).astype(object),
+    "categories": lambda pd, n: pd.CategoricalIndex([f"{k:03}" for k in range(n)], ordered=True),
+}
+
+
+@pytest.mark.parametrize("labels", LABELS)
+@pytest.mark.parametrize("start", ["2026-03-02 12:00", "20260303", "timestamp"])
+def test_only_an_index_of_times_has_a_time(labels, start):
+    pd = pytest.importorskip("pandas")
+    start = pd.Timestamp("2026-03-02 12:00") if start == "timestamp" else start
+    frames = [f.set_axis(LABELS[labels](pd, len(f)), axis=0) for f in machines()]
+    for read in (ks.evaluate_documents, ks.predict_documents):
+        with pytest.raises(TypeError, match="`start` is a time only where") as refused:
+            read(forecaster(), frames, start=start)
+        assert f"start={start!r}, document 0 with an index of" in str(refused.value)
+
+
+@pytest.mark.parametrize("labels", ["periods", "zoned", "arrow", "since the start"])
+def test_any_index_of_times_will_do(labels):
+    pd = pytest.importorskip("pandas")
+    if labels == "arrow":
+        pytest.importorskip("pyarrow")
+    of_times = {
+        "periods": lambda f: f.index.to_period("h"),
+        "zoned": lambda f: f.index.tz_localize("Asia/Tokyo"),
+        "arrow": lambda f: f.index.astype("timestamp[ns][pyarrow]"),
+        "since the start": lambda f: f.index - pd.Timestamp("2026-03-01"),
+    }[labels]
+    frames = [f.set_axis(of_times(f), axis=0) for f in machines()]
+    noon = pd.Timestamp("2026-03-02 12:00")
+    start = {
+        "periods": pd.Period(noon, "h"),
+        "zoned": noon.tz_localize("Asia/Tokyo"),
+        "arrow": noon,
+        "since the start": pd.Timedelta(36, "h"),
+    }[labels]
+    parts = ks.predict_documents(forecaster(), frames, start=start)
+    assert [len(part) for part in parts] == [24, 28, 10]
+
+
+def test_an_index_of_times_goes_before_others_of_the_document():
+    both = machines(keys=("x", "z"))
+    both = [{"x": d["x"].reset_index(drop=True), "z": d["z"]} for d in both]
+    parts = ks.predict_documents(forecaster(("x", "z")), both, start="2026-03-02 12:00")
+    assert [len(part) for part in parts] == [24, 28, 10]
+
+
+def test_errors_of_start_name_start_and_the_value_that_was_passed():
+    documents = [np.ones((n, 2), "float32") for n in (8, 5)]
+    for start in (50, [8, 5], np.array([8, 5])):
+        with pytest.raises(ValueError, match="Take a smaller `start`") as refused:
+            ks.evaluate_documents(forecaster(), documents, targets=documents, start=start)
+        assert f"start={start!r}" in str(refused.value)
+        assert "burn_in" not in str(refused.value)
+        with pytest.raises(ValueError, match="Take a smaller `burn_in`") as refused:
+            ks.evaluate_documents(forecaster(), documents, targets=documents, burn_in=start)
+        assert f"burn_in={start!r}" in str(refused.value)

@@ -54,6 +54,12 @@ def cases(*tables):
 
 TEXTS = [np.arange(n) % VOCABULARY for n in (12, 33)]
 
+
+def columns(arrays):
+    """The arrays as columns of frames, whose index has the numbers of rows."""
+    return list(map(pytest.importorskip("pandas").Series, arrays))
+
+
 STATES = {
     "a row beyond the last": Bad(
         lambda m: ks.reset_states(m, rows=[4]), ValueError, "`rows`", "[4]", "from 0 to 3"
@@ -210,8 +216,8 @@ DOCUMENTS = {
         lambda m: ks.evaluate_documents(m, TEXTS, start=999),
         ValueError,
         "`start`",
-        "999",
-        "Take a smaller",
+        "start=999",
+        "Take a smaller `start`",
     ),
     "a time in documents without one": Bad(
         lambda m: ks.evaluate_documents(m, TEXTS, start="2026-03-01"),
@@ -219,6 +225,13 @@ DOCUMENTS = {
         "`start`",
         "'2026-03-01'",
         "Count the steps before it",
+    ),
+    "a time in frames of row numbers": Bad(
+        lambda m: ks.predict_documents(m, columns(TEXTS), start="2026-03-01"),
+        TypeError,
+        "`start`",
+        "start='2026-03-01', document 0 with an index of int64",
+        '`frame.set_index("time")`',
     ),
     "a start and a burn-in": Bad(
         lambda m: ks.evaluate_documents(m, TEXTS, start=3, burn_in=3),
