@@ -22,7 +22,7 @@ from keras_stateful.data.ids import Vocabulary
 from keras_stateful.data.kinds import as_array
 from keras_stateful.data.offsets import read_offsets
 from keras_stateful.data.spans import Spans, repeated
-from keras_stateful.foundation.frames import Columns, columns_of
+from keras_stateful.foundation.frames import Columns, columns_of, row_names
 
 # Keys that are known as far ahead as the targets stand, or keys with offsets of their own.
 KnownAhead: TypeAlias = Sequence[str] | Mapping[str, int | Sequence[int]] | None
@@ -236,9 +236,28 @@ def open_static(static: StaticInputs, corpus: Corpus) -> dict[str | None, Input]
                 f"Received: key {key!r}, the corpus with {sorted(map(str, corpus.fields))}. "
                 "Rename it."
             )
+        columns, values = _named(f"static[{key!r}]", values)
         vectors = _vectors(key, values, len(corpus.lengths))
-        opened[key] = Static(f"static[{key!r}]", vectors, columns_of(values))
+        opened[key] = Static(f"static[{key!r}]", vectors, columns)
     return opened
+
+
+def _named(name: str, values: Any) -> tuple[Columns, Any]:
+    """The columns of vectors that are a frame, or a list of its rows, and the vectors."""
+    if not isinstance(values, (list, tuple)):
+        return columns_of(values), values
+    names = [row_names(row) for row in values]
+    first = next((columns for columns in names if columns is not None), None)
+    if first is None:
+        return None, values
+    for k, columns in enumerate(names):
+        if columns is None or sorted(columns) != sorted(first):
+            raise ValueError(
+                f"`{name}` must have the same names in each of its vectors. Received: vector {k} "
+                f"with {columns and list(columns)}, another with {list(first)}. Pass rows of one "
+                "frame; or numbers in one order, `row.to_numpy()` of each."
+            )
+    return first, [row[list(first)] for row in values]
 
 
 def _of_documents(corpus: Corpus, key: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Frames of any package: arrays whose columns have names, which go by these. NumPy only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -28,6 +28,20 @@ def row_names(value: Any) -> Columns:
         return None
     names = tuple(index)
     return names if all(isinstance(name, str) for name in names) else None
+
+
+def named_row(value: Any) -> tuple[Columns, Any]:
+    """The names in one row of readings, None where it has none, and its numbers in their order.
+
+    Args:
+        value: a row of a frame as `frame.loc[...]` gives it, a frame of one row, or a dict.
+    """
+    if isinstance(value, Mapping):
+        return tuple(value), list(value.values())
+    columns = columns_of(value)
+    if columns is not None and len(value) == 1:
+        return columns, np.asarray(value)[0]
+    return row_names(value), value
 
 
 def column_places(where: str, columns: Columns, expected: list[str] | None) -> np.ndarray | None:

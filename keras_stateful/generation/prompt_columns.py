@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from keras_stateful.data.kinds import as_array
-from keras_stateful.foundation.frames import column_places, columns_of
+from keras_stateful.foundation.frames import column_places, columns_of, row_names
 from keras_stateful.foundation.types import Structure
 
 # What a model remembers, by group and name of the input: see `training.model_columns`.
@@ -39,6 +39,9 @@ def in_order(known: Known, name: str, value: Structure, key: str = "") -> Struct
     expected = named.get(key, named.get(""))
     if isinstance(value, (list, tuple)) and named:
         return [in_order(known, f"{name}[{i}]", row, key) for i, row in enumerate(value)]
+    if expected is not None and row_names(value) is not None:  # a vector of what is constant
+        places = column_places(f"`{name}`", row_names(value), expected)
+        return value if places is None else as_array(name, value)[places]
     if columns is None or expected is None:
         return value
     places = column_places(f"`{name}`", columns, of_one_offset(known, key, expected))

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_stateful.foundation.arguments import fits
-from keras_stateful.foundation.frames import column_places, columns_of, row_names
+from keras_stateful.foundation.frames import column_places, columns_of, named_row, row_names
 from keras_stateful.foundation.states import check_numbers
 from keras_stateful.foundation.types import Structure
 from keras_stateful.session.manifest import State, Tensor
@@ -139,7 +139,7 @@ def _columns(values: list, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, lis
         ValueError, TypeError, LookupError: streams that differ in their form; read one by one, they
             may be right.
     """
-    if isinstance(values[0], dict):
+    if isinstance(values[0], dict) and not _of_columns(values[0], inputs):
         if any(len(value) != len(inputs) for value in values):
             raise LookupError
         return [(t, [value[t.name] for value in values]) for t in inputs]
@@ -148,6 +148,16 @@ def _columns(values: list, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, lis
     if any(not isinstance(v, (tuple, list)) or len(v) != len(inputs) for v in values):
         raise LookupError
     return [(t, [value[i] for value in values]) for i, t in enumerate(inputs)]
+
+
+def _of_columns(value: Structure, inputs: tuple[Tensor, ...]) -> bool:
+    """True for a dict of the columns of a model's only input, rather than of its inputs."""
+    return (
+        isinstance(value, dict)
+        and len(inputs) == 1
+        and inputs[0].columns is not None
+        and inputs[0].name not in value
+    )
 
 
 def _stacked(tensor: Tensor, column: tuple[np.ndarray, ...]) -> np.ndarray:
@@ -171,6 +181,7 @@ def _together(column: list) -> np.ndarray:
 def _read_stream(name: str, value: Structure, inputs: tuple[Tensor, ...]) -> list[np.ndarray]:
     """What one stream reads, `(...)` for each input."""
     try:
+        value = {inputs[0].name: value} if _of_columns(value, inputs) else value
         pairs = by_input(value, inputs)
         return [_checked(tensor, _row_in_order(tensor, v), (), 1) for tensor, v in pairs]
     except (ValueError, TypeError) as error:
@@ -220,8 +231,11 @@ def _in_order(tensor: Tensor, value: Any) -> Any:
     if tensor.columns is None or isinstance(value, np.ndarray):
         return value
     columns = columns_of(value)
-    if isinstance(value, (list, tuple)) and any(columns_of(row) for row in value):
-        return [_in_order(tensor, row) for row in value]  # a frame for each row
+    if isinstance(value, (list, tuple)) and any(columns_of(row) or row_names(row) for row in value):
+        # A frame for each row, or what a row reads at one step.
+        return [_in_order(tensor, row) for row in value]
+    if row_names(value) is not None:
+        return _row_in_order(tensor, value)
     places = column_places(f"Input {tensor.name!r}", columns, list(tensor.columns))
     if columns is None or places is None:
         return value
@@ -229,12 +243,21 @@ def _in_order(tensor: Tensor, value: Any) -> Any:
 
 
 def _row_in_order(tensor: Tensor, value: Any) -> Any:
-    """A row of a frame, likewise."""
-    if tensor.columns is None or isinstance(value, np.ndarray):
+    """What one stream reads, likewise: a row of a frame, a frame of one row, a dict."""
+    if isinstance(value, np.ndarray):
         return value
-    names = row_names(value)
+    if tensor.columns is None:
+        if isinstance(value, Mapping):
+            raise TypeError(
+                f"Input {tensor.name!r} is a dict, and the artifact knows no names of columns. "
+                f"Received: {sorted(map(str, value))}. Pass the numbers in the order of the "
+                "training, `list(x.values())` where it is that; or train on frames, and export "
+                "anew."
+            )
+        return value
+    names, numbers = named_row(value)
     places = column_places(f"Input {tensor.name!r}", names, list(tensor.columns))
-    return value if places is None else np.asarray(value)[places]
+    return numbers if places is None else np.asarray(numbers)[places]
 
 
 def _wrong_shape(

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_stateful.foundation.arguments import true_or_false
 from keras_stateful.foundation.interrupts import held_back
 from keras_stateful.foundation.states import States, check_owner
 from keras_stateful.foundation.types import Structure
@@ -89,21 +90,25 @@ class Pool:
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
-    def step(self, x: Mapping[str, Structure]) -> dict[str, Structure]:
+    def step(self, x: Mapping[str, Structure], *, new: bool = True) -> dict[str, Structure]:
         """Advances the streams that are named by one time step; the others stay where they are.
 
         Args:
             x: `{name: what it reads}`: `(...)`, without a row axis and a time axis; for a model of
                 several inputs a tuple or list in the model's order, or a dict by input name:
-                `{"m1": {"temperature": 20.5, "hour": 7}}`. A name that is new starts from the
-                initial state.
+                `{"m1": {"temperature": 20.5, "hour": 7}}`. Where the artifact knows the columns of
+                the training, what has names is read by these: a row of a frame, a frame of one
+                row, a dict `{column: number}`.
+            new: True has a name that is new start from the initial state. False refuses it: a name
+                that is misspelt would begin a stream of its own.
 
         Returns:
             `{name: output}` in the order of `x`: `(...)`, for a model of several outputs a tuple.
 
         Raises:
-            ValueError: a wrong shape, an id outside the vocabulary, NaN. Then no stream has
-                advanced and none has begun.
+            ValueError: a wrong shape, other columns, an id outside the vocabulary, NaN; with
+                `new=False` a name that the pool does not have. Then no stream has advanced and none
+                has begun.
             TypeError: not a dict; a name that is not text; a dtype that would lose what it says.
         """
         if not isinstance(x, Mapping):
@@ -111,11 +116,12 @@ class Pool:
                 "`x` must be a dict of what each stream reads, by name. Received: "
                 f"{type(x).__name__}. For rows in order there is `Session.step`."
             )
+        new = true_or_false("new", new)
         if not x:
             return {}
         with self._lock:
+            slots = self._slots_now(x) if new else self._slots_of(x, "x")
             feeds = read_streams(x, self.manifest.inputs)
-            slots = self._slots_now(x)
             # In the order of their slots: what lies side by side is neither gathered nor scattered.
             order = np.argsort(slots, kind="stable")
             runs = self._run([feed[order] for feed in feeds], slots[order])
@@ -246,13 +252,14 @@ class Pool:
         self._slots.update({name: self._free.pop() for name in new})
         return self._slots_of(names)
 
-    def _slots_of(self, names: str | Iterable[str] | None) -> np.ndarray:
+    def _slots_of(self, names: str | Iterable[str] | None, argument: str = "names") -> np.ndarray:
         """The slots of names that the pool has; None for all of them."""
         names = self._slots if names is None else _several(names)
         if unknown := [name for name in names if name not in self._slots]:
             raise ValueError(
-                f"`names` must be names of the pool. Received: {unknown[0]!r}, which has not begun "
-                f"or was dropped; there are {len(self._slots)} streams. `name in pool` tells."
+                f"`{argument}` must name streams of the pool. Received: {unknown[0]!r}, which has "
+                f"not begun or was dropped; there are {len(self._slots)} streams. `name in pool` "
+                "tells" + (", and `new=True` has it begin." if argument == "x" else ".")
             )
         return np.array([self._slots[name] for name in names], np.intp)
 

@@ -84,3 +84,105 @@ def test_streams_of_a_pool_read_rows_of_a_frame_by_the_names_of_columns(exported
         np.testing.assert_array_equal(given["b"], expected["b"])
         with pytest.raises(ValueError, match=r"`x\['a'\]` .*unknown \['cold'\]"):
             session.pool().step({"a": rows.rename(columns={"heat": "cold"}).loc["a"]})
+
+
+ONE_ROW = {
+    "a row": lambda row: row,
+    "a frame of one row": lambda row: row.to_frame().T,
+    "a dict": lambda row: row.to_dict(),
+    "a dict by input": lambda row: row.to_dict(),  # under the input's name
+    "polars": lambda row: pytest.importorskip("polars").DataFrame([row.to_dict()]),
+}
+
+
+@pytest.fixture(scope="module")
+def with_constants(tmp_path_factory):
+    """A model of readings and constants, all trained on frames; its artifact."""
+    keras.utils.set_random_seed(0)
+    x = {
+        "readings": keras.Input((None, 3), name="readings"),
+        "static": keras.Input((None, 3), name="static"),
+    }
+    h = layers.SimpleRNN(2, return_sequences=True)(layers.Concatenate()(list(x.values())))
+    network = keras.Model(x, layers.Dense(3)(h))
+    constants = pandas.DataFrame([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]], columns=NAMES)
+    sequence = ks.StatefulSequence(
+        {"readings": frames(NAMES)},
+        ROWS,
+        4,
+        targets="readings",
+        target_offset=1,
+        static={"static": constants},
+        resets=True,
+    )
+    model = ks.to_stateful(network, sequence)
+    model.compile("sgd", "mse")
+    model.fit(sequence, verbose=0)
+    folder = tmp_path_factory.mktemp("constants") / "exported"
+    ks.export_step_model(model, folder, verbose=0)
+    return model, folder, constants
+
+
+@pytest.mark.parametrize("kind", ONE_ROW)
+def test_a_stream_reads_one_row_by_name_in_any_form(kind, exported):
+    _, folder = exported
+    given = ONE_ROW[kind]
+    if kind == "a dict by input":
+        name = ks.load_session(folder).manifest.inputs[0].name
+        given = lambda row: {name: row.to_dict()}  # noqa: E731
+    row = pandas.Series(READINGS[0][0], index=NAMES)
+    with ks.load_session(folder) as session:
+        expected = session.pool().step({"a": row.to_numpy(), "b": 2 * row.to_numpy()})
+        for names in (NAMES, ROTATED):
+            pool = session.pool()
+            step = pool.step({"a": given(row[names]), "b": given(2 * row[names])})
+            for stream in "ab":
+                np.testing.assert_array_equal(step[stream], expected[stream])
+        for wrong in (row.rename({"heat": "cold"}), row[NAMES[:2]]):
+            with pytest.raises(ValueError, match=r"`x\['b'\]` .*missing"):
+                pool.step({"a": given(row), "b": given(wrong)})
+
+
+def test_what_is_constant_goes_by_name(with_constants):
+    model, folder, constants = with_constants
+    readings = {"readings": READINGS}
+    rows = [row for _, row in constants.iterrows()]
+    turned = [row[ROTATED] for row in rows]
+    expected = ks.predict_documents(model, readings, static={"static": constants.to_numpy()})
+    for static in (rows, turned, [rows[0], turned[1]], constants[ROTATED]):
+        outputs = ks.predict_documents(model, readings, static={"static": static})
+        np.testing.assert_array_equal(np.stack(outputs), np.stack(expected))
+    wrong = [row.rename({"heat": "cold"}) for row in rows]
+    with pytest.raises(ValueError, match=r"unknown \['cold'\]"):
+        ks.predict_documents(model, readings, static={"static": wrong})
+    for mixed in ([rows[0], wrong[1]], [rows[0], rows[1].to_numpy()]):
+        with pytest.raises(ValueError, match="the same names in each"):
+            ks.predict_documents(model, readings, static={"static": mixed})
+
+    steps = {"length": 3, "next_input": lambda output: output}
+    with ks.load_session(folder) as session:
+        for engine in (model, session):
+            by_place = {**readings, "static": list(constants.to_numpy())}
+            written = ks.generate(engine, by_place, **steps)
+            for static in (rows, turned, constants[ROTATED]):
+                again = ks.generate(engine, {**readings, "static": static}, **steps)
+                np.testing.assert_array_equal(again, written)
+            single = {"readings": READINGS[1], "static": turned[1]}
+            np.testing.assert_allclose(
+                ks.generate(engine, single, **steps), written[1], rtol=1e-5, atol=1e-6
+            )
+            with pytest.raises(ValueError, match=r"unknown \['cold'\]"):
+                ks.generate(engine, {**readings, "static": wrong}, **steps)
+    with ks.load_session(folder, batch_size=ROWS) as session:
+        by_place = {"readings": np.stack([a[0] for a in READINGS]), "static": constants.to_numpy()}
+        expected = session.step(by_place)
+        session.reset()
+        by_name = [pandas.Series(a[0], index=NAMES)[ROTATED] for a in READINGS]
+        step = session.step({"readings": by_name, "static": turned})
+        np.testing.assert_array_equal(step, expected)
+        pool = session.pool()
+        streams = {
+            str(k): {"readings": by_name[k].to_dict(), "static": constants[ROTATED].iloc[[k]]}
+            for k in range(ROWS)
+        }
+        np.testing.assert_array_equal(np.stack([*pool.step(streams).values()]), expected)

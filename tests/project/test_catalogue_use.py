@@ -60,6 +60,12 @@ def columns(arrays):
     return list(map(pytest.importorskip("pandas").Series, arrays))
 
 
+def vectors(*names):
+    """Rows of frames with columns of these letters."""
+    series = pytest.importorskip("pandas").Series
+    return [series(1.0, index=list(letters)) for letters in names]
+
+
 STATES = {
     "a row beyond the last": Bad(
         lambda m: ks.reset_states(m, rows=[4]), ValueError, "`rows`", "[4]", "from 0 to 3"
@@ -232,6 +238,13 @@ DOCUMENTS = {
         "`start`",
         "start='2026-03-01', document 0 with an index of int64",
         '`frame.set_index("time")`',
+    ),
+    "vectors of other names": Bad(
+        lambda m: ks.predict_documents(m, {"x": TEXTS}, static={"size": vectors("ab", "ac")}),
+        ValueError,
+        "`static['size']`",
+        "vector 1 with ['a', 'c']",
+        "rows of one frame",
     ),
     "a start and a burn-in": Bad(
         lambda m: ks.evaluate_documents(m, TEXTS, start=3, burn_in=3),
@@ -787,6 +800,20 @@ SESSION = {
         "`states['lower']`",
         "(2, 5)",
         "it must be (2, 6)",
+    ),
+    "a misspelt name of a pool": Bad(
+        lambda s: s.pool().step({"pump1": 1}, new=False),
+        ValueError,
+        "`x` must name streams",
+        "'pump1'",
+        "`new=True` has it begin",
+    ),
+    "columns by name that nobody knows": Bad(
+        lambda s: s.pool().step({"pump1": {s.manifest.inputs[0].name: {"id": 1}}}),
+        TypeError,
+        "`x['pump1']`",
+        "['id']",
+        "`list(x.values())`",
     ),
     "states in a list": Bad(
         lambda s: s.set_states([1]), TypeError, "`states`", "list", "`get_states`"

@@ -109,7 +109,7 @@ class PoolBesideSessions(RuleBasedStateMachine):
             self.pool.drop(name)
             del self.alone[name]
         else:
-            with pytest.raises(ValueError, match="must be names of the pool"):
+            with pytest.raises(ValueError, match="must name streams of the pool"):
                 self.pool.drop(name)
 
     @rule(share=st.floats(0, 1))
@@ -326,6 +326,11 @@ BAD = {
     "texts": (["a", "b", "c"], TypeError, r"`x\['new'\]`.*Encode it first"),
     "nothing": (None, (TypeError, ValueError), r"`x\['new'\]`"),
     "ragged": ([1, [2, 3]], ValueError, r"`x\['new'\]`.*is not an array"),
+    "columns by name": (
+        {"x": {"a": 1.0, "b": 2.0, "c": 3.0}},
+        TypeError,
+        r"`x\['new'\]`.*knows no names of columns. Received: \['a', 'b', 'c'\]",
+    ),
     "another input": ({"y": np.zeros(3)}, ValueError, r"`x\['new'\]`.*one entry for each input"),
 }
 
@@ -368,6 +373,33 @@ def test_names_that_are_no_text_and_forms_that_are_no_dict(root):
         pool.set_states(pool.get_states(["7", "7"]), ["a", "a"])
     assert pool.step({}) == {}
     assert_same_states(pool, before)
+
+
+def test_a_name_that_has_not_begun_may_be_refused(root):
+    """Beside names that are there, before any of them advances; and dropped ones begin anew."""
+    pool, x = root.pool(), np.ones(3)
+    with pytest.raises(ValueError, match="`x` must name streams of the pool. Received: 'm1'"):
+        pool.step({"m1": x}, new=False)
+    pool.step({"m1": x, "m2": x})
+    before = snapshot(pool)
+    for names in (["m3"], ["m1", "m3"], ["m3", "m1", "m4"], ["M1", "m2"], [1, "m1"]):
+        with pytest.raises(ValueError, match="must name streams.* `new=True` has it begin"):
+            pool.step(dict.fromkeys(names, x), new=False)
+        assert_same_states(pool, before)
+    with pytest.raises(TypeError, match="`new` must be"):
+        pool.step({"m1": x}, new="m1")
+    beside = root.pool()
+    for _ in range(2):
+        expected = beside.step({"m1": x, "m2": 2 * x})
+    twice = root.pool()
+    twice.step({"m1": x, "m2": 2 * x})
+    y = twice.step({"m1": x, "m2": 2 * x}, new=False)
+    for name in y:
+        np.testing.assert_array_equal(y[name], expected[name])
+    pool.drop("m1")
+    with pytest.raises(ValueError, match="'m1', which has not begun or was dropped; there are 1 "):
+        pool.step({"m1": x}, new=False)
+    assert pool.step({}, new=False) == {}
 
 
 def test_a_run_that_fails_changes_nothing(root, monkeypatch):
