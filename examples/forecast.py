@@ -94,7 +94,7 @@ def main() -> None:
 
     # Every forecast of the test part, `(steps, horizons, quantiles)`, beside what others say and
     # what came; these are arrays with a row for each row of the frame.
-    forecasts = x.forecasts(model.predict(x.test, verbose=0), "test")
+    forecasts = x.forecasts(model.predict(x.test, verbose=0), x.test)
     rows = np.concatenate([f.rows_read for f in forecasts.values()])
     truth = np.stack([series.later("measured", h) for h in series.horizons], axis=1)
     answers = {

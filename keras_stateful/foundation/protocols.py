@@ -137,7 +137,17 @@ class Readable(Protocol):
 
 
 def is_sequence(data: object) -> TypeGuard[Readable]:
-    """True for a `StatefulSequence` or a `StatefulStream`."""
+    """True for a `StatefulSequence` or a `StatefulStream`.
+
+    Raises:
+        TypeError: the parts of a frame, of which one is such a sequence.
+    """
+    if getattr(type(data), "_keras_stateful_parts", False):
+        raise TypeError(
+            "What reads batches takes one sequence, and `from_frame` gives several. Received: "
+            f"{data!r}. Pass one of its parts, `series.training`, `validation_data="
+            "series.validation` or `series.test`."
+        )
     return getattr(type(data), "_keras_stateful_sequence", False)
 
 

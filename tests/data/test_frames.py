@@ -374,9 +374,8 @@ def test_rows_without_times_are_in_order():
     timed = make(frame_of([30, 25]), split=START + 20 * HOUR)
     for name in ("training", "validation"):
         assert counted(getattr(made, name)) == counted(getattr(timed, name))
-    forecasts = made.forecasts(
-        np.concatenate([made.validation[i][1] for i in range(len(made.validation))])
-    )
+    answers = np.concatenate([made.validation[i][1] for i in range(len(made.validation))])
+    forecasts = made.forecasts(answers, made.validation)
     assert forecasts["b"].times.tolist() == list(range(21, 25))
 
 
@@ -464,7 +463,7 @@ def test_series_that_lack_a_part():
     assert {x // GROUP for x, _ in counted(made.validation)} == {1, 3}
     assert_only_before(batches(made.training), case, 0)
     answers = np.concatenate([made.validation[i][1] for i in range(len(made.validation))])
-    assert list(made.forecasts(answers)) == ["a", "c"]
+    assert list(made.forecasts(answers, "validation")) == ["a", "c"]
     assert "39 steps of 2 series" not in repr(made)
     with pytest.raises(ValueError, match="nowhere|in the training"):
         make(frame, split=START - HOUR, partial=True)
@@ -484,25 +483,24 @@ def test_the_remedy_of_a_gap_works(package, by):
         frame = frame.iloc[gap].assign(time=frame["time"].iloc[gap] + pandas.Timedelta("7min"))
     else:
         frame = frame[gap]
-    options = {"by": by, "inputs": ["temp", "missing"], "missing_targets": "skip"}
+    options = {"by": by, "inputs": ["filled", "missing"], "missing_targets": "skip"}
     with pytest.raises(ValueError, match="2 missing between them") as error:
         make(frame, by=by)
     insert = next(code for code in codes(error) if ("set_index" in code) == (package == "pandas"))
     names = {"frame": frame}
     exec(insert, names)
     if package == "pandas":
+        names["column"] = "temp"
+        exec("; ".join(code for code in codes(error) if "isna" in code or "ffill" in code), names)
         frame = names["frame"]
-        frame = frame.assign(missing=frame["temp"].isna().astype(float), heat=frame["temp"])
-        frame["temp"] = frame["temp"].ffill()
     else:
         polars = pytest.importorskip("polars")
         frame = names["frame"].with_columns(
             missing=polars.col("temp").is_null().cast(float),
-            heat=polars.col("temp"),
-            temp=polars.col("temp").fill_null(strategy="forward"),
+            filled=polars.col("temp").fill_null(strategy="forward"),
             machine=polars.col("machine").fill_null(strategy="forward"),
         )
-    made = make(frame, targets="heat", **options)
+    made = make(frame, **options)  # the targets are as they were measured
     steps = counted(made.training)
     assert {x[0] for x in steps if x[1]} == {GROUP + 5}  # carried on through the gap, and marked
     assert len(steps) == len(frame) - (2 if by else 1) - 2
@@ -546,3 +544,61 @@ def test_the_remedy_of_doubled_rows_works(package):
         make(frame)
     keep = next(code for code in codes(error) if ("unique" in code) == (package == "polars"))
     assert len(counted(make(eval(keep, {"frame": frame})).training)) == 24
+
+
+@pytest.mark.parametrize("by", ["machine", None])
+def test_the_remedy_of_missing_inputs_leaves_targets_as_they_were(by):
+    """What was filled in is read, never learnt, also at the beginning of a series."""
+    frame = frame_of([30, 24][: 2 if by else 1])
+    frame["temp"] = frame["temp"].where(~frame.index.isin([0, 1, 9, 10]))
+    with pytest.raises(ValueError, match=r"column 'temp', .*row 0 .*in all: 4") as error:
+        make(frame, by=by, inputs=["temp"])
+    exec(
+        "; ".join(c for c in codes(error) if "isna" in c or "ffill" in c), names := {"frame": frame}
+    )
+    made = make(names["frame"], by=by, inputs=["filled", "missing"], missing_targets="skip")
+    steps = counted(made.training)
+    assert {x[0] for x in steps if x[1]} == {0, GROUP + 8}
+    learnt = sorted(y for (y,) in steps.values())
+    known = frame.groupby("machine")["temp"].apply(lambda t: t.iloc[1:]).dropna()
+    assert learnt == sorted(known)
+
+
+def clocks_of(package, freq, periods, by):
+    """Readings that count on, at times of a place where clocks are changed."""
+    times = pandas.date_range("2026-03-20", periods=periods, freq=freq, tz="Europe/Berlin")
+    parts = [
+        {"machine": m, "time": times, "temp": k * GROUP + np.arange(1.0 * periods)}
+        for k, m in enumerate("ab")
+    ]
+    frame = pandas.concat(map(pandas.DataFrame, parts[: 2 if by else 1]), ignore_index=True)
+    return frame if package == "pandas" else pytest.importorskip("polars").from_pandas(frame)
+
+
+@pytest.mark.parametrize("by", ["machine", None])
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+@pytest.mark.parametrize("freq", ["D", "W", "MS"])
+def test_the_remedy_of_days_in_a_time_zone_works(freq, package, by):
+    frame = clocks_of(package, freq, 40 if freq != "MS" else 20, by)
+    with pytest.raises(ValueError, match="Without the zone they are even") as error:
+        make(frame, by=by, inputs=["temp"])
+    local = next(c for c in codes(error) if ("polars" in c) == (package == "polars"))
+    names = {"frame": frame, "polars": package == "polars" and pytest.importorskip("polars")}
+    exec(local, names)
+    made = make(names["frame"], by=by, inputs=["temp"])
+    assert len(counted(made.training)) == len(frame) - (2 if by else 1)
+
+
+@pytest.mark.parametrize("by", ["machine", None])
+@pytest.mark.parametrize("begin", ["2026-03-20", "2026-10-20"])
+@pytest.mark.parametrize("freq", ["h", "15min"])
+def test_the_remedy_of_local_times_keeps_the_hour_that_clocks_double(freq, begin, by):
+    times = pandas.date_range(begin, periods=1200, freq=freq, tz="Europe/Berlin")
+    parts = [{"machine": m, "time": times.tz_localize(None), "temp": GROUP + 0.0} for m in "ab"]
+    frame = pandas.concat(map(pandas.DataFrame, parts[: 2 if by else 1]), ignore_index=True)
+    with pytest.raises(ValueError, match="local times") as error:
+        make(frame, by=by, inputs=["temp"])
+    exec(next(c for c in codes(error) if "ambiguous" in c), names := {"frame": frame})
+    made = make(names["frame"], by=by, inputs=["temp"])
+    assert f"of {1200 * (2 if by else 1)} time steps" in repr(made.training)
+    assert (pandas.DatetimeIndex(names["frame"]["time"][:1200]) == times).all()

@@ -5,6 +5,7 @@ import pytest
 from catalogue import Bad, assert_refused
 
 from keras_stateful import StatefulSequence
+from keras_stateful.foundation.protocols import is_sequence
 
 pytestmark = pytest.mark.backend_free
 
@@ -28,6 +29,14 @@ def readings(change=None, **options):
     }
     table = table if change is None else change(table)
     return StatefulSequence.from_frame(table, **arguments)
+
+
+def split_in_two(use):
+    """What a function makes of a frame's sequences: 10 hours to train on, and 10 to validate."""
+    hours = pandas.date_range("2026-01-01", periods=20, freq="h")
+    parts = [{"machine": m, "time": hours, "temp": np.arange(20.0)} for m in "ab"]
+    table = pandas.concat(map(pandas.DataFrame, parts), ignore_index=True)
+    return use(readings(lambda _: table, split=0.5, sequence_length=3))
 
 
 def later(table, row, **step):
@@ -111,7 +120,7 @@ BAD = {
         ValueError,
         "a weight above 0",
         "machine='a'",
-        "`partial=True`",
+        "other weights",
     ),
     "a column that is the index": Bad(
         lambda: readings(lambda t: t.set_index("time")),
@@ -311,7 +320,83 @@ BAD = {
         lambda: readings(missing_targets="keep"), ValueError, "`missing_targets`", "keep", '"skip"'
     ),
     "forecasts of a part that is not there": Bad(
-        lambda: readings().forecasts(ones, "test"), ValueError, "`part`", "'test'", '"training"'
+        lambda: readings().forecasts(ones, "test"),
+        ValueError,
+        "`part`",
+        "'test'",
+        "`series.training`",
+    ),
+    "forecasts of a sequence of another frame": Bad(
+        lambda: readings().forecasts(ones, readings().training),
+        ValueError,
+        "`part`",
+        "<StatefulSequence",
+        "`series.training`",
+    ),
+    "forecasts of another part": Bad(
+        lambda: split_in_two(lambda s: s.forecasts(np.ones((14, 3, 1)), s.training)),
+        ValueError,
+        "`predictions`",
+        "(14, 3, 1) with `series.training`, whose have 6 rows",
+        "`series.forecasts(predictions, series.validation)`",
+    ),
+    "all parts to read": Bad(
+        lambda: is_sequence(readings()),
+        TypeError,
+        "one sequence",
+        "<FrameSequences of 2 series",
+        "`series.training`",
+    ),
+    "an argument that is none": Bad(
+        lambda: readings(horizon=[1]), TypeError, "`horizon`", "horizon=[1]", "`horizons=`"
+    ),
+    "an argument like none": Bad(
+        lambda: readings(zzz=1), TypeError, "`zzz`", "zzz=1", "those of `StatefulSequence`"
+    ),
+    "an encoding of columns": Bad(
+        lambda: readings(encode=len), TypeError, "`encode`", "encode=", "`inputs=`"
+    ),
+    "a split of joined series": Bad(
+        lambda: readings(boundary="ignore", split=0.5),
+        ValueError,
+        "`boundary",
+        "split=0.5",
+        'boundary="align"',
+    ),
+    "a split behind the frame": Bad(
+        lambda: readings(split="2027-01-01", partial=True),
+        ValueError,
+        "in the validation",
+        "split='2027-01-01'",
+        "No series has any: take smaller `horizons`, another `split`",
+    ),
+    "numbers as text": Bad(
+        lambda: readings(lambda t: t.assign(on="1.5"), inputs=["temp", "on"]),
+        TypeError,
+        "`inputs`",
+        "column 'on' of text, such as '1.5'",
+        "pandas.to_numeric(frame['on'])",
+    ),
+    "names as constants": Bad(
+        lambda: readings(static=["machine"]),
+        TypeError,
+        "`static`",
+        "column 'machine' of text, such as 'a'",
+        ".astype('category').cat.codes",
+    ),
+    "a missing constant": Bad(
+        lambda: readings(lambda t: t.assign(on=t["on"].where(t.index != 7)), static=["on"]),
+        ValueError,
+        "`static`",
+        "column 'on', machine='b', row 7",
+        "frame.groupby(['machine'])['on'].transform('first')",
+    ),
+    "an unknown plan": Bad(
+        lambda: readings(lambda t: t.assign(on=t["on"].where(t.index != 7)), known_ahead=["on"]),
+        ValueError,
+        "`known_ahead`",
+        "column 'on', machine='b', row 7",
+        "belongs in `inputs`",
     ),
     "forecasts of something else": Bad(
         lambda: readings().forecasts(ones, "training"),

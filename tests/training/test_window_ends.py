@@ -391,7 +391,8 @@ def test_a_frame_is_forecast_at_the_ends_of_windows_that_overlap():
     model = ks.to_stateful(network, data.training)
     model.compile(keras.optimizers.SGD(0.05), "mse")
     model.fit(data.training, verbose=0)
-    forecasts = data.forecasts(model.predict(data.validation, verbose=0))  # read for the first time
+    predictions = model.predict(data.validation, verbose=0)  # read for the first time
+    forecasts = data.forecasts(predictions, data.validation)
     plain, errors = ks.to_stateless(model), []
     for series, group in zip(values, data.groups, strict=True):
         _, rows, read, predicted = forecasts[group]

@@ -9,6 +9,7 @@ It says nothing that the arguments of `StatefulSequence` could not: what it make
 documents, targets some steps later, and how many steps of each document are burnt in. NumPy only.
 """
 
-from keras_stateful.data.frames.sequences import Forecasts, FrameSequences, FromFrame
+from keras_stateful.data.frames.forecasts import Forecasts, FrameSequences
+from keras_stateful.data.frames.sequences import FromFrame
 
 __all__ = ["Forecasts", "FrameSequences", "FromFrame"]

@@ -15,6 +15,18 @@ from keras_stateful.foundation.frames import columns_of
 Names: TypeAlias = Any  # a column, or several
 NamesByKey: TypeAlias = Names | Mapping[str, Names]  # of a model's input or output; or by its name
 
+# How to fill in inputs, in a copy: targets that were filled in would be learnt and scored as if
+# they had been measured.
+_FILL = (
+    "A network passes it on to every later state. Fill in a copy, mark what was missing, and read "
+    "these: `frame['missing'] = frame[{0}].isna().astype(float)`, `frame['filled'] = "
+    "frame{1}[{0}].ffill().fillna(0)`, `inputs=['filled', 'missing']`. In `targets` keep {0} as it "
+    'is, with `missing_targets="skip"`: what was filled in never came. Or fill the copy in with a '
+    "value that never occurs, `.fillna(value)`, and have the model skip those steps, "
+    "`keras.layers.Masking(value)`. (Infinite values: first `frame = frame.replace([np.inf, "
+    "-np.inf], np.nan)`.)"
+)
+
 
 class Table:
     """Columns in one array `(timesteps, columns)`: the least that is a frame."""
@@ -69,6 +81,8 @@ class FrameColumns:
         several = is_several(chosen, columns_of(self.frame) or ())
         columns: tuple = tuple(chosen) if several else (chosen,)
         check_columns(name, columns, self.frame)
+        for column in columns:
+            _refuse_text(name, column, np.asarray(self.frame[column]))
         if several:
             values = as_array(name, self.frame, columns)
         else:
@@ -167,20 +181,28 @@ class FrameColumns:
     def _refuse_missing(self, name: str, line: Line) -> None:
         missing = missing_steps(line.values)
         if missing.any():
-            self._refuse(
-                name,
-                line,
-                missing,
-                "A network passes it on to every later state. Fill them in, `.ffill()` in each "
-                "group, and mark them in a column that is one more input, `frame['missing'] = "
-                "frame[column].isna()`; or fill in a value that never occurs, which a "
-                "`keras.layers.Masking` skips.",
-            )
+            by = list(self.series.by)
+            group = f".groupby({by})" if by else ""
+            column = repr(self._missing_column(line, missing))
+            remedies = {
+                "static": "Give each series its constant: `frame[{0}] = frame{1}[{0}]"
+                ".transform('first')`; leave out series without one."
+                if by
+                else "Give the series its constant: `frame[{0}] = ...`.",
+                "known_ahead": "What is known ahead is known of each row, inserted ones too: write "
+                "it there. What is not known beforehand belongs in `inputs`.",
+            }
+            remedy = remedies.get(name.partition("[")[0], _FILL)
+            self._refuse(name, line, missing, remedy.format(column, group))
+
+    @staticmethod
+    def _missing_column(line: Line, missing: np.ndarray) -> Hashable:
+        """The first column that has a missing value in the first of the rows marked."""
+        values = np.atleast_1d(line.values[int(missing.argmax())])
+        return line.columns[int(np.argmin(np.isfinite(values)))]
 
     def _refuse(self, name: str, line: Line, missing: np.ndarray, remedy: str) -> NoReturn:
-        place = int(missing.argmax())
-        values = np.atleast_1d(line.values[place])
-        column = line.columns[int(np.argmin(np.isfinite(values)))]
+        column, place = self._missing_column(line, missing), int(missing.argmax())
         raise ValueError(
             f"`{name}` has values that are NaN or infinite. Received: column {column!r}, "
             f"{self.series.where(place)} (rows in all: {int(missing.sum())}). {remedy}"
@@ -197,6 +219,28 @@ def by_key(name: str, argument: NamesByKey) -> list[tuple[str, str, Names]]:
         return [(key, f"{name}[{key!r}]", chosen) for key, chosen in argument.items()]
     nothing = argument is None or (np.ndim(argument) > 0 and not len(argument))
     return [] if nothing else [(name, name, argument)]
+
+
+def _refuse_text(name: str, column: Hashable, values: np.ndarray) -> None:
+    """Refuses a column of text, with the line that makes numbers of it."""
+    if values.dtype.kind not in "OUST":
+        return
+    text = next((str(value) for value in values if isinstance(value, (str, bytes))), None)
+    if text is None:
+        return
+    try:
+        float(text)
+        remedy = f"Read it as numbers: `frame[{column!r}] = pandas.to_numeric(frame[{column!r}])`."
+    except ValueError:
+        remedy = (
+            f"Number its values: `frame[{column!r}] = frame[{column!r}].astype('category').cat"
+            f".codes`; ids for an `Embedding` are one column, no list: `{{{str(column)!r}: "
+            f"{column!r}}}`."
+        )
+    raise TypeError(
+        f"`{name}` must name columns of numbers. Received: column {column!r} of text, such as "
+        f"{text[:40]!r}. {remedy}"
+    )
 
 
 def _ahead(marks: np.ndarray, offsets: tuple[int, ...]) -> np.ndarray:

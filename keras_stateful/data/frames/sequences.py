@@ -3,20 +3,20 @@
 import warnings
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, Self, TypeVar, cast
+from difflib import get_close_matches
+from inspect import signature
+from typing import Any, Self, cast
 
 import numpy as np
 
 from keras_stateful.data.frames.columns import FrameColumns, Line, Names, NamesByKey, by_key
+from keras_stateful.data.frames.forecasts import FrameSequences
 from keras_stateful.data.frames.series import Series, open_series
 from keras_stateful.data.frames.splits import Part, parts_of
 from keras_stateful.data.frames.time_steps import check_steps
 from keras_stateful.data.offsets import read_offsets
 from keras_stateful.foundation.arguments import one_of, true_or_false
 from keras_stateful.foundation.frames import columns_of
-from keras_stateful.foundation.types import Structure
-
-S = TypeVar("S")  # `StatefulSequence`, which has `from_frame` from here
 
 # What concerns the training alone: the other parts read each series once, whole and in order.
 _OF_TRAINING = ("burn_in", "max_document_length", "shuffle", "shift_windows", "seed")
@@ -26,98 +26,6 @@ _MADE_HERE = {
     "target_offset": "horizons",
     "encode": "inputs",
 }
-
-
-class Forecasts(NamedTuple):
-    """What a model predicted for one series.
-
-    Attributes:
-        times: that were predicted, `(steps,)` or `(steps, horizons)`; in UTC where the frame's have
-            a time zone.
-        rows: of the frame, that hold what came at these times; of the same shape.
-        rows_read: the row of the frame that was read last for each, `(steps,)`.
-        values: predictions, `(steps, ...)`.
-    """
-
-    times: np.ndarray
-    rows: np.ndarray
-    rows_read: np.ndarray
-    values: np.ndarray
-
-
-class FrameSequences(Generic[S]):
-    """The sequences of a frame, as `StatefulSequence.from_frame` makes them.
-
-    Attributes:
-        training: what to train on.
-        validation: what counts from the first split on; None without `split`.
-        test: what counts from the second split on; None where there is none, or nothing behind it.
-        groups: the name of each series, sorted: a value of `by`, a tuple for several columns, None
-            without `by`.
-    """
-
-    training: S
-    validation: S | None = None
-    test: S | None = None
-
-    def __init__(self, series: Series, offsets: tuple[int, ...], horizon: bool):
-        self._series, self._horizon, self._offsets = series, horizon, np.array(offsets)
-        self.groups: list[Any] = series.names
-        # By part: the series that it has, and the steps of each that count.
-        self._counted: dict[str, list[tuple[int, range]]] = {}
-
-    def __repr__(self) -> str:
-        parts = ", ".join(
-            f"{part}: {sum(len(steps) for _, steps in counted)} steps of {len(counted)} series"
-            for part, counted in self._counted.items()
-        )
-        return f"<FrameSequences of {len(self.groups)} series; {parts}>"
-
-    def forecasts(self, predictions: Structure, part: str = "validation") -> Any:
-        """Which group and time each prediction belongs to.
-
-        Args:
-            predictions: what `model.predict` gave of one of the sequences: `(batches * batch_size,
-                sequence_length, ...)`, or a list or dict of these for several outputs.
-            part: which: "training", "validation" or "test".
-
-        Returns:
-            `{group: Forecasts}` of the steps that count, in chronological order (with one output
-            for each window, of those that windows end with); of several outputs a list or dict of
-            these. `rows` says where each stands in the frame that was given:
-            `frame.iloc[rows]` in pandas, `frame[rows]` in polars.
-
-        Raises:
-            ValueError: predictions of something else, a part that is not there.
-        """
-        one_of("part", part, list(self._counted))
-        sequence: Any = getattr(self, part)
-        if isinstance(predictions, dict):
-            return {key: self.forecasts(output, part) for key, output in predictions.items()}
-        if isinstance(predictions, (list, tuple)):
-            return [self.forecasts(output, part) for output in predictions]
-        documents = sequence.restore(predictions)
-        ends = sequence.at_ends
-        return {
-            self.groups[number]: self._of_series(number, steps, values, ends)
-            for (number, steps), values in zip(self._counted[part], documents, strict=True)
-        }
-
-    def _of_series(self, number: int, steps: range, values: np.ndarray, ends: bool) -> Forecasts:
-        inside = self._series.slice(number)
-        read = np.arange(steps.start, steps.stop)
-        if ends:  # one prediction for each window, and NaN at its other steps
-            read = read[~np.isnan(values[read].reshape(len(read), -1)).all(1)]
-        predicted = read[:, None] + self._offsets if self._horizon else read + self._offsets[0]
-        times, rows = self._series.times[inside], self._series.rows[inside]
-        return Forecasts(times[predicted], rows[predicted], rows[read], values[read])
-
-    def add(self, part: Part, sequence: S) -> None:
-        """Takes the sequence of a part."""
-        setattr(self, part.name, sequence)
-        stops = part.stop - self._offsets.max()
-        steps = map(range, part.start.tolist(), stops.tolist())
-        self._counted[part.name] = list(zip(part.series.tolist(), steps, strict=True))
 
 
 class FromFrame:
@@ -212,12 +120,14 @@ class FromFrame:
         ]), series.training)
         model.compile("adam", "mse")
         model.fit(series.training, validation_data=series.validation, verbose=0)
-        forecasts = series.forecasts(model.predict(series.validation, verbose=0))
+        predictions = model.predict(series.validation, verbose=0)
+        forecasts = series.forecasts(predictions, series.validation)
         assert forecasts["b"].times[0, 1] == np.datetime64("2026-01-07T06:00")
         assert frame.iloc[forecasts["b"].rows[0, 1]]["machine"] == "b"
         ```
         """
         _check_arguments(frame, options)
+        _check_options(cls, options, split)
         one_of("missing_targets", missing_targets, ("refuse", "skip"))
         series = open_series(frame, by, time)
         check_steps(series)
@@ -353,4 +263,25 @@ def _check_arguments(frame: Any, options: dict[str, Any]) -> None:
         raise TypeError(
             f"`from_frame` makes `{name}` itself. Received: {name}={str(options[name])[:60]}. Pass "
             f"`{_MADE_HERE[name]}=`."
+        )
+
+
+def _check_options(cls: type, options: dict[str, Any], split: Any) -> None:
+    """Refuses arguments that `StatefulSequence` does not have, and a split of joined series."""
+    ours = signature(FromFrame.from_frame).parameters.keys() - {"options", "frame"}
+    theirs = signature(cls).parameters.keys() - _MADE_HERE.keys()
+    for name, value in options.items():
+        if name not in theirs:
+            near = get_close_matches(name, sorted(ours | theirs), cutoff=0.5)
+            nearest = f"The nearest: {', '.join(f'`{n}=`' for n in near)}. " if near else ""
+            raise TypeError(
+                f"`from_frame` has no argument `{name}`. Received: {name}={str(value)[:60]}. "
+                f"{nearest}Its own are {', '.join(sorted(ours))}; others are those of "
+                "`StatefulSequence`."
+            )
+    if options.get("boundary") == "ignore" and split is not None:
+        raise ValueError(
+            '`boundary="ignore"` joins all series to one text, in which none begins, and `split` '
+            f'cuts each of them. Received: boundary="ignore", split={split!r}. Take '
+            'boundary="align", or "pack".'
         )

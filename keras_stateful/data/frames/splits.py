@@ -83,9 +83,13 @@ def _too_short(
     return ValueError(
         f"Each series must have a step to count in the {name}: a row with targets up to {reach} "
         f"steps later that are not missing, and a weight above 0. Received: {first}{more}; "
-        f"split={split!r}, times from {low} to {high}. Leave such series out of "
-        "the frame, take smaller `horizons` or another `split`, or pass `partial=True`: parts "
-        "then lack the series that have nothing in them."
+        f"split={split!r}, times from {low} to {high}. "
+        + (
+            "Leave such series out of the frame, take smaller `horizons` or another `split`, or "
+            "pass `partial=True`: parts then lack the series that have nothing in them."
+            if len(empty) < len(series)
+            else "No series has any: take smaller `horizons`, another `split` or other weights."
+        )
     )
 
 

@@ -12,6 +12,8 @@ from keras_stateful.data.frames.series import Series
 
 _MONTH = np.timedelta64(28, "D")  # the shortest; steps from here on may be months
 _DAY = np.timedelta64(1, "D")
+_HOUR = np.timedelta64(1, "h")  # by which most clocks change
+_SHORT_DAY = np.timedelta64(23, "h")
 # Nanoseconds of a unit, and its names in pandas and in polars.
 _UNITS = (
     (86_400 * 10**9, "D", "d"),
@@ -78,6 +80,7 @@ def _refuse_doubled(series: Series, places: np.ndarray) -> NoReturn:
         f"{series.rows[places[0] - 1]} of the same time (in all: {len(places)}). Keep one of "
         f"them, in pandas `frame.drop_duplicates({keys})`, in polars `frame.unique({keys})`; or, "
         "if they are of several series, name the column that tells these apart, `by=`."
+        + (_local_hours(series) if series.times.dtype.kind == "M" and not series.zoned else "")
     )
 
 
@@ -98,9 +101,42 @@ def _refuse_uneven(series: Series, place: int, count: int, step: Any, usual: Any
         f"The rows of a series must be one step apart. Received: {series.where(place)}, "
         f"{_every(step)[0]} after row {series.rows[place - 1]} where most are {_every(usual)[0]} "
         f"apart: {cause} (such places in all: {count}). "
+        + _at_clock_changes(series, step, usual)
         + (_inserting(series, usual) if missing else _averaging(series, usual))
         + " Where the steps are as they should be (working days), count them: `frame = frame"
         f".sort_values({series.time!r})`, `frame['step'] = {counted}`, `time='step'`."
+    )
+
+
+def _at_clock_changes(series: Series, step: Any, usual: Any) -> str:
+    """What to do if steps are uneven because clocks were put forward or back; else nothing."""
+    if not _in_seconds(step):
+        return ""
+    if series.zoned and usual >= _SHORT_DAY:
+        return (
+            "Days and months in a time zone are of several lengths where clocks change. Without "
+            f"the zone they are even: in pandas `frame[{series.time!r}] = frame[{series.time!r}]"
+            f".dt.tz_localize(None)`, in polars `frame = frame.with_columns(polars.col("
+            f"{series.time!r}).dt.replace_time_zone(None))`. Else: "
+        )
+    if not series.zoned and step - usual == _HOUR and usual <= _HOUR:
+        return _local_hours(series).lstrip() + " Else: "
+    return ""
+
+
+def _local_hours(series: Series) -> str:
+    """What to do if times are those of a place's clocks, which skip an hour and double another."""
+    by, time = list(series.by), series.time
+    zoned = ".dt.tz_localize('Europe/Berlin', ambiguous='infer')"
+    code = (
+        f"`frame[{time!r}] = frame.groupby({by}, group_keys=False)[{time!r}].apply(lambda t: "
+        f"t{zoned})`"
+        if by
+        else f"`frame[{time!r}] = frame[{time!r}]{zoned}`"
+    )
+    return (
+        " If these are local times and clocks were changed there, no hour is doubled or missing: "
+        f"give them their time zone, in pandas {code}, for example."
     )
 
 
@@ -115,10 +151,13 @@ def _inserting(series: Series, step: Any) -> str:
         if _in_seconds(step)
         else ""
     )
+    by = f".groupby({list(series.by)})" if series.by else ""
     return (
-        f"Insert the missing rows{how}; mark them in a column that is one more input, "
-        "`frame['missing'] = frame[column].isna()`, and fill them in, `.ffill()`, or with a value "
-        "that a `keras.layers.Masking` skips."
+        f"Insert the missing rows{how}. Fill in a copy of each input, mark what was missing, and "
+        "read these: `frame['missing'] = frame[column].isna().astype(float)`, `frame['filled'] = "
+        f"frame{by}[column].ffill()`, `inputs=['filled', 'missing']`. In `targets` keep the column "
+        'as it is, with `missing_targets="skip"`: what was filled in never came. Or fill the copy '
+        "in with a value that a `keras.layers.Masking` skips."
     )
 
 
