@@ -61,6 +61,7 @@ class DocumentStates(Visitor):
         self._twin, self._window = twin, window
         self._whole = steps // window * window  # time steps of each document in whole windows
         self._rest_steps = steps - self._whole
+        self._read_steps: np.ndarray | None = steps  # since the documents' beginnings
         self._layers = find_states(twin)
         sync(twin)
         self._fingerprint = fingerprint_of(twin, self._layers)
@@ -74,6 +75,9 @@ class DocumentStates(Visitor):
                 "..., return_states=True)` gives them.",
             )
             check_owner(given, self._fingerprint, f"{twin.name!r}")
+            before = getattr(given, "steps", None)
+            counted = before is not None and len(before) == len(steps)
+            self._read_steps = before + steps if counted else None
             self._given = {
                 key: [np.asarray(keras.ops.convert_to_numpy(a)) for a in arrays]
                 for key, arrays in given.items()
@@ -121,7 +125,7 @@ class DocumentStates(Visitor):
             key: [np.concatenate(a) for a in zip(*(kept[key] for kept in each), strict=True)]
             for key in each[0]
         }
-        return States(joined, self._fingerprint)
+        return States(joined, self._fingerprint, steps=self._read_steps)
 
     def _read_rests(self, documents: np.ndarray) -> _States:
         """The states behind the last steps of some documents, which the twin reads in its rows."""

@@ -208,7 +208,9 @@ def predict_documents(
         to its end or the last step whose known-ahead inputs it has; with `reduce` one
         `(...)`, stacked to `(documents, ...)`. For a model with several outputs a structure of
         these, as the model's output. With `return_states` a pair of this and the states, a dict as
-        `get_states` gives it, with a row for each document.
+        `get_states` gives it, with a row for each document. Their `steps`, `(documents,)`, are how
+        many time steps were read of each since its beginning: what `states=` reads next are the
+        documents from there on, in the same order. Nothing else says which documents those are.
 
     Raises:
         ValueError: an unknown `reduce`; a model with an output per window instead of per time step;

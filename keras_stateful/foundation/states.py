@@ -27,6 +27,9 @@ class States(dict[str, list]):
 
     Attributes:
         fingerprint: of the weights that made the states (`fingerprint`); None where nobody knows.
+        steps: int64 `(batch,)`, how many time steps of its document each row has read, so that the
+            next to read is `document[steps]`; None where nobody counted, as in a model's own
+            states. `predict_documents` counts.
     """
 
     def __init__(
@@ -34,9 +37,10 @@ class States(dict[str, list]):
         states: ByLayer = {},  # noqa: B006
         fingerprint: str | None = None,
         reader: Any = None,
+        steps: np.ndarray | None = None,
     ):
         super().__init__(states)
-        self.fingerprint = fingerprint
+        self.fingerprint, self.steps = fingerprint, steps
         self._reader = None if reader is None else weakref.ref(reader)
 
     def read_from(self, reader: Any) -> bool:
@@ -44,11 +48,16 @@ class States(dict[str, list]):
         return self._reader is not None and self._reader() is reader
 
     def copy(self) -> "States":
-        """A shallow copy, of the same fingerprint."""
-        return States(self, self.fingerprint)
+        """A shallow copy, of the same fingerprint and steps."""
+        return States(self, self.fingerprint, steps=self.steps)
 
     def __reduce__(self) -> tuple:
-        return States, (dict(self), self.fingerprint)
+        return States, (dict(self), self.fingerprint, None, self.steps)
+
+    def __repr__(self) -> str:
+        shapes = {layer: [np.shape(array) for array in of] for layer, of in self.items()}
+        read = "" if self.steps is None else f", steps read {np.array2string(self.steps, 60)}"
+        return f"<States {shapes}{read}, fingerprint {str(self.fingerprint)[:12]}>"
 
     # Trees of arrays (`keras.tree`, `jax.tree`) look into a dict, and into a class that has these
     # two. What a function makes of the arrays is nobody's state any more.

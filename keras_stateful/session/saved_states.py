@@ -7,7 +7,8 @@ An `.npz` archive with an array for each state, numbered, and beside them a text
     0, 1       of "lower"
     2          of "upper"
 
-The text of a pool's file has its names, too, one for each row: `"names": ["m1", "m7"]`.
+The text of a pool's file has its names, too, one for each row: `"names": ["m1", "m7"]`; that of
+documents how many time steps were read of each: `"steps": [552, 430]`.
 """
 
 import io
@@ -63,7 +64,8 @@ def load_states(path: str | PathLike) -> States:
 
     Returns:
         `{layer path: [array (rows, ...), ...]}`, which `set_states` of a model or a `Session` takes
-        where the weights are those that the states come from.
+        where the weights are those that the states come from; with the fingerprint of these, and of
+        documents with the `steps` that were read of each.
 
     Raises:
         ValueError: not a file of `save_states`, one that is damaged, or of a newer version.
@@ -96,6 +98,7 @@ def write_states(path: str | PathLike, states: ByLayer, names: list[str] | None 
         "fingerprint": getattr(states, "fingerprint", None),
         "layers": {layer: len(of_layer) for layer, of_layer in states.items()},
         **({} if names is None else {"names": names}),
+        **_counted(getattr(states, "steps", None), arrays),
     }
     entries = {str(i): array for i, array in enumerate(arrays)}
     # Beside it, since a rename within one file system is all or nothing.
@@ -148,7 +151,25 @@ def _parse(content: bytes) -> Saved:
     names = head.get("names")
     if names is not None:
         _check_names(names, [len(array) for array in entries.values()])
-    return Saved(States(layers, None if fingerprint is None else str(fingerprint)), names)
+    states = States(layers, None if fingerprint is None else str(fingerprint))
+    if "steps" in head:
+        states.steps = _steps(head["steps"], [len(array) for array in entries.values()])
+    return Saved(states, names)
+
+
+def _counted(steps: np.ndarray | None, arrays: list[np.ndarray]) -> dict[str, list[int]]:
+    """The time steps that were read, as a file has them; nothing where the rows are others."""
+    if steps is None or any(array.shape[:1] != (len(steps),) for array in arrays):
+        return {}
+    return {"steps": steps.tolist()}
+
+
+def _steps(steps: Any, rows: list[int]) -> np.ndarray:
+    """The time steps that a file says were read, one number for each row."""
+    whole = isinstance(steps, list) and all(type(n) is int and n >= 0 for n in steps)
+    if not whole or any(r != len(steps) for r in rows):
+        raise ValueError(f"its steps are not those of {rows} rows")
+    return np.array(steps, "int64")
 
 
 def _check_names(names: Any, rows: list[int]) -> None:

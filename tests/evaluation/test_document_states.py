@@ -4,6 +4,9 @@ Documents of different lengths are read side by side, so that the state of each 
 last step: before padding, and before the next document of its row.
 """
 
+import copy
+import pickle
+
 import keras
 import numpy as np
 import pytest
@@ -48,6 +51,9 @@ def assert_goes_on(model, docs, cuts, rows, window, **arguments):
     for one_pass, *parts in zip(*outputs, strict=True):
         np.testing.assert_allclose(np.concatenate(parts), one_pass, rtol=0, atol=1e-6)
     assert list(end) == list(at_end) == list(states)
+    lengths = [len(keras.tree.flatten(d)[0]) for d in docs]
+    assert states.steps.tolist() == list(cuts)
+    assert end.steps.tolist() == at_end.steps.tolist() == lengths
     assert_close(dict(end), dict(at_end))
     return at_end
 
@@ -147,6 +153,42 @@ def test_states_go_through_files_into_models_and_sessions(tmp_path):
     two = [np.resize(d[6:8], (2, zoo.FEATURES)) if len(d) > 6 else d[:2] for d in docs]
     after = ks.predict_documents(model, two, states=states)
     np.testing.assert_allclose(after[1], whole[1][6:8], atol=1e-6)
+
+
+def test_states_say_how_many_steps_of_each_document_were_read(tmp_path):
+    """Also where what is known ahead ends early, and through files, copies and pickles."""
+    keras.utils.set_random_seed(7)
+    x = {name: keras.Input((None, 1), name=name) for name in ("load", "hour")}
+    h = keras.layers.GRU(3, return_sequences=True)(keras.layers.Concatenate()(list(x.values())))
+    model = keras.Model(x, h)
+    given = {name: [np.ones((n, 1), "float32") for n in LENGTHS] for name in x}
+    read, states = ks.predict_documents(
+        model, given, known_ahead={"hour": 3}, return_states=True, sequence_length=8
+    )
+    steps = [n - 3 for n in LENGTHS]
+    assert [len(r) for r in read] == steps
+    ks.save_states(tmp_path / "states.npz", states)
+    loaded = ks.load_states(tmp_path / "states.npz")
+    again = pickle.loads(pickle.dumps(loaded))
+    for same in (states, loaded, states.copy(), copy.deepcopy(loaded), again):
+        assert same.steps.tolist() == steps
+        assert same.steps.dtype == "int64"
+        assert f"steps read {steps}".replace(",", "") in repr(same).replace("  ", " ")
+        assert same.fingerprint[:12] in repr(same)
+    more = {name: [np.ones((9, 1), "float32")] * len(LENGTHS) for name in x}
+    on = {"known_ahead": {"hour": 3}, "return_states": True}
+    _, twice = ks.predict_documents(model, more, states=loaded, **on)
+    assert twice.steps.tolist() == [n + 6 for n in steps]
+    for uncounted in (dict(loaded), {k: list(v) for k, v in loaded.items()}):
+        _, unknown = ks.predict_documents(model, more, states=uncounted, **on)
+        assert unknown.steps is None
+        assert "steps" not in repr(unknown)
+    assert ks.get_states(ks.to_inference(model)).steps is None
+    fewer = keras.tree.map_structure(lambda a: a[:2], dict(states))
+    loaded.clear()
+    loaded.update(fewer)  # the rows of others: their steps are not written
+    ks.save_states(tmp_path / "states.npz", loaded)
+    assert ks.load_states(tmp_path / "states.npz").steps is None
 
 
 def test_states_leave_no_trace_and_are_left_alone():

@@ -1,5 +1,6 @@
 """States in a file keep their owner, and a damaged file is never a state."""
 
+import json
 import os
 
 import keras
@@ -32,6 +33,20 @@ def test_what_is_saved_is_loaded(tmp_path, fingerprint):
         assert [a.dtype for a in loaded[key]] == [a.dtype for a in arrays]
         np.testing.assert_array_equal(loaded[key], arrays)
     assert os.listdir(tmp_path) == ["states.npz"]  # nothing is left behind
+
+
+@pytest.mark.parametrize("steps", [[1], [1, 2, 3], [-1, 2], [1.5, 2], ["1", 2], 7, None, [True, 2]])
+def test_steps_that_are_not_those_of_the_rows_are_damage(tmp_path, steps):
+    path, sound = tmp_path / "states.npz", states()
+    sound.steps = np.array([3, 0])
+    ks.save_states(path, sound)
+    assert ks.load_states(path).steps.tolist() == [3, 0]
+    with np.load(path) as archive:
+        entries = dict(archive)
+    head = json.loads(entries.pop("states").item())
+    np.savez(path, states=np.array(json.dumps({**head, "steps": steps})), **entries)
+    with pytest.raises(ValueError, match="damaged .*steps are not those of"):
+        ks.load_states(path)
 
 
 def test_a_conversation_goes_on_after_a_restart_but_not_after_a_retraining(tmp_path):
