@@ -241,11 +241,12 @@ def check_all_go_on(time: TimeAxis, chosen: list[str] | None) -> None:
         )
 
 
-def nothing_carries(graph: Graph, function: str) -> Unconvertible:
+def nothing_carries(graph: Graph) -> Unconvertible:
     """The error for a model of which nothing carries a state."""
     return Unconvertible(
-        f"`{function}` found nothing that carries a state along the model's time axis (axis 1 of "
-        f"an input). Received: {graph.model.name!r} with {[c.path for c in graph.calls]}. What "
+        "The model has nothing that carries a state along its time axis (axis 1 of an input). "
+        f"Received: {graph.model.name!r} with {[c.path for c in graph.calls]}. One that takes each "
+        "time step alone is read by `model.evaluate` and `model.predict` as it is. What "
         "carries are SimpleRNN, GRU, LSTM, RNN and ConvLSTM1D to 3D, layers of `register_carry`, "
         'paddings in front of time (`padding="causal"` of a Conv1D, `ZeroPadding1D((n, 0))`, '
         "`ops.pad`) and attention with a `sliding_window` and `use_causal_mask=True`; inside "

@@ -199,7 +199,7 @@ def to_stateless(model: keras.Model) -> keras.Model:
     graph = readable(model, "to_stateless")
     recurrent = {c.path for c in graph.calls if c.is_recurrent or isinstance(c.operation, Carry)}
     if not recurrent:
-        raise nothing_carries(graph, "to_stateless")
+        raise nothing_carries(graph)
 
     def plain(level: Level, call: Call, index: int) -> Structure:
         if isinstance(call.operation, Past):
@@ -320,7 +320,7 @@ def _along_time(graph: Graph, time: TimeAxis, chosen: list[str] | None, function
     """The paths of the layers that carry: all along time, or of those the ones that were chosen."""
     recurrent = [path for path in time.recurrent if chosen is None or path in chosen]
     if not recurrent and not time.held:
-        raise nothing_carries(graph, function)
+        raise nothing_carries(graph)
     calls = {path: [c for c in graph.recurrent if c.path == path] for path in recurrent}
     for path, several in calls.items():
         layer = several[0].operation

@@ -16,7 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_stateful.data.arrays import out_dtype
-from keras_stateful.data.fields import Field, Flat, Lazy, LazySource, Separate, check_laid_out
+from keras_stateful.data.fields import (
+    AHEAD_FROM_THE_FIRST_STEP,
+    Field,
+    Flat,
+    Lazy,
+    LazySource,
+    Separate,
+    check_laid_out,
+)
 from keras_stateful.data.kinds import (
     Items,
     as_array,
@@ -353,6 +361,7 @@ def document_length(
         raise ValueError(
             f"The arrays of a document must have the same time steps. Received: {name}[{i}] with "
             f"{listed or 'no array'}."
+            + (f" {AHEAD_FROM_THE_FIRST_STEP}" if any(k in uneven.longer for k in steps) else "")
         )
     return lengths.pop()
 

@@ -435,6 +435,12 @@ def same_values(one: Field, other: Field) -> bool:
     return varies
 
 
+AHEAD_FROM_THE_FIRST_STEP = (
+    "What is known ahead begins with the document, not behind it: give its values from the first "
+    "step on, and those behind the last step that are known."
+)
+
+
 def check_laid_out(part: Field, whole: Field, *, longer: bool = False) -> None:
     """Checks that two fields have the same documents and time steps.
 
@@ -452,11 +458,18 @@ def check_laid_out(part: Field, whole: Field, *, longer: bool = False) -> None:
     different = np.flatnonzero(wrong)
     if len(different):
         i, argument = int(different[0]), whole.name.partition("[")[0]
-        raise ValueError(
-            f"`{part.name}` and `{whole.name}` must have the same time steps. Received: "
-            f"{part.document_name(i)} of {part.lengths[i]}, {whole.document_name(i)} of "
+        received = (
+            f"Received: {part.document_name(i)} of {part.lengths[i]}, {whole.document_name(i)} of "
             f"{whole.lengths[i]}"
             + (f" (and {len(different) - 1} more)" if len(different) > 1 else "")
+        )
+        if longer:
+            raise ValueError(
+                f"`{part.name}` is known ahead, and must have at least the time steps of "
+                f"`{whole.name}`. {received}. {AHEAD_FROM_THE_FIRST_STEP}"
+            )
+        raise ValueError(
+            f"`{part.name}` and `{whole.name}` must have the same time steps. {received}"
             + ". Lay it out as the corpus, one value for each time step"
             + (
                 ": a weight belongs to the time step that is read."

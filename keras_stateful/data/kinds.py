@@ -59,17 +59,7 @@ def refuse_others(name: str, value: Any) -> None:
         )
     if is_array(value):
         return
-    package = type(value).__module__.split(".")[0]
-    if package in ("pandas", "polars", "pyarrow", "narwhals") and not _holds_documents(value):
-        remedy = (
-            "Read it first: `.collect()`."
-            if hasattr(value, "collect")
-            else "Pass a list with a document for each group: `[part[columns] for _, part in "
-            "frame.groupby(...)]`, or the frame to `StatefulSequence.from_frame(frame, by=...)`."
-        )
-        raise TypeError(
-            f"`{name}` must be arrays. Received: a {package} {type(value).__name__}. {remedy}"
-        )
+    refuse_groups(name, value)
     if (
         not hasattr(value, "__len__")
         or not hasattr(value, "__getitem__")
@@ -84,6 +74,22 @@ def refuse_others(name: str, value: Any) -> None:
         raise ValueError(
             f"`{name}` has no documents. Received: {type(value).__name__} of length 0. Is its path "
             "right?"
+        )
+
+
+def refuse_groups(name: str, value: Any) -> None:
+    """Refuses what packages of frames have beside frames: groups of rows, and plans to read one."""
+    package = type(value).__module__.split(".")[0]
+    of_frames = package in ("pandas", "polars", "pyarrow", "narwhals")
+    if of_frames and not hasattr(value, "__array__"):
+        remedy = (
+            "Read it first: `.collect()`."
+            if hasattr(value, "collect")
+            else "Pass a list with a document for each group: `[part[columns] for _, part in "
+            "frame.groupby(...)]`, or the frame to `StatefulSequence.from_frame(frame, by=...)`."
+        )
+        raise TypeError(
+            f"`{name}` must be arrays. Received: a {package} {type(value).__name__}. {remedy}"
         )
 
 

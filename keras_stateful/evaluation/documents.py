@@ -87,7 +87,8 @@ def evaluate_documents(
     Returns:
         `{"loss": (documents,), metric: (documents,), ...}`: means over each document's own time
         steps (weighted means, where `sample_weight` is given; masked steps do not count). NaN for a
-        document of which no step is scored. With `pooled` `{"loss": float, ...}`. With
+        document of which no step is scored, and where the model gives NaN, as one does that a
+        large `dynamic` has diverge. With `pooled` `{"loss": float, ...}`. With
         `by="position"` `{"position": (bins,), "steps": (bins,), "loss": (bins,), ...}`: the first
         position of each bin (0, 1, 2, 4, 8, ...) and how many steps in it count. Regularization
         penalties are not part of the loss.

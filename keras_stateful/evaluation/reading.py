@@ -22,6 +22,7 @@ from keras_stateful.carry.graph import RESETS
 from keras_stateful.conversion.convert import twin_with_resets
 from keras_stateful.data.burn_in import Start
 from keras_stateful.data.inputs import KnownAhead, StaticInputs
+from keras_stateful.data.kinds import refuse_groups
 from keras_stateful.data.sequence import Span, StatefulSequence
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.progress import ProgressBar, Verbose
@@ -83,6 +84,7 @@ def count_documents(documents: Structure) -> int:
         TypeError: an iterator or generator, which does not say.
     """
     column = next(iter(documents.values()), ()) if isinstance(documents, dict) else documents
+    refuse_groups("documents", column)
     if not hasattr(column, "__len__"):
         raise TypeError(
             "`documents` must be a sequence of arrays, one for each document. Received: "
@@ -321,6 +323,7 @@ def _check_documents(documents: Structure) -> None:
     # A dict holds the documents of each input, and each of these may be one array by mistake.
     columns = documents.values() if isinstance(documents, dict) else [documents]
     for column in columns:
+        refuse_groups("documents", column)
         if hasattr(column, "ndim"):
             raise ValueError(
                 "`documents` must be a sequence of arrays, one for each document. Received: one "

@@ -129,6 +129,8 @@ def read_saved(path: str | PathLike) -> Saved:
 
 
 def _parse(content: bytes) -> Saved:
+    if not content.startswith(b"PK"):  # of one array, or pickled, NumPy makes something else
+        raise ValueError("it is no `.npz` archive")
     with np.load(io.BytesIO(content), allow_pickle=False) as archive:
         # Nothing in it is compressed: a file from a stranger takes no more memory than its size.
         size = sum(entry.file_size for entry in archive.zip.infolist())

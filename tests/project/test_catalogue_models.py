@@ -277,7 +277,7 @@ MODELS = {
         converting(lambda: sequential(layers.Dense(3, name="dense"))),
         ValueError,
         "nothing that carries a state",
-        "['dense']",
+        "['dense']. One that takes each time step alone is read by `model.evaluate`",
         "What carries are SimpleRNN, GRU, LSTM",
     ),
     "recurrent along another axis only": Bad(

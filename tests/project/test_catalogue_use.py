@@ -55,6 +55,11 @@ def cases(*tables):
 TEXTS = [np.arange(n) % VOCABULARY for n in (12, 33)]
 
 
+def table():
+    """A frame of texts, a row for each id."""
+    return pytest.importorskip("pandas").DataFrame({"text": list("aab"), "id": [1, 2, 3]})
+
+
 def columns(arrays):
     """The arrays as columns of frames, whose index has the numbers of rows."""
     return list(map(pytest.importorskip("pandas").Series, arrays))
@@ -158,6 +163,47 @@ DOCUMENTS = {
     ),
     "a number": Bad(
         lambda m: ks.predict_documents(m, 5), TypeError, "`documents`", "int", "Pass a list"
+    ),
+    "groups of a frame": Bad(
+        lambda m: ks.predict_documents(m, table().groupby("text")),
+        TypeError,
+        "`documents`",
+        "a pandas DataFrameGroupBy",
+        "`[part[columns] for _, part in frame.groupby(...)]`",
+    ),
+    "groups of one column": Bad(
+        lambda m: ks.evaluate_documents(m, {"x": table().groupby("text")["id"]}),
+        TypeError,
+        "`documents`",
+        "a pandas SeriesGroupBy",
+        "a list with a document for each group",
+    ),
+    "groups of polars": Bad(
+        lambda m: ks.predict_documents(
+            m, pytest.importorskip("polars").from_pandas(table()).group_by("text")
+        ),
+        TypeError,
+        "`documents`",
+        "a polars GroupBy",
+        "a list with a document for each group",
+    ),
+    "what is known ahead from the end of a document on": Bad(
+        lambda m: ks.predict_documents(
+            m, {"x": TEXTS, "hour": [t[:5] for t in TEXTS]}, known_ahead={"hour": 1}
+        ),
+        ValueError,
+        "`documents['hour']` is known ahead",
+        "documents['hour'][0] of 5",
+        "begins with the document",
+    ),
+    "likewise in documents that are dicts": Bad(
+        lambda m: ks.predict_documents(
+            m, [{"x": t, "hour": t[:5]} for t in TEXTS], known_ahead={"hour": 1}
+        ),
+        ValueError,
+        "same time steps",
+        "'hour': 5",
+        "begins with the document",
     ),
     "documents that are not read whole": Bad(
         lambda m: ks.evaluate_documents(m, TEXTS, boundary="ignore"),

@@ -99,6 +99,10 @@ def test_other_files_and_other_values_are_refused(tmp_path):
     np.savez(tmp_path / "other.npz", a=np.ones(3))
     np.savez(tmp_path / "objects.npz", states=np.array([{}], object))
     (tmp_path / "text.npz").write_text("states")
+    np.save(tmp_path / "array.npz", np.ones(3))  # written to `array.npz.npy`
+    os.replace(tmp_path / "array.npz.npy", tmp_path / "array.npz")
+    with pytest.raises(ValueError, match="it is no `.npz` archive"):
+        ks.load_states(tmp_path / "array.npz")
     for name in ("other", "objects", "text"):
         with pytest.raises(ValueError, match=f"{name}.npz is not a file of `save_states`"):
             ks.load_states(tmp_path / f"{name}.npz")
