@@ -342,4 +342,10 @@ def _shape_remedy(step: tuple[int, ...], dtype: np.dtype, output: _Output) -> st
     layer = (
         f": a `Dense({step[0]})`." if len(step) == 1 else " (a `Reshape` inside `TimeDistributed`)."
     )
+    values = output.step[0] if len(output.step) == 1 else None
+    if step == (1,) and values is not None and values > 1:
+        layer += (
+            f" Where its {values} values are those of {values} time steps, say how far ahead each "
+            f"is: `target_offset=` a list of {values} (`horizons=` of `from_frame`)."
+        )
     return give + layer

@@ -116,7 +116,12 @@ def test_ids_that_are_no_class_and_no_target_either(kind, made):
 
 
 SHAPES = {
-    "three outputs for one column": (3, "mse", {"targets": LOAD}, r"a `Dense\(1\)`"),
+    "three outputs for one column": (
+        3,
+        "mse",
+        {"targets": LOAD},
+        r"a `Dense\(1\)`\. Where its 3 values are those of .* `target_offset=` a list of 3",
+    ),
     "one output for a horizon": (
         1,
         "mse",
@@ -142,6 +147,17 @@ def test_targets_of_another_shape_than_the_output(case, plain):
     sequence = ks.StatefulSequence(READINGS, 2, 10, resets=not plain, **arguments)
     with pytest.raises(ValueError, match=f"(?s)broadcast.*{message}"):
         fit(model_of(sequence, units, loss, ids=False, plain=plain), sequence)
+
+
+@pytest.mark.parametrize("columns", [1, None])
+def test_horizons_that_a_call_leaves_out_are_asked_for(columns):
+    """Of a model that remembers no training; with as many offsets it is scored."""
+    model = model_of(None, 3, "mse", ids=False, plain=True)
+    targets = LOAD if columns else [part[:, 0] for part in LOAD]
+    with pytest.raises(ValueError, match="`target_offset=` a list of 3"):
+        ks.evaluate_documents(model, READINGS, targets=targets)
+    loss = ks.evaluate_documents(model, READINGS, targets=targets, target_offset=[1, 6, 24])["loss"]
+    assert np.isfinite(loss).all()
 
 
 WEIGHTED = {
