@@ -141,7 +141,7 @@ def _check_of_steps(field: Field, lengths: np.ndarray, name: str) -> None:
     # Memory maps are read, too: a wrong weight would train on the wrong thing, without an error.
     for document, steps in enumerate(lengths.tolist()):
         for start in range(0, steps, _CHUNK):
-            values = field.read(document, start, start + _CHUNK)
+            values = field.read(document, start, min(start + _CHUNK, steps))
             check_values(field.document_name(document), values)
     field.searched = True
 

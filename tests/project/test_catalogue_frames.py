@@ -340,6 +340,29 @@ BAD = {
         "(14, 3, 1) with `series.training`, whose have 6 rows",
         "`series.forecasts(predictions, series.validation)`",
     ),
+    "forecasts of a future without a plan": Bad(
+        lambda: readings(known_ahead=["on"]).forecasts(ones, readings(known_ahead=["on"]).future),
+        ValueError,
+        "`part`",
+        "Received: None",
+        "`future` needs rows behind the last reading",
+    ),
+    "a table of an output without horizons": Bad(
+        lambda: readings(horizons=[1, 2], sequence_length=3).table(np.ones((2, 3, 1)), "training"),
+        ValueError,
+        "horizons",
+        "(1,) for each step, horizons [1, 2]",
+        "`Dense(2)`",
+    ),
+    "a table with two columns of a name": Bad(
+        lambda: readings(lambda t: t.rename(columns={"machine": "row"}), by="row").table(
+            np.ones((2, 4, 1)), "training"
+        ),
+        ValueError,
+        "`by`",
+        "by=['row']",
+        "Rename",
+    ),
     "all parts to read": Bad(
         lambda: is_sequence(readings()),
         TypeError,

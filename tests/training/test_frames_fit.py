@@ -35,9 +35,9 @@ def frame():
     return pandas.concat(parts, ignore_index=True).sample(frac=1, random_state=0)
 
 
-def sequences(inputs=("temp", "load"), static=("age", "size"), **options):
+def sequences(readings=None, inputs=("temp", "load"), static=("age", "size"), **options):
     return ks.StatefulSequence.from_frame(
-        frame(),
+        frame() if readings is None else readings,
         by="machine",
         time="time",
         inputs=list(inputs),
@@ -124,6 +124,83 @@ def test_forecasts_are_those_of_one_long_pass(trained, part, start, stop):
         known = frame().iloc[forecasts[machine].rows[:, 1]]
         assert (known["machine"] == machine).all()
         assert (known["time"] == HOURS[start + 3 : last + 3]).all()
+
+
+def test_the_forecasts_that_matter_are_those_of_one_long_pass(trained):
+    """Behind the last reading, where rows to come hold what is known ahead."""
+    data, plain, model, _ = trained
+    readings = frame().assign(come=True)
+    later = [
+        readings[readings["machine"] == machine].iloc[:1].loc[lambda r: r.index.repeat(3)].assign(
+            time=HOURS[n : n + 3], temp=np.nan, load=np.nan, come=False,
+            hour=np.sin(np.arange(n, n + 3) / 4),
+        )
+        for machine, n in LENGTHS.items()
+    ]  # fmt: skip
+    whole = pandas.concat([readings, *later], ignore_index=True).sample(frac=1, random_state=1)
+    made = sequences(whole, stride=data.training.stride)
+    ks.reset_states(model)
+    predictions = model.predict(made.future, verbose=0)
+    forecasts = made.forecasts(predictions, made.future)
+    table = pandas.DataFrame(made.table(predictions, made.future))
+    assert np.isnan(model.evaluate(made.future, verbose=0))
+    for machine, length in LENGTHS.items():
+        rows = whole[whole["machine"] == machine].sort_values("time")
+        hour = rows["hour"].to_numpy()
+        x = {
+            "inputs": rows[["temp", "load"]].to_numpy()[:length],
+            "known_ahead": np.stack([hour[h : h + length] for h in HORIZONS], axis=1),
+            "static": rows[["age", "size"]].to_numpy()[:length],
+        }
+        x = {key: value[None].astype("float32") for key, value in x.items()}
+        expected = plain.predict(x, verbose=0)[0][-3:]
+        np.testing.assert_allclose(forecasts[machine].values, expected, rtol=1e-4, atol=1e-6)
+        last = table[(table["machine"] == machine) & (table["time"] == HOURS[length + 2])]
+        np.testing.assert_allclose(last["forecast"], expected[-1:, 1], rtol=1e-4, atol=1e-6)
+        assert last["horizon"].tolist() == [3]
+
+
+def test_labels_of_windows_come_from_a_column():
+    """An alarm, at the last step of windows that overlap: no horizon, one output for each."""
+    alarms = frame().assign(alarm=lambda f: (f["temp"] > 0.5).astype("float32"))
+    data = ks.StatefulSequence.from_frame(
+        alarms,
+        by="machine",
+        time="time",
+        inputs=["temp", "load"],
+        targets="alarm",
+        horizons=0,
+        label_at="window",
+        stride=2,
+        split=HOURS[SPLIT],
+        batch_size=2,
+        sequence_length=6,
+        resets=True,
+    )
+    keras.utils.set_random_seed(0)
+    plain = keras.Sequential(
+        [keras.Input((None, 2)), layers.GRU(3), layers.Dense(1, activation="sigmoid")]
+    )
+    model = ks.to_stateful(plain, data.training)
+    model.compile(keras.optimizers.SGD(0.0), "mse")
+    history = model.fit(data.training, validation_data=data.validation, verbose=0).history
+    forecasts = data.forecasts(model.predict(data.validation, verbose=0), data.validation)
+    errors = {"loss": [], "val_loss": []}
+    for machine, length in LENGTHS.items():
+        rows = alarms[alarms["machine"] == machine].sort_values("time")
+        x = rows[["temp", "load"]].to_numpy("float32")
+        ends = range(5, length, 2)
+        output = {t: plain.predict_on_batch(x[None, : t + 1])[0, 0] for t in ends}
+        for t in ends:
+            part = "loss" if t < SPLIT else "val_loss"
+            errors[part].append((output[t] - rows["alarm"].iloc[t]) ** 2)
+        of_one = forecasts[machine]
+        assert (of_one.times == HOURS[[t for t in ends if t >= SPLIT]]).all()
+        expected = [output[t] for t in ends if t >= SPLIT]
+        np.testing.assert_allclose(of_one.values[:, 0], expected, rtol=1e-4)
+        assert (of_one.rows == of_one.rows_read).all()
+    for part, values in errors.items():
+        np.testing.assert_allclose(history[part], np.mean(values), rtol=1e-5)
 
 
 def test_columns_in_another_order_are_those_of_the_training(trained):

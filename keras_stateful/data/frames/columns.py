@@ -1,6 +1,6 @@
 """Columns of a frame in the order of its series: inputs, targets, weights. NumPy only."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 
@@ -48,14 +48,24 @@ class Line:
     Attributes:
         values: `(rows,)` of one column, `(rows, columns)` of several, in the order of the series.
         columns: their names.
+        name: of the argument that names them, used in error messages.
     """
 
     values: np.ndarray
     columns: tuple
+    name: str
 
-    def cut(self, place: slice | np.ndarray) -> np.ndarray | Table:
-        """Some rows; consecutive ones are a document, and a view."""
+    def cut(self, place: slice | np.ndarray, steps: int = 0) -> np.ndarray | Table:
+        """Some rows; consecutive ones are a document, and a view.
+
+        Args:
+            place: of the rows.
+            steps: how long the document is at least: 0 stands behind its last row.
+        """
         values = self.values[place]
+        if steps > len(values):
+            behind = np.zeros((steps - len(values), *values.shape[1:]), values.dtype)
+            values = np.concatenate([values, behind])
         return Table(values, self.columns) if values.ndim > 1 else values
 
 
@@ -87,13 +97,13 @@ class FrameColumns:
             values = as_array(name, self.frame, columns)
         else:
             values = as_array(name, self.frame[chosen])
-        return Line(values[self.series.rows], columns)
+        return Line(values[self.series.rows], columns, name)
 
     def inputs(self, name: str, argument: NamesByKey) -> dict[str, Line]:
         """Columns that a model reads, by the name of the input: that of the argument, or its keys.
 
         Raises:
-            ValueError: values that are missing, a number without an axis for features.
+            ValueError: a number without an axis for features.
         """
         read: dict[str, Line] = {}
         for key, where, chosen in by_key(name, argument):
@@ -104,8 +114,15 @@ class FrameColumns:
                     f"{line.columns[0]!r} of {line.values.dtype}. Features are a list: "
                     f"`{name}=[{line.columns[0]!r}]`."
                 )
-            self._refuse_missing(where, line)
         return read
+
+    def ends_of(self, lines: Iterable[Line]) -> np.ndarray:
+        """How many rows of each series there are up to the last that holds a value, `(series,)`."""
+        there = np.zeros(len(self.series.rows), bool)
+        for line in lines:
+            values = line.values.reshape(len(there), -1)
+            there |= (values == values).any(1)  # NaN is equal to nothing
+        return np.maximum.reduceat(np.where(there, self.series.within + 1, 0), self.series.begin)
 
     def static(self, name: str, argument: NamesByKey) -> dict[str, Line]:
         """Columns that are constant in each series, a row for each, by the name of the input.
@@ -114,6 +131,7 @@ class FrameColumns:
             ValueError: columns that are not, and what `inputs` refuses.
         """
         read = self.inputs(name, argument)
+        self.refuse_missing(read)
         return {key: self._of_series(name, line) for key, line in read.items()}
 
     def _of_series(self, name: str, line: Line) -> Line:
@@ -128,7 +146,7 @@ class FrameColumns:
                 f"another value than row {first}. Pass it in `inputs`, or in `known_ahead` where it"
                 " is known before its time."
             )
-        return Line(values, line.columns)
+        return Line(values, line.columns, line.name)
 
     def weights(
         self,
@@ -152,17 +170,18 @@ class FrameColumns:
         missing = np.zeros(len(self.series.rows), bool)
         for line in targets:
             missing |= missing_steps(line.values)
+        missing &= ~self.series.to_come
         if sample_weight is None and not missing.any():
             return None
         weights = np.ones(len(missing), "float32")
         if sample_weight is not None:
             line = self.read("sample_weight", sample_weight)
-            lacking = missing_steps(line.values)
+            lacking = missing_steps(line.values) & ~self.series.to_come
             if lacking.any():
                 self._refuse("sample_weight", line, lacking, "Give rows weight 0: `.fillna(0)`.")
             weights = line.values.astype("float32")
         for number in range(len(self.series)):
-            inside = self.series.slice(number)
+            inside = self.series.slice(number, 0, int(self.series.readings[number]))
             if skip:
                 weights[inside] *= ~_ahead(missing[inside], offsets)
             else:
@@ -178,9 +197,14 @@ class FrameColumns:
             )
         return weights
 
-    def _refuse_missing(self, name: str, line: Line) -> None:
-        missing = missing_steps(line.values)
-        if missing.any():
+    def refuse_missing(self, lines: Mapping[str, Line]) -> None:
+        """Refuses inputs that are missing, with the lines that fill them in."""
+        for line in lines.values():
+            name, missing = line.name, missing_steps(line.values)
+            if name.startswith("inputs"):
+                missing &= ~self.series.to_come
+            if not missing.any():
+                continue
             by = list(self.series.by)
             group = f".groupby({by})" if by else ""
             column = repr(self._missing_column(line, missing))

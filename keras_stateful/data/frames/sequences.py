@@ -1,8 +1,8 @@
 """`StatefulSequence.from_frame`: what a forecaster reads of a frame of readings. NumPy only."""
 
 import warnings
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from inspect import signature
 from typing import Any, Self, cast
@@ -12,7 +12,7 @@ import numpy as np
 from keras_stateful.data.frames.columns import FrameColumns, Line, Names, NamesByKey, by_key
 from keras_stateful.data.frames.forecasts import FrameSequences
 from keras_stateful.data.frames.series import Series, open_series
-from keras_stateful.data.frames.splits import Part, parts_of
+from keras_stateful.data.frames.splits import Part, future_of, parts_of
 from keras_stateful.data.frames.time_steps import check_steps
 from keras_stateful.data.offsets import read_offsets
 from keras_stateful.foundation.arguments import one_of, true_or_false
@@ -67,8 +67,10 @@ class FromFrame:
                 input; beside others, the one named "inputs". Or a dict of columns, for several
                 inputs of these names.
             known_ahead: columns that are known beforehand, such as the hour or a tariff: the input
-                "known_ahead". At each step the model reads those of the time that it predicts. Or a
-                dict.
+                "known_ahead". At each step the model reads those of the time that it predicts, of
+                several horizons all columns of the first, then those of the next. Or a dict. The
+                last rows of a series may hold these alone, with NaN as inputs and targets: they are
+                to come, and `future` forecasts them.
             static: columns that are constant in each group: the input "static". Or a dict.
             by: the column, or several, whose values tell series apart; None: the frame is one.
                 Series are in sorted order.
@@ -85,12 +87,14 @@ class FromFrame:
             partial: True if parts may lack series that have nothing in them, such as those that
                 begin after the split.
             **options: of `StatefulSequence`, for all parts (`label_at="window"` for a model that
-                ends with `return_sequences=False`); `burn_in`, `max_document_length`,
-                `shuffle`, `shift_windows` and `seed` for the training alone.
+                ends with `return_sequences=False`, with `horizons=0` for labels of the step
+                itself); `burn_in`, `max_document_length`, `shuffle`, `shift_windows` and `seed`
+                for the training alone. `target_offset` and `encode` are made here.
 
         Returns:
             An object with `training`, and, with `split`, `validation` and `test`, each a
-            `StatefulSequence`; `groups`; and `forecasts(predictions, part)`, which says for
+            `StatefulSequence`; `future`, which reads up to the last reading; `groups`; and
+            `forecasts(predictions, part)` and `table(predictions, part)`, which say for
             predictions which group and time they belong to.
 
         Raises:
@@ -130,16 +134,24 @@ class FromFrame:
         _check_options(cls, options, split)
         one_of("missing_targets", missing_targets, ("refuse", "skip"))
         series = open_series(frame, by, time)
-        check_steps(series)
+        step = check_steps(series)
         offsets, horizon = read_offsets(horizons, 1, "horizons")
         columns = FrameColumns(frame, series)
         predicted = {
             key: columns.read(where, chosen) for key, where, chosen in by_key("targets", targets)
         }
+        read = columns.inputs("inputs", inputs)
+        ahead = columns.inputs("known_ahead", known_ahead)
+        if ahead:  # rows may follow of which nothing else is known
+            readings = columns.ends_of([*read.values(), *predicted.values()])
+            series = replace(series, readings=readings)
+            columns = FrameColumns(frame, series)
+        columns.refuse_missing(read)
+        columns.refuse_missing(ahead)
         lines = _Lines(
             series,
-            inputs=columns.inputs("inputs", inputs),
-            known_ahead=columns.inputs("known_ahead", known_ahead),
+            inputs=read,
+            known_ahead=ahead,
             static=columns.static("static", static),
             targets=predicted,
             weights=columns.weights(
@@ -147,28 +159,20 @@ class FromFrame:
             ),
         )
         lines.check_answers(offsets)
-        result: FrameSequences[Self] = FrameSequences(series, offsets, horizon)
+        options |= {"batch_size": batch_size, "sequence_length": sequence_length}
+        options["target_offset"] = horizons
+        # By name only where a name was given or is needed to tell several apart.
+        alone = not (isinstance(inputs, Mapping) or ahead or lines.static)
+        maker = _Maker(cls, lines, options, alone, not isinstance(targets, Mapping))
+        future = future_of(series, max(offsets), ahead=bool(ahead))
+        result: FrameSequences[Self] = FrameSequences(
+            series, step, offsets, horizon, future, cast(Any, maker.sequence)
+        )
         partial = true_or_false("partial", partial)
         for part in parts_of(series, split, max(offsets), lines.weights, partial):
-            arguments = {**options, **lines.arguments(part), "target_offset": horizons}
-            # By name only where a name was given or is needed to tell several apart.
-            if not (isinstance(inputs, Mapping) or lines.known_ahead or lines.static):
-                arguments["corpus"] = arguments["corpus"]["inputs"]
-            if not isinstance(targets, Mapping):
-                arguments["targets"] = arguments["targets"]["targets"]
-            if part.name != "training":
-                arguments = {k: v for k, v in arguments.items() if k not in _OF_TRAINING}
-                arguments["burn_in"] = part.start.tolist()
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always")
-                sequence = cast(Any, cls)(
-                    batch_size=batch_size, sequence_length=sequence_length, **arguments
-                )
-            for warning in caught:
-                # Few series fill few rows, and only those of the training can be cut.
-                if part.name == "training" or "of all time steps are" not in str(warning.message):
-                    warnings.warn(warning.message, stacklevel=2)
-            result.add(part, sequence)
+            result.add(part)
+        if future is not None:
+            result.add(future)
         return result
 
 
@@ -221,22 +225,69 @@ class _Lines:
     def arguments(self, part: Part) -> dict[str, Any]:
         """Arguments of `StatefulSequence` for the documents of a part, by key."""
 
-        def documents(line: Line) -> list:
-            ends = zip(part.series.tolist(), part.stop.tolist(), strict=True)
-            return [line.cut(self.series.slice(number, 0, stop)) for number, stop in ends]
+        stops, lengths = part.stop.tolist(), self.series.lengths[part.series]
+        future = part.name == "future"
 
-        read = {**self.inputs, **self.known_ahead}
+        def documents(line: Line, ends: np.ndarray) -> list:
+            ends = np.minimum(ends, part.stop)
+            places = zip(part.series.tolist(), ends.tolist(), stops, strict=True)
+            return [line.cut(self.series.slice(k, 0, end), stop) for k, end, stop in places]
+
+        readings = self.series.readings[part.series]
+        corpus = {key: documents(line, readings) for key, line in self.inputs.items()}
+        corpus |= {key: documents(line, lengths) for key, line in self.known_ahead.items()}
         arguments: dict[str, Any] = {
-            "corpus": {key: documents(line) for key, line in read.items()},
-            "targets": {key: documents(line) for key, line in self.targets.items()},
+            "corpus": corpus,
+            "targets": {key: documents(line, readings) for key, line in self.targets.items()},
         }
-        if self.weights is not None:
-            arguments["sample_weight"] = documents(Line(self.weights, ()))
+        if future:  # there is nothing yet to train on or to score
+            arguments["sample_weight"] = [np.zeros(stop, "float32") for stop in stops]
+        elif self.weights is not None:
+            weights = Line(self.weights, (), "sample_weight")
+            arguments["sample_weight"] = documents(weights, readings)
         if self.known_ahead:
             arguments["known_ahead"] = [*self.known_ahead]
         if self.static:
             arguments["static"] = {key: line.cut(part.series) for key, line in self.static.items()}
         return arguments
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the sequences of parts.
+
+    Attributes:
+        kind: `StatefulSequence`.
+        lines: the columns of all series.
+        options: arguments of `kind` for all parts.
+        one_input: True if the model's only input goes without a name.
+        one_target: True if its only output does.
+    """
+
+    kind: Callable[..., Any]
+    lines: _Lines
+    options: dict[str, Any]
+    one_input: bool
+    one_target: bool
+
+    def sequence(self, part: Part) -> Any:
+        """The sequence of a part."""
+        arguments = {**self.options, **self.lines.arguments(part)}
+        if self.one_input:
+            arguments["corpus"] = arguments["corpus"]["inputs"]
+        if self.one_target:
+            arguments["targets"] = arguments["targets"]["targets"]
+        if part.name != "training":
+            arguments = {k: v for k, v in arguments.items() if k not in _OF_TRAINING}
+            arguments["burn_in"] = part.start.tolist()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            sequence = self.kind(**arguments)
+        for warning in caught:
+            # Few series fill few rows, and only those of the training can be cut.
+            if part.name == "training" or "of all time steps are" not in str(warning.message):
+                warnings.warn(warning.message, stacklevel=4)
+        return sequence
 
 
 def _check_arguments(frame: Any, options: dict[str, Any]) -> None:

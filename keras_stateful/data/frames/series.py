@@ -28,6 +28,8 @@ class Series:
         rows: of the frame, in the order of series and time, `(rows,)`.
         begin: where each series begins among them, `(series,)`.
         lengths: rows of each, `(series,)`.
+        readings: how many of these there are up to the last reading, `(series,)`; rows behind it
+            are to come, and hold what is known ahead.
         times: of `rows`, datetime64 (UTC where the frame's have a time zone) or whole numbers;
             counted from 0 in each series where the frame has no column of times.
         time: the column of these, or None.
@@ -39,12 +41,23 @@ class Series:
     rows: np.ndarray
     begin: np.ndarray
     lengths: np.ndarray
+    readings: np.ndarray
     times: np.ndarray
     time: Hashable | None
     zoned: bool
 
     def __len__(self) -> int:
         return len(self.begin)
+
+    @property
+    def within(self) -> np.ndarray:
+        """Which time step of its series each of `rows` is."""
+        return np.arange(len(self.rows)) - np.repeat(self.begin, self.lengths)
+
+    @property
+    def to_come(self) -> np.ndarray:
+        """Marks those of `rows` that lie behind the last reading of their series."""
+        return self.within >= np.repeat(self.readings, self.lengths)
 
     def slice(self, series: int, start: int = 0, stop: int | None = None) -> slice:
         """Where the steps of a series from `start` to `stop` stand in `rows` and `times`."""
@@ -106,7 +119,7 @@ def open_series(frame: Any, by: Any, time: Hashable | None) -> Series:
     lengths = np.bincount(codes, minlength=len(names))
     begin = np.cumsum(lengths) - lengths
     ordered = np.arange(number) - np.repeat(begin, lengths) if time is None else times[rows]
-    return Series(columns, names, rows, begin, lengths, ordered, time, zoned)
+    return Series(columns, names, rows, begin, lengths, lengths, ordered, time, zoned)
 
 
 def is_several(argument: Any, columns: tuple) -> bool:

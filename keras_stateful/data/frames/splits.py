@@ -1,9 +1,10 @@
-"""Where the parts of a frame's series begin and end: training, validation, test. NumPy only.
+"""Where the parts of a frame's series begin and end. NumPy only.
 
               0     t1      t2    end     ■ counts     ░ is read
 training      ■■■■■■|       |       |
 validation    ░░░░░░|■■■■■■■|       |
 test          ░░░░░░|░░░░░░░|■■■■■■■|
+future        ░░░░░░|░░░░░░░|░░░░░░░|■■■■    what is known ahead may go on there
 """
 
 from collections.abc import Iterable
@@ -21,7 +22,7 @@ class Part(NamedTuple):
     """What a part has of the series that are in it.
 
     Attributes:
-        name: "training", "validation" or "test".
+        name: "training", "validation", "test" or "future".
         series: their numbers, `(documents,)`.
         start: the first step of each that counts; those before are read.
         stop: the end of each: no step, and no target, lies there or later.
@@ -52,7 +53,7 @@ def parts_of(
         TypeError: a split of the wrong type.
         ValueError: one that lies elsewhere, series without a step to count.
     """
-    bounds = [np.zeros(len(series), "int64"), *_cuts(series, split), series.lengths]
+    bounds = [np.zeros(len(series), "int64"), *_cuts(series, split), series.readings]
     parts = []
     for name, start, stop in zip(PARTS, bounds, bounds[1:], strict=False):
         counted = np.maximum(0, stop - reach - start)
@@ -71,12 +72,30 @@ def parts_of(
     return parts
 
 
+def future_of(series: Series, reach: int, *, ahead: bool) -> Part | None:
+    """The forecasts that nothing has come of yet: of steps up to the last reading of each series.
+
+    Args:
+        series: of a frame.
+        reach: how many steps later the latest target of a step stands.
+        ahead: True if something known ahead is read, which must be there for that step.
+
+    Returns:
+        The part, which counts the steps whose latest target lies behind the last reading; it stops
+        that many steps behind what is read. None without such a step.
+    """
+    read = np.minimum(series.readings, series.lengths - reach) if ahead else series.readings
+    start = np.maximum(0, series.readings - reach)
+    kept = np.flatnonzero(read > start)
+    return Part("future", kept, start[kept], read[kept] + reach) if len(kept) else None
+
+
 def _too_short(
     series: Series, split: Any, name: str, empty: np.ndarray, rows: np.ndarray, reach: int
 ) -> ValueError:
     low, high = series.shown(series.times.min()), series.shown(series.times.max())
     first = ", ".join(
-        f"{series.describe(k)} with {rows[k]} of its {series.lengths[k]} rows there"
+        f"{series.describe(k)} with {rows[k]} of its {series.readings[k]} rows there"
         for k in empty[:3].tolist()
     )
     more = f", and {len(empty) - 3} more" if len(empty) > 3 else ""
@@ -116,12 +135,13 @@ def _cuts(series: Series, split: Any) -> list[np.ndarray]:
                 "`split` as a float is a fraction of each series, between 0 and 1. Received: "
                 f"split={split!r}. Pass 0.8, or a time as the frame has it."
             )
-        cuts = [(value * series.lengths).astype("int64") for value in several]
+        cuts = [(value * series.readings).astype("int64") for value in several]
     else:
         names = ["split"] if len(several) == 1 else ["split[0]", "split[1]"]
         times = [_as_time(name, value, series) for name, value in zip(names, several, strict=True)]
         places = [series.slice(number) for number in range(len(series))]
         cuts = [np.array([np.searchsorted(series.times[p], t) for p in places]) for t in times]
+        cuts = [np.minimum(cut, series.readings) for cut in cuts]
         several = times
     if len(several) == 2 and not several[0] < several[1]:
         raise ValueError(

@@ -26,8 +26,12 @@ _UNITS = (
 )
 
 
-def check_steps(series: Series) -> None:
+def check_steps(series: Series) -> Any:
     """Refuses series whose times are doubled, or do not go on by one step, the same in all.
+
+    Returns:
+        The step: a timedelta64, of months where each time is on the same day of its month, or a
+        whole number; None if no series has two rows.
 
     Raises:
         ValueError: with the group, row and times, and how to mend the frame.
@@ -37,11 +41,11 @@ def check_steps(series: Series) -> None:
     places = np.flatnonzero(inner)
     steps = series.times[places] - series.times[places - 1]
     if series.time is None or not len(steps):
-        return
+        return 1 if series.time is None else None
     zero = steps.astype("int64") == 0
     if zero.any():
         _refuse_doubled(series, places[zero])
-    if (steps != steps[0]).any() and steps.dtype.kind == "m" and steps.min() >= _MONTH:
+    if steps.dtype.kind == "m" and steps.min() >= _MONTH:
         months = _in_months(series.times)
         steps = steps if months is None else months[places] - months[places - 1]
     if (steps != steps[0]).any():
@@ -49,15 +53,41 @@ def check_steps(series: Series) -> None:
         other = steps != usual
         first = int(other.argmax())
         _refuse_uneven(series, int(places[first]), int(other.sum()), steps[first], usual)
+    return steps[0]
+
+
+def times_behind(times: np.ndarray, step: Any, count: int) -> np.ndarray:
+    """The times of the steps that would follow a series.
+
+    Args:
+        times: of its rows.
+        step: as `check_steps` returns it.
+        count: how many.
+    """
+    ahead = np.arange(1, count + 1)
+    if not isinstance(step, np.timedelta64) or _in_seconds(step):
+        return times[-1] + ahead * step
+    months = (times[-1].astype("datetime64[M]") + ahead * step).astype("datetime64[M]")
+    # On the same day of their months, or on the last where all are, or where a month is shorter.
+    ends = (months + 1).astype(times.dtype) - _DAY
+    days = times - times.astype("datetime64[M]")
+    last_days = (times + _DAY).astype("datetime64[M]") > times.astype("datetime64[M]")
+    same = months + days[-1]
+    behind = last_days.all() | (same.astype("datetime64[M]") > months)
+    return np.where(behind, ends + days[-1] % _DAY, same).astype(times.dtype)
 
 
 def _in_months(times: np.ndarray) -> np.ndarray | None:
     """Times as months, where each is on the same day of its month, or on the last; else None."""
     for shift in (0 * _DAY, _DAY):  # the last day of a month is the first but for one
-        months = (times + shift).astype("datetime64[M]")
-        if len(np.unique(times + shift - months)) == 1:
-            return months
+        if _share_a_day(times + shift):
+            return (times + shift).astype("datetime64[M]")
     return None
+
+
+def _share_a_day(times: np.ndarray) -> bool:
+    """True if all times are at the same moment of their month."""
+    return len(np.unique(times - times.astype("datetime64[M]"))) == 1
 
 
 def _usual(steps: np.ndarray) -> Any:
