@@ -198,11 +198,10 @@ def read_tfds(options: argparse.Namespace) -> list[str]:
         sys.exit(f'book.py: --tfds needs {error.name}: pip install ".[datasets]".')
     newest = max(prepared, key=lambda path: tfds.core.Version(path.parent.name)).parent
     builder = tfds.builder_from_directory(newest)
-    features, splits = builder.info.features, builder.info.splits
-    if options.split not in splits:
-        sys.exit(f"book.py: --split {options.split}: {options.tfds} has {', '.join(splits)}.")
-    if options.feature not in features:
-        sys.exit(f"book.py: --feature {options.feature}: {options.tfds} has {', '.join(features)}.")
+    for name, known in {"split": builder.info.splits, "feature": builder.info.features}.items():
+        if (chosen := getattr(options, name)) not in known:
+            names = ", ".join(sorted(known))
+            sys.exit(f"book.py: --{name} {chosen}: {options.tfds} has {names}.")
     if builder.info.file_format == tfds.core.FileFormat.ARRAY_RECORD:
         examples = builder.as_data_source(options.split)  # needs no TensorFlow
     else:
