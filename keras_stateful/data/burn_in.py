@@ -195,6 +195,7 @@ def _steps_before(time: Any, index: Any, document: int) -> int:
     try:
         if time != time:  # pandas's `NaT`, before which nothing lies
             raise ValueError("no time")
+        _check_zone(time, index)
         return int(index.searchsorted(time))
     except (TypeError, ValueError) as error:
         raise TypeError(
@@ -202,3 +203,13 @@ def _steps_before(time: Any, index: Any, document: int) -> int:
             f"{getattr(index, 'dtype', None)} ({error}). Pass an int, a fraction, or a time as the "
             "index has it, for example `frame.index[700]`."
         ) from error
+
+
+def _check_zone(time: Any, index: Any) -> None:
+    """Refuses a time without a zone where those of the index have one; pandas would add it."""
+    if getattr(index, "tz", None) is None or type(index)([time]).tz is not None:
+        return
+    raise TypeError(
+        f"the times of the frames have a zone, {index.tz}; give `start` one, as in "
+        "'2026-03-01T12:00+01:00', or `pandas.Timestamp(..., tz=...)`"
+    )

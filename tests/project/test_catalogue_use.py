@@ -65,6 +65,15 @@ def columns(arrays):
     return list(map(pytest.importorskip("pandas").Series, arrays))
 
 
+def zoned(arrays):
+    """The arrays as columns of frames, whose index has times in a time zone."""
+    pandas = pytest.importorskip("pandas")
+    tokyo = pandas.Timestamp("2026-03-01", tz="Asia/Tokyo")
+    return [
+        pandas.Series(a, index=pandas.date_range(tokyo, periods=len(a), freq="h")) for a in arrays
+    ]
+
+
 def vectors(*names):
     """Rows of frames with columns of these letters."""
     series = pytest.importorskip("pandas").Series
@@ -284,6 +293,13 @@ DOCUMENTS = {
         "`start`",
         "start='2026-03-01', document 0 with an index of int64",
         '`frame.set_index("time")`',
+    ),
+    "a time without the zone that frames have": Bad(
+        lambda m: ks.predict_documents(m, zoned(TEXTS), start="2026-03-01T01:00"),
+        TypeError,
+        "`start`",
+        "the times of the frames have a zone, Asia/Tokyo",
+        "`pandas.Timestamp(..., tz=...)`",
     ),
     "vectors of other names": Bad(
         lambda m: ks.predict_documents(m, {"x": TEXTS}, static={"size": vectors("ab", "ac")}),
