@@ -406,3 +406,44 @@ def test_a_frame_is_forecast_at_the_ends_of_windows_that_overlap():
             errors.append((expected[0] - series[step + 2]) ** 2)
     loss = model.evaluate(data.validation, verbose=0)
     np.testing.assert_allclose(loss, np.mean(errors), rtol=1e-4)
+    for forecast in data.forecasts(model.predict(data.future, verbose=0), data.future).items():
+        check_last_forecast(plain, dict(zip(data.groups, values, strict=True)), *forecast)
+    assert (
+        data.table(model.predict(data.future, verbose=0), data.future)["row"].tolist() == [60] * 2
+    )
+
+
+def check_last_forecast(plain, series, group, forecast):
+    """A window of 6 steps that begin 2 apart ends with the last of 30 readings."""
+    assert forecast.rows_read.tolist() == [30 * list(series).index(group) + 29]
+    assert forecast.times[0] == np.datetime64("2026-01-02T07")
+    expected = keras.ops.convert_to_numpy(plain(series[group][None, :, None]))
+    np.testing.assert_allclose(forecast.values, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("rows", range(27, 32))
+@pytest.mark.parametrize("stride", [None, 2, 3])
+def test_a_window_ends_with_the_last_reading(rows, stride):
+    """However many there are: fewer than a stride of the first ones are left out."""
+    pandas = pytest.importorskip("pandas")
+    values = np.random.default_rng(3).normal(size=rows).astype("float32")
+    frame = pandas.DataFrame({"load": values})
+    data = ks.StatefulSequence.from_frame(
+        frame,
+        inputs=["load"],
+        targets="load",
+        horizons=[1, 5],
+        batch_size=1,
+        sequence_length=6,
+        stride=stride,
+        label_at="window",
+        resets=True,
+    )
+    network = keras.Sequential([keras.Input((None, 1)), layers.GRU(4), layers.Dense(2)])
+    model = ks.to_stateful(network, data.training)
+    forecast = data.forecasts(model.predict(data.future, verbose=0), data.future)[None]
+    assert forecast.rows_read[-1] == rows - 1
+    assert forecast.times[-1].tolist() == [rows, rows + 4]
+    left_out = (rows - 6) % (stride or 6)
+    expected = keras.ops.convert_to_numpy(network(values[None, left_out:, None]))
+    np.testing.assert_allclose(forecast.values[-1:], expected, atol=1e-5)

@@ -46,9 +46,10 @@ class FrameSequences(Generic[S]):
         validation: what counts from the first split on; None without `split`.
         test: what counts from the second split on; None where there is none, or nothing behind it.
         future: the forecasts of which nothing has come yet: reads each series up to its last
-            reading, and counts the steps whose latest target lies behind it. For `predict`; there
-            are no targets to score. What is known ahead must be there: rows behind the last
-            reading, without inputs and targets, hold it. None where they are lacking.
+            reading (with `label_at="window"`, in windows of which one ends there), and counts the
+            steps whose latest target lies behind it. For `predict`: there is nothing to score. What
+            is known ahead must be there: rows behind the last reading, without inputs and targets,
+            hold it. None where they are lacking.
         groups: the name of each series, sorted: a value of `by`, a tuple for several columns, None
             without `by`.
     """
@@ -81,12 +82,12 @@ class FrameSequences(Generic[S]):
         self._horizon, self._offsets = horizon, np.array(offsets)
         self._future, self._make = future, make
         self.groups: list[Any] = series.names
-        # By part: the series that it has, and the steps of each that are predicted.
-        self._predicted: dict[str, list[tuple[int, range]]] = {}
+        # By part: the series that it has, where each begins, and its steps that are predicted.
+        self._predicted: dict[str, list[tuple[int, int, range]]] = {}
 
     def __repr__(self) -> str:
         parts = ", ".join(
-            f"{part}: {sum(len(steps) for _, steps in predicted)} steps of {len(predicted)} series"
+            f"{part}: {sum(len(steps) for *_, steps in predicted)} steps of {len(predicted)} series"
             for part, predicted in self._predicted.items()
         )
         return f"<FrameSequences of {len(self.groups)} series; {parts}>"
@@ -124,8 +125,8 @@ class FrameSequences(Generic[S]):
         documents = sequence.restore(predictions)
         ends = sequence.at_ends
         return {
-            self.groups[number]: self._of_series(number, steps, values, ends)
-            for (number, steps), values in zip(self._predicted[name], documents, strict=True)
+            self.groups[number]: self._of_series(number, begin, steps, values, ends)
+            for (number, begin, steps), values in zip(self._predicted[name], documents, strict=True)
         }
 
     def table(self, predictions: Structure, part: S | str) -> Any:
@@ -219,18 +220,20 @@ class FrameSequences(Generic[S]):
                 f"predicted: `series.forecasts(predictions, series.{fitting[0]})`."
             )
 
-    def _of_series(self, number: int, steps: range, values: np.ndarray, ends: bool) -> Forecasts:
+    def _of_series(
+        self, number: int, begin: int, steps: range, values: np.ndarray, ends: bool
+    ) -> Forecasts:
         inside = self._series.slice(number)
         read = np.arange(steps.start, steps.stop)
         if ends:  # one prediction for each window, and NaN at its other steps
-            read = read[~np.isnan(values[read].reshape(len(read), -1)).all(1)]
+            read = read[~np.isnan(values[read - begin].reshape(len(read), -1)).all(1)]
         predicted = read[:, None] + self._offsets if self._horizon else read + self._offsets[0]
         times, rows = self._series.times[inside], self._series.rows[inside]
         behind = int(predicted.max(initial=0)) + 1 - len(times)
         if behind > 0:
             times = np.concatenate([times, times_behind(times, self._step, behind)])
             rows = np.concatenate([rows, np.full(behind, len(self._series.rows))])
-        return Forecasts(times[predicted], rows[predicted], rows[read], values[read])
+        return Forecasts(times[predicted], rows[predicted], rows[read], values[read - begin])
 
     def add(self, part: Part) -> None:
         """Makes the sequence of a part; that of the future when it is asked for."""
@@ -238,4 +241,5 @@ class FrameSequences(Generic[S]):
             setattr(self, part.name, self._make(part))
         stops = part.stop - self._offsets.max()
         steps = map(range, part.start.tolist(), stops.tolist())
-        self._predicted[part.name] = list(zip(part.series.tolist(), steps, strict=True))
+        places = zip(part.series.tolist(), part.begin.tolist(), steps, strict=True)
+        self._predicted[part.name] = list(places)

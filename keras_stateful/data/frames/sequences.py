@@ -165,6 +165,9 @@ class FromFrame:
         alone = not (isinstance(inputs, Mapping) or ahead or lines.static)
         maker = _Maker(cls, lines, options, alone, not isinstance(targets, Mapping))
         future = future_of(series, max(offsets), ahead=bool(ahead))
+        if future is not None and options.get("label_at") == "window":
+            stride = options.get("stride") or sequence_length
+            future = future.ending_windows(max(offsets), sequence_length, stride)
         result: FrameSequences[Self] = FrameSequences(
             series, step, offsets, horizon, future, cast(Any, maker.sequence)
         )
@@ -225,13 +228,15 @@ class _Lines:
     def arguments(self, part: Part) -> dict[str, Any]:
         """Arguments of `StatefulSequence` for the documents of a part, by key."""
 
-        stops, lengths = part.stop.tolist(), self.series.lengths[part.series]
+        steps, lengths = (part.stop - part.begin).tolist(), self.series.lengths[part.series]
         future = part.name == "future"
 
         def documents(line: Line, ends: np.ndarray) -> list:
             ends = np.minimum(ends, part.stop)
-            places = zip(part.series.tolist(), ends.tolist(), stops, strict=True)
-            return [line.cut(self.series.slice(k, 0, end), stop) for k, end, stop in places]
+            places = zip(
+                part.series.tolist(), part.begin.tolist(), ends.tolist(), steps, strict=True
+            )
+            return [line.cut(self.series.slice(k, b, end), n) for k, b, end, n in places]
 
         readings = self.series.readings[part.series]
         corpus = {key: documents(line, readings) for key, line in self.inputs.items()}
@@ -241,7 +246,7 @@ class _Lines:
             "targets": {key: documents(line, readings) for key, line in self.targets.items()},
         }
         if future:  # there is nothing yet to train on or to score
-            arguments["sample_weight"] = [np.zeros(stop, "float32") for stop in stops]
+            arguments["sample_weight"] = [np.zeros(n, "float32") for n in steps]
         elif self.weights is not None:
             weights = Line(self.weights, (), "sample_weight")
             arguments["sample_weight"] = documents(weights, readings)
@@ -279,7 +284,7 @@ class _Maker:
             arguments["targets"] = arguments["targets"]["targets"]
         if part.name != "training":
             arguments = {k: v for k, v in arguments.items() if k not in _OF_TRAINING}
-            arguments["burn_in"] = part.start.tolist()
+            arguments["burn_in"] = (part.start - part.begin).tolist()
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             sequence = self.kind(**arguments)

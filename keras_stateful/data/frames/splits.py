@@ -26,12 +26,27 @@ class Part(NamedTuple):
         series: their numbers, `(documents,)`.
         start: the first step of each that counts; those before are read.
         stop: the end of each: no step, and no target, lies there or later.
+        begin: the first step of each that is read; all but the future's begin at 0.
     """
 
     name: str
     series: np.ndarray
     start: np.ndarray
     stop: np.ndarray
+    begin: np.ndarray
+
+    def ending_windows(self, reach: int, window: int, stride: int) -> "Part":
+        """The part of series that begin later, so that a window ends with the last step read.
+
+        For a model with one output for each window. Fewer than `stride` steps are left out.
+
+        Args:
+            reach: how many steps behind it the part stops.
+            window: steps of a window.
+            stride: from one window to the next.
+        """
+        begin = np.maximum(0, self.stop - reach - window) % stride
+        return self._replace(begin=begin, start=np.maximum(self.start, begin))
 
 
 def parts_of(
@@ -68,7 +83,7 @@ def parts_of(
         if len(empty) and not (partial and len(empty) < len(series)):
             raise _too_short(series, split, name, empty, stop - start, reach)
         kept = np.flatnonzero(counted)
-        parts.append(Part(name, kept, start[kept], stop[kept]))
+        parts.append(Part(name, kept, start[kept], stop[kept], np.zeros_like(kept)))
     return parts
 
 
@@ -87,7 +102,9 @@ def future_of(series: Series, reach: int, *, ahead: bool) -> Part | None:
     read = np.minimum(series.readings, series.lengths - reach) if ahead else series.readings
     start = np.maximum(0, series.readings - reach)
     kept = np.flatnonzero(read > start)
-    return Part("future", kept, start[kept], read[kept] + reach) if len(kept) else None
+    if not len(kept):
+        return None
+    return Part("future", kept, start[kept], read[kept] + reach, np.zeros_like(kept))
 
 
 def _too_short(
