@@ -62,6 +62,7 @@ def check_inputs(model: keras.Model, name: str, sequence: Readable) -> None:
         _check_time_axis(model, name, entry)
         _check_window(name, entry)
         if not fits_at_a_step(entry.step, tuple(entry.tensor.shape[2:])):
+            _refuse_offsets(name, entry, sequence.input_offsets.get(entry.key or "", (0,)))
             _refuse_step(model, name, entry)
 
 
@@ -133,6 +134,28 @@ def _check_window(name: str, entry: _Input) -> None:
         f"`sequence_length={shape[1]}`, or the model with a time axis of None, "
         f"`keras.Input({(None, *shape[2:])})`; if that axis counts features, "
         f"`keras.Input({(None, *shape[1:])})`."
+    )
+
+
+def _refuse_offsets(name: str, entry: _Input, offsets: tuple[int, ...]) -> None:
+    """Raises for an input that is read at several time steps, which stand side by side."""
+    count = len(offsets)
+    if count == 1:
+        return
+    *lead, width = entry.step
+    columns, expected = width // count, tuple(entry.tensor.shape[2:])
+    of_one = ", ".join(["timesteps", *map(str, [*lead, columns // count])])
+    raise ValueError(
+        f"The input {entry.tensor.name!r} is read at {count} time steps, whose columns stand side "
+        f"by side. Received: {name} of columns x offsets = {columns} x {count} = {width} at each "
+        f"step, offsets {list(offsets)}, the input of {expected}. Make the model with "
+        f"`keras.Input({(None, *entry.step)}, name={entry.tensor.name!r})`"
+        + (
+            "; if the corpus has them side by side already, pass what is known of each step "
+            f"alone, `({of_one})`."
+            if columns % count == 0 and expected == (*lead, columns)
+            else "."
+        )
     )
 
 

@@ -306,6 +306,31 @@ def test_the_remedies_for_another_alignment(trained, tmp_path):
     new.fit(misread({}), verbose=0)
 
 
+@pytest.mark.parametrize("width", [2, 1, 3])
+def test_an_input_that_is_read_at_several_steps_has_columns_times_offsets(width):
+    """Two columns at two steps are four; the remedy says what to make, or what to pass."""
+    arguments = {"target_offset": [1, 3], "known_ahead": ["hour"], "targets": "load"}
+    data = ks.StatefulSequence(CORPUS, 2, 6, resets=True, **arguments)
+    load, hour = keras.Input((None, 1), name="load"), keras.Input((None, width), name="hour")
+    hidden = layers.GRU(3, return_sequences=True)(layers.Concatenate()([load, hour]))
+    model = compiled(ks.to_stateful(keras.Model([load, hour], layers.Dense(2)(hidden)), data))
+    with pytest.raises(ValueError, match="columns x offsets = 2 x 2 = 4") as caught:
+        model.fit(data, verbose=0)
+    assert "`keras.Input((None, 4), name='hour')`" in str(caught.value)
+    assert ("pass what is known of each step alone, `(timesteps, 1)`" in str(caught.value)) == (
+        width == 2
+    )
+    hour = keras.Input((None, 4), name="hour")
+    hidden = layers.GRU(3, return_sequences=True)(layers.Concatenate()([load, hour]))
+    model = compiled(ks.to_stateful(keras.Model([load, hour], layers.Dense(2)(hidden)), data))
+    model.fit(data, verbose=0)
+    # What is laid out already would be laid out twice; the remedy is what is known of each step.
+    twice = {"load": LOAD, "hour": [np.tile(h, 2) for h in HOUR]}
+    with pytest.raises(ValueError, match=r"each step alone, `\(timesteps, 2\)`"):
+        ks.predict_documents(model, twice)
+    assert len(ks.predict_documents(model, CORPUS)) == 3
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_states_are_recorded_beside_a_vector_without_time(kind):
     plain = network(kind)
