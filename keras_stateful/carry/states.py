@@ -246,27 +246,41 @@ def check_states(
         rows: how many rows are written; None for all.
         remedy: what to do about another number of rows, a sentence.
     """
+    shapes = {
+        s.key: [(devices.rows(v) if rows is None else rows, *v.shape[1:]) for v in s.variables]
+        for s in layer_states
+    }
+    check_arrays(states, shapes, remedy)
+
+
+def check_arrays(
+    states: dict[str, list[ArrayLike]], shapes: dict[str, list[tuple]], remedy: str
+) -> None:
+    """Checks that there is an array of the right shape for each state.
+
+    Args:
+        states: as for `set_states`.
+        shapes: of the states, by layer.
+        remedy: what to do about another number of rows, a sentence.
+    """
     if not isinstance(states, dict):
         raise TypeError(
             f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}."
         )
-    if set(states) != {s.key for s in layer_states}:
+    if set(states) != set(shapes):
         raise ValueError(
             "`states` must have an entry for each recurrent layer. Received: "
-            f"{sorted(map(str, states))}; the model has {sorted(s.key for s in layer_states)}."
+            f"{sorted(map(str, states))}; the model has {sorted(shapes)}."
         )
-    for layer_state in layer_states:
-        shapes = [tuple(np.shape(a)) for a in states[layer_state.key]]
-        expected = [
-            (devices.rows(v) if rows is None else rows, *v.shape[1:]) for v in layer_state.variables
-        ]
-        if shapes != expected:
+    for key, expected in shapes.items():
+        received = [tuple(np.shape(a)) for a in states[key]]
+        if received != expected:
             raise ValueError(
-                f"`states[{layer_state.key!r}]` has arrays of other shapes than the model's "
-                f"states. Received: {shapes}; the model has {expected}. {remedy}"
+                f"`states[{key!r}]` has arrays of other shapes than the model's states. Received: "
+                f"{received}; the model has {expected}. {remedy}"
             )
-        for array in states[layer_state.key]:
-            check_numbers(layer_state.key, ops.convert_to_numpy(array))
+        for array in states[key]:
+            check_numbers(key, ops.convert_to_numpy(array))
 
 
 def reset_states(model: keras.Model, rows: ArrayLike | None = None) -> None:

@@ -419,17 +419,20 @@ class LazySource:
 
 
 def same_values(one: Field, other: Field) -> bool:
-    """True if two fields are the same data, also if one is a copy of the other."""
+    """True if two fields are the same data, also if one is a copy of the other.
+
+    One number at each step is a feature alone: `(timesteps,)` may be the same as `(timesteps, 1)`.
+    """
     if one is other:
         return True
-    if len(one.lengths) != len(other.lengths) or one.shape != other.shape:
+    if len(one.lengths) != len(other.lengths) or (one.shape or (1,)) != (other.shape or (1,)):
         return False
     if not (one.in_memory and other.in_memory):
         return False
     varies = False  # what is constant tells nothing of what is predicted
     for document, steps in enumerate(np.minimum(one.lengths, other.lengths).tolist()):
         first, second = one.read(document, 0, steps), other.read(document, 0, steps)
-        if not np.array_equal(first, second):
+        if not np.array_equal(first.reshape(second.shape), second):
             return False
         varies = varies or np.shares_memory(first, second) or bool((first != first[0]).any())
     return varies

@@ -109,10 +109,12 @@ class Parts:
     def series(self) -> str | None:
         """The input whose next value is predicted, "" for the only one; None where none is."""
         (target, *others) = self.targets.values()
-        if others or target.offsets != (1,) or target.horizon:
+        if others or target.offsets != (1,) or target.field is None:
             return None
         for key, values in self.inputs.items():
-            if isinstance(values, Read) and (values.field, values.offsets) == (target.field, (0,)):
+            if not isinstance(values, Read) or values.offsets != (0,):
+                continue
+            if same_values(values.field, target.field):
                 return key or ""
         return None
 
@@ -127,9 +129,10 @@ class Parts:
         return steps
 
     @property
-    def offsets(self) -> frozenset[int]:
-        """How many time steps ahead of the input the targets are, of all outputs."""
-        return frozenset(offset for t in self.targets.values() for offset in t.offsets)
+    def target_offset(self) -> int | list[int]:
+        """How many time steps later targets stand, as the argument says it."""
+        target = next(iter(self.targets.values()))  # alike in all targets
+        return list(target.offsets) if target.horizon else target.offsets[0]
 
     def signature(
         self,

@@ -257,9 +257,9 @@ class StatefulSequence(FromFrame, Batches):
     # What a batch holds
 
     @property
-    def target_offsets(self) -> frozenset[int]:
+    def target_offset(self) -> int | list[int]:
         """How many time steps ahead of the input the targets are, of all outputs."""
-        return self._parts.offsets
+        return self._parts.target_offset
 
     def __len__(self) -> int:
         return self._plan.num_batches

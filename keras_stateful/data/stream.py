@@ -180,9 +180,9 @@ class StatefulStream(Batches):
         return self._steps.real / self._steps.ever if self._steps.ever else 1.0
 
     @property
-    def target_offsets(self) -> frozenset[int]:
+    def target_offset(self) -> int | list[int]:
         """How many time steps ahead of the input the targets are, of all outputs."""
-        return self._source.parts.offsets
+        return self._source.parts.target_offset
 
     @property
     def once(self) -> bool:

@@ -60,6 +60,8 @@ def evaluate_documents(
         batch_size: documents read side by side; by default up to 32.
         sequence_length: time steps per call; it changes the speed, not the result.
         targets, target_offset, label_at, sample_weight, burn_in, encode: as for `StatefulSequence`.
+            Where the targets are an input of the model, a `target_offset` of None is that of its
+            training; others may be shifted, and have to say it where the training's was above 0.
         start: the first time step of each document that counts; what stands before it is read. An
             int, or a fraction of each document's length; where documents are frames with a time
             index, also a time in it; or a list with one of these for each document. So a
@@ -239,7 +241,14 @@ def predict_documents(
     # one key of a dict.
     labels = np.zeros(count_documents(documents), "int32")
     ahead = as_remembered(columns_known(model), known_ahead)
-    layout = Layout(targets=labels, encode=encode, start=start, known_ahead=ahead, static=static)
+    layout = Layout(
+        targets=labels,
+        target_offset=0,
+        encode=encode,
+        start=start,
+        known_ahead=ahead,
+        static=static,
+    )
     reader = DocumentReader(model, documents, batch_size, sequence_length, layout)
     collected = _REDUCTIONS[reduce](reader.count)
     carried = None

@@ -29,7 +29,7 @@ from keras_stateful.foundation.progress import ProgressBar, Verbose
 from keras_stateful.foundation.protocols import is_sequence
 from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.training.check_inputs import check_ids, check_inputs
-from keras_stateful.training.model_ahead import known_ahead
+from keras_stateful.training.model_ahead import known_ahead, offset_as_trained
 from keras_stateful.training.model_columns import (
     KnownColumns,
     columns_known,
@@ -186,7 +186,7 @@ class DocumentReader:
         batch_size: documents read side by side; None for up to 32.
         sequence_length: time steps of a window.
         layout: what they are scored on; inputs that the model knows to be known ahead need no
-            mention.
+            mention, and neither do the offsets of targets in the corpus.
         known: what the model remembers of its training; by default what it remembers now.
 
     Attributes:
@@ -217,6 +217,9 @@ class DocumentReader:
             remembered = known_ahead(known).items()
             ahead = {k: offsets for k, offsets in remembered if keys is None or k in keys}
             layout = replace(layout, known_ahead=ahead)
+        targets = None if layout.targets is documents else layout.targets
+        offset = offset_as_trained(known, targets, layout.target_offset)
+        layout = replace(layout, target_offset=offset)
         self.sequence = layout.sequence(documents, batch_size, sequence_length)
         self.twin = twin_with_resets(model, batch_size)
         facts = facts_of(self.twin)

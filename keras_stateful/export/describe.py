@@ -22,7 +22,7 @@ from keras_stateful.foundation.states import fingerprint
 from keras_stateful.foundation.version import __version__
 from keras_stateful.session.manifest import Manifest, State, Tensor
 from keras_stateful.session.runtimes import Runtime, open_runtime
-from keras_stateful.training.model_ahead import offsets_known, predicted_series
+from keras_stateful.training.model_ahead import offsets_known, predicted_series, steps_ahead
 from keras_stateful.training.model_columns import columns_known
 
 # How far apart (`check.apart`) an output of the artifact and one of Keras may be and still be taken
@@ -108,6 +108,7 @@ def describe(
                 dtype=single.outputs[i].dtype,
                 time=has_time(original),
                 from_logits=reads_as_logits(graph, graph.outputs[i])[0],
+                offsets=steps_ahead(known) or None,
             )
             for i, original in enumerate(step.data_outputs)
         ),

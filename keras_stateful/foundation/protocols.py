@@ -58,7 +58,7 @@ class Readable(Protocol):
         """Batches of an epoch; None for a stream whose end nobody knows."""
 
     @property
-    def target_offsets(self) -> frozenset[int]:
+    def target_offset(self) -> int | list[int]:
         """How many time steps ahead of the input the targets are, of all outputs."""
 
     @property

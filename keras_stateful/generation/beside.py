@@ -67,9 +67,7 @@ def told_apart(engine: Engine, prompt: Any, future: Any, ahead: Any) -> Parts:
             "Leave them out, or name them as the model's inputs."
         )
     several = any(
-        _depth(prompts[entry.name]) == 2 + len(entry.shape)
-        for entry in engine.inputs
-        if entry.time and entry.name not in future and not _is_ahead(ahead, entry.name)
+        _depth(prompts[entry.name]) == 2 + len(entry.shape) for entry in engine.inputs if entry.time
     )
     written = [
         entry

@@ -17,6 +17,8 @@ from keras_stateful.foundation.types import Tensor
 
 ANY_ID = 2**31  # ids that an int32 holds: the bound where no layer of the model sets one
 Shape: TypeAlias = tuple[int | None, ...]
+# States `{layer: [array (rows, ...), ...]}`, as `get_states` gives them.
+ByLayer: TypeAlias = dict[str, list]
 # From the output of one step `(rows, ...)` to the next input `(rows, ...)`.
 NextInput: TypeAlias = Callable[[Tensor], Tensor]
 
@@ -88,6 +90,7 @@ class Request:
     Attributes:
         prompts: `(rows, longest prompt, ...)`, zeros behind the shorter ones.
         beside: what else the model reads.
+        states: what the rows go on from; None for the initial states.
         lengths: time steps of each row's prompt.
         length: how many ids or outputs to generate.
         single: True if the prompt was one row, rather than a list of such.
@@ -104,6 +107,7 @@ class Request:
 
     prompts: np.ndarray
     beside: Beside
+    states: ByLayer | None
     lengths: tuple[int, ...]
     length: int
     single: bool
@@ -135,7 +139,7 @@ class Emissions(NamedTuple):
 
 
 class Conversation(Protocol):
-    """Rows that Python advances from their initial states; a context manager, closed at its end."""
+    """Rows that Python advances; a context manager, closed at its end."""
 
     def __enter__(self) -> "Conversation": ...
 
@@ -159,8 +163,8 @@ class Engine(Protocol):
         from_logits: True if the last activation gives logits, False if probabilities, None if it
             cannot be told.
         last_layer: what the outputs come from, in words.
-        steps_ahead: how many time steps ahead of its input the model was trained to give, where a
-            `fit` in this process tells; empty where nobody knows.
+        steps_ahead: how many time steps ahead of its input the model was trained to give; empty
+            where nobody knows.
         offsets: how many time steps later each input was read in training, by its name: 0 at the
             step itself, 1 and more what is known ahead. Without those of which nobody knows.
         series: name of the input whose next value the output is; None where nobody knows.
@@ -178,8 +182,12 @@ class Engine(Protocol):
         """An array of the user's, or a tensor that the engine gave, in NumPy."""
         ...
 
-    def conversation(self, rows: int) -> Conversation:
-        """Starts this many rows, all at the initial state."""
+    def check_states(self, states: ByLayer, rows: int) -> None:
+        """Refuses states of other layers, weights or rows."""
+        ...
+
+    def conversation(self, rows: int, states: ByLayer | None) -> Conversation:
+        """Starts this many rows, from states that were checked or all at the initial state."""
         ...
 
     def emissions(self, request: Request, steps: int | None) -> Emissions | None:

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from keras_stateful.foundation.progress import ProgressBar, Verbose, read_verbose
 from keras_stateful.foundation.version import pip_install
 from keras_stateful.generation import python_loop
-from keras_stateful.generation.engine import Emissions, Engine, NextInput, Request
+from keras_stateful.generation.engine import ByLayer, Emissions, Engine, NextInput, Request
 from keras_stateful.generation.options import Options
 from keras_stateful.generation.prompt_columns import in_order, known_of_artifact
 from keras_stateful.generation.request import read_request
@@ -46,11 +46,13 @@ def generate(
     from_logits: bool | None = None,
     future: Mapping[str, Any] | None = None,
     known_ahead: Mapping[str, Any] | None = None,
+    states: ByLayer | None = None,
     verbose: Verbose = "auto",
 ) -> np.ndarray | list:
     """Generates ids (or outputs) from a prompt, feeding each output back as the next input.
 
-    Starts from the initial state and leaves the model's own state, weights and compilation alone.
+    Starts from the initial state, or from `states`, and leaves the model's own state, weights and
+    compilation alone.
     On JAX and TensorFlow the loop over steps is one compiled call, kept with the model: only the
     first call compiles, and weights that changed since are used.
 
@@ -86,6 +88,10 @@ def generate(
         known_ahead: how many time steps later the model reads each of these inputs, `{name:
             offset}`, 0 at the step itself. None for what it remembers of its training on a
             sequence.
+        states: what the rows go on from, in place of the initial states, with a row for each
+            prompt: as `predict_documents(..., return_states=True)` gave them, or `get_states`. What
+            they have read need not be read again: the prompt is what has come since, of all inputs,
+            at least one time step.
         verbose: 0 for silence, 1 for a progress bar, 2 for a line at the end; "auto" for 1 in a
             terminal or notebook, 2 where output goes to a file, and 0 for a `Session`: the bar is
             Keras's.
@@ -98,7 +104,8 @@ def generate(
     Raises:
         ValueError: an empty prompt, an id the model cannot read, an option out of its range, a last
             activation that is neither linear nor softmax, scores that are NaN; a `next_input` that
-            is to be compiled and cannot be; a `future` of other inputs, or too short or too long.
+            is to be compiled and cannot be; a `future` of other inputs, or too short or too long;
+            states of other weights, layers or rows.
         TypeError: a prompt that is not numbers; a length, `top_k` or seed that is not a whole
             number.
 
@@ -131,6 +138,7 @@ def generate(
         from_logits,
         _in_order(model, future, "future"),
         known_ahead,
+        states,
     )
     if isinstance(model, SessionLike) and verbose == "auto":
         verbose = 0
@@ -152,6 +160,7 @@ def stream(
     from_logits: bool | None = None,
     future: Mapping[str, Any] | None = None,
     known_ahead: Mapping[str, Any] | None = None,
+    states: ByLayer | None = None,
 ) -> Iterator:
     """The same as `generate`, yielding as it goes.
 
@@ -172,6 +181,7 @@ def stream(
         from_logits: True if outputs are logits.
         future: what is known of the steps behind the prompt.
         known_ahead: how many time steps later the model reads these inputs.
+        states: what the rows go on from.
 
     Returns:
         An iterator. One prompt: of ints, or with `next_input` of arrays `(...)`. A list of prompts:
@@ -205,6 +215,7 @@ def stream(
         from_logits,
         _in_order(model, future, "future"),
         known_ahead,
+        states,
     )
     request = read_request(engine, _in_order(model, prompt), length, options)
     return _stream(request, _emissions(engine, request, 1))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_stateful.foundation.arguments import whole_number
-from keras_stateful.generation.engine import NextInput
+from keras_stateful.generation.engine import ByLayer, NextInput
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,7 @@ class Options:
     from_logits: bool | None = None
     future: Mapping[str, Any] | None = None
     known_ahead: Mapping[str, Any] | None = None
+    states: ByLayer | None = None
 
     def check(self) -> None:
         """Checks what can be checked without a model.

@@ -21,7 +21,7 @@ def _blocks(engine: Engine, request: Request) -> Iterator[np.ndarray]:
     first = int(lengths.min()) - 1
     finished = np.zeros(len(lengths), bool)
     last: Tensor = None  # what the position before emitted
-    with engine.conversation(len(lengths)) as conversation:
+    with engine.conversation(len(lengths), request.states) as conversation:
         # Before the shortest prompt ends, nothing that is emitted is used.
         if first:
             read = request.prompts[:, :first]

@@ -43,12 +43,16 @@ def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> 
         _check_model_of_ids(engine, parts.fed)
     rows, single = read_prompt(engine, parts.fed, parts.prompt, ids=options.next_input is None)
     lengths = tuple(len(row) for row in rows)
+    if options.states is not None:
+        _check_rows(options.states, len(rows))
+        engine.check_states(options.states, len(rows))
     # Nothing is drawn of signals, nor where the most likely id is taken: a request then has None
     # for all that a draw needs.
     draws = options.next_input is None and options.temperature > 0
     return Request(
         prompts=side_by_side(rows),
         beside=read_beside(engine, parts, ahead, lengths, length, single),
+        states=options.states,
         lengths=lengths,
         length=length,
         single=single,
@@ -61,6 +65,19 @@ def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> 
         next_input=options.next_input,
         compile_next_input=bool(options.compile_next_input),
     )
+
+
+def _check_rows(states: Any, prompts: int) -> None:
+    """Refuses states of other rows than prompts; what else is wrong with them, the engine says."""
+    arrays = states.values() if isinstance(states, dict) else ()
+    rows = {np.shape(a)[0] for several in arrays for a in several if np.ndim(a)}
+    if rows - {prompts}:
+        raise ValueError(
+            "`states` must have a row for each prompt. Received: states of "
+            f"{', '.join(map(str, sorted(rows)))} rows for {prompts} prompts. Choose those of the "
+            "documents that go on: `{layer: [a[rows] for a in arrays] for layer, arrays in "
+            "states.items()}`."
+        )
 
 
 def _as_it_is(output: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ On JAX and TensorFlow the loop is `compiled_loop.advance`. On torch the step is 
 list of ATen calls and the loop is Python's.
 """
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 
 import keras
 import numpy as np
@@ -15,6 +15,7 @@ from keras import ops
 
 from keras_stateful.carry.copying import parts_of
 from keras_stateful.carry.graph import Graph
+from keras_stateful.carry.states import check_arrays, fingerprint_of
 from keras_stateful.carry.vocabulary import input_vocabulary, reads_as_logits
 from keras_stateful.conversion.step_model import (
     StepModel,
@@ -23,6 +24,7 @@ from keras_stateful.conversion.step_model import (
     to_step_model,
 )
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.states import check_owner
 from keras_stateful.foundation.types import Tensor
 from keras_stateful.generation.compiled_loop import ModelCall, Progress, advance, constants
 from keras_stateful.generation.compiling import (
@@ -33,11 +35,16 @@ from keras_stateful.generation.compiling import (
     recorded,
     trace,
 )
-from keras_stateful.generation.engine import Emissions, InputFacts, Request, several_outputs
+from keras_stateful.generation.engine import (
+    ByLayer,
+    Emissions,
+    InputFacts,
+    Request,
+    several_outputs,
+)
 from keras_stateful.generation.request import check_fed_back
-from keras_stateful.training.model_ahead import offsets_known, predicted_series
+from keras_stateful.training.model_ahead import offsets_known, predicted_series, steps_ahead
 from keras_stateful.training.model_columns import KnownColumns, columns_known
-from keras_stateful.training.model_facts import facts_of
 
 WINDOW = 64  # time steps of a prompt read at once inside a compiled call
 _KEPT = 32  # compiled functions of one model
@@ -52,14 +59,13 @@ def rollout(model: keras.Model) -> "Rollout":
             f"{type(model).__name__}."
         )
     # Other layers or variables are another model: a `Sequential` may have grown.
-    labels, known = facts_of(model).trained_on, columns_known(model)
-    signature: tuple = (labels, str(known))
+    known = columns_known(model)
+    signature: tuple = (str(known),)
     signature += tuple(id(v) for v in model.weights) + tuple(id(layer) for layer in model.layers)
     kept = vars(model).get(_SLOT)
     if kept is None or kept[0] != signature:
         step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)
-        steps_ahead = () if labels is None else labels.target_offsets
-        kept = (signature, Rollout(step, steps_ahead, known))
+        kept = (signature, Rollout(step, known))
         vars(model)[_SLOT] = kept  # not setattr: Keras would track it as a part of the model
     return kept[1]
 
@@ -76,14 +82,13 @@ class Rollout:
     def __init__(
         self,
         step: StepModel,
-        steps_ahead: Iterable[int] = (),
         known: KnownColumns | None = None,
     ):
         if len(step.data_outputs) != 1:
             raise several_outputs([t.name for t in step.data_outputs])
         (output,) = step.data_outputs
         self.step = step
-        self.steps_ahead = tuple(sorted(steps_ahead))
+        self.steps_ahead = steps_ahead(known or {})
         self.offsets = offsets_known(known or {})
         self.series = predicted_series(known or {})
         self.variables: list[keras.Variable] = list(step.variables)
@@ -100,9 +105,9 @@ class Rollout:
     def to_numpy(self, array: Tensor) -> np.ndarray:
         return ops.convert_to_numpy(array)
 
-    def conversation(self, rows: int) -> "Conversation":
+    def conversation(self, rows: int, states: ByLayer | None) -> "Conversation":
         """Rows advanced from Python: for torch, and where `next_input` is arbitrary Python."""
-        return Conversation(self, rows)
+        return Conversation(self, rows, states)
 
     def emissions(self, request: Request, steps: int | None) -> Emissions | None:
         """As in `Engine`: None on torch, and where `next_input` is to be called at every step."""
@@ -153,7 +158,7 @@ class Rollout:
     def _beginning(self, request: Request) -> Progress:
         """Reads the whole windows that all prompts fill, and gives the progress behind them."""
         rows, position = len(request.lengths), _in_windows(request)
-        states = self.initial_states(rows)
+        states = self.first_states(rows, request.states)
         for start in range(0, position, WINDOW):
             end = start + WINDOW
             x = request.beside.between(request.prompts[:, start:end], start, end)
@@ -172,9 +177,24 @@ class Rollout:
     def _output_dtype(self) -> str:
         return self.step.data_outputs[0].dtype
 
-    def initial_states(self, rows: int) -> list:
-        """The backend's tensors `(rows, ...)` to start from."""
-        return [ops.convert_to_tensor(s) for s in initial_states(self.step, rows)]
+    def check_states(self, states: ByLayer, rows: int) -> None:
+        shapes: dict[str, list[tuple]] = {}
+        for path, tensor in zip(self.step.state_paths, self.step.state_inputs, strict=True):
+            shapes.setdefault(path, []).append((rows, *tensor.shape[1:]))
+        check_arrays(
+            states,
+            shapes,
+            "Pass those that `predict_documents(..., return_states=True)` gave of this model.",
+        )
+        check_owner(states, fingerprint_of(self.step, []), "`model`")
+
+    def first_states(self, rows: int, states: ByLayer | None) -> list:
+        """The backend's tensors `(rows, ...)` to start from: the initial states, or these."""
+        if states is None:
+            return [ops.convert_to_tensor(s) for s in initial_states(self.step, rows)]
+        left = {path: iter(arrays) for path, arrays in states.items()}
+        pairs = zip(self.step.state_paths, self.step.state_inputs, strict=True)
+        return [ops.cast(ops.convert_to_tensor(next(left[p])), t.dtype) for p, t in pairs]
 
     def call(self, values: list | None, x: list, states: list) -> tuple[Tensor, list]:
         """One call of the model.
@@ -284,9 +304,9 @@ def _drawn_in_vain(graph: Graph) -> set[int]:
 class Conversation:
     """Rows of one model, stepped from Python; `step` and `read` as in `Session`."""
 
-    def __init__(self, rollout: Rollout, rows: int):
+    def __init__(self, rollout: Rollout, rows: int, states: ByLayer | None):
         self._rollout = rollout
-        self._states = rollout.initial_states(rows)
+        self._states = rollout.first_states(rows, states)
         self._values = rollout.values()
         self._on_torch = keras.backend.backend() == "torch"
         self._recorded: ModelCall | None = None  # on torch, one step of so many rows

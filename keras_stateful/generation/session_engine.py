@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_stateful.foundation.types import Structure, Tensor
 from keras_stateful.generation.engine import (
+    ByLayer,
     Conversation,
     Emissions,
     InputFacts,
@@ -46,7 +47,7 @@ class SessionEngine:
         )
         self.output_shape = tuple(output.step_shape)
         self.from_logits: bool | None = output.from_logits
-        self.steps_ahead: tuple[int, ...] = ()
+        self.steps_ahead: tuple[int, ...] = output.offsets or ()
         self.offsets = {i.name: i.offsets for i in manifest.inputs if i.offsets is not None}
         self.series = next((i.name for i in manifest.inputs if i.series), None)
         self.last_layer = f"the exported output {output.name!r}"
@@ -54,10 +55,17 @@ class SessionEngine:
     def to_numpy(self, array: Tensor) -> np.ndarray:
         return np.asarray(array)
 
-    def conversation(self, rows: int) -> Conversation:
-        """A fork with this many rows at the initial state; it is a context manager."""
-        fork = self._session.fork([0] * rows)  # copies of any row will do: `reset` starts them anew
-        fork.reset()
+    def check_states(self, states: ByLayer, rows: int) -> None:
+        with self._session.fork([0] * rows) as fork:
+            fork.set_states(states)
+
+    def conversation(self, rows: int, states: ByLayer | None) -> Conversation:
+        """A fork with this many rows; it is a context manager."""
+        fork = self._session.fork([0] * rows)  # copies of any row will do: all are overwritten
+        if states is None:
+            fork.reset()
+        else:
+            fork.set_states(states)
         return _Fork(fork)
 
     def emissions(self, request: Request, steps: int | None) -> Emissions | None:

@@ -125,7 +125,8 @@ class Tensor:
         from_logits: for scores, True if they are logits, False if they are probabilities; None
             where unknown.
         offsets: for inputs, how many time steps later the model was trained to read each; more
-            than 0 for what is known ahead. None where unknown.
+            than 0 for what is known ahead. For outputs, how many time steps later than what is read
+            stands what they were trained to give. None where unknown.
         series: for inputs, True if the output is known to be the input's next value; else None.
         columns: for inputs, names of the features where the model was trained on frames; else None.
     """

@@ -32,14 +32,13 @@ from keras_stateful.training.check_arrays import (
     model_batch_size,
 )
 from keras_stateful.training.check_sequence import check_sequence, check_stride_given, described
-from keras_stateful.training.check_targets import check_labels, check_scored, labels_of
+from keras_stateful.training.check_targets import check_labels, check_scored
 from keras_stateful.training.check_values import check_values
 from keras_stateful.training.model_columns import (
     columns_after,
     order_columns,
     remember_columns,
 )
-from keras_stateful.training.model_facts import facts_of
 
 
 def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | None) -> None:
@@ -68,7 +67,6 @@ def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | N
                 f"callback: {described(resets_for)}; fit: {described(x)}. Make one sequence and "
                 "give it to both."
             )
-    facts_of(model).trained_on = labels_of(x) if is_sequence(x) else None
     columns = columns_after(model, sequence_or_none(x))
     if is_sequence(validation):
         order_columns("validation_data", validation, columns)

@@ -11,6 +11,9 @@ import keras
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.protocols import Readable, is_converted, resets_taken
 from keras_stateful.training.check_sequence import check_sequence, described
+from keras_stateful.training.check_targets import check_scored
+from keras_stateful.training.model_ahead import check_predicted
+from keras_stateful.training.model_columns import columns_known
 from keras_stateful.training.model_facts import facts_of
 from keras_stateful.training.resets import ResetStatesCallback
 from keras_stateful.training.step_scores import score_by_step
@@ -32,6 +35,8 @@ def check_reader(sequence: Readable, call: keras_internals.TrainerCall) -> None:
         _check_whole(sequence)
     # Of a subclassed model that was not called yet nothing is known, least of all its states.
     check_sequence(model, name, sequence, targets=call.method != "predict")
+    if call.method == "evaluate":
+        check_scored(model, sequence, name)
     if call.method == "predict":
         _check_predict(model, sequence)
     else:
@@ -74,6 +79,8 @@ def _check_predict(model: keras.Model, sequence: Readable) -> None:
             f"model {model.name!r}. Use `predict_documents(model, documents)`, or convert the "
             "model with `to_stateful(model, sequence)` and a sequence made with `resets=True`."
         )
+    if sequence.has_targets:  # so that `forecasts` of a frame knows the time of each prediction
+        check_predicted("x (predict)", sequence, columns_known(model))
 
 
 def _check_resets(sequence: Readable, call: keras_internals.TrainerCall) -> None:

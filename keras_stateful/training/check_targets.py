@@ -13,12 +13,15 @@ import numpy as np
 
 from keras_stateful.data.batch import Spec
 from keras_stateful.data.ids import Classes
+from keras_stateful.data.offsets import read_offsets
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import fits
 from keras_stateful.foundation.protocols import Key, Readable
 from keras_stateful.foundation.types import Structure
 from keras_stateful.training.check_losses import check_reach, check_weighing
-from keras_stateful.training.model_facts import Labels, facts_of
+from keras_stateful.training.model_ahead import Predicted, check_predicted, predicted
+from keras_stateful.training.model_columns import columns_known
+from keras_stateful.training.model_facts import facts_of
 
 # A loss as `compile` takes it.
 _Loss: TypeAlias = str | keras.losses.Loss | Callable | None
@@ -109,40 +112,39 @@ def check_labels(training: Readable | None, validation: Readable, received: str)
         return
     # Where one of them alone has targets, their offsets differ by default: the next check says it
     # better.
-    if (
-        training.target_offsets != validation.target_offsets
-        and training.has_targets == validation.has_targets
-    ):
+    if _steps(training) != _steps(validation) and training.has_targets == validation.has_targets:
         raise ValueError(
             "The validation would be scored on other time steps than training. Received: "
-            f"{received} with targets {sorted(validation.target_offsets)} steps ahead, training "
-            f"{sorted(training.target_offsets)}. Give both the same `target_offset=`."
+            f"{received} with targets {_steps(validation)} steps ahead, training "
+            f"{_steps(training)}. Give both the same `target_offset=`."
         )
     _check_has_targets(training, validation, received)
 
 
 def check_scored(model: keras.Model, scored: Readable, received: str) -> None:
-    """Checks that data which are scored after a training have targets where that had.
+    """Checks that data which are scored after a training are scored on what it was trained on.
 
     Args:
-        model: which may have been trained in this process.
+        model: which may remember its training.
         scored: the data.
         received: their argument, used in error messages.
 
     Raises:
-        ValueError: data that would be scored on their own next time step.
+        ValueError: data that would be scored on their own next time step, or on other time steps.
     """
-    training = facts_of(model).trained_on
+    known = columns_known(model)
+    training = predicted(known)
     if training is not None:
         _check_has_targets(training, scored, received)
+        check_predicted(received, scored, known)
 
 
-def labels_of(sequence: Readable) -> Labels:
-    """What a sequence trains on, without its data."""
-    return Labels(sequence.has_targets, sequence.target_offsets)
+def _steps(scored: Readable) -> list[int]:
+    """How many time steps ahead of the input targets are."""
+    return list(read_offsets(scored.target_offset, 0)[0])
 
 
-def _check_has_targets(training: Labels | Readable, scored: Readable, received: str) -> None:
+def _check_has_targets(training: Predicted | Readable, scored: Readable, received: str) -> None:
     if training.has_targets and not scored.has_targets:
         raise ValueError(
             "It would be scored on its own next time step, where training has `targets`. Received: "

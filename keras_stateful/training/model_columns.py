@@ -18,7 +18,7 @@ from keras_stateful.training.model_ahead import check_ahead, learn_ahead
 
 # By "inputs" and "targets", then by name of the array, "" for a single one. Plain lists and text,
 # as a file of the model has them; columns that are no text are remembered as what they print. What
-# else is remembered has groups of its own, "offsets" and "series": see `model_ahead`.
+# else is remembered has groups of its own, of time: see `model_ahead`.
 KnownColumns: TypeAlias = dict[str, dict[str, list]]
 
 _SLOT = "_keras_stateful_columns"  # the attribute of the model
@@ -35,11 +35,15 @@ def remember_columns(model: keras.Model, columns: KnownColumns) -> None:
 
 
 def columns_after(model: keras.Model, sequence: Readable | None) -> KnownColumns:
-    """What a model knows once it is trained on a sequence: the columns that it saw first."""
-    if sequence is None:
-        return columns_known(model)
+    """What a model knows once it is trained: the columns that it saw first, and what is of time.
+
+    Args:
+        model: the model, compiled.
+        sequence: what it is trained on; None for other data.
+    """
     learned = {group: dict(named) for group, named in columns_known(model).items()}
-    for group, arrays in sequence.columns._asdict().items():
+    groups = {} if sequence is None else sequence.columns._asdict()
+    for group, arrays in groups.items():
         for key, columns in arrays.items():
             if columns is not None:
                 named = learned.setdefault(group, {})

@@ -33,18 +33,6 @@ class Agreement(NamedTuple):
     classes: dict[Key, Classes]
 
 
-class Labels(NamedTuple):
-    """What a training was scored on.
-
-    Attributes:
-        has_targets: True if there were targets other than the corpus.
-        target_offsets: how many time steps ahead of the input they were.
-    """
-
-    has_targets: bool
-    target_offsets: frozenset[int]
-
-
 class ModelFacts:
     """What a graph says, each fact read when it is asked for; see `facts_of`.
 
@@ -56,14 +44,12 @@ class ModelFacts:
         functional: the Functional model behind it.
         inputs_agreed: sequences whose inputs were found to fit.
         targets_agreed: sequences whose targets were, and under which loss.
-        trained_on: what the last `fit` on a sequence or stream was scored on; None before one.
     """
 
     def __init__(self, model: keras.Model):
         self.model, self.functional = model, keras_internals.functional(model)
         self.inputs_agreed: WeakSet[Readable] = WeakSet()
         self.targets_agreed: WeakKeyDictionary[Readable, Agreement] = WeakKeyDictionary()
-        self.trained_on: Labels | None = None
 
     @cached_property
     def graph(self) -> Graph:
@@ -128,7 +114,6 @@ def facts_of(model: keras.Model) -> ModelFacts:
 
 def same_training(source: keras.Model, copy: keras.Model) -> keras.Model:
     """A copy of a model, which was trained on what the model was."""
-    facts_of(copy).trained_on = facts_of(source).trained_on
     remember_columns(copy, columns_known(source))
     return copy
 

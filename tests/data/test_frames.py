@@ -446,7 +446,7 @@ def test_what_columns_are_read_as():
     assert x["kind"].shape == (2, 5)
     assert x["kind"].dtype == np.int32
     assert y["y"].shape == (2, 5, 1)
-    assert made.training.columns.inputs == {"x": ("load", "temp"), "kind": None}
+    assert made.training.columns.inputs == {"x": ("load", "temp"), "kind": ("kind",)}
     assert made.training.columns.targets == {"y": ("temp",)}
     assert make(frame).training.columns.inputs == {None: ("temp", "load")}
     with pytest.raises(ValueError, match=r"a list: `inputs=\['temp'\]`"):

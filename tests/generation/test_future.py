@@ -133,6 +133,19 @@ def test_rows_are_as_each_alone_and_dicts_in_a_list_are_the_same(model):
         np.testing.assert_allclose(alone, together[row], atol=1e-6)
 
 
+def test_the_series_that_is_written_is_no_future(model):
+    """Said of what is too much, for one row and for several, and not of another input."""
+    for rows in ([0], [0, 1, 2]):
+        single = len(rows) == 1
+        past, ahead = prompts(rows), futures(4, rows)
+        past = {k: v[0] for k, v in past.items()} if single else past
+        ahead = {k: v[0] for k, v in ahead.items()} if single else ahead
+        load = [LOAD[r][:4] for r in rows]
+        with pytest.raises(ValueError, match="is to be written out of `future`"):
+            ks.generate(model, past, 4, future={**ahead, "load": load[0] if single else load})
+        assert len(ks.generate(model, past, 4, future=ahead)) == (4 if single else 3)
+
+
 def test_what_is_known_ahead_may_stand_behind_the_prompt(model):
     """A document that goes on behind its last step needs no `future`."""
     past, future = prompts(), futures(5)
@@ -217,6 +230,86 @@ def test_a_forecast_of_the_series_is_fed_back_as_it_is(loss):
     np.testing.assert_allclose(got, expected, atol=1e-6)
 
 
+def readings():
+    """The load of each machine as a frame, with columns that are something else."""
+    pandas = pytest.importorskip("pandas")
+    parts = [
+        {"load": d[:, 0], "scaled": 2 * d[:, 0], "hour": np.arange(len(d)) % 5.0, "machine": k}
+        for k, d in enumerate(LOAD)
+    ]
+    return pandas.concat(map(pandas.DataFrame, parts), ignore_index=True)
+
+
+def forecaster(inputs=("load",), targets="load", horizons=1, known_ahead=()):
+    series = ks.StatefulSequence.from_frame(
+        readings(),
+        by="machine",
+        inputs=list(inputs),
+        targets=targets,
+        horizons=horizons,
+        known_ahead=list(known_ahead),
+        split=0.7,
+        batch_size=3,
+        sequence_length=8,
+        resets=True,
+    )
+    read = [keras.Input((None, len(inputs)), name="inputs")]
+    read += [keras.Input((None, 1), name="known_ahead")] * len(known_ahead)
+    joined = layers.Concatenate()(read) if known_ahead else read[0]
+    outputs = layers.Dense(len(inputs))(layers.GRU(3, return_sequences=True)(joined))
+    model = ks.to_stateful(keras.Model(read if known_ahead else read[0], outputs), series.training)
+    model.compile("sgd", "mse")
+    model.fit(series.training, validation_data=series.validation, verbose=0)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("targets", "horizons"), [("load", 1), (["load"], 1), ("load", [1])], ids=str
+)
+def test_a_column_that_predicts_itself_is_fed_back_as_it_is(targets, horizons):
+    model = forecaster(targets=targets, horizons=horizons)
+    past = [d[:, :1] for d in LOAD]
+    expected = ks.generate(model, past, 5, next_input=lambda output: output)
+    for copy in (model, ks.to_inference(model)):
+        np.testing.assert_allclose(ks.generate(copy, past, 5), expected, atol=1e-6)
+
+
+def test_a_column_that_predicts_itself_beside_what_is_known_ahead():
+    model = forecaster(known_ahead=["hour"])
+    prompt = {"inputs": LOAD[0][:, :1], "known_ahead": np.arange(len(LOAD[0]))[:, None] % 5.0}
+    future = {"known_ahead": np.ones((4, 1))}
+    expected = ks.generate(model, prompt, 4, future=future, next_input=lambda output: output)
+    np.testing.assert_allclose(ks.generate(model, prompt, 4, future=future), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"targets": "scaled"},
+        {"horizons": 2},
+        {"inputs": ["load", "scaled"], "targets": ["scaled", "load"]},
+    ],
+    ids=str,
+)
+def test_another_column_or_step_is_not_fed_back(arguments):
+    model = forecaster(**arguments)
+    width = len(arguments.get("inputs", ["load"]))
+    with pytest.raises(ValueError, match="Pass `next_input`"):
+        ks.generate(model, [d[:, :1].repeat(width, 1) for d in LOAD], 5)
+
+
+def test_targets_given_as_a_copy_of_the_input_are_the_input():
+    """Values prove it, whatever the arrays are called."""
+    data = ks.StatefulSequence(
+        [d[:, :1] for d in LOAD], 3, 8, targets=[d[:, 0].copy() for d in LOAD], target_offset=1
+    )
+    assert data.series == ""
+    data = ks.StatefulSequence(
+        [d[:, :1] for d in LOAD], 3, 8, targets=[2 * d[:, 0] for d in LOAD], target_offset=1
+    )
+    assert data.series is None
+
+
 def log_rate(y_true, y_pred):
     return ops.mean(ops.exp(y_pred) - y_true * y_pred, axis=-1)
 
@@ -296,7 +389,7 @@ def test_of_several_outputs_next_input_takes_one(model):
     arguments = {"future": futures(4), "known_ahead": AHEAD}
     with pytest.raises(ValueError, match="Concatenate"):
         ks.generate(several, prompts(), 4, next_input=lambda output: output, **arguments)
-    joined = keras.Model(several.inputs, layers.Concatenate()(several.outputs))
+    joined = keras.Model(several.inputs, layers.Concatenate(name="side_by_side")(several.outputs))
     got = ks.generate(joined, prompts(), 4, next_input=lambda output: output[:, 2:], **arguments)
     expected = ks.generate(model, prompts(), 4, future=futures(4))
     np.testing.assert_allclose(got[..., 2:], expected, atol=1e-5)

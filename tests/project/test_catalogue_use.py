@@ -413,7 +413,25 @@ def generating(**arguments):
     return lambda model: ks.generate(model, **{"prompt": [1, 2], "length": 3, **arguments})
 
 
+def states_behind(model, rows):
+    return ks.predict_documents(model, [np.arange(3)] * rows, return_states=True)[1]
+
+
 GENERATION = {
+    "states of other rows than prompts": Bad(
+        lambda m: ks.generate(m, [[1], [2]], 3, states=states_behind(m, 3)),
+        ValueError,
+        "`states`",
+        "states of 3 rows for 2 prompts",
+        "Choose those of the documents",
+    ),
+    "states of other layers": Bad(
+        lambda m: ks.generate(m, [[1], [2]], 3, states={"lower": states_behind(m, 2)["lower"]}),
+        ValueError,
+        "`states`",
+        "['lower']",
+        "the model has ['lower', 'upper']",
+    ),
     "an empty prompt": Bad(
         generating(prompt=[]), ValueError, "`prompt`", "shape (0,)", "at least one step"
     ),
@@ -572,6 +590,13 @@ FUTURE = {
         "`future['hour']`",
         "8 such values",
         "Fill in",
+    ),
+    "the series that is written as a future": Bad(
+        forecasting({"hour": np.ones((4, 2)), "load": np.ones((4, 1))}),
+        ValueError,
+        "none is left",
+        "future with ['hour', 'load']",
+        "out of `future`",
     ),
     "no future": Bad(
         forecasting({}),

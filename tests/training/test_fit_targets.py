@@ -305,13 +305,14 @@ def test_a_forecaster_is_not_validated_on_other_steps(plain):
     model = model_of(sequence, 2, "mse", ids=False, plain=plain)
     message = r"(?s)targets \[1\] steps ahead, training \[5\]"
     with pytest.raises(ValueError, match=message):
-        fit(model, sequence, callbacks=[ks.ValidateDocuments(READINGS)])
+        fit(model, sequence, callbacks=[ks.ValidateDocuments(READINGS, target_offset=1)])
     with pytest.raises(ValueError, match=message):
         fit(model, sequence, validation_data=ks.StatefulSequence(READINGS, 2, 10, resets=not plain))
     with pytest.raises(ValueError, match=message):
         fit(model, sequence, validation_data=ks.StatefulStream(READINGS, 2, 10, resets=not plain))
-    with pytest.raises(pytest.fail.Exception, match="a step was trained"):
-        fit(model, sequence, callbacks=[ks.ValidateDocuments(READINGS, target_offset=5)])
+    for arguments in ({"target_offset": 5}, {}):  # which is the training's
+        with pytest.raises(pytest.fail.Exception, match="a step was trained"):
+            fit(model, sequence, callbacks=[ks.ValidateDocuments(READINGS, **arguments)])
 
 
 @pytest.mark.parametrize("method", ["fit", "evaluate", "validate"])

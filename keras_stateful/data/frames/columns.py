@@ -29,7 +29,7 @@ _FILL = (
 
 
 class Table:
-    """Columns in one array `(timesteps, columns)`: the least that is a frame."""
+    """Columns in one array `(timesteps, columns)`, or one `(timesteps,)`: the least of a frame."""
 
     def __init__(self, values: np.ndarray, columns: tuple):
         self.values, self.columns = values, columns
@@ -66,7 +66,7 @@ class Line:
         if steps > len(values):
             behind = np.zeros((steps - len(values), *values.shape[1:]), values.dtype)
             values = np.concatenate([values, behind])
-        return Table(values, self.columns) if values.ndim > 1 else values
+        return Table(values, self.columns) if self.columns else values
 
 
 @dataclass(frozen=True)
