@@ -343,6 +343,31 @@ def test_rows_of_which_something_is_known_are_not_to_come(lacking):
         make(none, targets="heat")
 
 
+def test_joined_series_have_no_future():
+    frame = frame_of([30, 24])
+    assert make(frame, boundary="ignore").future is None
+    assert make(frame, boundary="pack").future is not None
+
+
+def test_gaps_that_are_filled_in_before_rows_to_come_follow():
+    """Both remedies together: the last reading is the last, however its inputs are filled in."""
+    frame = frame_of([33]).assign(plan=1.0)
+    come = frame[30:].assign(temp=np.nan, load=np.nan)
+    known = frame[:30].assign(temp=lambda f: f["temp"].where(~f.index.isin([11, 12])))
+    known["missing"] = known["temp"].isna().astype(float)
+    known["filled"] = known["temp"].ffill()
+    made = make(
+        pandas.concat([known, come]),
+        inputs=["filled", "missing"],
+        known_ahead=["plan"],
+        horizons=[1, 3],
+        missing_targets="skip",
+    )
+    forecasts = made.forecasts(echo(made.future, [1, 3]), made.future)["a"]
+    assert forecasts.values[:, 0].tolist() == [GROUP + hour for hour in (27, 28, 29)]
+    assert forecasts.rows[-1].tolist() == [30, 32]
+
+
 BEHIND = {
     "hours": (START + np.arange(30) * HOUR, START + np.arange(30, 33) * HOUR),
     "hours of a time zone": (

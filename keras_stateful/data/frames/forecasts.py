@@ -49,7 +49,7 @@ class FrameSequences(Generic[S]):
             reading (with `label_at="window"`, in windows of which one ends there), and counts the
             steps whose latest target lies behind it. For `predict`: there is nothing to score. What
             is known ahead must be there: rows behind the last reading, without inputs and targets,
-            hold it. None where they are lacking.
+            hold it. None where they are lacking, and with `boundary="ignore"`.
         groups: the name of each series, sorted: a value of `by`, a tuple for several columns, None
             without `by`.
     """

@@ -165,6 +165,8 @@ class FromFrame:
         alone = not (isinstance(inputs, Mapping) or ahead or lines.static)
         maker = _Maker(cls, lines, options, alone, not isinstance(targets, Mapping))
         future = future_of(series, max(offsets), ahead=bool(ahead))
+        if options.get("boundary") == "ignore":  # of joined series the last alone has an end
+            future = None
         if future is not None and options.get("label_at") == "window":
             stride = options.get("stride") or sequence_length
             future = future.ending_windows(max(offsets), sequence_length, stride)
