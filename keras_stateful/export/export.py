@@ -211,6 +211,7 @@ def _record_quantization(
         data: what outputs are compared on.
         weights: what was done to them.
     """
-    manifest = _finish(manifest, quantized)  # a session opens no directory without one
+    # A session opens no directory without a manifest, and reads there how rows are to be run.
+    manifest = _finish(replace(manifest, quantization=weights), quantized)
     record = weights | check.deviation(exact, manifest, quantized, data)
     _finish(replace(manifest, quantization=record), quantized)

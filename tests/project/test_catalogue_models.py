@@ -380,7 +380,7 @@ MODELS = {
     "to_stateless without a recurrent layer": Bad(
         lambda: ks.to_stateless(sequential(layers.Dense(3, name="dense"))),
         ValueError,
-        "`to_stateless`",
+        "nothing that carries a state",
         "['dense']",
         "What carries are",
     ),

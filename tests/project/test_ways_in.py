@@ -255,7 +255,7 @@ TABLE: dict[Callable, set[str]] = {
     predict: WINDOWS,
     predict_on_batch: {"arrays"},
     predict_documents: DOCUMENTS,
-    generate: {"array", "frame", "frames", "list"},
+    generate: {"array", "frame", "frames", "list", "dict"},
 }
 CELLS = list(itertools.product(TABLE, FORMS, KINDS))
 
