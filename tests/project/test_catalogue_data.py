@@ -723,7 +723,7 @@ AHEAD = {
         ValueError,
         "`corpus['hour']`",
         "of 8",
-        "one value for each time step",
+        "give its values from the first step on",
     ),
     "hours that do not reach as far as they are read": Bad(
         lambda: make({"x": [ones], "hour": docs(9)}, 1, targets=[1], known_ahead={"hour": 9}),
