@@ -13,6 +13,8 @@
 count, `strides` says where windows that overlap lie and in which of them a step is new, and
 `restoring` leads from batches back to documents.
 
+`model_facing` is what a model asks of either, such as columns, and how it has batches given.
+
 `inputs` reads what is known ahead at the step that is predicted (`offsets` says how far), and what
 is static at every step or once.
 

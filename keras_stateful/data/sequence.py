@@ -11,13 +11,12 @@ import numpy as np
 
 from keras_stateful.data.batch import checksum, in_order, spec_bytes
 from keras_stateful.data.burn_in import as_json, open_burn_in, received
-from keras_stateful.data.columns import ColumnNames, ColumnOrder, column_names
 from keras_stateful.data.corpus import open_corpus
-from keras_stateful.data.feed import RESETS_REMEDY, Batches
+from keras_stateful.data.feed import RESETS_REMEDY
 from keras_stateful.data.fields import Lazy
 from keras_stateful.data.frames import FromFrame
-from keras_stateful.data.ids import Classes, of_id_targets
 from keras_stateful.data.inputs import KnownAhead, StaticInputs, uneven
+from keras_stateful.data.model_facing import ModelFacing
 from keras_stateful.data.parts import open_parts
 from keras_stateful.data.plan import Plan, Settings, piece_limit, remedies
 from keras_stateful.data.restoring import Grid
@@ -25,7 +24,6 @@ from keras_stateful.data.sequence_checks import (
     check_cutting,
     check_drawing,
     check_ends,
-    check_one_document,
     check_plan,
     checked_shard,
     checked_stride,
@@ -58,7 +56,7 @@ class Span(NamedTuple):
     column: int
 
 
-class StatefulSequence(FromFrame, Batches):
+class StatefulSequence(FromFrame, ModelFacing):
     """A corpus as windows: row `i` of each batch goes on where row `i` of the last ended.
 
     Give it to `fit`, `evaluate` or `predict` of a model that carries its state (`to_stateful`). The
@@ -154,6 +152,7 @@ class StatefulSequence(FromFrame, Batches):
     """
 
     _argument = "corpus"  # what errors call it
+    _windows: Windows
 
     def __init__(
         self,
@@ -255,11 +254,6 @@ class StatefulSequence(FromFrame, Batches):
             warnings.warn(remedies(self._plan, boundary), UserWarning, stacklevel=2)
 
     # What a batch holds
-
-    @property
-    def target_offset(self) -> int | list[int]:
-        """How many time steps ahead of the input the targets are, of all outputs."""
-        return self._parts.target_offset
 
     def __len__(self) -> int:
         return self._plan.num_batches
@@ -379,47 +373,6 @@ class StatefulSequence(FromFrame, Batches):
             lengths[-1] = max(0, lengths[-1] - self._reach)
         self._windows.check_ids(known, lengths)
 
-    def check_classes(self, known: dict[str | None, Classes]) -> None:
-        """Refuses target ids that a model's output has no class for, at once or as they are read.
-
-        Args:
-            known: the classes of each output, by its name; the name is None for a single one.
-        """
-        self._windows.check_classes(of_id_targets(known, self.signature()[1]))
-
-    @property
-    def columns(self) -> ColumnNames:
-        """The columns of frames, as the first frame of each has them."""
-        return column_names(self._parts)
-
-    def order_columns(self, order: ColumnOrder) -> None:
-        """Has batches give the columns of frames in the order that a model was trained on."""
-        self._windows.order = order
-
-    @property
-    def static_shapes(self) -> dict[str, tuple]:
-        """Shapes of what static inputs have for one document, by key."""
-        return self._parts.static_shapes
-
-    def hand_once(self, keys: frozenset[str]) -> None:
-        """Has batches give static inputs once for each row, `(batch_size, ...)`.
-
-        Raises:
-            ValueError: windows that hold more than one document.
-        """
-        check_one_document(keys, self.boundary, self._continuous)
-        self._windows.once = keys
-
-    @property
-    def input_offsets(self) -> dict[str, tuple[int, ...]]:
-        """How many time steps later each input of a dict is read: 0 what is not known ahead."""
-        return self._parts.input_offsets
-
-    @property
-    def series(self) -> str | None:
-        """The input whose next value is predicted, "" for the only one; None where none is."""
-        return self._parts.series
-
     @property
     def at_ends(self) -> bool:
         """True where targets stand at the last step of each window alone; see `label_at`."""
@@ -465,10 +418,6 @@ class StatefulSequence(FromFrame, Batches):
     @property
     def immediate(self) -> bool:
         return self._windows.immediate
-
-    def signature(self) -> tuple:
-        """A batch with a `Spec` in place of each array."""
-        return self._windows.signature()
 
     def position(self, batches: int, epoch: int, *, over: bool = False) -> dict[str, Any]:
         """Where pass `epoch` stands after some batches; see `Batches.position`."""

@@ -7,19 +7,17 @@ from typing import Any
 import numpy as np
 
 from keras_stateful.data.burn_in import burn_in_of_stream
-from keras_stateful.data.columns import ColumnNames, ColumnOrder, column_names
-from keras_stateful.data.feed import RESETS_REMEDY, Batches
-from keras_stateful.data.ids import Classes, of_id_targets
+from keras_stateful.data.feed import RESETS_REMEDY
 from keras_stateful.data.inputs import KnownAhead
+from keras_stateful.data.model_facing import ModelFacing
 from keras_stateful.data.passes import KEPT, MadeBatch, Pass, StepCounts
-from keras_stateful.data.sequence_checks import check_one_document
 from keras_stateful.data.source import Source
 from keras_stateful.data.stream_windows import StreamWindows
 from keras_stateful.data.targets import LABEL_AT
 from keras_stateful.foundation.arguments import one_of, true_or_false, whole_number
 
 
-class StatefulStream(Batches):
+class StatefulStream(ModelFacing):
     """Windows for stateful training, of documents that come one by one and need not fit memory.
 
     Each row of the batch reads a document from its first step to its last and then takes the next
@@ -93,6 +91,8 @@ class StatefulStream(Batches):
     ```
     """
 
+    _windows: StreamWindows
+
     def __init__(
         self,
         source: Iterable | Callable[[], Iterable],
@@ -130,7 +130,6 @@ class StatefulStream(Batches):
         self.resets = true_or_false("resets", resets, RESETS_REMEDY)
         self.steps_per_epoch = steps_per_epoch
         self.shard, self.epoch = (0, 1), 0
-        again = steps_per_epoch is not None
         if isinstance(static, Mapping):
             raise TypeError(
                 "`static` names keys of documents, which a stream reads one after the other. "
@@ -146,8 +145,9 @@ class StatefulStream(Batches):
             sample_weight,
             known_ahead,
             static,
-            again=again,
+            again=steps_per_epoch is not None,
         )
+        self._parts = self._source.parts
         self._windows = StreamWindows(
             self._source,
             self.batch_size,
@@ -178,11 +178,6 @@ class StatefulStream(Batches):
     def utilization(self) -> float:
         """Real time steps / all time steps that were read so far, in (0, 1]."""
         return self._steps.real / self._steps.ever if self._steps.ever else 1.0
-
-    @property
-    def target_offset(self) -> int | list[int]:
-        """How many time steps ahead of the input the targets are, of all outputs."""
-        return self._source.parts.target_offset
 
     @property
     def once(self) -> bool:
@@ -250,47 +245,6 @@ class StatefulStream(Batches):
         """
         self._windows.check_ids(known)
 
-    def check_classes(self, known: dict[str | None, Classes]) -> None:
-        """Refuses target ids that a model's output has no class for, as they are read.
-
-        Args:
-            known: the classes of each output, by its name; the name is None for a single one.
-        """
-        self._windows.check_classes(of_id_targets(known, self.signature()[1]))
-
-    @property
-    def columns(self) -> ColumnNames:
-        """The columns of frames, as the first frame of each has them."""
-        return column_names(self._source.parts)
-
-    def order_columns(self, order: ColumnOrder) -> None:
-        """Has batches give the columns of frames in the order that a model was trained on."""
-        self._windows.order = order
-
-    @property
-    def static_shapes(self) -> dict[str, tuple]:
-        """Shapes of what static inputs have for one document, by key."""
-        return self._source.parts.static_shapes
-
-    def hand_once(self, keys: frozenset[str]) -> None:
-        """Has batches give static inputs once for each row, `(batch_size, ...)`.
-
-        Raises:
-            ValueError: windows that hold more than one document.
-        """
-        check_one_document(keys, self.boundary, continuous=False)
-        self._windows.once = keys
-
-    @property
-    def input_offsets(self) -> dict[str, tuple[int, ...]]:
-        """How many time steps later each input of a dict is read: 0 what is not known ahead."""
-        return self._source.parts.input_offsets
-
-    @property
-    def series(self) -> str | None:
-        """The input whose next value is predicted, "" for the only one; None where none is."""
-        return self._source.parts.series
-
     def give_targets(self, *, at_ends: bool) -> None:
         """Has batches give targets and weights as a model has outputs; see `Batches`."""
         with self._lock:
@@ -329,10 +283,6 @@ class StatefulStream(Batches):
                     return
                 batch = this.give(self.steps_per_epoch)
             yield self._windows.give(batch.made, self._steps.divisor)
-
-    def signature(self) -> tuple:
-        """A batch with a `Spec` in place of each array."""
-        return self._windows.signature()
 
     # Passes
 
