@@ -20,8 +20,6 @@ from keras_stateful.data.fields import (
     AHEAD_FROM_THE_FIRST_STEP,
     Field,
     Flat,
-    Lazy,
-    LazySource,
     Separate,
     check_laid_out,
 )
@@ -33,6 +31,7 @@ from keras_stateful.data.kinds import (
     refuse_others,
     refuse_pair,
 )
+from keras_stateful.data.lazy import Lazy, LazySource
 from keras_stateful.foundation.frames import columns_of
 from keras_stateful.foundation.progress import ProgressBar
 

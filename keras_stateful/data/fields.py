@@ -2,15 +2,13 @@
 
     Flat      documents are slices of one array, in memory or mapped
     Separate  documents are arrays of their own
-    Lazy      documents are read by a source when asked; a few are kept
+    Lazy      documents are read by a source when asked (`lazy`)
 
 Nothing is copied whole: a batch gathers its own steps and converts only those (`int32` for
 integers, `float32` for floating point and bool).
 """
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any, NoReturn
 
 import numpy as np
@@ -27,10 +25,9 @@ from keras_stateful.data.arrays import (
     refuse_not_finite,
 )
 from keras_stateful.data.ids import IdRange, Vocabulary
-from keras_stateful.data.kinds import Items, is_mapped
+from keras_stateful.data.kinds import is_mapped
 from keras_stateful.data.spans import Spans, counted_up, padded, place
 from keras_stateful.foundation.frames import Columns
-from keras_stateful.foundation.locks import Lock
 
 # What is larger is not searched at once for NaN and unknown ids, but as it is read.
 _SCAN_BYTES = 1 << 29  # of features in memory
@@ -347,75 +344,6 @@ class Separate(Field):
         if count > _SCAN_IDS or len(self.documents) > _SCAN_DOCUMENTS:
             return None
         return min(int(d.min()) for d in self.documents), max(int(d.max()) for d in self.documents)
-
-
-class Lazy(Field):
-    """Documents that a source reads when asked.
-
-    Attributes:
-        key: of the array in a document; None where a document is a single array.
-        source: reads the documents, for all fields of a corpus.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        key: str | None,
-        source: "LazySource",
-        lengths: np.ndarray,
-        like: np.ndarray,
-    ):
-        super().__init__(name, lengths, like.shape[1:], like.dtype)
-        self.key, self.source = key, source
-        self.columns = source.items.columns[key]
-
-    def read(self, document: int, start: int, stop: int) -> np.ndarray:
-        values = self.source.get(document)[self.key]
-        if len(values) != self.lengths[document]:
-            raise ValueError(
-                f"`{self.name}` gives another document than before. Received: document {document} "
-                f"of {len(values)} time steps, at first {self.lengths[document]}. A source must "
-                "give the same document for an index each time; where it cannot, read it with "
-                "`StatefulStream`."
-            )
-        return values[start:stop]
-
-
-class LazySource:
-    """Reads documents by index and keeps the last ones; threads may share it.
-
-    Attributes:
-        name: name used in error messages.
-        source: what the user gave, with `len` and `[]`.
-        items: makes documents of what the source gives.
-        capacity: how many documents are kept.
-    """
-
-    def __init__(self, name: str, source: Any, encode: Callable | None):
-        self.name, self.source, self.items = name, source, Items(name, encode)
-        self.capacity = 16
-        self._kept: OrderedDict[int, dict] = OrderedDict()
-        self._lock = Lock()
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def get(self, index: int) -> dict[str | None, np.ndarray]:
-        """The arrays of a document; the key is None where it is a single one."""
-        with self._lock:
-            if index in self._kept:
-                self._kept.move_to_end(index)
-                return self._kept[index]
-        document = self.load(index)  # without the lock: threads read different ones meanwhile
-        with self._lock:
-            self._kept[index] = document
-            while len(self._kept) > self.capacity:
-                self._kept.popitem(last=False)
-        return document
-
-    def load(self, index: int) -> dict[str | None, np.ndarray]:
-        """The same, read anew and not kept."""
-        return self.items.document(index, self.source[index])
 
 
 def same_values(one: Field, other: Field) -> bool:

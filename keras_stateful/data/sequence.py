@@ -13,9 +13,9 @@ from keras_stateful.data.batch import checksum, in_order, spec_bytes
 from keras_stateful.data.burn_in import as_json, open_burn_in, received
 from keras_stateful.data.corpus import open_corpus
 from keras_stateful.data.feed import RESETS_REMEDY
-from keras_stateful.data.fields import Lazy
 from keras_stateful.data.frames import FromFrame
 from keras_stateful.data.inputs import KnownAhead, StaticInputs, uneven
+from keras_stateful.data.lazy import Lazy
 from keras_stateful.data.model_facing import ModelFacing
 from keras_stateful.data.parts import open_parts
 from keras_stateful.data.plan import Plan, Settings, piece_limit, remedies
