@@ -9,7 +9,7 @@
 What is an array and what is documents, `kinds` says. NumPy only.
 """
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from keras_stateful.data.kinds import (
     refuse_pair,
 )
 from keras_stateful.data.lazy import Lazy, LazySource
-from keras_stateful.foundation.frames import columns_of
+from keras_stateful.foundation.frames import Columns, columns_of
 from keras_stateful.foundation.progress import ProgressBar
 
 _LONG = 2  # seconds of reading documents, after which a progress bar says how far it has come
@@ -62,12 +62,14 @@ class Corpus:
         lengths: time steps of each document, `(documents,)`.
         continuous: True if it is one text without documents.
         labels: values that documents have once, not per time step, each `(documents, ...)`.
+        columns: names of the numbers of those labels that are rows of a frame, by key.
     """
 
     fields: dict[str | None, Field]
     lengths: np.ndarray
     continuous: bool
     labels: dict[str | None, np.ndarray] = field(default_factory=dict)
+    columns: Mapping[str | None, Columns] = field(default_factory=dict)
 
     @property
     def is_dict(self) -> bool:
@@ -208,7 +210,7 @@ def _in_memory(name: str, values: list | tuple) -> Field:
 
 def _of_dicts(name: str, values: list | tuple, uneven: Uneven) -> Corpus:
     """Documents in a list that are dicts; single values are labels."""
-    items = Items(name)
+    items = Items(name, once=uneven.once)
     documents = [items.arrays(f"{name}[{i}]", item) for i, item in enumerate(values)]
     first = documents[0]
     lengths = [document_length(name, i, d, first, uneven) for i, d in enumerate(documents)]
@@ -221,7 +223,7 @@ def _of_dicts(name: str, values: list | tuple, uneven: Uneven) -> Corpus:
             fields[key].columns = items.columns[key]
         else:
             labels[key] = np.stack(arrays)
-    return Corpus(fields, np.array(lengths, "int64"), False, labels)
+    return Corpus(fields, np.array(lengths, "int64"), False, labels, items.columns)
 
 
 def _of_arrays(name: str, documents: list[np.ndarray]) -> Field:
@@ -280,7 +282,7 @@ def _lazy(name: str, source: Any, encode: Callable | None, uneven: Uneven) -> Fi
     Their lengths and labels must be known: all are read once, unless the source has `lengths`. Of
     files that may take minutes, so it shows how far it has come.
     """
-    reader = LazySource(name, source, encode)
+    reader = LazySource(source, Items(name, encode, uneven.once))
     listed = None if encode is not None else getattr(source, "lengths", None)
     first = reader.get(0)
     labels: dict[str | None, list] = {
@@ -314,7 +316,8 @@ def _lazy(name: str, source: Any, encode: Callable | None, uneven: Uneven) -> Fi
         for k, v in first.items()
         if k not in labels
     }
-    return Corpus(fields, lengths, False, {k: np.stack(v) for k, v in labels.items()})
+    stacked = {k: np.stack(v) for k, v in labels.items()}
+    return Corpus(fields, lengths, False, stacked, reader.items.columns)
 
 
 def document_length(

@@ -19,7 +19,7 @@ from keras_stateful.data.batch import Spec
 from keras_stateful.data.corpus import Corpus, Uneven, unknown_key
 from keras_stateful.data.fields import Field
 from keras_stateful.data.ids import Vocabulary
-from keras_stateful.data.kinds import as_array
+from keras_stateful.data.kinds import Items, as_array
 from keras_stateful.data.offsets import read_offsets
 from keras_stateful.data.spans import Spans, repeated
 from keras_stateful.foundation.frames import Columns, columns_of, row_names
@@ -221,22 +221,24 @@ def open_static(static: StaticInputs, corpus: Corpus) -> dict[str | None, Input]
     opened: dict[str | None, Input] = {}
     if static is None:
         return opened
-    if not isinstance(static, Mapping):
-        static = {key: _of_documents(corpus, key) for key in static}
-    if static and not corpus.is_dict:
+    named = (
+        {key: _named(f"static[{key!r}]", values) for key, values in static.items()}
+        if isinstance(static, Mapping)
+        else {key: _of_documents(corpus, key) for key in static}
+    )
+    if named and not corpus.is_dict:
         raise ValueError(
             "`static` inputs go by name, and the corpus is one array without one. Received: "
-            f"static={sorted(map(str, static))}. Give the corpus as a dict, `{{'x': corpus}}`, "
+            f"static={sorted(map(str, named))}. Give the corpus as a dict, `{{'x': corpus}}`, "
             "where 'x' is the name of the model's input."
         )
-    for key, values in static.items():
+    for key, (columns, values) in named.items():
         if not isinstance(key, str) or key == "resets" or key in corpus.fields:
             raise ValueError(
                 "The keys of `static` name inputs of the model that the corpus does not have. "
                 f"Received: key {key!r}, the corpus with {sorted(map(str, corpus.fields))}. "
                 "Rename it."
             )
-        columns, values = _named(f"static[{key!r}]", values)
         vectors = _vectors(key, values, len(corpus.lengths))
         opened[key] = Static(f"static[{key!r}]", vectors, columns)
     return opened
@@ -246,23 +248,17 @@ def _named(name: str, values: Any) -> tuple[Columns, Any]:
     """The columns of vectors that are a frame, or a list of its rows, and the vectors."""
     if not isinstance(values, (list, tuple)):
         return columns_of(values), values
-    names = [row_names(row) for row in values]
-    first = next((columns for columns in names if columns is not None), None)
-    if first is None:
+    if not any(map(row_names, values)):
         return None, values
-    for k, columns in enumerate(names):
-        if columns is None or sorted(columns) != sorted(first):
-            raise ValueError(
-                f"`{name}` must have the same names in each of its vectors. Received: vector {k} "
-                f"with {columns and list(columns)}, another with {list(first)}. Pass rows of one "
-                "frame; or numbers in one order, `row.to_numpy()` of each."
-            )
-    return first, [row[list(first)] for row in values]
+    rows = Items(name, once=(None,))
+    vectors = [rows.array(f"{name}[{k}]", row) for k, row in enumerate(values)]
+    return rows.columns[None], vectors
 
 
-def _of_documents(corpus: Corpus, key: str) -> np.ndarray:
+def _of_documents(corpus: Corpus, key: str) -> tuple[Columns, np.ndarray]:
+    """The columns and the vectors of documents that are dicts, each with its own."""
     if key in corpus.labels:
-        return corpus.labels[key]
+        return corpus.columns.get(key), corpus.labels[key]
     raise ValueError(
         f"`static` names a key of documents that are dicts. Received: {key!r}; the documents have "
         f"{sorted(map(str, corpus.labels))} once. Pass the vectors of all documents, "

@@ -7,13 +7,13 @@
 Frames and tensors of other packages are known by what they have; none is imported.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 
 from keras_stateful.data.arrays import out_dtype, refuse_masked
-from keras_stateful.foundation.frames import Columns, columns_of
+from keras_stateful.foundation.frames import Columns, columns_of, row_names
 
 _TEXT = (str, bytes)
 
@@ -207,17 +207,21 @@ class Items:
     """Makes documents of what a list or a source gives: encoded, in NumPy, with ordered columns.
 
     Columns belong together by their names: those of each frame are put in the order of the first.
+    So do the numbers of a row of a frame, where a document has such a vector once.
 
     Args:
         name: name of the source, used in error messages.
         encode: a function from an item to a document, or None.
+        once: keys of such vectors.
 
     Attributes:
         columns: of frames, by key of the document; the key is None where it is a single array.
     """
 
-    def __init__(self, name: str, encode: Callable | None = None):
-        self.name, self.encode = name, encode
+    def __init__(
+        self, name: str, encode: Callable | None = None, once: Collection[str | None] = ()
+    ):
+        self.name, self.encode, self.once = name, encode, once
         self.columns: dict[str | None, Columns] = {}
 
     def document(self, number: int, item: Any) -> dict[str | None, np.ndarray]:
@@ -243,14 +247,21 @@ class Items:
 
     def array(self, name: str, value: Any, key: str | None = None) -> np.ndarray:
         """One array of a document, with its columns in the order of the first one's."""
-        columns = columns_of(value)
+        of_row = row_names(value) if key in self.once else None
+        columns = of_row or columns_of(value)
         first = self.columns.setdefault(key, columns)
         if columns != first and not _same_names(columns, first):
+            remedy = (
+                "Pass rows of one frame; or numbers in one order, `row.to_numpy()` of each."
+                if key in self.once
+                else "Choose them by name, in each document alike: `frame[columns]`."
+            )
             raise ValueError(
                 f"The documents of `{self.name}` must have the same columns. Received: the first "
-                f"with {_listed(first)}, `{name}` with {_listed(columns)}. Choose them by name, in "
-                "each document alike: `frame[columns]`."
+                f"with {_listed(first)}, `{name}` with {_listed(columns)}. {remedy}"
             )
+        if of_row != first and of_row and first:
+            value = value[list(first)]
         return as_array(name, value, first)
 
 

@@ -1,7 +1,6 @@
 """Documents that a source reads when asked; a few are kept. NumPy only."""
 
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,14 +46,13 @@ class LazySource:
     """Reads documents by index and keeps the last ones; threads may share it.
 
     Attributes:
-        name: name used in error messages.
         source: what the user gave, with `len` and `[]`.
         items: makes documents of what the source gives.
         capacity: how many documents are kept.
     """
 
-    def __init__(self, name: str, source: Any, encode: Callable | None):
-        self.name, self.source, self.items = name, source, Items(name, encode)
+    def __init__(self, source: Any, items: Items):
+        self.source, self.items = source, items
         self.capacity = 16
         self._kept: OrderedDict[int, dict] = OrderedDict()
         self._lock = Lock()

@@ -79,7 +79,7 @@ class Source:
     ):
         self._raw, self._again = _checked_source(raw), again
         self._uneven = uneven(known_ahead, static)
-        self._items = Items("source", encode)
+        self._items = Items("source", encode, self._uneven.once)
         items = self._open()
         first = _first(items, self._items)
         # Zeros that look like the first document and take no memory: all others must be like it.
@@ -234,7 +234,7 @@ class Source:
         """Documents as a corpus in memory, without a look at what they hold."""
         # Without the last steps of the arrays, which are read as targets only.
         lengths = np.array([document.steps for document in documents], "int64")
-        corpus = Corpus({}, lengths, continuous=False)
+        corpus = Corpus({}, lengths, continuous=False, columns=self._items.columns)
         for key, like in self._like.items():
             arrays = [document.arrays[key] for document in documents]
             if like.ndim and key not in self._uneven.once:

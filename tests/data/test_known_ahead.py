@@ -199,6 +199,40 @@ def test_columns_of_several_offsets_have_names_of_their_own():
     assert names["[1, 6]"] == ("hour+1", "holiday+1", "hour+6", "holiday+6")
 
 
+NAMES = ["size", "age", "heat"]
+
+
+def with_rows(form, rows):
+    """Documents that each have a row of a frame once, in four forms."""
+    load = [steps(d, 9 + d) for d in range(len(rows))]
+    parts = [{"load": array, "machine": row} for array, row in zip(load, rows, strict=True)]
+    arguments = {"targets": "load", "target_offset": 1, "static": ["machine"]}
+    if form == "a stream":
+        return StatefulStream(parts, 2, 4, **arguments)
+    if form == "beside the documents":
+        arguments["static"] = {"machine": rows}
+        return StatefulSequence({"load": load}, 2, 4, **arguments)
+    source = range(len(rows)) if form == "a source" else parts
+    encode = parts.__getitem__ if form == "a source" else None
+    return StatefulSequence(source, 2, 4, encode=encode, **arguments)
+
+
+@pytest.mark.parametrize("form", ["a list", "a source", "a stream", "beside the documents"])
+def test_rows_of_a_frame_are_read_by_name(form):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(np.arange(9.0).reshape(3, 3), columns=NAMES)
+    rows = [row[list(np.roll(NAMES, k))] for k, (_, row) in enumerate(frame.iterrows())]
+    data = with_rows(form, rows)
+    assert data.columns.inputs["machine"] == tuple(NAMES)
+    by_place = with_rows(form, list(frame.to_numpy()))
+    assert by_place.columns.inputs["machine"] is None
+    for (x, *_), (expected, *_) in zip(data, by_place, strict=True):
+        np.testing.assert_array_equal(x["machine"], expected["machine"])
+    for wrong in (rows[2].rename({"heat": "cold"}), rows[2].to_numpy()):
+        with pytest.raises(ValueError, match=r"machine'\].*same columns|same columns.*machine'\]"):
+            list(with_rows(form, [*rows[:2], wrong]))
+
+
 @settings(max_examples=100)
 @given(corpora(), st.integers(1, 3), st.integers(1, 7), st.sampled_from(["align", "pack"]))
 def test_a_stream_reads_what_a_sequence_reads(corpus, rows, window, boundary):

@@ -156,7 +156,7 @@ def test_what_is_constant_goes_by_name(with_constants):
     with pytest.raises(ValueError, match=r"unknown \['cold'\]"):
         ks.predict_documents(model, readings, static={"static": wrong})
     for mixed in ([rows[0], wrong[1]], [rows[0], rows[1].to_numpy()]):
-        with pytest.raises(ValueError, match="the same names in each"):
+        with pytest.raises(ValueError, match="the same columns"):
             ks.predict_documents(model, readings, static={"static": mixed})
 
     steps = {"length": 3, "next_input": lambda output: output}
