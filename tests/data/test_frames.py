@@ -741,6 +741,24 @@ def test_the_remedy_of_uneven_steps_works(clock, package, by):
         assert len(counted(made.training)) == len(frame) - (2 if by else 1)
 
 
+@pytest.mark.parametrize("by", ["machine", None])
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_the_remedy_of_uneven_steps_inserts_the_rows_of_a_gap(package, by):
+    frame = frame_of([30, 24][: 2 if by else 1])
+    frame.loc[[5, 9], "time"] += pandas.Timedelta("90s")
+    frame = frame.drop([12, 13])
+    if package == "polars":
+        frame = pytest.importorskip("polars").from_pandas(frame)
+    with pytest.raises(ValueError, match="most are 1h apart: an uneven") as error:
+        make(frame, by=by)
+    even = next(code for code in codes(error) if ("set_index" in code) == (package == "pandas"))
+    names = {"frame": frame, "columns": ["temp", "load"]}
+    exec(f"import {package}; {even}", names)
+    assert len(names["frame"]) == len(frame) + 2
+    with pytest.raises(ValueError, match=r"NaN or infinite.*in all: 2"):
+        make(names["frame"], by=by)
+
+
 @pytest.mark.parametrize("package", ["pandas", "polars"])
 def test_the_remedy_of_doubled_rows_works(package):
     frame = frame_of([12, 14], package=package)
@@ -750,7 +768,8 @@ def test_the_remedy_of_doubled_rows_works(package):
         ValueError, match=r"row 26 .*, and row 3 of the same time \(in all: 2\)"
     ) as error:
         make(frame)
-    keep = next(code for code in codes(error) if ("unique" in code) == (package == "polars"))
+    keep = "unique(" if package == "polars" else "drop_duplicates("
+    keep = next(code for code in codes(error) if keep in code)
     assert len(counted(make(eval(keep, {"frame": frame})).training)) == 24
 
 

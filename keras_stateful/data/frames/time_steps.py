@@ -105,12 +105,14 @@ def _usual(steps: np.ndarray) -> Any:
 
 def _refuse_doubled(series: Series, places: np.ndarray) -> NoReturn:
     keys = [*series.by, series.time]
+    local = series.times.dtype.kind == "M" and not series.zoned
     raise ValueError(
         f"A series must have one row for each time. Received: {series.where(places[0])}, and row "
-        f"{series.rows[places[0] - 1]} of the same time (in all: {len(places)}). Keep one of "
-        f"them, in pandas `frame.drop_duplicates({keys})`, in polars `frame.unique({keys})`; or, "
-        "if they are of several series, name the column that tells these apart, `by=`."
-        + (_local_hours(series) if series.times.dtype.kind == "M" and not series.zoned else "")
+        f"{series.rows[places[0] - 1]} of the same time (in all: {len(places)}). "
+        + "If they are of several series, name the column that tells these apart, `by=`. "
+        + (f"{_local_hours(series)} " if local else "")
+        + f"Else keep one of them, in pandas `frame.drop_duplicates({keys})`, in polars "
+        f"`frame.unique({keys})`."
     )
 
 
@@ -150,7 +152,7 @@ def _at_clock_changes(series: Series, step: Any, usual: Any) -> str:
             f"{series.time!r}).dt.replace_time_zone(None))`. Else: "
         )
     if not series.zoned and step - usual == _HOUR and usual <= _HOUR:
-        return _local_hours(series).lstrip() + " Else: "
+        return f"{_local_hours(series)} Else: "
     return ""
 
 
@@ -165,7 +167,7 @@ def _local_hours(series: Series) -> str:
         else f"`frame[{time!r}] = frame[{time!r}]{zoned}`"
     )
     return (
-        " If these are local times and clocks were changed there, no hour is doubled or missing: "
+        "If these are local times and clocks were changed there, no hour is doubled or missing: "
         f"give them their time zone, in pandas {code}, for example."
     )
 
@@ -201,7 +203,7 @@ def _averaging(series: Series, step: Any) -> str:
         f"Make them even, in pandas `frame = frame.set_index({series.time!r}){group}[columns]"
         f".resample({pandas!r}).mean().reset_index()`, in polars `frame = frame"
         f".sort({series.time!r}).group_by_dynamic({series.time!r}, every={polars!r}{of})"
-        ".agg(polars.col(columns).mean())`."
+        f".agg(polars.col(columns).mean()).upsample({series.time!r}, every={polars!r}{of})`."
     )
 
 
