@@ -28,16 +28,19 @@ def out_dtype(name: str, dtype: np.dtype) -> np.dtype:
         return np.dtype("int32")
     if dtype.kind in "fb" or dtype.name == "bfloat16":
         return np.dtype("float32")
+    kind = "fields" if dtype.names else dtype.kind
     raise TypeError(
         f"`{name}` must be numbers. Received: dtype {dtype}. "
-        + _NO_NUMBERS.get(dtype.kind, "Convert it to float32 or int32.")
+        + _NO_NUMBERS.get(kind, "Convert it to float32 or int32.")
     )
 
 
-# What to do with values that are no numbers, by kind of their dtype.
+# What to do with values that are no numbers, by kind of their dtype; or "fields" of a record.
 _NO_NUMBERS = {
     **dict.fromkeys("UST", "Encode text as ids, with `encode=` or beforehand."),
     **dict.fromkeys("Mm", "Make numbers of times, such as the hour: `times.dt.hour`."),
+    "fields": "Make a feature of each field: `from numpy.lib.recfunctions import "
+    "structured_to_unstructured`, `structured_to_unstructured(x)`.",
     "c": "Give the real and the imaginary part as two features, float32.",
 }
 

@@ -228,7 +228,10 @@ def _of_dicts(name: str, values: list | tuple, uneven: Uneven) -> Corpus:
 
 def _of_arrays(name: str, documents: list[np.ndarray]) -> Field:
     """Documents that are arrays of numbers."""
-    lengths = np.fromiter((len(d) if d.ndim else -1 for d in documents), "int64", len(documents))
+    for i, document in enumerate(documents):
+        if not document.ndim:
+            raise _no_document(name, i, document)
+    lengths = np.fromiter(map(len, documents), "int64", len(documents))
     _check_documents(name, lengths)
     kinds = {(d.dtype, d.shape[1:]) for d in documents}
     shapes = {shape for _, shape in kinds}
@@ -369,21 +372,32 @@ def document_length(
 
 
 def _check_documents(name: str, lengths: np.ndarray) -> None:
-    """Checks that documents are arrays and not empty; -1 stands for a single number."""
-    if (lengths < 0).any():
-        i = int((lengths < 0).argmax())
-        text = name == "corpus"  # elsewhere an array is no text
-        series = f"; for one continuous series an array, `np.asarray({name})`" if text else ""
-        raise ValueError(
-            f"`{name}` must hold one array `(timesteps, ...)` per document. Received: {name}[{i}], "
-            f"a single number. For one document pass `[{name}]`{series}."
-        )
+    """Checks that documents are not empty."""
     if not lengths.all():
         empty = np.flatnonzero(lengths == 0)
         raise ValueError(
             f"`{name}` has empty documents. Received: {len(empty)} of length 0, the first at index "
             f"{empty[0]}. Leave them out: `[d for d in documents if len(d)]`."
         )
+
+
+def _no_document(name: str, i: int, value: np.ndarray) -> ValueError:
+    """The error for a single number, or None, where a document should be."""
+    if np.isnan(value):  # as `as_array` reads None
+        received = "None or NaN"
+        remedy = (
+            "Leave such documents out, and what belongs to them: "
+            "`[d for d in documents if np.ndim(d)]`."
+        )
+    else:
+        text = name == "corpus"  # elsewhere an array is no text
+        received = "a single number"
+        series = f"; for one continuous series an array, `np.asarray({name})`" if text else ""
+        remedy = f"For one document pass `[{name}]`{series}."
+    return ValueError(
+        f"`{name}` must hold one array `(timesteps, ...)` per document. Received: {name}[{i}], "
+        f"{received}. {remedy}"
+    )
 
 
 def unknown_key(corpus: Corpus, name: str, key: str) -> ValueError:

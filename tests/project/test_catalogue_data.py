@@ -177,6 +177,20 @@ CORPUS = {
     "numbers in a list": Bad(
         lambda: make([1, 2, 3]), ValueError, "`corpus`", "corpus[0]", "np.asarray(corpus)"
     ),
+    "a document that is not there": Bad(
+        lambda: make([ones, None, ones]),
+        ValueError,
+        "`corpus`",
+        "corpus[1], None or NaN",
+        "if np.ndim(d)",
+    ),
+    "records with fields": Bad(
+        lambda: make(np.zeros(90, [("load", "f4"), ("heat", "f4")])),
+        TypeError,
+        "`corpus`",
+        "'load'",
+        "structured_to_unstructured(x)",
+    ),
     "rank 0": Bad(
         lambda: make(np.array(3)), ValueError, "`corpus`", "a scalar, 3", "`(timesteps, ...)`"
     ),
