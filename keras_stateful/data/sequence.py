@@ -368,7 +368,8 @@ class StatefulSequence(FromFrame, ModelFacing):
                 for a single one.
         """
         lengths = self._lengths
-        if self._ignores:  # the last steps of the text are targets only
+        # The last steps of one text are targets only. A shuffle ends it with another document.
+        if self._ignores and not self.shuffle:
             lengths = lengths.copy()
             lengths[-1] = max(0, lengths[-1] - self._reach)
         self._windows.check_ids(known, lengths)

@@ -451,6 +451,14 @@ def test_an_epoch_of_ignore_in_which_no_label_is_read():
     assert max(counts) > 0
 
 
+def test_a_shuffle_may_read_the_last_step_of_any_document():
+    documents = [np.arange(20), np.append(np.arange(19), 50)]  # 50 ends the text, as a target
+    StatefulSequence(documents, 1, 5, boundary="ignore").check_ids({None: 20})
+    shuffled = StatefulSequence(documents, 1, 5, boundary="ignore", shuffle=True, seed=0)
+    with pytest.raises(ValueError, match="id 50; the first such in document 1 at time step 19"):
+        shuffled.check_ids({None: 20})
+
+
 def test_documents_of_signed_and_unsigned_integers():
     mixed = [np.arange(20, dtype="uint64"), np.arange(20, dtype="int64")]
     for (x, _, _), (expected, _, _) in zip(
