@@ -395,6 +395,8 @@ BEHIND = {
         pandas.date_range("2023-02-15", periods=3, freq=pandas.DateOffset(months=3)),
     ),
     "numbers": (np.arange(7, 97, 3), np.array([97, 100, 103])),
+    "unsigned numbers": (np.arange(7, 97, 3).astype("uint64"), np.array([97, 100, 103])),
+    "small numbers": (np.array([-90, 30], "int8"), np.array([150, 270, 390])),
     "rows": (None, np.array([30, 31, 32])),
 }
 
@@ -411,6 +413,7 @@ def test_times_behind_the_frame(kind):
         made = make(frame, **{**options, "horizons": horizon})
         forecasts = made.forecasts(echo(made.future, 1), "future")[None]
         np.testing.assert_array_equal(forecasts.times, np.asarray(later)[:horizon])
+        assert forecasts.times.dtype.kind == np.asarray(later).dtype.kind
         assert (forecasts.rows == len(frame)).all()
 
 

@@ -30,7 +30,7 @@ class Series:
         lengths: rows of each, `(series,)`.
         readings: how many of these there are up to the last reading, `(series,)`; rows behind it
             are to come, and hold what is known ahead.
-        times: of `rows`, datetime64 (UTC where the frame's have a time zone) or whole numbers;
+        times: of `rows`, datetime64 (UTC where the frame's have a time zone) or int64;
             counted from 0 in each series where the frame has no column of times.
         time: the column of these, or None.
         zoned: True if the frame's times have a time zone.
@@ -241,7 +241,9 @@ def _times(frame: Any, name: Hashable) -> tuple[np.ndarray, bool]:
             if zone:
                 values = np.array([v.astimezone(UTC).replace(tzinfo=None) for v in values])
             values = values.astype("datetime64[us]")
-    if values.dtype.kind in "iuM":
+    if values.dtype.kind in "iu":
+        return values.astype("int64"), False  # which holds differences, and times behind the last
+    if values.dtype.kind == "M":
         return values, zone is not None
     remedies = {
         "f": "Count the steps in whole numbers: `(times / step).round().astype('int64')`.",
