@@ -345,7 +345,8 @@ def document_length(
     if document.keys() != first.keys():
         raise ValueError(
             f"The documents of `{name}` must have the same keys. Received: {name}[0] with "
-            f"{sorted(first, key=str)}, {name}[{i}] with {sorted(document, key=str)}."
+            f"{sorted(first, key=str)}, {name}[{i}] with {sorted(document, key=str)}. Give each "
+            "document all that the model reads, and nothing else."
         )
     for k, value in document.items():
         if (
@@ -354,10 +355,12 @@ def document_length(
             or value.ndim != first[k].ndim  # a label has the shape[1:] of ids, ()
             or value.dtype != first[k].dtype
         ):
+            key = "" if k is None else f"[{k!r}]"
             raise ValueError(
                 f"The documents of `{name}` must be alike but for their length. Received: "
-                f"{name}[0] of shape {first[k].shape}, {first[k].dtype}; {name}[{i}] of shape "
-                f"{value.shape}, {value.dtype}."
+                f"{name}[0]{key} of shape {first[k].shape}, {first[k].dtype}; {name}[{i}]{key} of "
+                f"shape {value.shape}, {value.dtype}. Only the first axis, time, may differ; of "
+                "another dtype, convert them to one."
             )
     steps = {k: len(v) for k, v in document.items() if v.ndim and k not in uneven.once}
     lengths = {n for k, n in steps.items() if k not in uneven.longer} or set(steps.values())

@@ -117,7 +117,10 @@ def _opened(corpus: Corpus, argument: Any, name: str) -> Weights:
         return Weights(None, as_array(name, argument).astype("float32"))
     field = open_field(name, argument, None)
     if isinstance(field, Corpus):
-        raise TypeError(f"`{name}` must be numbers. Received: documents that are dicts.")
+        raise TypeError(
+            f"`{name}` must be numbers. Received: documents that are dicts. Pass a list with one "
+            "array for each document."
+        )
     check_laid_out(field, next(iter(corpus.fields.values())))
     return Weights(field, None)
 
