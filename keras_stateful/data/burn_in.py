@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from keras_stateful.data.kinds import is_tf_dataset
 from keras_stateful.foundation.arguments import whole_number
 
 BurnIn: TypeAlias = int | np.ndarray  # of all documents, or int64 `(documents,)`
@@ -61,9 +62,11 @@ class Start:
         """
         documents = self.documents
         if isinstance(documents, dict):
-            document = {key: column[k] for key, column in documents.items()}
+            document = {key: _by_place(column, k) for key, column in documents.items()}
         else:
-            document = documents[k] if self.encode is None else self.encode(documents[k])
+            document = _by_place(documents, k)
+            if self.encode is not None and document is not None:
+                document = self.encode(document)
         parts = document.values() if isinstance(document, dict) else [document]
         indices: list[Any] = [getattr(part, "index", None) for part in parts]
         indices = [index for index in indices if hasattr(index, "searchsorted")]
@@ -119,6 +122,13 @@ def burn_in_of_stream(argument: Any) -> int:
 def as_json(burn_in: BurnIn) -> int | list[int]:
     """`burn_in` as a fingerprint holds it."""
     return burn_in if isinstance(burn_in, int) else burn_in.tolist()
+
+
+def _by_place(documents: Any, k: int) -> Any:
+    """Document `k`, as a corpus reads it; None of a dataset, which gives no frames."""
+    if is_tf_dataset(documents):
+        return None
+    return documents.iloc[k] if hasattr(documents, "iloc") else documents[k]
 
 
 def _is_listed(value: Any) -> bool:

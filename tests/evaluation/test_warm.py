@@ -170,7 +170,7 @@ def test_a_time_is_looked_up_in_the_index_of_each_frame(time):
     assert [len(part) for part in parts] == [24, 28, 10]
 
 
-@pytest.mark.parametrize("layout", ["dicts", "dict", "encode"])
+@pytest.mark.parametrize("layout", ["dicts", "dict", "encode", "a column"])
 def test_a_time_is_looked_up_however_the_frames_are_given(layout):
     both = machines(keys=("x", "z"))
     encode = None
@@ -179,6 +179,8 @@ def test_a_time_is_looked_up_however_the_frames_are_given(layout):
     elif layout == "encode":
         encode = dict  # of the pairs that the source gives
         both = [list(d.items()) for d in both]
+    elif layout == "a column":  # with labels of its own
+        both = pytest.importorskip("pandas").Series(both, index=[2, 0, 1])
     parts = ks.predict_documents(
         forecaster(("x", "z")), both, start="2026-03-02 12:00", encode=encode
     )
