@@ -199,11 +199,16 @@ def offsets_ahead(
         of_key = known_ahead[key] if isinstance(known_ahead, Mapping) else target_offsets
         offsets[key], _ = read_offsets(of_key, 0, f"known_ahead[{key!r}]")
         if max(offsets[key]) == 0:
+            received, remedy = (
+                (f"known_ahead={{{key!r}: {of_key!r}}}", f"`known_ahead={{{key!r}: 1}}`")
+                if isinstance(known_ahead, Mapping)
+                else (f"known_ahead of {key!r} with target_offset=0", "`target_offset=1`")
+            )
             raise ValueError(
                 "`known_ahead` inputs are read at the step that is predicted, `target_offset` "
-                f"later, and that is the step itself. Received: known_ahead of {key!r} with "
-                "target_offset=0. Pass the offset of the targets, `target_offset=1`; or leave "
-                f"{key!r} out of `known_ahead`, so that it is read at its own step."
+                f"later, and that is the step itself. Received: {received}. Pass the offset of the "
+                f"targets, {remedy}; or leave {key!r} out of `known_ahead`, so that it is read at "
+                "its own step."
             )
     return offsets
 

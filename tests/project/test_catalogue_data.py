@@ -718,6 +718,13 @@ AHEAD = {
         "target_offset=0",
         "`target_offset=1`",
     ),
+    "nothing lies ahead of one key": Bad(
+        lambda: ahead(known_ahead={"hour": 0}),
+        ValueError,
+        "`known_ahead`",
+        "known_ahead={'hour': 0}",
+        "`known_ahead={'hour': 1}`",
+    ),
     "labels of documents": Bad(
         lambda: make({"x": [ones], "hour": docs(9)}, 1, targets=[1], known_ahead=["hour"]),
         ValueError,
