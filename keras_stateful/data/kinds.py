@@ -135,7 +135,11 @@ def as_array(name: str, value: Any, columns: Columns = None) -> np.ndarray:
             "arrays. Give a dict of arrays for several inputs, and targets as `targets=`."
         )
     names = columns_of(value)
-    array = _in_numpy(name, value) if names is None else _of_frame(name, value, columns or names)
+    array = (
+        _in_numpy(name, value)
+        if names is None
+        else _of_frame(name, value, names if columns is None else columns)
+    )
     out_dtype(name, array.dtype)  # refuses what is no number
     return array
 

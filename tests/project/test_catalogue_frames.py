@@ -115,6 +115,27 @@ BAD = {
         "column 'w', machine='a', row 0",
         "`.fillna(0)`",
     ),
+    "weights in a list": Bad(
+        lambda: readings(sample_weight=["on"]),
+        TypeError,
+        "`sample_weight`",
+        "['on']",
+        "sample_weight='w'",
+    ),
+    "an input of no columns": Bad(
+        lambda: readings(lambda t: t.assign(machine=0), by=None, time=None, inputs={"x": []}),
+        ValueError,
+        "`inputs['x']`",
+        "[]",
+        "Leave that key out",
+    ),
+    "a plan of no columns": Bad(
+        lambda: readings(lambda t: t[["temp", "on"]], by=None, time=None, known_ahead={"x": []}),
+        ValueError,
+        "`known_ahead['x']`",
+        "[]",
+        "Leave that key out",
+    ),
     "weights of nothing": Bad(
         lambda: readings(lambda t: t.assign(w=0), sample_weight="w"),
         ValueError,

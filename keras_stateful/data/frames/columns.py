@@ -90,6 +90,11 @@ class FrameColumns:
         """
         several = is_several(chosen, columns_of(self.frame) or ())
         columns: tuple = tuple(chosen) if several else (chosen,)
+        if not columns:
+            raise ValueError(
+                f"`{name}` must name a column, or several. Received: {chosen!r}. Leave that key "
+                "out, or name what it holds."
+            )
         check_columns(name, columns, self.frame)
         for column in columns:
             _refuse_text(name, column, np.asarray(self.frame[column]))
@@ -175,6 +180,11 @@ class FrameColumns:
             return None
         weights = np.ones(len(missing), "float32")
         if sample_weight is not None:
+            if is_several(sample_weight, columns_of(self.frame) or ()):
+                raise TypeError(
+                    "`sample_weight` must be one column, of one weight for each row. Received: "
+                    f"sample_weight={str(sample_weight)[:60]}. Name it alone, `sample_weight='w'`."
+                )
             line = self.read("sample_weight", sample_weight)
             lacking = missing_steps(line.values) & ~self.series.to_come
             if lacking.any():
