@@ -115,6 +115,9 @@ BAD = {
         "column 'w', machine='a', row 0",
         "`.fillna(0)`",
     ),
+    "a stride as text": Bad(
+        lambda: readings(stride="2", label_at="window"), TypeError, "`stride`", "'2'", "an int"
+    ),
     "weights in a list": Bad(
         lambda: readings(sample_weight=["on"]),
         TypeError,

@@ -65,7 +65,6 @@ class FrameSequences(Generic[S]):
         step: Any,
         offsets: tuple[int, ...],
         horizon: bool,
-        future: Part | None,
         make: Callable[[Part], S],
     ):
         """Sequences are added part by part.
@@ -75,12 +74,12 @@ class FrameSequences(Generic[S]):
             step: between times; see `check_steps`.
             offsets: the horizons.
             horizon: True if predictions have an axis for them.
-            future: the part of that name.
             make: the sequence of a part.
         """
         self._series, self._step = series, step
         self._horizon, self._offsets = horizon, np.array(offsets)
-        self._future, self._make = future, make
+        self._make = make
+        self._future: Part | None = None
         self.groups: list[Any] = series.names
         # By part: the series that it has, where each begins, and its steps that are predicted.
         self._predicted: dict[str, list[tuple[int, int, range]]] = {}
@@ -237,7 +236,9 @@ class FrameSequences(Generic[S]):
 
     def add(self, part: Part) -> None:
         """Makes the sequence of a part; that of the future when it is asked for."""
-        if part.name != "future":
+        if part.name == "future":
+            self._future = part
+        else:
             setattr(self, part.name, self._make(part))
         stops = part.stop - self._offsets.max()
         steps = map(range, part.start.tolist(), stops.tolist())

@@ -133,6 +133,7 @@ class FromFrame:
         _check_arguments(frame, options)
         _check_options(cls, options, split)
         one_of("missing_targets", missing_targets, ("refuse", "skip"))
+        partial = true_or_false("partial", partial)
         series = open_series(frame, by, time)
         step = check_steps(series)
         offsets, horizon = read_offsets(horizons, 1, "horizons")
@@ -164,19 +165,18 @@ class FromFrame:
         # By name only where a name was given or is needed to tell several apart.
         alone = not (isinstance(inputs, Mapping) or ahead or lines.static)
         maker = _Maker(cls, lines, options, alone, not isinstance(targets, Mapping))
-        future = future_of(series, max(offsets), ahead=bool(ahead))
-        if options.get("boundary") == "ignore":  # of joined series the last alone has an end
-            future = None
-        if future is not None and options.get("label_at") == "window":
-            stride = options.get("stride") or sequence_length
-            future = future.ending_windows(max(offsets), sequence_length, stride)
         result: FrameSequences[Self] = FrameSequences(
-            series, step, offsets, horizon, future, cast(Any, maker.sequence)
+            series, step, offsets, horizon, cast(Any, maker.sequence)
         )
-        partial = true_or_false("partial", partial)
         for part in parts_of(series, split, max(offsets), lines.weights, partial):
             result.add(part)
-        if future is not None:
+        # Behind the training, whose sequence has checked the arguments.
+        future = future_of(series, max(offsets), ahead=bool(ahead))
+        # Of joined series the last alone has an end.
+        if future is not None and options.get("boundary") != "ignore":
+            if options.get("label_at") == "window":
+                stride = options.get("stride") or sequence_length
+                future = future.ending_windows(max(offsets), sequence_length, stride)
             result.add(future)
         return result
 
