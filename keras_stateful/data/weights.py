@@ -15,6 +15,7 @@ from keras_stateful.data.fields import Field, check_laid_out
 from keras_stateful.data.kinds import as_array, is_array
 from keras_stateful.data.spans import Spans, spread
 
+_NAME = "sample_weight"  # of the argument, in error messages
 _CHUNK = 1 << 24  # time steps of a document whose weights are read and checked at a time
 
 
@@ -79,31 +80,30 @@ def trained_steps(weights: np.ndarray, offsets: tuple[int, ...]) -> np.ndarray:
     return marks
 
 
-def open_weights(corpus: Corpus, argument: Any, name: str = "sample_weight") -> Weights:
+def open_weights(corpus: Corpus, argument: Any) -> Weights:
     """Reads `sample_weight`.
 
     Args:
         corpus: the corpus.
         argument: what the user gave: laid out as the corpus, one value per document, or a key.
-        name: name of the argument, used in error messages.
 
     Raises:
         TypeError: what holds no numbers.
         ValueError: negative, NaN or infinite weights, or ones that do not fit the corpus.
     """
-    weights = _opened(corpus, argument, name)
+    weights = _opened(corpus, argument)
     if weights.documents is not None:
-        _check_of_documents(weights.documents, len(corpus.lengths), name)
+        _check_of_documents(weights.documents, len(corpus.lengths))
     elif weights.field is not None:
-        _check_of_steps(weights.field, corpus.lengths, name)
+        _check_of_steps(weights.field, corpus.lengths)
     return weights
 
 
-def _opened(corpus: Corpus, argument: Any, name: str) -> Weights:
+def _opened(corpus: Corpus, argument: Any) -> Weights:
     """Weights as they were given; their values are not looked at."""
     if isinstance(argument, dict):
         raise TypeError(
-            f"`{name}` is one for all outputs: a number for each time step, or for each "
+            f"`sample_weight` is one for all outputs: a number for each time step, or for each "
             f"document. Received: a dict of {sorted(map(str, argument))}. To weigh whole outputs "
             "there is `compile(loss_weights=...)`."
         )
@@ -112,33 +112,33 @@ def _opened(corpus: Corpus, argument: Any, name: str) -> Weights:
             return Weights(None, corpus.labels[argument].astype("float32"))
         if argument in corpus.fields:
             return Weights(corpus.fields[argument], None)
-        raise unknown_key(corpus, name, argument)
+        raise unknown_key(corpus, _NAME, argument)
     if not corpus.continuous and (is_array(argument) or all_scalars(argument)):
-        return Weights(None, as_array(name, argument).astype("float32"))
-    field = open_field(name, argument, None)
+        return Weights(None, as_array(_NAME, argument).astype("float32"))
+    field = open_field(_NAME, argument, None)
     if isinstance(field, Corpus):
         raise TypeError(
-            f"`{name}` must be numbers. Received: documents that are dicts. Pass a list with one "
-            "array for each document."
+            "`sample_weight` must be numbers. Received: documents that are dicts. Pass a list with "
+            "one array for each document."
         )
     check_laid_out(field, next(iter(corpus.fields.values())))
     return Weights(field, None)
 
 
-def _check_of_documents(weights: np.ndarray, count: int, name: str) -> None:
+def _check_of_documents(weights: np.ndarray, count: int) -> None:
     if weights.shape != (count,):
         raise ValueError(
-            f"`{name}` as one array means one weight per document. Received: shape "
+            f"`sample_weight` as one array means one weight per document. Received: shape "
             f"{weights.shape} for {count} documents. Give one for each, or a list "
             "with one array per document."
         )
-    check_values(name, weights)
+    check_values(_NAME, weights)
 
 
-def _check_of_steps(field: Field, lengths: np.ndarray, name: str) -> None:
+def _check_of_steps(field: Field, lengths: np.ndarray) -> None:
     if field.shape:
         raise ValueError(
-            f"`{name}` must be one number per time step. Received: {field.shape} at "
+            f"`sample_weight` must be one number per time step. Received: {field.shape} at "
             "each. Sum or average them."
         )
     # Memory maps are read, too: a wrong weight would train on the wrong thing, without an error.
