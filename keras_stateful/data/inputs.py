@@ -266,7 +266,8 @@ def _of_documents(corpus: Corpus, key: str) -> tuple[Columns, np.ndarray]:
         return corpus.columns.get(key), corpus.labels[key]
     raise ValueError(
         f"`static` names a key of documents that are dicts. Received: {key!r}; the documents have "
-        f"{sorted(map(str, corpus.labels))} once. Pass the vectors of all documents, "
+        f"{sorted(map(str, corpus.labels))} once. Give each document one under "
+        "that key; or, to a `StatefulSequence`, the vectors of all of them, "
         f"`static={{{key!r}: array}}` of shape (documents, ...)."
     )
 

@@ -225,6 +225,11 @@ class Items:
     def __init__(
         self, name: str, encode: Callable | None = None, once: Collection[str | None] = ()
     ):
+        if encode is not None and not callable(encode):
+            raise TypeError(
+                "`encode` must be a function from an item to a document. Received: "
+                f"encode={encode!r} of type {type(encode).__name__}. Pass the function, or None."
+            )
         self.name, self.encode, self.once = name, encode, once
         self.columns: dict[str | None, Columns] = {}
 

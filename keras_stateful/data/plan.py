@@ -252,7 +252,7 @@ def piece_limit(argument: int | str | None, lengths: np.ndarray, settings: Setti
     window = settings.window
     if argument is None:
         return None
-    if argument == "auto":
+    if isinstance(argument, str) and argument == "auto":
         return longest_unwasted(lengths, settings)
     limit = whole_number("max_document_length", argument, 1, alternative='or "auto"')
     if settings.boundary == "align" and limit < window:

@@ -54,7 +54,7 @@ class Grid:
         """Predictions of a whole pass, with a value for every time step."""
         expected = (self._num_batches * len(self._rows), self._window)
         if self._at_ends:
-            if len(predictions) == expected[0]:
+            if predictions.shape[:1] == expected[:1]:
                 return predictions[:, None]
             raise ValueError(
                 "`predictions` must be those of a whole pass, with a value for each window, "

@@ -185,6 +185,11 @@ class Source:
         """An iterator over what the source gives: a new one, unless the source is one itself."""
         makes_one = callable(self._raw) and not isinstance(self._raw, Iterable)
         source = self._raw() if makes_one else self._raw
+        if not (hasattr(source, "__iter__") or hasattr(source, "__getitem__")):
+            raise TypeError(
+                "`source` must give documents one after the other. Received: a function that "
+                f"returned {type(source).__name__}. Have it return an iterator, or `yield` them."
+            )
         return iter(source.as_numpy_iterator() if is_tf_dataset(source) else source)
 
     def _read(self, items: Iterator, number: int = 0) -> Iterator[Document]:

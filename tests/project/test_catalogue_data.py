@@ -202,6 +202,13 @@ CORPUS = {
         "['a', 'b']",
         "`[index[t] for t in tokens]`",
     ),
+    "an encoder that is none": Bad(
+        lambda: make(["a b", "c d"], encode="utf8"),
+        TypeError,
+        "`encode`",
+        "encode='utf8' of type str",
+        "Pass the function",
+    ),
     "an encoder that gives nothing": Bad(
         lambda: make(["a b", "c d"], encode=print)[0],
         TypeError,
@@ -369,6 +376,13 @@ LAYOUT = {
         "`max_document_length`",
         "max_document_length=3",
         "at least 4",
+    ),
+    "a cut for each document": Bad(
+        lambda: make(docs(99, 50), max_document_length=np.array([8, 8])),
+        TypeError,
+        "`max_document_length`",
+        "array([8, 8])",
+        '"auto"',
     ),
     "a cut of a float": Bad(
         lambda: make(docs(99), max_document_length=8.0),
@@ -842,6 +856,9 @@ STREAM = {
     "an empty source": Bad(lambda: stream([]), ValueError, "`source`", "empty source", "path"),
     "one array": Bad(
         lambda: stream(np.arange(9)), TypeError, "`source`", "ndarray", "`StatefulSequence`"
+    ),
+    "a function that gives no iterator": Bad(
+        lambda: stream(lambda: 5), TypeError, "`source`", "a function that returned int", "`yield`"
     ),
     "no source": Bad(lambda: stream(5), TypeError, "`source`", "int", "a function that gives one"),
     "a path": Bad(
