@@ -103,6 +103,9 @@ def test_what_is_no_whole_pass_is_refused(wrong):
     grid = np.concatenate([batch[0] for batch in sequence])
     with pytest.raises(ValueError, match=r"whole pass.*Received: shape"):
         sequence.restore(wrong(grid))
+    sequence.give_targets(at_ends=True)
+    with pytest.raises(ValueError, match=r"a value for each window.*Received: shape"):
+        sequence.restore(0.5)
 
 
 @pytest.mark.parametrize("boundary", ["align", "pack"])
