@@ -14,6 +14,7 @@ from typing import NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from keras_stateful.foundation.types import Tensor
+from keras_stateful.generation.prompt_columns import Known
 
 ANY_ID = 2**31  # ids that an int32 holds: the bound where no layer of the model sets one
 Shape: TypeAlias = tuple[int | None, ...]
@@ -168,6 +169,7 @@ class Engine(Protocol):
         offsets: how many time steps later each input was read in training, by its name: 0 at the
             step itself, 1 and more what is known ahead. Without those of which nobody knows.
         series: name of the input whose next value the output is; None where nobody knows.
+        known: what the model remembers of the columns that its inputs were trained on.
     """
 
     inputs: tuple[InputFacts, ...]
@@ -177,6 +179,7 @@ class Engine(Protocol):
     steps_ahead: tuple[int, ...]
     offsets: dict[str, tuple[int, ...]]
     series: str | None
+    known: Known
 
     def to_numpy(self, array: Tensor) -> np.ndarray:
         """An array of the user's, or a tensor that the engine gave, in NumPy."""

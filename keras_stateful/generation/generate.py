@@ -24,7 +24,6 @@ from keras_stateful.foundation.version import pip_install
 from keras_stateful.generation import python_loop
 from keras_stateful.generation.engine import ByLayer, Emissions, Engine, NextInput, Request
 from keras_stateful.generation.options import Options
-from keras_stateful.generation.prompt_columns import in_order, known_of_artifact
 from keras_stateful.generation.request import read_request
 from keras_stateful.generation.session_engine import SessionEngine, SessionLike
 
@@ -136,7 +135,7 @@ def generate(
         next_input,
         compile_next_input,
         from_logits,
-        _in_order(model, future, "future"),
+        future,
         known_ahead,
         states,
     )
@@ -213,17 +212,17 @@ def stream(
         next_input,
         compile_next_input,
         from_logits,
-        _in_order(model, future, "future"),
+        future,
         known_ahead,
         states,
     )
-    request = read_request(engine, _in_order(model, prompt), length, options)
+    request = read_request(engine, prompt, length, options)
     return _stream(request, _emissions(engine, request, 1))
 
 
 def check(model: Any, prompt: Any, length: int, options: Options) -> None:
     """Raises what `generate` would raise for these arguments, without running the model."""
-    read_request(_engine(model), _in_order(model, prompt), length, options)
+    read_request(_engine(model), prompt, length, options)
 
 
 def generate_with(
@@ -232,7 +231,7 @@ def generate_with(
     """Does what `generate` does; its options come as one object."""
     verbose = read_verbose(verbose)
     engine = _engine(model)
-    request = read_request(engine, _in_order(model, prompt), length, options)
+    request = read_request(engine, prompt, length, options)
     # Only a bar has to be told how far a compiled loop is: else it is one call.
     emissions = _emissions(engine, request, _BAR_STEPS if verbose == 1 else None)
     first = emissions.first
@@ -336,12 +335,3 @@ def _engine(model: Any) -> Engine:
             f"Keras is not installed. {pip_install('tensorflow')} (or jax, torch) brings it."
         ) from error
     return rollout(model)
-
-
-def _in_order(model: Any, prompt: Any, name: str = "prompt") -> Any:
-    """A prompt with the columns of frames as the model knows them, or the artifact."""
-    if isinstance(model, SessionLike):
-        return in_order(known_of_artifact(model.manifest), name, prompt)
-    from keras_stateful.training.model_columns import columns_known
-
-    return in_order(columns_known(model), name, prompt)

@@ -13,6 +13,7 @@ from keras_stateful.generation.beside import offsets_of, read_beside, told_apart
 from keras_stateful.generation.engine import ANY_ID, Engine, InputFacts, Request
 from keras_stateful.generation.options import Options
 from keras_stateful.generation.prompt import read_prompt, side_by_side
+from keras_stateful.generation.prompt_columns import in_order
 from keras_stateful.generation.sampling import row_uniforms
 
 
@@ -35,7 +36,8 @@ def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> 
     length = whole_number("length", length, 1)
     options.check()
     ahead = offsets_of(engine, options.known_ahead)
-    parts = told_apart(engine, prompt, options.future, ahead)
+    prompt = in_order(engine.known, "prompt", prompt)
+    parts = told_apart(engine, prompt, in_order(engine.known, "future", options.future), ahead)
     if options.next_input is None and _gives_next(engine, parts.fed):
         options = replace(options, next_input=_as_it_is, compile_next_input=True)
         options.check()

@@ -42,6 +42,7 @@ from keras_stateful.generation.engine import (
     Request,
     several_outputs,
 )
+from keras_stateful.generation.prompt_columns import Known
 from keras_stateful.generation.request import check_fed_back
 from keras_stateful.training.model_ahead import offsets_known, predicted_series, steps_ahead
 from keras_stateful.training.model_columns import KnownColumns, columns_known
@@ -79,18 +80,15 @@ class Rollout:
         per_step: True if the output has a time axis; else it is that of the last step.
     """
 
-    def __init__(
-        self,
-        step: StepModel,
-        known: KnownColumns | None = None,
-    ):
+    def __init__(self, step: StepModel, known: KnownColumns):
         if len(step.data_outputs) != 1:
             raise several_outputs([t.name for t in step.data_outputs])
         (output,) = step.data_outputs
         self.step = step
-        self.steps_ahead = steps_ahead(known or {})
-        self.offsets = offsets_known(known or {})
-        self.series = predicted_series(known or {})
+        self.known: Known = known
+        self.steps_ahead = steps_ahead(known)
+        self.offsets = offsets_known(known)
+        self.series = predicted_series(known)
         self.variables: list[keras.Variable] = list(step.variables)
         self.per_step = len(output.shape) > 1 and output.shape[1] is None
         self.output_shape: tuple[int | None, ...] = tuple(output.shape[2 if self.per_step else 1 :])

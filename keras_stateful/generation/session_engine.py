@@ -14,6 +14,7 @@ from keras_stateful.generation.engine import (
     Request,
     several_outputs,
 )
+from keras_stateful.generation.prompt_columns import known_of_artifact
 
 
 @runtime_checkable
@@ -50,6 +51,7 @@ class SessionEngine:
         self.steps_ahead: tuple[int, ...] = output.offsets or ()
         self.offsets = {i.name: i.offsets for i in manifest.inputs if i.offsets is not None}
         self.series = next((i.name for i in manifest.inputs if i.series), None)
+        self.known = known_of_artifact(manifest)
         self.last_layer = f"the exported output {output.name!r}"
 
     def to_numpy(self, array: Tensor) -> np.ndarray:

@@ -181,12 +181,16 @@ import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {{"keras", "tensorflow", "jax", "torch", "onnx"}}:
-            raise ImportError(name + " is blocked")
+            raise ModuleNotFoundError(name + " is blocked")
 sys.meta_path.insert(0, Block())
 from keras_stateful import generate, load_session
 session = load_session({str(exported)!r})
 assert session.step([1]).shape == (1, {VOCABULARY})
 assert len(generate(session, [1, 2], 5, temperature=0)) == 5
+try:
+    generate("a model", [1, 2], 5)
+except TypeError as error:
+    assert "Keras is not installed" in str(error)
 assert not {{"keras", "tensorflow", "jax", "torch"}} & set(sys.modules)
 """
     done = subprocess.run(
