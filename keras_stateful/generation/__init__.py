@@ -5,7 +5,8 @@
                                             next id: sampling ◀┘
 
 `beside` lays out what a model reads beside what it writes: what is known ahead, and constants.
-`prompt_columns` puts frames in the order of columns that the model was trained on.
+`prompt_columns` puts frames in the order of columns that the model was trained on, `values` checks
+the numbers of both.
 
 On torch, and where `next_input` is not to be compiled, `rollout` runs in `python_loop` too.
 

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from keras_stateful.data.offsets import read_offsets
-from keras_stateful.foundation.arguments import fits
-from keras_stateful.generation.engine import ANY_ID, Beside, Engine, InputFacts, Shape
+from keras_stateful.generation.engine import Beside, Engine, InputFacts, Shape
+from keras_stateful.generation.values import one_array, readable, side_by_side
 
 
 class Parts(NamedTuple):
@@ -60,12 +60,7 @@ def told_apart(engine: Engine, prompt: Any, future: Any, ahead: Any) -> Parts:
     if len(names) == 1 and not isinstance(prompt, Mapping) and not future:
         return Parts(engine.inputs[0], prompt, {}, {})
     prompts = _by_name(prompt, names)
-    spare = sorted(set(map(str, future)) - set(names))
-    if spare:
-        raise ValueError(
-            f"`future` has inputs that the model lacks. Received: {spare}; the model has {names}. "
-            "Leave them out, or name them as the model's inputs."
-        )
+    _check_spare("future", future, names)
     several = any(
         _depth(prompts[entry.name]) == 2 + len(entry.shape) for entry in engine.inputs if entry.time
     )
@@ -82,6 +77,15 @@ def told_apart(engine: Engine, prompt: Any, future: Any, ahead: Any) -> Parts:
     fed = written[0]
     others = {name: value for name, value in prompts.items() if name != fed.name}
     return Parts(fed, prompts[fed.name], others, future)
+
+
+def _check_spare(argument: str, by_name: Mapping[str, Any], names: list[str]) -> None:
+    """Refuses what goes by no name of an input."""
+    if spare := sorted(set(map(str, by_name)) - set(names)):
+        raise ValueError(
+            f"`{argument}` has inputs that the model lacks. Received: {spare}; the model has "
+            f"{names}. Leave them out, or name them as the model's inputs."
+        )
 
 
 def _is_ahead(ahead: Mapping[str, tuple[int, ...]], name: str) -> bool:
@@ -107,7 +111,6 @@ def _not_one(names: list[str], written: list[str], future: list[str]) -> ValueEr
 def _by_name(prompt: Any, names: list[str]) -> dict[str, Any]:
     """A prompt as a dict of what each input reads: one row, or a list of rows."""
     if isinstance(prompt, (list, tuple)) and prompt and isinstance(prompt[0], Mapping):
-        _check_names(prompt[0], names)
         for row in prompt:
             _check_names(row, names)
         return {name: [row[name] for row in prompt] for name in names}
@@ -141,7 +144,7 @@ def offsets_of(engine: Engine, known_ahead: Any) -> dict[str, tuple[int, ...]]:
     """How many time steps later each input is read: as the model remembers, or by the user's word.
 
     Raises:
-        ValueError: another word than the model remembers.
+        ValueError: another word than the model remembers; an input that the model lacks.
         TypeError: no dict of offsets.
     """
     offsets = dict(engine.offsets)
@@ -153,6 +156,7 @@ def offsets_of(engine: Engine, known_ahead: Any) -> dict[str, tuple[int, ...]]:
             f"{known_ahead!r}. Pass `known_ahead={{'hour': 1}}`, the `target_offset` of the "
             "training; a model that was trained on a sequence knows it itself."
         )
+    _check_spare("known_ahead", known_ahead, [entry.name for entry in engine.inputs])
     for name, argument in known_ahead.items():
         several, _ = read_offsets(argument, 0, f"known_ahead[{name!r}]")
         if offsets.setdefault(name, several) != several:
@@ -201,20 +205,26 @@ class _Rows(NamedTuple):
     length: int
     single: bool
 
+    @property
+    def positions(self) -> int:
+        """As in `Request`."""
+        return max(self.lengths) - 1 + self.length
+
     def split(self, name: str, value: Any) -> list[np.ndarray]:
         """One array for each row."""
-        count = len(self.lengths)
-        if not self.single and len(value) != count:
+        several = [value] if self.single else value
+        count = len(several) if _depth(several) else 0
+        if count != len(self.lengths):
             raise ValueError(
-                f"`{name}` must have one entry for each row of the prompt. Received: {len(value)} "
-                f"for {count} rows. Give every input a list of as many."
+                f"`{name}` must have one entry for each row of the prompt. Received: {count} for "
+                f"{len(self.lengths)} rows. Give every input a list of as many."
             )
-        return [self.engine.to_numpy(row) for row in ([value] if self.single else value)]
+        return [one_array(self.engine, row, f"`{name}`") for row in several]
 
     def of_future(self, name: str, value: Any, axes: int) -> list[np.ndarray]:
         """One array for each row; an array without rows, of so many axes, is that of all."""
         if _depth(value) == axes:
-            return [self.engine.to_numpy(value)] * len(self.lengths)
+            return [one_array(self.engine, value, f"`{name}`")] * len(self.lengths)
         return self._replace(single=False).split(name, value)
 
 
@@ -223,14 +233,15 @@ def _values(
 ) -> np.ndarray:
     """What one input reads: `(rows, positions, ...)`, or `(rows, ...)` without a time axis."""
     name = entry.name
-    prompts = rows.split(f"prompt[{name!r}]", parts.others[name])
+    of_prompt, of_future = f"prompt[{name!r}]", f"future[{name!r}]"
+    prompts = rows.split(of_prompt, parts.others[name])
     if not entry.time:
-        return np.stack([_checked(p, entry, entry.shape, f"prompt[{name!r}]") for p in prompts])
+        return np.stack(_readable(prompts, entry, entry.shape, of_prompt))
     offsets = ahead.get(name)
     step = _step_shape(entry, offsets or (0,), prompts[0])
     if name not in parts.future and prompts[0].ndim == len(step) and not _is_ahead(ahead, name):
-        checked = [_checked(p, entry, step, f"prompt[{name!r}]") for p in prompts]
-        return _aligned([np.broadcast_to(v, (_positions(rows), *v.shape)) for v in checked], rows)
+        constant = np.stack(_readable(prompts, entry, step, of_prompt))
+        return np.repeat(constant[:, None], rows.positions, axis=1)
     if offsets is None:
         raise ValueError(
             f"Nobody knows at which time step the model reads {name!r}. Received: `future` of a "
@@ -238,16 +249,23 @@ def _values(
             f"does not say. Pass `known_ahead={{{name!r}: 1}}`, the `target_offset` that it was "
             "trained with, or 0 if it is read at the step itself."
         )
-    prompts = [_checked(p, entry, (None, *step), f"prompt[{name!r}]") for p in prompts]
+    prompts = _readable(prompts, entry, (None, *step), of_prompt)
     if name in parts.future:
-        behind = rows.of_future(f"future[{name!r}]", parts.future[name], 1 + len(step))
-        behind = [_checked(f, entry, (None, *step), f"future[{name!r}]") for f in behind]
+        behind = rows.of_future(of_future, parts.future[name], 1 + len(step))
+        behind = _readable(behind, entry, (None, *step), of_future)
     else:
         behind = [p[n:] for p, n in zip(prompts, rows.lengths, strict=True)]
         prompts = [p[:n] for p, n in zip(prompts, rows.lengths, strict=True)]
     _check_steps(rows, name, prompts, behind, offsets)
     whole = [np.concatenate(pair) for pair in zip(prompts, behind, strict=True)]
-    return _aligned([_side_by_side(values, offsets, rows.length) for values in whole], rows)
+    read = [_of_offsets(values, offsets, rows.length) for values in whole]
+    return side_by_side(read, rows.positions)
+
+
+def _readable(
+    arrays: list[np.ndarray], entry: InputFacts, shape: Shape, name: str
+) -> list[np.ndarray]:
+    return [readable(array, entry, shape, f"`{name}`") for array in arrays]
 
 
 def _step_shape(entry: InputFacts, offsets: tuple[int, ...], prompt: np.ndarray) -> Shape:
@@ -292,58 +310,10 @@ def _check_steps(
             )
 
 
-def _side_by_side(values: np.ndarray, offsets: tuple[int, ...], length: int) -> np.ndarray:
+def _of_offsets(values: np.ndarray, offsets: tuple[int, ...], length: int) -> np.ndarray:
     """What the positions of a row read of an input that is known ahead."""
     steps = len(values) - max(1, *offsets)
     parts = [values[offset : offset + steps] for offset in offsets]
     if len(parts) == 1:
         return parts[0]
     return np.concatenate(parts, axis=-1) if values.ndim > 1 else np.stack(parts, axis=-1)
-
-
-def _positions(rows: _Rows) -> int:
-    return max(rows.lengths) - 1 + rows.length
-
-
-def _aligned(values: list[np.ndarray], rows: _Rows) -> np.ndarray:
-    """Rows of different lengths as one array `(rows, positions, ...)`, zeros behind."""
-    first = values[0]
-    together = np.zeros((len(values), _positions(rows), *first.shape[1:]), first.dtype)
-    for into, row in zip(together, values, strict=True):
-        into[: len(row)] = row
-    return together
-
-
-def _checked(values: np.ndarray, entry: InputFacts, shape: Shape, name: str) -> np.ndarray:
-    """An array of numbers that the model can read, in a dtype that it takes."""
-    if not fits(values.shape, shape):
-        expected = str(
-            tuple("timesteps" if i == 0 and s is None else s for i, s in enumerate(shape))
-        )
-        raise ValueError(
-            f"`{name}` has another shape than the model reads. Received: {values.shape}; it must "
-            f"be {expected.replace(chr(39), '')}."
-        )
-    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool):
-        raise TypeError(f"`{name}` must be numbers. Received: dtype {values.dtype}. Encode it.")
-    if entry.of_ids:
-        if not np.issubdtype(values.dtype, np.integer):
-            raise TypeError(
-                f"`{name}` must be integer ids. Received: dtype {values.dtype}. Convert it with "
-                "`.astype('int32')`."
-            )
-        highest = (entry.vocabulary or ANY_ID) - 1
-        unknown = values[(values < 0) | (values > highest)]
-        if unknown.size:
-            raise ValueError(
-                f"`{name}` holds an id that the model cannot read. Received: id "
-                f"{int(unknown.flat[0])}; it reads 0 to {highest}. Encode it as for the training."
-            )
-        return values.astype("int32", copy=False)
-    values = values.astype("float32", copy=False)
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"`{name}` is NaN or infinite. Received: {np.count_nonzero(~np.isfinite(values))} such "
-            "values. Fill in what is missing, as for the training."
-        )
-    return values

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.foundation.arguments import fits
-from keras_stateful.generation.engine import ANY_ID, Engine, InputFacts
+from keras_stateful.generation.engine import Engine, InputFacts
+from keras_stateful.generation.values import one_array, readable
 
 _AT_LEAST_A_STEP = (
     "A model continues what it has read: give it at least one step, for example the id that "
@@ -33,18 +33,13 @@ def read_prompt(
         TypeError: text, or a prompt that is not numbers.
     """
     rows, single = _rows(engine, fed, prompt)
-    read = _read_ids if ids else _read_features
-    names = ["The prompt"] if single else [f"The prompt of row {r}" for r in range(len(rows))]
-    return [read(fed, row, name) for row, name in zip(rows, names, strict=True)], single
-
-
-def side_by_side(rows: list[np.ndarray]) -> np.ndarray:
-    """Rows of any lengths as one array `(rows, longest, ...)`, zeros behind the shorter ones."""
-    longest = max(len(row) for row in rows)
-    together = np.zeros((len(rows), longest, *rows[0].shape[1:]), rows[0].dtype)
-    for into, row in zip(together, rows, strict=True):
-        into[: len(row)] = row
-    return together
+    read = []
+    for r, row in enumerate(rows):
+        name = "`prompt`" if single else f"`prompt` of row {r}"
+        if not len(row):
+            raise ValueError(f"{name} is empty. Received: shape {row.shape}. {_AT_LEAST_A_STEP}")
+        read.append(readable(row, fed, (None, *fed.shape), name, ids=ids))
+    return read, single
 
 
 def _rows(engine: Engine, fed: InputFacts, prompt: Any) -> tuple[list[np.ndarray], bool]:
@@ -59,12 +54,7 @@ def _rows(engine: Engine, fed: InputFacts, prompt: Any) -> tuple[list[np.ndarray
     # Rows of different lengths make no array, so that each is looked at alone.
     if is_list and len(prompt) and all(_axes(p) == axes for p in prompt):
         return [engine.to_numpy(p) for p in prompt], False
-    try:
-        array = engine.to_numpy(prompt)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"`prompt` is neither one row nor a list of rows. Received: prompt={prompt!r}."
-        ) from error
+    array = one_array(engine, prompt, "`prompt`")
     if array.size == 0:
         raise ValueError(f"`prompt` is empty. Received: shape {array.shape}. {_AT_LEAST_A_STEP}")
     if array.ndim == axes:
@@ -83,35 +73,3 @@ def _axes(value: Any) -> int | None:
         return np.ndim(value)
     except ValueError:  # a ragged list
         return None
-
-
-def _read_features(fed: InputFacts, row: np.ndarray, name: str) -> np.ndarray:
-    if not len(row):
-        raise ValueError(f"{name} is empty. {_AT_LEAST_A_STEP}")
-    if not fits(row.shape[1:], fed.shape):
-        raise ValueError(
-            f"{name} has shape {row.shape}; the model reads {fed.shape} features a step."
-        )
-    if not (np.issubdtype(row.dtype, np.number) or row.dtype == bool):
-        raise TypeError(f"{name} must be numbers. Received: dtype {row.dtype}.")
-    # The engine casts to the model's own dtype, which NumPy may not have: bfloat16.
-    return row.astype("int32" if fed.of_ids else "float32", copy=False)
-
-
-def _read_ids(fed: InputFacts, row: np.ndarray, name: str) -> np.ndarray:
-    if not len(row):
-        raise ValueError(f"{name} is empty. {_AT_LEAST_A_STEP}")
-    if not np.issubdtype(row.dtype, np.integer):
-        raise TypeError(
-            f"{name} must be integer ids. Received: dtype {row.dtype}. Convert it with "
-            "`.astype('int32')`; for signals pass `next_input`."
-        )
-    highest = (fed.vocabulary or ANY_ID) - 1
-    unknown = row[(row < 0) | (row > highest)]
-    if unknown.size:
-        raise ValueError(
-            f"{name} holds an id that the model cannot read. Received: id {int(unknown[0])}; it "
-            f"reads 0 to {highest}. The prompt was likely encoded with another vocabulary than the "
-            "training text."
-        )
-    return row.astype("int32", copy=False)

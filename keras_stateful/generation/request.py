@@ -12,9 +12,10 @@ from keras_stateful.foundation.types import Tensor
 from keras_stateful.generation.beside import offsets_of, read_beside, told_apart
 from keras_stateful.generation.engine import ANY_ID, Engine, InputFacts, Request
 from keras_stateful.generation.options import Options
-from keras_stateful.generation.prompt import read_prompt, side_by_side
+from keras_stateful.generation.prompt import read_prompt
 from keras_stateful.generation.prompt_columns import in_order
 from keras_stateful.generation.sampling import row_uniforms
+from keras_stateful.generation.values import side_by_side
 
 
 def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> Request:
@@ -52,7 +53,7 @@ def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> 
     # for all that a draw needs.
     draws = options.next_input is None and options.temperature > 0
     return Request(
-        prompts=side_by_side(rows),
+        prompts=side_by_side(rows, max(lengths)),
         beside=read_beside(engine, parts, ahead, lengths, length, single),
         states=options.states,
         lengths=lengths,

@@ -453,6 +453,26 @@ GENERATION = {
     "an id below 0": Bad(
         generating(prompt=[[1], [-1]]), ValueError, "row 1", "id -1", "it reads 0 to 10"
     ),
+    "half an id that next_input goes on from": Bad(
+        generating(prompt=[0.5], next_input=lambda y: y), TypeError, "prompt", "float64", "int32"
+    ),
+    "an id above the vocabulary that next_input goes on from": Bad(
+        generating(prompt=[VOCABULARY], next_input=lambda y: y), ValueError, "prompt", "id 11", "10"
+    ),
+    "a prompt that is missing values": Bad(
+        lambda m: ks.generate(signals(), [[0, np.nan, 0]], 3, next_input=lambda y: y),
+        ValueError,
+        "`prompt`",
+        "1 such values",
+        "Fill in",
+    ),
+    "a ragged prompt": Bad(
+        lambda m: ks.generate(signals(), [[0, 1, 2], [0, 1]], 3, next_input=lambda y: y),
+        ValueError,
+        "`prompt`",
+        "[0, 1]]",
+        "as many numbers",
+    ),
     "a prompt with too many axes": Bad(
         generating(prompt=np.zeros((1, 1, 1), "int32")),
         ValueError,
@@ -646,6 +666,27 @@ FUTURE = {
         "`known_ahead`",
         "['hour']",
         "`known_ahead={'hour': 1}`",
+    ),
+    "what is known ahead of an input that the model lacks": Bad(
+        forecasting(known_ahead={"hour": 1, "sun": 1}),
+        ValueError,
+        "`known_ahead`",
+        "['sun']",
+        "Leave them out",
+    ),
+    "a ragged future": Bad(
+        forecasting({"hour": [[1, 2], [3, 4], [5]]}),
+        ValueError,
+        "`future['hour']`",
+        "[5]]",
+        "as many numbers",
+    ),
+    "one number for all rows": Bad(
+        forecasting(prompt={k: [PAST[k]] * 2 for k in ("load", "hour")} | {"machine": 3}),
+        ValueError,
+        "`prompt['machine']`",
+        "0 for 2 rows",
+        "a list of as many",
     ),
     "a past of another length": Bad(
         forecasting(prompt={"hour": np.ones((6, 2))}),
