@@ -1,11 +1,11 @@
 """States in a file keep their owner, and a damaged file is never a state."""
 
-import json
 import os
 
 import keras
 import numpy as np
 import pytest
+from damage import rewrite_head, with_a_byte_inverted
 
 import keras_stateful as ks
 from keras_stateful.foundation.states import States
@@ -41,10 +41,7 @@ def test_steps_that_are_not_those_of_the_rows_are_damage(tmp_path, steps):
     sound.steps = np.array([3, 0])
     ks.save_states(path, sound)
     assert ks.load_states(path).steps.tolist() == [3, 0]
-    with np.load(path) as archive:
-        entries = dict(archive)
-    head = json.loads(entries.pop("states").item())
-    np.savez(path, states=np.array(json.dumps({**head, "steps": steps})), **entries)
+    rewrite_head(path, steps=steps)
     with pytest.raises(ValueError, match="damaged .*steps are not those of"):
         ks.load_states(path)
 
@@ -82,10 +79,8 @@ def test_every_damage_is_found(tmp_path):
         path.write_bytes(content[:size])
         with pytest.raises(ValueError, match="damaged"):
             ks.load_states(path)
-    for place in rng.integers(0, len(content), 200).tolist():
-        altered = bytearray(content)
-        altered[place] ^= 0xFF
-        path.write_bytes(bytes(altered))
+    for damaged in with_a_byte_inverted(content, 200):
+        path.write_bytes(damaged)
         try:  # a byte that says nothing, a date for example, may be any
             loaded = ks.load_states(path)
         except ValueError:
