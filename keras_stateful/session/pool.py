@@ -164,7 +164,7 @@ class Pool:
             ValueError: a name that the pool does not have; then none is reset.
         """
         with self._lock:
-            slots = self._slots_of(names)
+            slots = self._slots_of(self._slots if names is None else _several(names))
             with held_back():
                 self._write(slots, self._stepper.initial(len(slots)))
 
@@ -181,7 +181,7 @@ class Pool:
             ValueError: a name that the pool does not have.
         """
         with self._lock:
-            slots = self._slots_of(names)
+            slots = self._slots_of(self._slots if names is None else _several(names))
             states = States(fingerprint=self.manifest.owner)
             for state, array in zip(self.manifest.states, self._states, strict=True):
                 states.setdefault(state.layer, []).append(array[slots])
@@ -231,18 +231,13 @@ class Pool:
         return f"<Pool {self.manifest.artifact_format}, {len(self)} streams, inputs: {inputs}>"
 
     def _slots_now(self, names: Collection[str]) -> np.ndarray:
-        """The slots of names, -1 for those that are new; these must be text, as a file has it."""
+        """The slots of names, -1 for those that are new."""
         slots = np.fromiter(map(self._slots.get, names, repeat(-1)), np.intp, len(names))
         if (slots < 0).any():
-            for name in names:
-                if not isinstance(name, str):
-                    raise TypeError(
-                        "The name of a stream must be text. Received: "
-                        f"{name!r} of type {type(name).__name__}. Pass `str(name)`."
-                    )
+            _check_texts(names)
         return slots
 
-    def _begin(self, names: Iterable[str], slots: np.ndarray) -> np.ndarray:
+    def _begin(self, names: Collection[str], slots: np.ndarray) -> np.ndarray:
         """Gives a free slot to each name that has -1 for one; returns the slots of all."""
         if (slots >= 0).all():
             return slots
@@ -252,9 +247,8 @@ class Pool:
         self._slots.update({name: self._free.pop() for name in new})
         return self._slots_of(names)
 
-    def _slots_of(self, names: str | Iterable[str] | None, argument: str = "names") -> np.ndarray:
-        """The slots of names that the pool has; None for all of them."""
-        names = self._slots if names is None else _several(names)
+    def _slots_of(self, names: Collection[str], argument: str = "names") -> np.ndarray:
+        """The slots of names that the pool has."""
         if unknown := [name for name in names if name not in self._slots]:
             raise ValueError(
                 f"`{argument}` must name streams of the pool. Received: {unknown[0]!r}, which has "
@@ -270,7 +264,7 @@ class Pool:
 
     def _resize(self, capacity: int) -> None:
         """Moves all streams to the first slots of new arrays."""
-        capacity, slots = max(capacity, _FEWEST_SLOTS), self._slots_of(None)
+        capacity, slots = max(capacity, _FEWEST_SLOTS), self._slots_of(self._slots)
         states = []
         for i, state in enumerate(self.manifest.states):
             array = np.zeros((capacity, *state.initial.shape), state.initial.dtype)
@@ -357,4 +351,16 @@ def _several(names: str | Iterable[str]) -> list[str]:
         return [names]
     if not isinstance(names, Iterable):
         raise TypeError(f"`names` must be a name, or a list of names. Received: names={names!r}.")
-    return list(names)
+    names = list(names)
+    _check_texts(names)
+    return names
+
+
+def _check_texts(names: Iterable[str]) -> None:
+    """Refuses names that are no text: a file has no others."""
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(
+                "The name of a stream must be text. Received: "
+                f"{name!r} of type {type(name).__name__}. Pass `str(name)`."
+            )

@@ -366,6 +366,9 @@ def test_names_that_are_no_text_and_forms_that_are_no_dict(root):
             use(["7", "m9"])
         with pytest.raises(TypeError, match="`names` must be a name"):
             use(7)
+        for wrong in (7, ["7"], None):
+            with pytest.raises(TypeError, match="must be text"):
+                use(["7", wrong])
     with pytest.raises(ValueError, match=r"\(1, 6\); it must be \(2, 6\)\. `names=` says which"):
         pool.set_states(pool.get_states("7"), ["a", "b"])
     with pytest.raises(ValueError, match="once"):
