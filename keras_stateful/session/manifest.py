@@ -45,7 +45,8 @@ _DTYPES = (
 # Bounds for a file from a stranger, which must not fill the memory of whoever reads it.
 _LARGEST_MANIFEST = 16 << 20  # bytes; as Python objects up to thirty times that
 _LARGEST_STATE = 1 << 26  # numbers in all states of one row
-_MOST_TENSORS, _MOST_FILES, _HIGHEST_RANK, _MOST_COLUMNS = 1024, 4096, 16, 1 << 16
+_MOST_TENSORS, _MOST_FILES, _HIGHEST_RANK = 1024, 4096, 16
+_MOST_COLUMNS = 1 << 16  # features of a time step, or the time steps of a horizon
 _SIZE_BOUND = 2**31  # every size of an axis lies below
 
 Shape = tuple[int | None, ...]
@@ -70,7 +71,7 @@ def _offsets(key: str, value: Json) -> tuple[int, ...]:
     steps = value if isinstance(value, list) else []
     # `type`, since to Python true and false are integers, too.
     whole_steps = all(type(step) is int and 0 <= step < _SIZE_BOUND for step in steps)
-    if not 1 <= len(steps) <= _MOST_TENSORS or not whole_steps:
+    if not 1 <= len(steps) <= _MOST_COLUMNS or not whole_steps:
         raise ManifestError(
             f"`{key}` must list time steps, 0 or more. Received: {repr(value)[:80]}."
         )
@@ -138,7 +139,6 @@ class Tensor:
     time: bool = field(metadata=in_json(_time, after=("shape",)))
     vocabulary: int | None = field(default=None, metadata=in_json(any_whole, omit_none=True))
     from_logits: bool | None = field(default=None, metadata=in_json(flag, omit_none=True))
-
     offsets: tuple[int, ...] | None = field(
         default=None, metadata=in_json(_offsets, write=list, omit_none=True)
     )

@@ -1,5 +1,6 @@
 """The manifest: what earlier releases wrote is read, and what is written is what was read."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 
 import keras_stateful as ks
 from keras_stateful.foundation.rows import row_indices
-from keras_stateful.session.manifest import parse_manifest, write_manifest
+from keras_stateful.session.manifest import parse_manifest, read_manifest, write_manifest
 
 pytestmark = pytest.mark.backend_free
 
@@ -28,6 +29,14 @@ def test_a_manifest_is_written_as_an_earlier_release_wrote_it(tmp_path):
     content = (BEFORE / "manifest.json").read_bytes()
     write_manifest(parse_manifest(content), tmp_path)
     assert (tmp_path / "manifest.json").read_bytes() == content
+
+
+def test_a_horizon_of_many_steps_is_read_back(tmp_path):
+    """A day in minutes: an export loads what it has written, or it fails."""
+    manifest = parse_manifest((BEFORE / "manifest.json").read_bytes())
+    of_a_day = dataclasses.replace(manifest.outputs[0], offsets=tuple(range(1, 1441)))
+    write_manifest(dataclasses.replace(manifest, outputs=(of_a_day,)), tmp_path)
+    assert read_manifest(tmp_path).outputs == (of_a_day,)
 
 
 def test_a_mask_and_its_indices_are_the_same_rows():
