@@ -51,9 +51,8 @@ def generate(
     """Generates ids (or outputs) from a prompt, feeding each output back as the next input.
 
     Starts from the initial state, or from `states`, and leaves the model's own state, weights and
-    compilation alone.
-    On JAX and TensorFlow the loop over steps is one compiled call, kept with the model: only the
-    first call compiles, and weights that changed since are used.
+    compilation alone. On JAX and TensorFlow the loop over steps is one compiled call, kept with the
+    model: only the first call compiles, and weights that changed since are used.
 
     Args:
         model: from `to_stateful`, `to_inference` or `to_step_model`, any other model these accept,
