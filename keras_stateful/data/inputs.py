@@ -20,7 +20,7 @@ from keras_stateful.data.corpus import Corpus, Uneven, unknown_key
 from keras_stateful.data.fields import Field
 from keras_stateful.data.ids import Vocabulary
 from keras_stateful.data.kinds import Items, as_array
-from keras_stateful.data.offsets import read_offsets
+from keras_stateful.data.offsets import at_all_offsets, read_offsets
 from keras_stateful.data.spans import Spans, repeated
 from keras_stateful.foundation.frames import Columns, columns_of, row_names
 
@@ -86,9 +86,7 @@ class Read:
     def batch(self, later: Later, rows: int, window: int) -> np.ndarray:
         """What the steps of a batch read, `(rows, window, ...)`, 0 where there is none."""
         parts = [self.field.batch(later(offset), rows, window) for offset in self.offsets]
-        if len(parts) == 1:
-            return parts[0]
-        return np.concatenate(parts, axis=-1) if self.field.shape else np.stack(parts, axis=-1)
+        return at_all_offsets(parts, of_features=self.field.shape != ())
 
     def readable(self, lengths: np.ndarray) -> np.ndarray:
         """How many of the first `lengths` time steps of each document can be read."""

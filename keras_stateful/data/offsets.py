@@ -1,4 +1,4 @@
-"""`target_offset`: how many time steps ahead of its input a target stands. NumPy only."""
+"""How many time steps ahead of its input a target stands, or what is known ahead. NumPy only."""
 
 import operator
 from collections.abc import Sequence
@@ -39,3 +39,15 @@ def read_offsets(
             "past, pass `targets` that are shifted already."
         )
     return offsets, horizon
+
+
+def at_all_offsets(parts: list[np.ndarray], of_features: bool) -> np.ndarray:
+    """What steps read of one input at several offsets: side by side on the last axis.
+
+    Args:
+        parts: `(..., features)` of each offset, or `(...)` where a step is one value.
+        of_features: True for the former.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate(parts, axis=-1) if of_features else np.stack(parts, axis=-1)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_stateful.data.offsets import read_offsets
+from keras_stateful.data.offsets import at_all_offsets, read_offsets
 from keras_stateful.generation.engine import Beside, Engine, InputFacts, Shape
 from keras_stateful.generation.values import one_array, readable, side_by_side
 
@@ -314,6 +314,4 @@ def _of_offsets(values: np.ndarray, offsets: tuple[int, ...], length: int) -> np
     """What the positions of a row read of an input that is known ahead."""
     steps = len(values) - max(1, *offsets)
     parts = [values[offset : offset + steps] for offset in offsets]
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate(parts, axis=-1) if values.ndim > 1 else np.stack(parts, axis=-1)
+    return at_all_offsets(parts, of_features=values.ndim > 1)
