@@ -17,7 +17,7 @@ from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.rows import row_indices
 from keras_stateful.foundation.states import (
     States,
-    check_numbers,
+    check_arrays,
     check_owner,
     fingerprint,
     sampled,
@@ -250,37 +250,7 @@ def check_states(
         s.key: [(devices.rows(v) if rows is None else rows, *v.shape[1:]) for v in s.variables]
         for s in layer_states
     }
-    check_arrays(states, shapes, remedy)
-
-
-def check_arrays(
-    states: dict[str, list[ArrayLike]], shapes: dict[str, list[tuple]], remedy: str
-) -> None:
-    """Checks that there is an array of the right shape for each state.
-
-    Args:
-        states: as for `set_states`.
-        shapes: of the states, by layer.
-        remedy: what to do about another number of rows, a sentence.
-    """
-    if not isinstance(states, dict):
-        raise TypeError(
-            f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}."
-        )
-    if set(states) != set(shapes):
-        raise ValueError(
-            "`states` must have an entry for each recurrent layer. Received: "
-            f"{sorted(map(str, states))}; the model has {sorted(shapes)}."
-        )
-    for key, expected in shapes.items():
-        received = [tuple(np.shape(a)) for a in states[key]]
-        if received != expected:
-            raise ValueError(
-                f"`states[{key!r}]` has arrays of other shapes than the model's states. Received: "
-                f"{received}; the model has {expected}. {remedy}"
-            )
-        for array in states[key]:
-            check_numbers(key, ops.convert_to_numpy(array))
+    check_arrays(states, shapes, "model", remedy, ops.convert_to_numpy)
 
 
 def reset_states(model: keras.Model, rows: ArrayLike | None = None) -> None:

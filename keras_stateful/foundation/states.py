@@ -8,11 +8,10 @@ fits in shape, and every output would be another one.
 
 import hashlib
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 ByLayer: TypeAlias = Mapping[str, list]
 
@@ -119,14 +118,55 @@ def check_owner(states: Any, fingerprint: str | None, owner: str) -> None:
         )
 
 
-def check_numbers(layer: str, array: ArrayLike) -> None:
-    """Refuses what cannot be a state: anything but finite numbers.
+def check_arrays(
+    states: Any,
+    shapes: dict[str, list[tuple]],
+    owner: str,
+    remedy: str,
+    to_numpy: Callable[[Any], np.ndarray] = np.asarray,
+) -> None:
+    """Checks that there is an array of finite numbers, of the right shape, for each state.
+
+    Args:
+        states: what the user gives.
+        shapes: of the states, by layer.
+        owner: what has these, a word.
+        remedy: what to do about another number of rows, a sentence.
+        to_numpy: from an array of the user's, or a tensor, to NumPy.
 
     Raises:
-        TypeError: no numbers.
-        ValueError: NaN or infinite values.
+        TypeError: no dict of lists, arrays that are no numbers.
+        ValueError: other layers, or arrays of another shape; NaN or infinite values.
     """
-    values = np.asarray(array)
+    if not isinstance(states, dict):
+        raise TypeError(
+            f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}."
+        )
+    if set(states) != set(shapes):
+        raise ValueError(
+            "`states` must have an entry for each recurrent layer. Received: "
+            f"{sorted(map(str, states))}; the {owner} has {sorted(shapes)}. States of another "
+            "model cannot be used here."
+        )
+    for layer, expected in shapes.items():
+        arrays = states[layer]
+        if not isinstance(arrays, (list, tuple, np.ndarray)):
+            raise TypeError(
+                f"`states[{layer!r}]` must be a list of {len(expected)} arrays. Received: "
+                f"{type(arrays).__name__}."
+            )
+        received = [tuple(np.shape(array)) for array in arrays]
+        if received != expected:
+            raise ValueError(
+                f"`states[{layer!r}]` has arrays of other shapes than the {owner}'s states. "
+                f"Received: {received}; they must be {expected}. {remedy}"
+            )
+        for array in arrays:
+            _check_numbers(layer, to_numpy(array))
+
+
+def _check_numbers(layer: str, values: np.ndarray) -> None:
+    """Refuses what cannot be a state: anything but finite numbers."""
     if values.dtype.name == "bfloat16":  # to NumPy, whose dtype it is not, no number
         values = values.astype("float32")
     if values.dtype.kind not in "biuf":

@@ -15,7 +15,7 @@ from keras import ops
 
 from keras_stateful.carry.copying import parts_of
 from keras_stateful.carry.graph import Graph
-from keras_stateful.carry.states import check_arrays, fingerprint_of
+from keras_stateful.carry.states import fingerprint_of
 from keras_stateful.carry.vocabulary import input_vocabulary, reads_as_logits
 from keras_stateful.conversion.step_model import (
     StepModel,
@@ -24,7 +24,7 @@ from keras_stateful.conversion.step_model import (
     to_step_model,
 )
 from keras_stateful.foundation import keras_internals
-from keras_stateful.foundation.states import check_owner
+from keras_stateful.foundation.states import check_arrays, check_owner
 from keras_stateful.foundation.types import Tensor
 from keras_stateful.generation.compiled_loop import ModelCall, Progress, advance, constants
 from keras_stateful.generation.compiling import (
@@ -182,7 +182,9 @@ class Rollout:
         check_arrays(
             states,
             shapes,
+            "model",
             "Pass those that `predict_documents(..., return_states=True)` gave of this model.",
+            ops.convert_to_numpy,
         )
         check_owner(states, fingerprint_of(self.step, []), "`model`")
 

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 
 from keras_stateful.foundation.arguments import fits
 from keras_stateful.foundation.frames import column_places, columns_of, named_row, row_names
-from keras_stateful.foundation.states import check_numbers
+from keras_stateful.foundation.states import check_arrays
 from keras_stateful.foundation.types import Structure
 from keras_stateful.session.manifest import State, Tensor
 
@@ -347,35 +347,10 @@ def read_states(
         ValueError: other layers, shapes or numbers of rows; NaN or infinite values.
         TypeError: not a dict of lists of numbers.
     """
-    if not isinstance(states, dict):
-        raise TypeError(
-            f"`states` must be a dict as `get_states` gives. Received: {type(states).__name__}."
-        )
-    layers = list(dict.fromkeys(state.layer for state in expected))
-    if set(states) != set(layers):
-        raise ValueError(
-            "`states` must have an entry for each recurrent layer. Received: "
-            f"{sorted(map(str, states))}; the artifact has {layers}. States of another model "
-            "cannot be used here."
-        )
-    # Users see states by layer, sessions hold them in the manifest's order: by name in between.
-    arrays: dict[str, np.ndarray] = {}
-    for layer in layers:
-        of_layer = [state for state in expected if state.layer == layer]
-        if not isinstance(states[layer], (list, tuple)) or len(states[layer]) != len(of_layer):
-            raise ValueError(f"`states[{layer!r}]` must be a list of {len(of_layer)} arrays.")
-        for state, array in zip(of_layer, states[layer], strict=True):
-            arrays[state.name] = _state_array(state, array, rows, argument)
-    return [arrays[state.name] for state in expected]
-
-
-def _state_array(state: State, value: ArrayLike, rows: int, argument: str) -> np.ndarray:
-    array = np.asarray(value)
-    shape = (rows, *state.shape[1:])
-    if array.shape != shape:
-        raise ValueError(
-            f"`states[{state.layer!r}]` has an array of another shape than the artifact's state. "
-            f"Received: {array.shape}; it must be {shape}. `{argument}=` says which rows to write."
-        )
-    check_numbers(state.layer, array)
-    return array.astype(state.dtype)  # a copy: what the user does to theirs changes no session
+    shapes: dict[str, list[tuple]] = {}
+    for state in expected:
+        shapes.setdefault(state.layer, []).append((rows, *state.shape[1:]))
+    check_arrays(states, shapes, "artifact", f"`{argument}=` says which rows to write.")
+    left = {layer: iter(arrays) for layer, arrays in states.items()}
+    # Copies: what the user does to theirs changes no session.
+    return [np.array(next(left[state.layer]), state.dtype) for state in expected]

@@ -110,6 +110,13 @@ STATES = {
     "states in a list": Bad(
         lambda m: ks.set_states(m, [1]), TypeError, "`states`", "list", "`get_states`"
     ),
+    "states of a layer that are no list": Bad(
+        lambda m: ks.set_states(m, {"lower": None, "upper": None}),
+        TypeError,
+        "`states['lower']`",
+        "NoneType",
+        "a list of 2 arrays",
+    ),
     "states of another batch size": Bad(
         lambda m: ks.set_states(m, {"lower": [np.zeros((2, 6))] * 2, "upper": [np.zeros((4, 5))]}),
         ValueError,
