@@ -68,10 +68,10 @@ class HeldCalls:
             _check_holds(self._old[path][0], time)
         check_masked_attention(graph, time)
         if by_step:
-            calls = [call for call in graph.calls if self._is_longer(call)]
-            for call in calls:
-                self._check_by_step(call)
-            self.paths |= {call.path for call in calls}
+            self.paths |= {call.path for call in graph.calls if self._is_longer(call)}
+            for call in graph.calls:
+                if call.path in self.paths:
+                    self._check_by_step(call)
 
     # What runs along time
 

@@ -312,6 +312,15 @@ def one(*stack):
             "step",
             ["1 steps from before", 'boundary="align"', "Pad once"],
         ),
+        (
+            lambda: one(
+                layers.Permute((2, 1)),
+                layers.Conv1D(3, 3, padding="causal", data_format="channels_first"),
+                layers.Permute((2, 1)),
+            ),
+            "step",
+            ["along axis [2]", "Keep time at axis 1"],
+        ),
     ],
 )
 def test_what_cannot_be_right_is_refused_with_the_number(build, resets, parts):
