@@ -236,10 +236,12 @@ def _in_order(tensor: Tensor, value: Any) -> Any:
         return [_in_order(tensor, row) for row in value]
     if row_names(value) is not None:
         return _row_in_order(tensor, value)
-    places = column_places(f"Input {tensor.name!r}", columns, list(tensor.columns))
-    if columns is None or places is None:
+    if columns is None:
         return value
-    return np.stack([np.asarray(value[columns[place]]) for place in places], axis=-1)
+    places = column_places(f"Input {tensor.name!r}", columns, list(tensor.columns))
+    names = columns if places is None else [columns[place] for place in places]
+    # One by one: of numbers and flags together a frame makes an array of objects.
+    return np.stack([np.asarray(value[name]) for name in names], axis=-1)
 
 
 def _row_in_order(tensor: Tensor, value: Any) -> Any:

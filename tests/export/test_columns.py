@@ -46,6 +46,10 @@ def test_sessions_read_frames_by_the_names_of_columns(exported):
         of_first_step = pandas.DataFrame([a[0] for a in READINGS], columns=NAMES)
         step = session.step(of_first_step[ROTATED])
         np.testing.assert_allclose(step, expected[:, 0], rtol=1e-5)
+        flags = of_first_step.assign(speed=[True, False])
+        by_place = session.fork().step(flags.to_numpy("float32"))
+        for columns in (NAMES, ROTATED):
+            np.testing.assert_array_equal(session.fork().step(flags[columns]), by_place)
         with pytest.raises(ValueError, match=r"missing \['heat'\]; unknown \['cold'\]") as error:
             session.step(of_first_step.rename(columns={"heat": "cold"}))
         assert str(error.value).startswith("Input ")
