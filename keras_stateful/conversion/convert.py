@@ -39,7 +39,8 @@ from keras_stateful.foundation import devices
 from keras_stateful.foundation.arguments import one_of, whole_number
 from keras_stateful.foundation.protocols import Readable, is_sequence, resets_given
 from keras_stateful.foundation.types import Structure
-from keras_stateful.training.model_facts import facts_of, same_training
+from keras_stateful.training.model_facts import facts_of
+from keras_stateful.training.model_memory import same_training
 
 if TYPE_CHECKING:
     from keras_stateful.data.sequence import StatefulSequence

@@ -34,11 +34,6 @@ from keras_stateful.training.check_values import (
     checked_batches,
     checked_once,
 )
-from keras_stateful.training.model_columns import (
-    KnownColumns,
-    columns_known,
-    remember_columns,
-)
 from keras_stateful.training.recovery import unharmed
 from keras_stateful.training.resets import ResetStatesCallback
 from keras_stateful.training.step_scores import ScoresByStep, metrics_kept, score_by_step
@@ -67,20 +62,12 @@ class StatefulModel(ScoresByStep, KerasFiles):
 
     _keras_stateful_model = True  # see `foundation.protocols`
 
-    def __init__(
-        self,
-        *args: Any,
-        local: Sequence[str] = (),
-        columns: KnownColumns | None = None,
-        **kwargs: Any,
-    ):
+    def __init__(self, *args: Any, local: Sequence[str] = (), **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.local = list(local)
-        remember_columns(self, columns or {})
 
     def get_config(self) -> dict[str, Any]:
-        kept = {"local": list(self.local), "columns": columns_known(self)}
-        return {**super().get_config(), **kept}
+        return {**super().get_config(), "local": list(self.local)}
 
     @property
     def batch_size(self) -> int:

@@ -23,12 +23,7 @@ from keras_stateful.conversion.held import HeldCalls, called
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.types import Structure, Tensor
-from keras_stateful.training.model_columns import (
-    KnownColumns,
-    columns_known,
-    remember_columns,
-)
-from keras_stateful.training.model_facts import same_training
+from keras_stateful.training.model_memory import same_training
 
 
 @keras.saving.register_keras_serializable(package="keras_stateful")
@@ -49,11 +44,9 @@ class StepModel(KerasFiles):
         *args: Any,
         state_paths: Sequence[str] = (),
         initial_state_given: Sequence[str] = (),
-        columns: KnownColumns | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
-        remember_columns(self, columns or {})
         self.state_paths = list(state_paths)
         self.initial_state_given = list(initial_state_given)
 
@@ -86,7 +79,6 @@ class StepModel(KerasFiles):
             **super().get_config(),
             "state_paths": list(self.state_paths),
             "initial_state_given": list(self.initial_state_given),
-            "columns": columns_known(self),
         }
 
 

@@ -16,7 +16,7 @@ count, `strides` says where windows that overlap lie and in which of them a step
 `model_facing` is what a model asks of either, such as columns, and how it has batches given.
 
 `inputs` reads what is known ahead at the step that is predicted (`offsets` says how far), and what
-is static at every step or once.
+is static at every step or once. `trained_on` is what a model remembers of all this.
 
 `frames` makes several sequences of one data frame of readings.
 

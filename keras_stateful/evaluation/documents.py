@@ -24,10 +24,10 @@ from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import one_of, true_or_false, whole_number
 from keras_stateful.foundation.progress import Verbose, read_verbose
 from keras_stateful.foundation.types import Structure
+from keras_stateful.training.as_trained import as_remembered
 from keras_stateful.training.check_targets import check_scored, check_targets
-from keras_stateful.training.model_ahead import as_remembered
-from keras_stateful.training.model_columns import columns_known
 from keras_stateful.training.model_facts import facts_of
+from keras_stateful.training.model_memory import trained_on
 from keras_stateful.training.static_inputs import taken_once
 
 
@@ -240,7 +240,7 @@ def predict_documents(
     # Labels that nobody uses: else the last step of a document would be a target only, and so would
     # one key of a dict.
     labels = np.zeros(count_documents(documents), "int32")
-    ahead = as_remembered(columns_known(model), known_ahead)
+    ahead = as_remembered(trained_on(model), known_ahead)
     layout = Layout(
         targets=labels,
         target_offset=0,

@@ -24,18 +24,15 @@ from keras_stateful.data.burn_in import Start
 from keras_stateful.data.inputs import KnownAhead, StaticInputs
 from keras_stateful.data.kinds import refuse_groups
 from keras_stateful.data.sequence import Span, StatefulSequence
+from keras_stateful.data.trained_on import TrainedOn
 from keras_stateful.foundation import devices, keras_internals
 from keras_stateful.foundation.progress import ProgressBar, Verbose
 from keras_stateful.foundation.protocols import is_sequence
 from keras_stateful.foundation.types import Structure, Tensor
+from keras_stateful.training.as_trained import offset_as_trained, read_as_trained
 from keras_stateful.training.check_inputs import check_ids, check_inputs
-from keras_stateful.training.model_ahead import known_ahead, offset_as_trained
-from keras_stateful.training.model_columns import (
-    KnownColumns,
-    columns_known,
-    order_columns,
-)
 from keras_stateful.training.model_facts import facts_of
+from keras_stateful.training.model_memory import trained_on
 from keras_stateful.training.static_inputs import hand_static
 
 _SIDE_BY_SIDE = 32  # documents, where no batch size is given
@@ -205,21 +202,20 @@ class DocumentReader:
         batch_size: int | None,
         sequence_length: int,
         layout: Layout,
-        known: KnownColumns | None = None,
+        known: TrainedOn | None = None,
     ):
         _check_documents(documents)
         self.count = count_documents(documents)
         if batch_size is None:  # no rows that would stand idle, and as many as the devices need
             batch_size = devices.whole_rows(max(1, min(_SIDE_BY_SIDE, self.count)))
-        known = columns_known(model) if known is None else known
-        if layout.known_ahead is None:
+        known = trained_on(model) if known is None else known
+        ahead = layout.known_ahead
+        if ahead is None:
             keys = _keys(documents) if layout.encode is None else None
-            remembered = known_ahead(known).items()
-            ahead = {k: offsets for k, offsets in remembered if keys is None or k in keys}
-            layout = replace(layout, known_ahead=ahead)
+            ahead = {k: v for k, v in known.known_ahead.items() if keys is None or k in keys}
         targets = None if layout.targets is documents else layout.targets
         offset = offset_as_trained(known, targets, layout.target_offset)
-        layout = replace(layout, target_offset=offset)
+        layout = replace(layout, known_ahead=ahead, target_offset=offset)
         self.sequence = layout.sequence(documents, batch_size, sequence_length)
         self.twin = twin_with_resets(model, batch_size)
         facts = facts_of(self.twin)
@@ -232,7 +228,7 @@ class DocumentReader:
                 'each window, pass `label_at="window"` and the `sequence_length` of its training.'
             )
         self.sequence.give_targets(at_ends=facts.at_ends)
-        order_columns("documents", self.sequence, known)
+        read_as_trained("documents", self.sequence, known)
         hand_static(self.twin, self.sequence)
         check_inputs(self.twin, "documents", self.sequence)
         check_ids(self.twin, self.sequence)

@@ -14,7 +14,7 @@ from keras_stateful.foundation.protocols import sequence_or_none
 from keras_stateful.foundation.types import Arguments, CallbackState, Logs, Structure
 from keras_stateful.training.callbacks import check_readers_come_after
 from keras_stateful.training.check_targets import check_labels, check_targets
-from keras_stateful.training.model_columns import columns_after, remember_columns
+from keras_stateful.training.model_memory import after_training, remember
 
 
 class ValidateDocuments(keras.callbacks.Callback):
@@ -100,11 +100,11 @@ class ValidateDocuments(keras.callbacks.Callback):
         self._check_alone(arguments)
         training = sequence_or_none(arguments.get("x"))
         # Where this comes before `ResetStatesCallback`, nobody has told the model of them yet.
-        known = columns_after(self.model, training)
+        known = after_training(self.model, training)
         reader = self._reader = DocumentReader(
             self.model, self.documents, self.batch_size, self.sequence_length, self.layout, known
         )
-        remember_columns(reader.twin, known)
+        remember(reader.twin, known)
         check_labels(training, reader.sequence, "ValidateDocuments(...)")
         reader.sequence.check_classes(check_targets(self.model, "documents", reader.sequence))
         # The twin shares the weights: what it scores later are those of that epoch.

@@ -22,8 +22,7 @@ from keras_stateful.foundation.states import fingerprint
 from keras_stateful.foundation.version import __version__
 from keras_stateful.session.manifest import Manifest, State, Tensor
 from keras_stateful.session.runtimes import Runtime, open_runtime
-from keras_stateful.training.model_ahead import offsets_known, predicted_series, steps_ahead
-from keras_stateful.training.model_columns import columns_known
+from keras_stateful.training.model_memory import trained_on
 
 # How far apart (`check.apart`) an output of the artifact and one of Keras may be and still be taken
 # for the same. Looser than the check: on random inputs, different outputs are apart by far more,
@@ -63,9 +62,9 @@ def describe(
             "this names in another way (a comparison with 0.0 for one with 0, a public layer for "
             "an operation), or try another `format` or backend."
         ) from error
-    known = columns_known(step)
-    offsets, series = offsets_known(known), predicted_series(known)
-    named = known.get("inputs", {})  # columns, under "" those of a single input
+    known = trained_on(step)
+    offsets = {key: tuple(each) for key, each in known.offsets.items()}
+    named = known.inputs  # columns, under "" those of a single input
     inputs = [
         Tensor(
             name=tensor.name,
@@ -75,7 +74,7 @@ def describe(
             time=has_time(original),
             vocabulary=input_vocabulary(graph, original),
             offsets=offsets.get(tensor.name),
-            series=True if series in ("", tensor.name) else None,
+            series=True if known.series in ("", tensor.name) else None,
             columns=tuple(named.get(tensor.name, named.get("", ()))) or None,
         )
         # The states stand behind the data in `single`.
@@ -108,7 +107,7 @@ def describe(
                 dtype=single.outputs[i].dtype,
                 time=has_time(original),
                 from_logits=reads_as_logits(graph, graph.outputs[i])[0],
-                offsets=steps_ahead(known) or None,
+                offsets=known.steps_ahead or None,
             )
             for i, original in enumerate(step.data_outputs)
         ),

@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
+from keras_stateful.data.trained_on import TrainedOn
 from keras_stateful.foundation.types import Tensor
-from keras_stateful.generation.prompt_columns import Known
 
 ANY_ID = 2**31  # ids that an int32 holds: the bound where no layer of the model sets one
 Shape: TypeAlias = tuple[int | None, ...]
@@ -179,7 +179,7 @@ class Engine(Protocol):
     steps_ahead: tuple[int, ...]
     offsets: dict[str, tuple[int, ...]]
     series: str | None
-    known: Known
+    known: TrainedOn
 
     def to_numpy(self, array: Tensor) -> np.ndarray:
         """An array of the user's, or a tensor that the engine gave, in NumPy."""

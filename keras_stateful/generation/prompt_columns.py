@@ -1,26 +1,23 @@
 """Frames in what `generate` reads: columns in the order of the model's training. NumPy only."""
 
-from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 from keras_stateful.data.kinds import as_array
+from keras_stateful.data.trained_on import TrainedOn
 from keras_stateful.foundation.frames import column_places, columns_of, row_names
 from keras_stateful.foundation.types import Structure
 
-# What a model remembers, by group and name of the input: see `training.model_columns`.
-Known: TypeAlias = Mapping[str, Mapping[str, list]]
 
-
-def known_of_artifact(manifest: Any) -> Known:
+def known_of_artifact(manifest: Any) -> TrainedOn:
     """What an artifact says of the columns that its model was trained on."""
     inputs = {i.name: list(i.columns) for i in manifest.inputs if i.columns is not None}
     if len(manifest.inputs) == 1 and inputs:  # whose prompt goes by no name
         inputs[""] = inputs[manifest.inputs[0].name]
     offsets = {i.name: list(i.offsets) for i in manifest.inputs if i.offsets is not None}
-    return {"inputs": inputs, "offsets": offsets}
+    return TrainedOn(inputs=inputs, offsets=offsets)
 
 
-def in_order(known: Known, name: str, value: Structure, key: str = "") -> Structure:
+def in_order(known: TrainedOn, name: str, value: Structure, key: str = "") -> Structure:
     """Frames in lists and dicts, in the order that is known of the input of a key.
 
     Args:
@@ -35,7 +32,7 @@ def in_order(known: Known, name: str, value: Structure, key: str = "") -> Struct
     if isinstance(value, dict):
         return {k: in_order(known, f"{name}[{k!r}]", v, k) for k, v in value.items()}
     columns = columns_of(value)
-    named = known.get("inputs", {})
+    named = known.inputs
     expected = named.get(key, named.get(""))
     if isinstance(value, (list, tuple)) and named:
         return [in_order(known, f"{name}[{i}]", row, key) for i, row in enumerate(value)]
@@ -48,9 +45,9 @@ def in_order(known: Known, name: str, value: Structure, key: str = "") -> Struct
     return value if places is None else as_array(name, value, tuple(columns[i] for i in places))
 
 
-def of_one_offset(known: Known, key: str, columns: list[str]) -> list[str]:
+def of_one_offset(known: TrainedOn, key: str, columns: list[str]) -> list[str]:
     """The columns of a frame, of which a model reads those of several offsets side by side."""
-    offsets = known.get("offsets", {}).get(key, [0])
+    offsets = known.offsets.get(key, [0])
     if len(offsets) == 1:
         return columns
     first = columns[: len(columns) // len(offsets)]  # such as "hour+1"

@@ -23,6 +23,7 @@ from keras_stateful.conversion.step_model import (
     initial_states,
     to_step_model,
 )
+from keras_stateful.data.trained_on import TrainedOn
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.states import check_arrays, check_owner
 from keras_stateful.foundation.types import Tensor
@@ -42,10 +43,8 @@ from keras_stateful.generation.engine import (
     Request,
     several_outputs,
 )
-from keras_stateful.generation.prompt_columns import Known
 from keras_stateful.generation.request import check_fed_back
-from keras_stateful.training.model_ahead import offsets_known, predicted_series, steps_ahead
-from keras_stateful.training.model_columns import KnownColumns, columns_known
+from keras_stateful.training.model_memory import trained_on
 
 WINDOW = 64  # time steps of a prompt read at once inside a compiled call
 _KEPT = 32  # compiled functions of one model
@@ -60,7 +59,7 @@ def rollout(model: keras.Model) -> "Rollout":
             f"{type(model).__name__}."
         )
     # Other layers or variables are another model: a `Sequential` may have grown.
-    known = columns_known(model)
+    known = trained_on(model)
     signature: tuple = (str(known),)
     signature += tuple(id(v) for v in model.weights) + tuple(id(layer) for layer in model.layers)
     kept = vars(model).get(_SLOT)
@@ -80,15 +79,14 @@ class Rollout:
         per_step: True if the output has a time axis; else it is that of the last step.
     """
 
-    def __init__(self, step: StepModel, known: KnownColumns):
+    def __init__(self, step: StepModel, known: TrainedOn):
         if len(step.data_outputs) != 1:
             raise several_outputs([t.name for t in step.data_outputs])
         (output,) = step.data_outputs
         self.step = step
-        self.known: Known = known
-        self.steps_ahead = steps_ahead(known)
-        self.offsets = offsets_known(known)
-        self.series = predicted_series(known)
+        self.known = known
+        self.steps_ahead, self.series = known.steps_ahead, known.series
+        self.offsets = {key: tuple(offsets) for key, offsets in known.offsets.items()}
         self.variables: list[keras.Variable] = list(step.variables)
         self.per_step = len(output.shape) > 1 and output.shape[1] is None
         self.output_shape: tuple[int | None, ...] = tuple(output.shape[2 if self.per_step else 1 :])

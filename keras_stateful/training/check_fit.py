@@ -23,6 +23,7 @@ from keras_stateful.foundation.protocols import (
     sequence_or_none,
 )
 from keras_stateful.foundation.types import Arguments, Structure
+from keras_stateful.training.as_trained import read_as_trained
 from keras_stateful.training.check_arrays import (
     check_resets_given,
     check_rows,
@@ -34,11 +35,7 @@ from keras_stateful.training.check_arrays import (
 from keras_stateful.training.check_sequence import check_sequence, check_stride_given, described
 from keras_stateful.training.check_targets import check_labels, check_scored
 from keras_stateful.training.check_values import check_values
-from keras_stateful.training.model_columns import (
-    columns_after,
-    order_columns,
-    remember_columns,
-)
+from keras_stateful.training.model_memory import after_training, remember
 
 
 def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | None) -> None:
@@ -67,9 +64,9 @@ def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | N
                 f"callback: {described(resets_for)}; fit: {described(x)}. Make one sequence and "
                 "give it to both."
             )
-    columns = columns_after(model, sequence_or_none(x))
+    known = after_training(model, sequence_or_none(x))
     if is_sequence(validation):
-        order_columns("validation_data", validation, columns)
+        read_as_trained("validation_data", validation, known)
     # Keras splits off the last rows of arrays; of a sequence it would refuse it in its own words.
     if arguments.get("validation_split"):
         raise ValueError(
@@ -77,7 +74,7 @@ def check_fit(model: keras.Model, arguments: Arguments, resets_for: Readable | N
             f"{arguments['validation_split']}. Hold documents out and pass "
             "`validation_data=StatefulSequence(...)`."
         )
-    remember_columns(model, columns)
+    remember(model, known)
 
 
 def _check_files(callbacks: Structure | keras.callbacks.CallbackList) -> None:

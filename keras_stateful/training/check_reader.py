@@ -10,11 +10,11 @@ import keras
 
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.protocols import Readable, is_converted, resets_taken
+from keras_stateful.training.as_trained import check_predicted
 from keras_stateful.training.check_sequence import check_sequence, described
 from keras_stateful.training.check_targets import check_scored
-from keras_stateful.training.model_ahead import check_predicted
-from keras_stateful.training.model_columns import columns_known
 from keras_stateful.training.model_facts import facts_of
+from keras_stateful.training.model_memory import trained_on
 from keras_stateful.training.resets import ResetStatesCallback
 from keras_stateful.training.step_scores import score_by_step
 
@@ -80,7 +80,7 @@ def _check_predict(model: keras.Model, sequence: Readable) -> None:
             "model with `to_stateful(model, sequence)` and a sequence made with `resets=True`."
         )
     if sequence.has_targets:  # so that `forecasts` of a frame knows the time of each prediction
-        check_predicted("x (predict)", sequence, columns_known(model))
+        check_predicted("x (predict)", sequence, trained_on(model))
 
 
 def _check_resets(sequence: Readable, call: keras_internals.TrainerCall) -> None:

@@ -19,10 +19,11 @@ from keras_stateful.foundation.protocols import (
     stride_taken,
 )
 from keras_stateful.foundation.types import Structure, Tensor
+from keras_stateful.training.as_trained import read_as_trained
 from keras_stateful.training.check_inputs import check_ids, check_inputs
 from keras_stateful.training.check_targets import check_targets
-from keras_stateful.training.model_columns import columns_known, order_columns
 from keras_stateful.training.model_facts import Agreement, ModelFacts, facts_of
+from keras_stateful.training.model_memory import trained_on
 from keras_stateful.training.repairs import check_forward
 from keras_stateful.training.static_inputs import hand_static
 
@@ -48,7 +49,7 @@ def check_sequence(
     _check_resets(model, name, sequence)
     _check_stride(model, name, sequence)
     # Told each time, as the ids below.
-    order_columns(name, sequence, columns_known(model))
+    read_as_trained(name, sequence, trained_on(model))
     hand_static(model, sequence)
     check_forward(model)
     facts = facts_of(model)

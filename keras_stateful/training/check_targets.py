@@ -14,14 +14,15 @@ import numpy as np
 from keras_stateful.data.batch import Spec
 from keras_stateful.data.ids import Classes
 from keras_stateful.data.offsets import read_offsets
+from keras_stateful.data.trained_on import TrainedOn
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.arguments import fits
 from keras_stateful.foundation.protocols import Key, Readable
 from keras_stateful.foundation.types import Structure
+from keras_stateful.training.as_trained import check_predicted
 from keras_stateful.training.check_losses import check_reach, check_weighing
-from keras_stateful.training.model_ahead import Predicted, check_predicted, predicted
-from keras_stateful.training.model_columns import columns_known
 from keras_stateful.training.model_facts import facts_of
+from keras_stateful.training.model_memory import trained_on
 
 # A loss as `compile` takes it.
 _Loss: TypeAlias = str | keras.losses.Loss | Callable | None
@@ -132,11 +133,9 @@ def check_scored(model: keras.Model, scored: Readable, received: str) -> None:
     Raises:
         ValueError: data that would be scored on their own next time step, or on other time steps.
     """
-    known = columns_known(model)
-    training = predicted(known)
-    if training is not None:
-        _check_has_targets(training, scored, received)
-        check_predicted(received, scored, known)
+    known = trained_on(model)
+    _check_has_targets(known, scored, received)
+    check_predicted(received, scored, known)
 
 
 def _steps(scored: Readable) -> list[int]:
@@ -144,7 +143,7 @@ def _steps(scored: Readable) -> list[int]:
     return list(read_offsets(scored.target_offset, 0)[0])
 
 
-def _check_has_targets(training: Predicted | Readable, scored: Readable, received: str) -> None:
+def _check_has_targets(training: TrainedOn | Readable, scored: Readable, received: str) -> None:
     if training.has_targets and not scored.has_targets:
         raise ValueError(
             "It would be scored on its own next time step, where training has `targets`. Received: "

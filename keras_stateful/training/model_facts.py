@@ -18,7 +18,6 @@ from keras_stateful.data.ids import Classes
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.protocols import Key, Readable, is_converted
 from keras_stateful.foundation.types import Structure, Tensor
-from keras_stateful.training.model_columns import columns_known, remember_columns
 
 
 class Agreement(NamedTuple):
@@ -110,12 +109,6 @@ def facts_of(model: keras.Model) -> ModelFacts:
     if facts is None or facts.functional is not keras_internals.functional(model):
         facts = model._keras_stateful_facts = ModelFacts(model)
     return facts
-
-
-def same_training(source: keras.Model, copy: keras.Model) -> keras.Model:
-    """A copy of a model, which was trained on what the model was."""
-    remember_columns(copy, columns_known(source))
-    return copy
 
 
 def _is_masked(tensor: Tensor) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from keras import layers
 
 import keras_stateful as ks
-from keras_stateful.training.model_columns import columns_known
+from keras_stateful.training.model_memory import trained_on
 
 pytestmark = pytest.mark.filterwarnings("ignore:Only .* of all time steps:UserWarning")
 
@@ -171,15 +171,15 @@ def test_other_columns_are_refused_before_the_first_step(trained, other, argumen
 def test_arrays_have_no_columns_and_a_fit_that_is_refused_teaches_none():
     model = compiled(ks.to_stateful(network(), ROWS, resets="window"))
     model.fit(ks.StatefulSequence(ARRAYS, ROWS, TIME, resets=True), verbose=0)
-    before = columns_known(model)
-    assert not {"inputs", "targets"} & before.keys()
+    before = trained_on(model)
+    assert before.inputs == before.targets == {}
     renamed = [f.rename(columns={"heat": "Heat"}) for f in frames(NAMES)]
     held_out = ks.StatefulSequence(renamed, ROWS, TIME, resets=True)
     with pytest.raises(ValueError, match="`validation_data` must have the columns"):
         model.fit(series(NAMES), validation_data=held_out, verbose=0)
-    assert columns_known(model) == before
+    assert trained_on(model) == before
     model.fit(series(ROTATED), verbose=0)
-    assert columns_known(model)["inputs"] == {"": ROTATED}
+    assert trained_on(model).inputs == {"": ROTATED}
 
 
 def test_several_inputs_and_outputs_by_their_names():
