@@ -73,8 +73,10 @@ def plot_positions(
         above.plot(_read(curve), np.asarray(curve[score]), marker="o", markersize=4, label=label)
     above.set_ylabel(score)
     first = next(iter(curves.values()))
-    read = _read(first)
-    below.bar(read, np.asarray(first["steps"]), width=read, align="edge", color=_GREY)
+    positions_in_bin = np.maximum(first["position"], 1)  # each is twice as long as the last
+    below.bar(
+        _read(first), np.asarray(first["steps"]), width=positions_in_bin, align="edge", color=_GREY
+    )
     below.set_yscale("log")
     below.set(ylabel="steps", xlabel="time steps since the document's start")
     below.set_xscale("log", base=2)

@@ -155,7 +155,8 @@ def test_a_score_is_drawn_at_the_steps_that_were_read():
     np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 5])
     np.testing.assert_array_equal(line.get_ydata(), CURVE["accuracy"])
     assert list(mark.get_xdata()) == [2, 2]
-    assert [bar.get_height() for bar in below.patches] == [3, 3, 6, 2]
+    bars = [(bar.get_x(), bar.get_width(), bar.get_height()) for bar in below.patches]
+    assert bars == [(1, 1, 3), (2, 1, 3), (3, 2, 6), (5, 4, 2)]  # beside each other
     assert above.get_legend() is None
     worse = {**CURVE, "loss": CURVE["loss"] + 1}
     above, _ = ks.plot_positions({"carried": CURVE, "reset": worse}).axes
