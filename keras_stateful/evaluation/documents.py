@@ -135,15 +135,15 @@ def evaluate_documents(
     if dynamic is not None and batch_size is None:
         batch_size = 1
     layout = Layout(
-        targets,
-        target_offset,
-        label_at,
-        sample_weight,
-        burn_in,
-        encode,
-        start,
-        known_ahead,
-        static,
+        targets=targets,
+        target_offset=target_offset,
+        label_at=label_at,
+        sample_weight=sample_weight,
+        burn_in=burn_in,
+        start=start,
+        encode=encode,
+        known_ahead=known_ahead,
+        static=static,
     )
     reader = DocumentReader(model, documents, batch_size, sequence_length, layout)
     check_scored(model, reader.sequence, "documents")

@@ -38,7 +38,7 @@ from keras_stateful.training.static_inputs import hand_static
 _SIDE_BY_SIDE = 32  # documents, where no batch size is given
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """Arguments of `StatefulSequence` that say what each document is scored on."""
 
@@ -47,8 +47,8 @@ class Layout:
     label_at: str = "every"
     sample_weight: Structure = None
     burn_in: int | Sequence[int] = 0
-    encode: Callable | None = None
     start: Any = None
+    encode: Callable | None = None
     known_ahead: KnownAhead = None
     static: StaticInputs = None
 
@@ -75,13 +75,28 @@ class _Documents(StatefulSequence):
 
 
 def count_documents(documents: Structure) -> int:
-    """How many documents there are.
+    """How many documents there are; of several inputs, as the first says.
 
     Raises:
-        TypeError: an iterator or generator, which does not say.
+        TypeError: a sequence; an iterator or generator, which does not say.
+        ValueError: one array, which a sequence would read as one continuous text.
     """
-    column = next(iter(documents.values()), ()) if isinstance(documents, dict) else documents
-    refuse_groups("documents", column)
+    if is_sequence(documents):
+        raise TypeError(
+            "`documents` must be the documents themselves. Received: a "
+            f"{type(documents).__name__}. Pass the list of arrays that it was made of."
+        )
+    # A dict holds the documents of each input, and each of these may be one array by mistake.
+    columns = list(documents.values()) if isinstance(documents, dict) else [documents]
+    for column in columns:
+        refuse_groups("documents", column)
+        if hasattr(column, "ndim"):
+            raise ValueError(
+                "`documents` must be a sequence of arrays, one for each document. Received: one "
+                f"array of shape {tuple(column.shape)}. For one document pass `[x]`, for many of "
+                "equal length `list(x)`."
+            )
+    column = next(iter(columns), ())
     if not hasattr(column, "__len__"):
         raise TypeError(
             "`documents` must be a sequence of arrays, one for each document. Received: "
@@ -204,7 +219,6 @@ class DocumentReader:
         layout: Layout,
         known: TrainedOn | None = None,
     ):
-        _check_documents(documents)
         self.count = count_documents(documents)
         if batch_size is None:  # no rows that would stand idle, and as many as the devices need
             batch_size = devices.whole_rows(max(1, min(_SIDE_BY_SIDE, self.count)))
@@ -310,22 +324,3 @@ def _keys(documents: Structure) -> Collection[str] | None:
     if isinstance(documents, (list, tuple)) and documents:
         return documents[0].keys() if isinstance(documents[0], dict) else ()
     return None
-
-
-def _check_documents(documents: Structure) -> None:
-    """Refuses a sequence, and one array, which a sequence would read as one continuous text."""
-    if is_sequence(documents):
-        raise TypeError(
-            "`documents` must be the documents themselves. Received: a "
-            f"{type(documents).__name__}. Pass the list of arrays that it was made of."
-        )
-    # A dict holds the documents of each input, and each of these may be one array by mistake.
-    columns = documents.values() if isinstance(documents, dict) else [documents]
-    for column in columns:
-        refuse_groups("documents", column)
-        if hasattr(column, "ndim"):
-            raise ValueError(
-                "`documents` must be a sequence of arrays, one for each document. Received: one "
-                f"array of shape {tuple(column.shape)}. For one document pass `[x]`, for many of "
-                "equal length `list(x)`."
-            )

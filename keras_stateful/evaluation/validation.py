@@ -83,15 +83,15 @@ class ValidateDocuments(keras.callbacks.Callback):
         self.documents, self.batch_size = documents, batch_size
         self.sequence_length = sequence_length
         self.layout = Layout(
-            targets,
-            target_offset,
-            label_at,
-            sample_weight,
-            burn_in,
-            encode,
-            start,
-            known_ahead,
-            static,
+            targets=targets,
+            target_offset=target_offset,
+            label_at=label_at,
+            sample_weight=sample_weight,
+            burn_in=burn_in,
+            start=start,
+            encode=encode,
+            known_ahead=known_ahead,
+            static=static,
         )
         self._reader: DocumentReader | None = None
 
