@@ -18,18 +18,19 @@ def fresh_compile_arguments(model: keras.Model) -> dict[str, Structure]:
     Metric objects are copies. Arguments that were not given are left out.
 
     Raises:
-        ValueError: a model that is not compiled, a loss that is not a mean over time steps, a
-            metric that cannot be copied.
+        ValueError: a model that is not compiled, or without a loss, a loss that is not a mean over
+            time steps, a metric that cannot be copied.
     """
-    if not model.compiled:
+    arguments = keras_internals.compile_arguments(model) if model.compiled else {}
+    if arguments.get("loss") is None:  # on JAX, Keras would take it for 0
+        received = "compiled without a loss" if model.compiled else "not compiled"
         raise ValueError(
-            f"The model must be compiled, for its loss and metrics. Received: {model.name!r}, not "
-            "compiled. Call `model.compile(loss=..., weighted_metrics=[...])` first."
+            f"The model must be compiled, for its loss and metrics. Received: {model.name!r}, "
+            f"{received}. Call `model.compile(loss=..., weighted_metrics=[...])` first."
         )
     check_methods(model, "evaluate_documents", OF_THE_LOSS)
-    arguments = keras_internals.compile_arguments(model)
     # Text and functions have no `reduction`, and Keras takes the mean for them.
-    for loss in keras.tree.flatten(arguments.get("loss")):
+    for loss in keras.tree.flatten(arguments["loss"]):
         if getattr(loss, "reduction", None) in ("sum", "mean_with_sample_weight"):
             raise ValueError(
                 "The loss of a document is the mean over its time steps. Received: "

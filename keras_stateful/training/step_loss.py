@@ -102,14 +102,15 @@ class StepLoss(keras.losses.Loss):
     """A loss of Keras's, or a user's, whose weights are those of time steps.
 
     Args:
-        loss: whose `call` gives a value for each step, or several, or one for the whole batch.
+        loss: whose `call` gives a value for each step, or several, or one for the whole batch; an
+            attribute of the same name has it.
         output: name of the output, used in error messages.
         sums: what is added up for the epoch.
     """
 
     def __init__(self, loss: keras.losses.Loss, output: str, sums: _Sums):
         super().__init__(name=loss.name, reduction=loss.reduction, dtype=loss.dtype)
-        self._loss, self._output, self._sums = loss, output, sums
+        self.loss, self._output, self._sums = loss, output, sums
         self._reduced = _Reduced(reduction=loss.reduction, dtype=loss.dtype)
 
     def __call__(
@@ -120,7 +121,7 @@ class StepLoss(keras.losses.Loss):
             keras.tree.map_structure(lambda t: ops.convert_to_tensor(t, dtype=self.dtype), part)
             for part in (y_true, y_pred)
         )
-        values = self._loss.call(y_true, y_pred)
+        values = self.loss.call(y_true, y_pred)
         # A loss with `ignore_class` masks its values.
         masks = [m for m in (mask, keras_internals.mask_of(values)) if m is not None]
         values = ops.convert_to_tensor(values, dtype=self.dtype)

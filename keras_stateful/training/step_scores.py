@@ -107,6 +107,8 @@ def _score_losses(model: keras.Model) -> None:
     tracker = LossOfEpoch()
 
     def wrap(loss: keras.losses.Loss, name: str, share: float | None) -> keras.losses.Loss:
+        if isinstance(loss, StepLoss):  # of an earlier `compile`, where the last was given no loss
+            loss = loss.loss
         # Of another reduction, or a call of its own, we know no mean over steps.
         plain = type(loss).__call__ is keras.losses.Loss.__call__
         if not plain or loss.reduction not in MEANS:

@@ -245,6 +245,27 @@ def test_masked_steps_count_nowhere(kind, window):
     np.testing.assert_allclose(scores["loss"], [x.mean() for x in losses], rtol=1e-5)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("kind", ["converted", "plain"])
+def test_a_loss_that_a_later_compile_keeps_is_weighed_as_before(kind, trained):
+    """Keras keeps what `compile` is not given, but not in the config, which says there is none."""
+    documents = masked_documents((21, 31))
+    data = ks.StatefulSequence(documents, 2, 7, resets=kind == "converted")
+    model = masked_network(2) if kind == "plain" else ks.to_stateful(masked_network(), data)
+    callbacks = [ks.ResetStatesCallback()] if kind == "plain" else []
+    model.compile(keras.optimizers.SGD(0.0), CROSSENTROPY, weighted_metrics=[CROSSENTROPY])
+    if trained:
+        model.fit(data, verbose=0, callbacks=callbacks)
+    model.compile(keras.optimizers.SGD(0.0))
+    history = model.fit(data, validation_data=data, verbose=0, callbacks=callbacks).history
+    assert len(history) == 4
+    for values in history.values():
+        expected = np.concatenate(masked_losses(model, documents)).mean()
+        np.testing.assert_allclose(values, expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"compiled without a loss.*model.compile\(loss="):
+        ks.evaluate_documents(model, documents)
+
+
 def test_masks_of_one_output_of_two_with_a_penalty():
     ids = keras.Input((None,), dtype="int32", name="ids")
     x = keras.Input((None, 2), name="x")
