@@ -33,7 +33,7 @@ from keras_stateful.training.check_arrays import (
     model_batch_size,
 )
 from keras_stateful.training.check_sequence import check_sequence, check_stride_given, described
-from keras_stateful.training.check_targets import check_labels, check_scored
+from keras_stateful.training.check_targets import check_labels
 from keras_stateful.training.check_values import check_values
 from keras_stateful.training.model_memory import after_training, remember
 
@@ -93,7 +93,6 @@ def check_evaluate(model: keras.Model, arguments: Arguments) -> None:
     check_data(model, name, x, arguments, arguments.get("batch_size"))
     if is_sequence(x):
         _check_ignored("evaluate", arguments)
-        check_scored(model, x, "x (evaluate)")
 
 
 def check_validation(model: keras.Model, validation: Structure, arguments: Arguments) -> None:
