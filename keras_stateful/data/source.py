@@ -56,6 +56,8 @@ class Source:
     Attributes:
         parts: what batches are made of, as the first document tells; holds no documents.
         offsets: how many steps later the targets of all outputs stand.
+        target_keys: by name of the output, the key of documents that holds its targets.
+        weight_key: the key that holds sample weights, or None.
         opening: checksum of the first document.
         taken: documents taken since the source was opened last.
 
@@ -94,11 +96,11 @@ class Source:
             corpus, None, targets, target_offset, label_at, sample_weight, known_ahead, static
         )
         keys = {id(values): key for key, values in corpus.fields.items()}
-        self._target_keys = {
+        self.target_keys = {
             name: keys[id(self.parts.targets[name].field)] if key is None else key
             for name, key in several.items()
         }
-        self._weight_key = sample_weight
+        self.weight_key = sample_weight
         self.offsets = next(iter(self.parts.targets.values())).offsets  # alike in all targets
         self._reach = max(self.offsets)
         opening = self._checked_document(0, first)
@@ -214,13 +216,13 @@ class Source:
         corpus = self._corpus(documents)
         targets: dict[str | None, Target] = {}
         for name, target in self.parts.targets.items():
-            key = self._target_keys[name]
+            key = self.target_keys[name]
             if target.field is None:
                 labels = corpus.labels[key].astype(target.dtype)
                 targets[name] = replace(target, labels=labels)
             else:
                 targets[name] = replace(target, field=corpus.fields[key])
-        weights, key = self.parts.weights, self._weight_key
+        weights, key = self.parts.weights, self.weight_key
         if weights is not None and key is not None:
             if weights.field is None:
                 weights = replace(weights, documents=corpus.labels[key].astype("float32"))
@@ -262,7 +264,7 @@ class Source:
                 f"source[{number}] of {steps} time steps, target_offset up to {self._reach}"
                 f"{self._listed_ahead()}. Leave such documents out of the source."
             )
-        weights = None if self._weight_key is None else arrays[self._weight_key]
+        weights = None if self.weight_key is None else arrays[self.weight_key]
         if weights is not None:
             check_values("sample_weight", weights, f" in source[{number}]")
         for key in self.parts.inputs:
@@ -273,7 +275,7 @@ class Source:
                 column = missing_column(self._items.columns[key], steps_of[step])
                 refuse_not_finite("source", number, step, column=column)
         # A target that is an input, too, was checked as that: none of its values may be missing.
-        for key in self._target_keys.values():
+        for key in self.target_keys.values():
             if key not in self.parts.inputs:
                 check_int32(f"source[{number}]", arrays[key])
                 arrays[key] = self._without_missing(number, arrays[key], weights)

@@ -435,7 +435,11 @@ class StatefulStream(ModelFacing):
             "resets": self.resets,
             "steps_per_epoch": self.steps_per_epoch,
             "label_at": self.label_at,
+            "targets": self._source.target_keys,
             "target_offset": list(self._source.offsets),
+            "sample_weight": self._source.weight_key,
+            "input_offsets": self.input_offsets,
+            "static": list(self.static_shapes),
             "first document": self._source.opening,
         }
 

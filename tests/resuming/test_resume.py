@@ -249,6 +249,38 @@ def test_another_training_is_refused_with_what_differs(told, backup, monkeypatch
     assert told in str(error.value)
 
 
+DOCUMENT = {key: np.arange(9.0) for key in ("read", "hour", "one", "other", "some", "few")}
+AS_SAVED = {
+    "targets": "one",
+    "target_offset": 1,
+    "sample_weight": "some",
+    "known_ahead": {"hour": 1},
+    "label_at": "every",
+}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"targets": "other"},
+        {"target_offset": 2},
+        {"sample_weight": "few"},
+        {"sample_weight": None},
+        {"known_ahead": {"hour": 2}},
+        {"known_ahead": None},
+        {"label_at": "window"},
+    ],
+    ids=str,
+)
+def test_a_stream_that_reads_the_same_documents_otherwise_is_another(change):
+    saved, now, again = (
+        ks.StatefulStream([DOCUMENT] * 2, ROWS, WINDOW, **{**AS_SAVED, **arguments}).fingerprint()
+        for arguments in ({}, change, {})
+    )
+    assert saved == again
+    assert saved != now
+
+
 def custom_activation(sign):
     def act(x):
         return sign * ops.tanh(x)
