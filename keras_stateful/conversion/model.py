@@ -165,37 +165,30 @@ class StatefulModel(ScoresByStep, KerasFiles):
 
     def train_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.train_on_batch`, not on several replicas."""
-        args, kwargs = self._checked_batch("train_on_batch", args, kwargs)
         score_by_step(self)
-        keras_internals.keep_values(self)
-        with checked_once(self):
-            return super().train_on_batch(*args, **kwargs)
+        return self._on_batch(super().train_on_batch, args, kwargs)
 
     def test_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.test_on_batch`, not on several replicas."""
-        args, kwargs = self._checked_batch("test_on_batch", args, kwargs)
         score_by_step(self)
-        keras_internals.keep_values(self)
-        with checked_once(self):
-            return super().test_on_batch(*args, **kwargs)
+        return self._on_batch(super().test_on_batch, args, kwargs)
 
     def predict_on_batch(self, *args: Any, **kwargs: Any) -> Any:
         """`keras.Model.predict_on_batch`, not on several replicas."""
-        args, kwargs = self._checked_batch("predict_on_batch", args, kwargs)
-        keras_internals.keep_values(self)
-        with checked_once(self):
-            return super().predict_on_batch(*args, **kwargs)
+        return self._on_batch(super().predict_on_batch, args, kwargs)
 
-    def _checked_batch(self, method: str, args: tuple, kwargs: Arguments) -> tuple:
-        """The arguments of a method that reads one batch, in NumPy."""
+    def _on_batch(self, keras_method: Callable, args: tuple, kwargs: Arguments) -> Any:
+        """Has Keras read one batch, checked and in NumPy."""
         args, kwargs = _in_numpy(args, kwargs)
         x = args[0] if args else kwargs.get("x")
-        device_checks.check_one_step(self, method)
-        check_arrays.check_one_batch(method, x)
+        device_checks.check_one_step(self, keras_method.__name__)
+        check_arrays.check_one_batch(keras_method.__name__, x)
         check_arrays.check_resets_given(self, "x", x)
         check_arrays.check_rows_of_batch(self.batch_size, x)
         check_values(self, "x", x)
-        return args, kwargs
+        keras_internals.keep_values(self)
+        with checked_once(self):
+            return keras_method(*args, **kwargs)
 
     def __reduce__(self) -> tuple:
         """What `pickle`, `joblib` and `copy.deepcopy` keep: what `save` does, and the state."""
