@@ -146,20 +146,38 @@ class CarryAdapted(Carry):
         self, states: list[Tensor], args: tuple, kwargs: dict[str, Any]
     ) -> tuple[Structure, list[Tensor]]:
         """What the adapter gives for a window, and the states that the next one starts from."""
-        all_outputs, after_each = [], []
-        for steps in self.parts_of_window(args[0].shape[1]):
-            part_args, part_kwargs = keras.tree.map_structure(
-                lambda value, steps=steps: _steps_of(value, steps), (args, kwargs)
-            )
+        parts = self.parts_of_window(args[0].shape[1])
+        if len(parts) == 1:
+            return self.adapter.advance(self, states, *args, **kwargs)
+        lengths, all_outputs, after_each = [], [], []
+        for part in parts:
+            part_args, part_kwargs = self._cut(args, kwargs, part)
             outputs, new_states = self.adapter.advance(self, states, *part_args, **part_kwargs)
-            pairs = zip(new_states, states, strict=False)  # they are counted behind this
+            self._check_states(new_states, states)
+            pairs = zip(new_states, states, strict=True)
             states = [ops.cast(new, old.dtype) for new, old in pairs]
+            lengths.append(part_args[0].shape[1])
             all_outputs.append(outputs)
-            after_each.append(new_states)
-        if len(all_outputs) == 1:
-            return outputs, new_states
-        joined = keras.tree.map_structure(lambda *y: ops.concatenate(y, axis=1), *all_outputs)
-        return joined, after_each[0]
+            after_each.append(states)
+
+        def joined(*of_parts: Tensor) -> Tensor:
+            pairs = zip(of_parts, lengths, strict=True)
+            along = all(len(y.shape) > 1 and y.shape[1] == length for y, length in pairs)
+            return ops.concatenate(of_parts, axis=1) if along else of_parts[-1]
+
+        return keras.tree.map_structure(joined, *all_outputs), after_each[0]
+
+    def _cut(self, args: tuple, kwargs: dict[str, Any], steps: slice) -> tuple[tuple, dict]:
+        """Some time steps of a call's arguments; what has no time axis is left whole."""
+        time = self.input_shapes[0][1:2]
+        data = zip(data_tensors(args, kwargs), self.input_shapes, strict=False)
+        whole = {id(tensor) for tensor, shape in data if tuple(shape[1:2]) != tuple(time)}
+
+        def cut(value: Any) -> Any:
+            has_time = len(getattr(value, "shape", ())) > 1 and id(value) not in whole
+            return value[:, steps] if has_time else value
+
+        return keras.tree.map_structure(cut, (args, kwargs))
 
     def _check_states(self, new_states: list[Tensor], states: list[Tensor]) -> None:
         """Checks that an adapter gave as many states, of the same shapes, as it was given."""
@@ -174,11 +192,6 @@ class CarryAdapted(Carry):
                 f"shapes that `initial_states` gives. Received: {shapes[0]} for `{self.name}`, "
                 f"whose states have {shapes[1]} (without the batch axis)."
             )
-
-
-def _steps_of(value: Any, steps: slice) -> Any:
-    """Some time steps of a tensor `(batch, time, ...)`; anything else as it is."""
-    return value[:, steps] if len(getattr(value, "shape", ())) > 1 else value
 
 
 def _as_list(outputs: Structure) -> list:

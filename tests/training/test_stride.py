@@ -43,9 +43,33 @@ class CarrySum:
         return ops.tanh(total), [total[:, -1]]
 
 
+class Weighed(layers.Layer):
+    """Adds up what each row weighs by the mean of a vector of its own; all sums, the last one."""
+
+    def advance(self, total, x, weights):
+        weight = ops.mean(weights, axis=-1)[:, None, None]
+        totals = total[:, None] + ops.cumsum(x * weight, axis=1)
+        return (totals, totals[:, -1]), [totals[:, -1]]
+
+    def call(self, x, weights):
+        return self.advance(ops.zeros_like(x[:, 0]), x, weights)[0]
+
+    def compute_output_shape(self, x_shape, weights_shape):
+        return x_shape, (x_shape[0], x_shape[-1])
+
+
+class CarryWeighed:
+    def initial_states(self, layer, batch_size, x_shape, weights_shape):
+        return [ops.zeros((batch_size, x_shape[-1]))]
+
+    def advance(self, layer, states, x, weights, resets=None):
+        return layer.advance(states[0], x, weights)
+
+
 @pytest.fixture(autouse=True)
 def adapter():
     ks.register_carry(Sum, CarrySum())
+    ks.register_carry(Weighed, CarryWeighed())
 
 
 def recurrent(h):
@@ -150,6 +174,22 @@ def test_fit_is_the_hand_loop(kind, boundary):
         moved = max(moved, np.abs(b - before).max())
     assert moved > 0.01
     assert_same_states(ks.get_states(model), states)
+
+
+@pytest.mark.parametrize("width", [3, 5])  # fewer than the steps that are carried on, and more
+def test_what_has_no_time_is_not_cut_with_a_window(width):
+    x, weights = keras.Input((None, 3)), keras.Input((width,), name="weights")
+    plain = keras.Model([x, weights], Weighed()(x, weights))
+    rng = np.random.default_rng(0)
+    read = ks.StatefulSequence(rng.standard_normal((40, 3)), ROWS, WINDOW, stride=STRIDE)
+    model = ks.to_stateful(plain, read)
+    stream, of_rows = rng.standard_normal((ROWS, 20, 3)), rng.standard_normal((ROWS, width))
+    whole, _ = plain.predict_on_batch([stream, of_rows])
+    for start in range(0, 20 - WINDOW, STRIDE):
+        window = slice(start, start + WINDOW)
+        sums, last = model.predict_on_batch([stream[:, window], of_rows])
+        np.testing.assert_allclose(sums, whole[:, window], atol=1e-5)
+        np.testing.assert_allclose(last, sums[:, -1], atol=1e-6)
 
 
 def test_plain_layers_of_keras_in_a_loop_of_windows():
