@@ -1,7 +1,6 @@
 """A lock that can be copied and pickled, as Python's own cannot. Imports nothing."""
 
 import threading
-from types import TracebackType
 
 
 class Lock:
@@ -13,12 +12,7 @@ class Lock:
     def __enter__(self) -> None:
         self._lock.acquire()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._lock.release()
 
     def __reduce__(self) -> tuple:

@@ -10,7 +10,6 @@ The bar is Keras's. This module needs no Keras until there is something to show.
 import os
 import sys
 import time
-from types import TracebackType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -45,12 +44,7 @@ class ProgressBar:
     def __enter__(self) -> "ProgressBar":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         ended_early = kind is None and self._done < self._steps
         if ended_early and self._bar is not None and time.perf_counter() >= self._silent_until:
             self._bar.update(self._done, finalize=True)
