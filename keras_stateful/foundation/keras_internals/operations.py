@@ -144,24 +144,22 @@ def _symbols_meet_the_backend() -> Iterator[None]:
     def converted(x: Any, *args: Any, **kwargs: Any) -> Any:
         return x if isinstance(x, keras.KerasTensor) else convert(x, *args, **kwargs)
 
-    def dropped_out(inputs: Any, rate: float, *args: Any, **kwargs: Any) -> Any:
+    def dropped_out(inputs: Any, rate: float, noise_shape: Any = None, seed: Any = None) -> Any:
         if not isinstance(inputs, keras.KerasTensor):
-            return dropout(inputs, rate, *args, **kwargs)
+            return dropout(inputs, rate, noise_shape, seed)
         if rate > 0:  # it draws: whoever looks for what is written finds the seed
-            seed = kwargs["seed"] if "seed" in kwargs else args[1] if len(args) > 1 else None
             keras.random.uniform((), seed=seed)
         return keras.ops.copy(inputs)  # each value alone
 
-    def lost(self: keras.layers.Layer, loss: Structure) -> None:
-        add_loss(
-            self, [x for x in keras.tree.flatten(loss) if not isinstance(x, keras.KerasTensor)]
-        )
+    def add_values(self: keras.layers.Layer, loss: Structure) -> None:
+        losses = keras.tree.flatten(loss)
+        add_loss(self, [x for x in losses if not isinstance(x, keras.KerasTensor)])
 
     backend.convert_to_tensor, backend.random.dropout = converted, dropped_out
     Mish.static_call = staticmethod(
         lambda x: Mish()(x) if isinstance(x, keras.KerasTensor) else mish(x)
     )
-    keras.layers.Layer.add_loss = lost
+    keras.layers.Layer.add_loss = add_values
     try:
         yield
     finally:
