@@ -70,7 +70,7 @@ def of_each_step(
     read = []
     for offset in offsets:
         steps = _from(extended, offset, around)
-        if offset != before:  # the step itself
+        if offset != before:  # else it is the step itself, of the same document
             same = is_same_document(_from(documents, offset, around), now, steps)
             steps = ops.where(same, steps, ops.cast(fill, steps.dtype))
         read.append(steps)

@@ -230,8 +230,9 @@ class _Traced:
         if isinstance(hold, (Along, Repeated)):
             lead = hold.lead if isinstance(hold, Along) else 0
             size = None if steps is None else steps + lead
-            folded = hold.axis == 0
-            shape[hold.axis] = rows * size if folded and rows and size else None if folded else size
+            if hold.axis == 0 and size is not None:  # the steps of all rows
+                size = None if rows is None else rows * size
+            shape[hold.axis] = size
         return tuple(shape)
 
     def _run(self, shapes: dict[int, tuple]) -> _Record:
