@@ -45,7 +45,19 @@ def named_row(value: Any) -> tuple[Columns, Any]:
 
 
 def column_places(where: str, columns: Columns, expected: list[str] | None) -> np.ndarray | None:
-    """Where the expected columns stand; None where they are in order, or one of both is unknown."""
+    """Where the expected columns stand, int `(columns,)`, so that `array[..., places]` has them.
+
+    Args:
+        where: what has the columns, for an error message.
+        columns: their names; None for what has none.
+        expected: the names in the order that a model reads; None where nobody knows.
+
+    Returns:
+        None where they are in order, or one of both is unknown.
+
+    Raises:
+        ValueError: other columns, or one of them twice.
+    """
     if columns is None or expected is None:
         return None
     names = column_texts(columns)
