@@ -76,7 +76,7 @@ def ways(folder: Path) -> dict[str, Callable[[int], object]]:
     }
     if not installed("onnxruntime"):
         return found
-    ks.export_step_model(model, folder / "model")
+    ks.export_step_model(model, folder / "model", verbose=0)
     session = ks.load_session(folder / "model")
     about = session.manifest
     # One inference session for both sides: two of the same file differ by up to 20 % with where
@@ -101,7 +101,9 @@ def ways(folder: Path) -> dict[str, Callable[[int], object]]:
 
     found["onnxruntime"] = run
     found["Session.step"] = step
-    found["generate(Session)"] = lambda count: ks.generate(session, [1], count, temperature=0)
+    found["generate(Session)"] = lambda count: ks.generate(
+        session, [1], count, temperature=0, verbose=0
+    )
     return found
 
 

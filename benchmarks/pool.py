@@ -39,7 +39,7 @@ def measure() -> tuple:
             ]
         )
         with tempfile.TemporaryDirectory() as folder:
-            ks.export_step_model(model, Path(folder) / "model")
+            ks.export_step_model(model, Path(folder) / "model", verbose=0)
             session = ks.load_session(Path(folder) / "model", STREAMS)
             tenth = ks.load_session(Path(folder) / "model", STREAMS // 10)
             pool = session.pool()

@@ -107,7 +107,7 @@ def _streamed(rng) -> dict:
     model = tcn(None)
     x = rng.standard_normal((1, FIELD, FEATURES)).astype("float32")
     with tempfile.TemporaryDirectory() as folder:
-        ks.export_step_model(model, Path(folder) / "step")
+        ks.export_step_model(model, Path(folder) / "step", verbose=0)
         session = ks.load_session(Path(folder) / "step")
         plain = tcn(FIELD)
         plain.set_weights(model.get_weights())

@@ -119,7 +119,7 @@ def main() -> None:
         "tenth | MB grown since | µs a step |\n|---|---|---|---|---|---|---|---|"
     )
     with tempfile.TemporaryDirectory() as folder:
-        ks.export_step_model(model, Path(folder, "exported"))
+        ks.export_step_model(model, Path(folder, "exported"), verbose=0)
         session = ks.load_session(Path(folder, "exported"))
 
     def one_by_one(x: np.ndarray) -> np.ndarray:
