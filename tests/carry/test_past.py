@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from causal_models import FEATURES, MODELS, ONES
 from keras import layers, ops
+from passes import close
 
 import keras_stateful as ks
 
@@ -47,10 +48,6 @@ def alone(model, x, starts):
             read = np.roll(x[row : row + 1], -a, axis=1)
             outputs[row, a:b] = model.predict_on_batch(np.repeat(read, len(x), 0))[0, : b - a]
     return outputs
-
-
-def close(a, b, tolerance=1e-5):
-    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", EVERY)
