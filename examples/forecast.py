@@ -215,12 +215,17 @@ def ridge(series: Series) -> np.ndarray:
     """`(rows, horizons)`: linear in the readings of two days, the calendar at the horizon, and what
     is constant.
     """
-    lags = np.stack([series.later("reading", -k) for k in range(2 * series.day)], axis=1)
-    rows = np.arange(len(series.frame))
+    lags, rows = last_readings(series), np.arange(len(series.frame))
     forecasts = [
-        ridge_features(series, rows, lags, h) @ ridge_weights(series, h) for h in series.horizons
+        ridge_features(series, rows, lags, h) @ ridge_weights(series, lags, h)
+        for h in series.horizons
     ]
     return np.stack(forecasts, axis=1)
+
+
+def last_readings(series: Series) -> np.ndarray:
+    """`(rows, time steps)`: those of two days, the latest in front."""
+    return np.stack([series.later("reading", -k) for k in range(2 * series.day)], axis=1)
 
 
 def ridge_features(series: Series, rows: np.ndarray, lags: np.ndarray, steps: int) -> np.ndarray:
@@ -229,14 +234,13 @@ def ridge_features(series: Series, rows: np.ndarray, lags: np.ndarray, steps: in
     return np.concatenate([lags, ahead, constant, np.ones((len(rows), 1), "float32")], axis=1)
 
 
-def ridge_weights(series: Series, steps: int, strength: float = 1.0) -> np.ndarray:
+def ridge_weights(series: Series, lags: np.ndarray, steps: int) -> np.ndarray:
     """Of the ridge regression so many steps ahead, from the training part."""
-    lags = np.stack([series.later("reading", -k) for k in range(2 * series.day)], axis=1)
     x = ridge_features(series, np.arange(len(series.frame)), lags, steps)
     y = series.later("measured", steps)
     use = before_split(series, steps) & np.isfinite(x).all(1) & np.isfinite(y)
     a = x[use].astype("float64")
-    return np.linalg.solve(a.T @ a + strength * np.eye(a.shape[1]), a.T @ y[use])
+    return np.linalg.solve(a.T @ a + np.eye(a.shape[1]), a.T @ y[use])
 
 
 def iterated(model: keras.Model, series: Series) -> dict[str, np.ndarray]:
@@ -270,8 +274,8 @@ def iterated(model: keras.Model, series: Series) -> dict[str, np.ndarray]:
         verbose=0,
     )
 
-    step_ahead, path = ridge_weights(series, 1), []
-    lags = np.stack([series.later("reading", -k) for k in range(2 * series.day)], axis=1)[moments]
+    lags = last_readings(series)
+    step_ahead, path, lags = ridge_weights(series, lags, 1), [], lags[moments]
     for k in range(1, steps + 1):
         path.append(ridge_features(series, moments, lags, k) @ step_ahead)
         lags = np.concatenate([path[-1][:, None], lags[:, :-1]], axis=1)
