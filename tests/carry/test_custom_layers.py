@@ -53,6 +53,11 @@ def convolved(layer, x):
     return ops.concatenate([made, x[..., :1]], axis=-1)
 
 
+def late(x):
+    """One step later: `(time, batch, features)`."""
+    return ops.pad(x, ((1, 0), (0, 0), (0, 0)))[:-1]
+
+
 def in_a_row_of_parts(layer, x):
     parts = ops.reshape(layer.dense(rows(x)), (-1, FEATURES, 1))
     return ops.reshape(parts - ops.mean(parts, axis=1, keepdims=True), ops.shape(x))
@@ -80,6 +85,7 @@ OF_EACH_STEP = {
     "rows of values": lambda s, x, t: (
         x + ops.reshape(ops.tanh(ops.ravel(x[..., 0])), ops.shape(x)[:2])[..., None]
     ),
+    "time in front": lambda s, x, t: ops.transpose(late(ops.transpose(x, (1, 0, 2))), (1, 0, 2)),
     "rows of images": lambda s, x, t: convolved(s, x),
     "rows of parts": lambda s, x, t: in_a_row_of_parts(s, x),
 }
@@ -116,6 +122,12 @@ OF_OTHER_STEPS = {
     "mean of rows": lambda s, x, t: x - ops.mean(rows(x), axis=0),
     "difference of rows": lambda s, x, t: ops.reshape(
         ops.pad(rows(x), ((1, 0), (0, 0)))[:-1], ops.shape(x)
+    ),
+    "rows put back by a transposition": lambda s, x, t: ops.reshape(
+        ops.transpose(ops.pad(ops.transpose(rows(x)), ((0, 0), (1, 0)))[:, :-1]), ops.shape(x)
+    ),
+    "rows on an axis of their own": lambda s, x, t: ops.reshape(
+        ops.pad(rows(x)[None], ((0, 0), (1, 0), (0, 0)))[0, :-1], ops.shape(x)
     ),
     "rows laid upon steps": lambda s, x, t: x[:1] + ops.mean(rows(x)[:, None] * rows(x), axis=0),
     "rows convolved": lambda s, x, t: ops.reshape(

@@ -21,31 +21,33 @@ class Along(NamedTuple):
     """A value for each time step.
 
     Attributes:
-        axis: which axis of the tensor is time; 0 where each step is a row of its own, those of one
-            stream behind each other, as `ops.reshape(x, (-1, features))` lays them.
+        axis: which axis of the tensor is time.
         lead: steps from before the window that are in front; negative: steps that are missing.
         past: how many steps back a value reads; None: to the start of the stream.
         ahead: how many steps ahead a value reads; negative: it is late by so many.
+        in_rows: whether that axis is batch and time in one, each step a row of its own, those of
+            one stream behind each other, as `ops.reshape(x, (-1, features))` lays them.
     """
 
     axis: int
     lead: int = 0
     past: int | None = 0
     ahead: int = 0
+    in_rows: bool = False
 
     def at(self, axis: int) -> "Along":
         """The same along another axis."""
         return self._replace(axis=axis)
 
-    def unfolded(self) -> "Along":
-        """The same, whose steps have neighbours.
+    def in_line(self) -> "Along":
+        """The same, whose steps lie in line: beside each the one before and the one behind it.
 
         Raises:
             Refused: time is one axis with the batch, whose neighbours may be of another row.
         """
-        if self.axis == 0:
+        if self.in_rows:
             raise Refused(
-                "it goes along the first axis, on which the steps of all rows follow each other",
+                "it goes along an axis on which the steps of all rows follow each other",
                 "Give time an axis of its own again in front of it.",
                 keeps_axis=False,
             )
@@ -53,17 +55,17 @@ class Along(NamedTuple):
 
     def padded(self, front: int, back: int) -> "Along":
         """With steps added at both ends; those at the back make all others earlier ones."""
-        changed = self.unfolded() if front or back else self
+        changed = self.in_line() if front or back else self
         return changed._later(-back)._replace(lead=self.lead + front + back)
 
     def cut(self, front: int, back: int) -> "Along":
         """With steps taken away at both ends."""
-        changed = self.unfolded() if front or back else self
+        changed = self.in_line() if front or back else self
         return changed._later(back)._replace(lead=self.lead - front - back)
 
     def read_back(self, steps: int) -> "Along":
         """What is made of each step and `steps` before it, where all of them are there."""
-        changed = self.unfolded() if steps else self
+        changed = self.in_line() if steps else self
         return changed._replace(lead=self.lead - steps, past=_more(self.past, steps))
 
     def _later(self, steps: int) -> "Along":
@@ -145,7 +147,7 @@ def joined(parts: Sequence[Along]) -> Along:
         Refused: they do not lie alike.
     """
     first = parts[0]
-    if any(part.axis != first.axis for part in parts):
+    if any((part.axis, part.in_rows) != (first.axis, first.in_rows) for part in parts):
         raise Refused("it compares the time steps of a window with each other", keeps_axis=False)
     leads = sorted({part.lead for part in parts})
     if len(leads) > 1:

@@ -36,7 +36,7 @@ def read(call: Call, time: Derivation, tensor: Tensor, window: Window) -> Hold:
     """What the output of a convolution or a pooling holds."""
     hold = time.along(tensor)
     if hold.axis == 0:
-        return hold  # the steps are rows, each of which is read alone
+        return hold  # each row is read alone
     rank = len(tensor.shape)
     first = (window.data_format or keras.config.image_data_format()) == "channels_first"
     if hold.axis == (1 if first else rank - 1):

@@ -273,7 +273,7 @@ class Derivation:
         Raises:
             Refused: what would have to be held is not there, or not final yet.
         """
-        hold = self.along(tensor).unfolded()
+        hold = self.along(tensor).in_line()
         if hold.lead < 0 and not self.searching:
             missing = self.shortened.get(id(tensor), call).path
             raise Refused(
@@ -310,7 +310,7 @@ class Derivation:
 
     def end_of(self, hold: Along, steps: int = 1) -> Hold:
         """What the step is, `steps` before the end of a window (1: the last one)."""
-        hold = hold.unfolded()
+        hold = hold.in_line()
         if steps - 1 > hold.lead:
             raise Refused(
                 f"it takes the step {steps - 1} before the window's last one, which a window of "

@@ -120,7 +120,7 @@ def _move(call: Call, time: Derivation) -> Hold:
 def _reshape(call: Call, time: Derivation) -> Hold:
     tensor = first(call)
     hold, old, new = time.of(tensor), tuple(tensor.shape), tuple(call.outputs[0].shape)
-    if isinstance(hold, Along) and hold.axis == 0:
+    if isinstance(hold, Along) and hold.in_rows:
         return _apart_again(hold, old, new, time)
     if not _puts_steps_in_rows(hold, old, new):
         return reshaped(hold, old, new)
@@ -133,7 +133,7 @@ def _reshape(call: Call, time: Derivation) -> Hold:
             "custom layer.",
             keeps_axis=False,
         )
-    return hold.at(0)
+    return hold._replace(axis=0, in_rows=True)
 
 
 def _puts_steps_in_rows(hold: Hold, old: tuple, new: tuple) -> TypeGuard[Along]:
@@ -145,13 +145,15 @@ def _puts_steps_in_rows(hold: Hold, old: tuple, new: tuple) -> TypeGuard[Along]:
 
 def _apart_again(hold: Along, old: tuple, new: tuple, time: Derivation) -> Along:
     """What a tensor holds that has a step in each row, and is given another shape."""
-    if _same(old[1:], new[1:]):
+    if hold.axis == 0 and _same(old[1:], new[1:]):
         return hold
     # Two sizes that nobody knows might be others; but every call is tried with numbers as well.
-    if (new[:2] == time.window or time.searching) and _same(old[1:], new[2:]):
-        return hold.at(1)
+    apart = new[:2] == time.window or time.searching
+    if hold.axis == 0 and apart and _same(old[1:], new[2:]):
+        return hold._replace(axis=1, in_rows=False)
     raise Refused(
-        f"it makes other axes {_words(new)} of {_words(old)}, whose rows are the steps of a window",
+        f"it makes other axes {_words(new)} of {_words(old)}, of which axis {hold.axis} has the "
+        "steps of all rows behind each other",
         "Give batch and time back the sizes that they had (`ops.shape(x)[:2]`).",
     )
 

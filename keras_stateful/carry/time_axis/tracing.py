@@ -228,9 +228,9 @@ class _Traced:
         hold = self.time.of(tensor)
         shape = [rows, *tensor.shape[1:]]
         if isinstance(hold, (Along, Repeated)):
-            lead = hold.lead if isinstance(hold, Along) else 0
+            lead, in_rows = (hold.lead, hold.in_rows) if isinstance(hold, Along) else (0, False)
             size = None if steps is None else steps + lead
-            if hold.axis == 0 and size is not None:  # the steps of all rows
+            if in_rows and size is not None:
                 size = None if rows is None else rows * size
             shape[hold.axis] = size
         return tuple(shape)
