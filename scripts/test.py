@@ -5,11 +5,12 @@
     python3 scripts/test.py --here           # in this Python as it is: installs nothing
     python3 scripts/test.py --keras 3.14.0   # with this release of Keras
 
-Checks: lint, types, site; once (the tests with the marker `backend_free`); tensorflow, jax, torch
-(all others, on that backend); and slow (the tests with that marker, some minutes more, on JAX or on
-what KERAS_BACKEND says), which runs only where `--only` names it. As many run side by side as there
-are cores, each on one thread. The output of what fails is printed; the last line sums everything
-up, and the exit status is 0 only if nothing failed and every run of tests found tests.
+Checks: lint, types, site; package (`scripts/package.py`: built, and tried with each backend alone);
+once (the tests with the marker `backend_free`); tensorflow, jax, torch (all others, on that
+backend); and slow (the tests with that marker, some minutes more, on JAX or on what KERAS_BACKEND
+says), which runs only where `--only` names it. As many run side by side as there are cores, each on
+one thread. The output of what fails is printed; the last line sums everything up, and the exit
+status is 0 only if nothing failed and every run of tests found tests.
 """
 
 import argparse
