@@ -21,7 +21,7 @@ import numpy as np
 from keras_stateful.carry.graph import RESETS
 from keras_stateful.data.burn_in import Start
 from keras_stateful.data.inputs import KnownAhead, StaticInputs
-from keras_stateful.data.kinds import refuse_groups
+from keras_stateful.data.kinds import holds_documents, refuse_groups
 from keras_stateful.data.sequence import Span, StatefulSequence
 from keras_stateful.data.trained_on import TrainedOn
 from keras_stateful.evaluation import kept_twins
@@ -90,7 +90,7 @@ def count_documents(documents: Structure) -> int:
     columns = list(documents.values()) if isinstance(documents, dict) else [documents]
     for column in columns:
         refuse_groups("documents", column)
-        if hasattr(column, "ndim"):
+        if hasattr(column, "ndim") and not holds_documents(column):
             raise ValueError(
                 "`documents` must be a sequence of arrays, one for each document. Received: one "
                 f"array of shape {tuple(column.shape)}. For one document pass `[x]`, for many of "
