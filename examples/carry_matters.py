@@ -21,7 +21,6 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-import backend
 import keras
 import numpy as np
 
@@ -55,7 +54,6 @@ class Seconds(keras.callbacks.Callback):
 
 def main() -> None:
     options = parse_options()
-    backend.say()
     keras.utils.set_random_seed(options.seed)
     windows = 6 if options.smoke else 20
     rng = np.random.default_rng(options.seed)

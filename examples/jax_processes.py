@@ -18,7 +18,6 @@ import os
 
 os.environ["KERAS_BACKEND"] = "jax"
 
-import backend
 import jax
 import keras
 import numpy as np
@@ -63,8 +62,6 @@ def main() -> None:
     model = to_stateful(network, sequence)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     first = jax.process_index() == 0
-    if first:
-        backend.say()
     history = model.fit(sequence, epochs=options.epochs, verbose=0).history
     if first:
         for epoch, loss in enumerate(history["loss"], 1):

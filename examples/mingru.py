@@ -18,7 +18,6 @@ import tempfile
 import time
 from pydoc_data.topics import topics
 
-import backend
 import keras
 import numpy as np
 from keras import layers, ops
@@ -36,12 +35,12 @@ from keras_stateful import (
 
 def on_accelerator() -> bool:
     """True if there is something faster than the CPU, on which the parallel scan pays."""
-    name = keras.backend.backend()
-    if name == "jax":
+    backend = keras.backend.backend()
+    if backend == "jax":
         import jax
 
         return jax.default_backend() != "cpu"
-    if name == "tensorflow":
+    if backend == "tensorflow":
         import tensorflow as tf
 
         return bool(tf.config.list_physical_devices("GPU"))
@@ -142,7 +141,6 @@ register_carry(MinGRU, CarryMinGRU())
 
 def main() -> None:
     options = parse_options()
-    backend.say()
     if options.time:
         return compare_times()
     keras.utils.set_random_seed(0)

@@ -3,7 +3,8 @@
     python3 scripts/test.py                  # makes .venv, installs, runs all checks but slow
     python3 scripts/test.py --only jax       # one check; names below
     python3 scripts/test.py --here           # in this Python as it is: installs nothing
-    python3 scripts/test.py --keras 3.14.0   # with this release of Keras
+    python3 scripts/test.py --release colab  # at the versions that Google Colab has
+    python3 scripts/test.py --keras 3.14.0   # with this release of Keras, or "nightly"
 
 Checks: lint, types, site; package (`scripts/package.py`: built, and tried with each backend alone);
 once (the tests with the marker `backend_free`); tensorflow, jax, torch (all others, on that
@@ -30,9 +31,28 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ("jax", "tensorflow", "torch")
 EXTRAS = "tensorflow,jax,torch,datasets,export,plots,examples,test,docs"
-# First and alone: where pip is pointed at CPU builds it finds this one, and a later range does not
-# replace it.
-TORCH = "torch==2.13.0"
+# What is pinned, by release; pip takes the newest of all else.
+RELEASES = {
+    "newest": {"torch": "2.13.0"},
+    # Stock Google Colab, and Kaggle, which builds on it; Python 3.13 there. Their list, here of
+    # 2026-08-19: https://github.com/googlecolab/backend-info/blob/main/pip-freeze.txt
+    "colab": {
+        "keras": "3.13.2",
+        "tensorflow": "2.20.0",
+        "jax": "0.7.2",
+        "torch": "2.11.0",
+        "numpy": "2.1.3",
+        "protobuf": "5.29.6",
+    },
+    # The lower bounds of pyproject.toml. JAX needs NumPy 2.
+    "oldest": {
+        "keras": "3.10.0",
+        "tensorflow": "2.20.0",
+        "jax": "0.7.2",
+        "torch": "2.9.0",
+        "numpy": "2.0.2",
+    },
+}
 LIMIT = 40 * 60  # seconds for one check
 
 
@@ -55,12 +75,17 @@ def main() -> None:
         choices=[*CHECKS],
         default=[c for c in CHECKS if c != "slow"],
     )
-    parser.add_argument("--keras", metavar="VERSION", help="release of Keras to install")
+    parser.add_argument("--release", choices=[*RELEASES], default="newest", help="what to install")
+    parser.add_argument("--keras", metavar="VERSION", help='another Keras than that, or "nightly"')
+    parser.add_argument("--torch", metavar="VERSION", help='another torch than that, or "newest"')
     options = parser.parse_args()
-    if options.here and options.keras:
-        parser.error("--keras installs, --here does not")
+    if options.here and (options.keras or options.torch or options.release != "newest"):
+        parser.error("--release, --keras and --torch install, --here does not")
 
-    python = Path(sys.executable) if options.here else environment(options.keras)
+    if options.here:
+        python = Path(sys.executable)
+    else:
+        python = environment(installations(options.release, options.keras, options.torch))
     workers = os.cpu_count() or 1
     passed = failed = 0
     with (
@@ -81,12 +106,37 @@ def main() -> None:
     sys.exit(1 if failed or not passed else 0)
 
 
-def environment(keras: str | None) -> Path:
+def installations(release: str, keras: str | None, torch: str | None) -> list[list[str]]:
+    """What pip is to install, one call after the other.
+
+    Args:
+        release: a key of `RELEASES`.
+        keras: a version in place of the release's, or "nightly".
+        torch: a version in place of the release's, or "newest".
+    """
+    versions = {**RELEASES[release], **({"keras": keras} if keras else {})}
+    versions |= {"torch": torch} if torch else {}
+    pins = [
+        name if version in ("newest", "nightly") else f"{name}=={version}"
+        for name, version in versions.items()
+    ]
+    # It asks for a JAX that the other releases do not have.
+    extras = f"{EXTRAS},jax2onnx" if release == "newest" else EXTRAS
+    # torch first and alone: where pip is pointed at CPU builds it finds one, and a later range does
+    # not replace it.
+    (first,) = (pin for pin in pins if pin.startswith("torch"))
+    calls = [[first], ["-e", f"{ROOT}[{extras}]", *pins]]
+    if keras == "nightly":  # which writes its files over those of Keras
+        calls.append(["--pre", "--no-deps", "--force-reinstall", "keras-nightly"])
+    return calls
+
+
+def environment(installations: list[list[str]]) -> Path:
     """The Python of `.venv`, with everything installed that the checks need."""
     folder = ROOT / ".venv"
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     expected = hashlib.sha256(
-        (ROOT / "pyproject.toml").read_bytes() + f"{TORCH} {keras}".encode()
+        (ROOT / "pyproject.toml").read_bytes() + repr(installations).encode()
     ).hexdigest()
     stamp = folder / "installed-for-tests"
     if stamp.exists() and stamp.read_text() == expected:
@@ -96,8 +146,7 @@ def environment(keras: str | None) -> Path:
         venv.create(folder, with_pip=True)
     say("installing; the first time takes a minute or two")
     start = time.monotonic()
-    pin = [f"keras=={keras}"] if keras else []
-    for packages in ([TORCH], ["-e", f"{ROOT}[{EXTRAS}]", TORCH, *pin]):
+    for packages in installations:
         command = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *packages]
         done = subprocess.run(
             command,

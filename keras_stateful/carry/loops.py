@@ -7,7 +7,7 @@
     else                                ──▶ keras_loop        Keras's own: cuDNN on a GPU, which is
                                                               avoided here where it would fail
 
-Keras 3.14 to 3.15 call `inner_loop` of a recurrent layer for this;
+Keras 3.10 to 3.15 call `inner_loop` of a recurrent layer for this;
 `tests/carry/test_training_kernels.py` fails when they do not.
 """
 

@@ -2,7 +2,7 @@
 
 Keras shuffles the batches of a `PyDataset` by default and hands those of several workers over out
 of order. But it takes any data adapter of its own class as it is ("Allow passing a custom data
-adapter" in `get_data_adapter`, Keras 3.14 to 3.15), so a sequence is both;
+adapter" in `get_data_adapter`, Keras 3.10 to 3.15), so a sequence is both;
 `tests/training/test_sequence_fit.py` fails when Keras no longer lets it through.
 """
 

@@ -8,8 +8,11 @@ import pytest
 import zoo
 from keras import layers, ops
 from passes import close, read
+from releases import since_keras
 
 import keras_stateful as ks
+
+pytestmark = since_keras("3.15")  # has `sliding_window`
 
 ROWS, STEPS, WINDOW = 3, 18, 5
 BANDED = {"use_causal_mask": True}
@@ -298,10 +301,3 @@ def test_a_subclass_that_computes_the_same_carries():
     model = attending(Biases())
     (x,) = zoo.data(model, ROWS, STEPS)
     close(read(ks.to_inference(model, ROWS), [x], [0, 11, 18]), read(model, [x], [0, STEPS]))
-
-
-def test_old_versions_of_keras_are_told_what_they_lack():
-    model = attending(self_attention())
-    del model.layers[-1]._sliding_window
-    with pytest.raises(ValueError, match=f"since 3.15. Received: Keras {keras.__version__}"):
-        ks.to_stateful(model, 2)

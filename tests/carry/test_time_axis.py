@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
+from releases import SLIDING_WINDOW
 from time_steps import assert_as_derived, derive
 
+from keras_stateful import to_stateful
 from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.time_axis import Held, find_time_axis
 
@@ -347,6 +349,8 @@ REMEDIES = {
         lstm(3, name="it"),
     ),
 }
+if not SLIDING_WINDOW:
+    del REMEDIES["attention"]
 
 
 @pytest.mark.parametrize("name", REMEDIES)
@@ -584,3 +588,14 @@ def test_a_call_of_a_custom_layer_is_traced_a_few_times_whatever_the_size_of_the
     find_time_axis(graph)
     # For training and not, with an unknown number of steps and with a number.
     assert 0 < len(traces) <= 4 * blocks
+
+
+@pytest.mark.parametrize("layer", [layers.MultiHeadAttention, layers.Attention])
+def test_old_versions_of_keras_are_told_what_they_lack(layer, monkeypatch):
+    x = keras.Input((None, 3))
+    arguments = {"num_heads": 1, "key_dim": 2} if layer is layers.MultiHeadAttention else {}
+    inputs = (x, x) if arguments else ([x, x],)
+    model = keras.Model(x, layer(**arguments)(*inputs))
+    monkeypatch.setattr(keras, "version", lambda: "3.14.1")
+    with pytest.raises(ValueError, match=r"needs Keras 3\.15 or later.*Received: Keras 3\.14\.1"):
+        to_stateful(model, 2)

@@ -11,11 +11,14 @@ from pathlib import Path
 import keras
 import pytest
 
+from keras_stateful.foundation import keras_internals
+
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "keras-defects.md"
 SECTIONS = re.split(r"^## ", PAGE.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
 PROGRAMS = {
     s.split("\n", 1)[0]: re.findall(r"^```python\n(.*?)^```", s, re.DOTALL | re.MULTILINE)
     for s in SECTIONS
+    if all(map(keras_internals.has_keras, re.findall(r"^Since Keras (\d\.\d+):", s, re.MULTILINE)))
 }
 
 

@@ -11,6 +11,7 @@ import re
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import keras
@@ -26,9 +27,11 @@ ROOT = HERE.parents[1]
 PATHS = os.pathsep.join(map(str, (ROOT, HERE / "devices")))  # what the processes import
 FAST = "--xla_backend_optimization_level=0"
 # Four devices on fewer cores wait for each other in every step; XLA ends a process in which one
-# waits for 40 seconds.
+# waits for 40 seconds, and likewise one that is given a flag that it does not know.
 FOUR = "--xla_force_host_platform_device_count=4"
 PATIENT = "--xla_cpu_collective_call_terminate_timeout_seconds=600"
+if version("jaxlib") < "0.8":
+    PATIENT = ""
 
 
 def start(*command, **environment: str) -> subprocess.Popen:

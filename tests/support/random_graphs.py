@@ -8,6 +8,7 @@ sub-model). A graph carries if no block of it is in `REFUSED`.
 import keras
 from hypothesis import strategies as st
 from keras import layers, ops
+from releases import SLIDING_WINDOW
 
 WIDTH = 4
 
@@ -108,6 +109,9 @@ CARRIED = {
     "difference": _difference,
     "attention": _attention,
 }
+
+if not SLIDING_WINDOW:
+    del CARRIED["attention"]
 
 # Blocks that no state makes right: they read ahead, or the whole window.
 

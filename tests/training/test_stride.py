@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from releases import SLIDING_WINDOW
 
 import keras_stateful as ks
 
@@ -99,6 +100,8 @@ def state_too(h):
 
 
 KINDS = {"recurrent": recurrent, "past": past, "attention": attention, "ends": state_too}
+if not SLIDING_WINDOW:
+    del KINDS["attention"]
 
 
 def network(kind, mask_zero=False):

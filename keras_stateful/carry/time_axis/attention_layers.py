@@ -1,6 +1,5 @@
 """Layers that attend, and what a bounded memory of theirs is."""
 
-import keras
 from keras import layers, tree
 
 from keras_stateful.carry.graph import Call
@@ -42,7 +41,10 @@ def _attention(
     if not (causal and window):
         raise Refused(
             "it attends within the window alone" if causal else "it attends to later steps as well",
-            _BOUNDED if keras_internals.has_sliding_window(call.operation) else _NO_SLIDING_WINDOW,
+            _bounding(
+                "Bound its memory: `sliding_window=` of the layer and `use_causal_mask=True` of "
+                "its call; it then reads that many steps back, and carries them."
+            ),
         )
     _check_attends_step_by_step(call, hold)
     if window == 1 or isinstance(hold, Repeated):
@@ -63,14 +65,11 @@ class _NotOfEachStep(LinedUp):
         )
 
 
-_BOUNDED = (
-    "Bound its memory: `sliding_window=` of the layer and `use_causal_mask=True` of its call; it "
-    "then reads that many steps back, and carries them."
-)
-_NO_SLIDING_WINDOW = (
-    "Its memory must be bounded, with `sliding_window=` of the layer, which Keras has since 3.15. "
-    f"Received: Keras {keras.__version__}."
-)
+def _bounding(remedy: str) -> str:
+    """A remedy that takes `sliding_window`, which a layer must know."""
+    if keras_internals.has_keras("3.15"):
+        return remedy
+    return f"{remedy} `sliding_window` needs {keras_internals.keras_or_later('3.15')}"
 
 
 def _check_attends_step_by_step(call: Call, hold: Along | Repeated) -> None:
@@ -119,6 +118,8 @@ def _attention_layer(call: Call, time: Derivation) -> list[Hold]:
         raise merges()
     raise Refused(
         "it attends within the window alone",
-        "Use `MultiHeadAttention(..., sliding_window=n)` with `use_causal_mask=True`, which reads "
-        "n steps back and carries them.",
+        _bounding(
+            "Use `MultiHeadAttention(..., sliding_window=n)` with `use_causal_mask=True`, which "
+            "reads n steps back and carries them."
+        ),
     )

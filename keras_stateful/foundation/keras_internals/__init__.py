@@ -16,6 +16,7 @@
 | `steps` | where the values of a model are while a step runs |
 | `files` | Keras's files, made in memory |
 | `names` | what is Keras's own, by the module that it was written in |
+| `releases` | which release of Keras a feature needs |
 
 Outside of this folder no module imports `keras.src` or reads what Keras keeps private. What Keras
 calls has to stand in the class that it calls: `inner_loop` in `carry/recurrent.py` and
@@ -23,7 +24,7 @@ calls has to stand in the class that it calls: `inner_loop` in `carry/recurrent.
 `epochs.DataAdapter` in `data/feed.py`. `tests/foundation/test_private_keras.py` holds all of this.
 
 Each function says which private part it uses and why no public API will do; all were read in Keras
-3.14 to 3.15. `tests/foundation/test_keras_internals.py` fails when one of them moves.
+3.10 to 3.15. `tests/foundation/test_keras_internals.py` fails when one of them moves.
 
 The functions are used as `keras_internals.nodes(model)`, so that a reader of another room sees
 where Keras's inside begins.
@@ -33,7 +34,6 @@ from keras_stateful.foundation.keras_internals.addition import add_as_numpy_does
 from keras_stateful.foundation.keras_internals.attention import (
     attend,
     forget_masks,
-    has_sliding_window,
     project,
     projected_shapes,
     sliding_window,
@@ -95,6 +95,11 @@ from keras_stateful.foundation.keras_internals.operations import (
     record,
     settings_of,
 )
+from keras_stateful.foundation.keras_internals.releases import (
+    has_keras,
+    keras_or_later,
+    needs_keras,
+)
 from keras_stateful.foundation.keras_internals.steps import keep_values, values_are_lost
 from keras_stateful.foundation.keras_internals.trainer import (
     TrainerCall,
@@ -148,7 +153,7 @@ __all__ = [
     "get_memory",
     "global_seed_state",
     "has_global_seed",
-    "has_sliding_window",
+    "has_keras",
     "is_graph",
     "is_keras_rnn",
     "is_of_keras",
@@ -161,12 +166,14 @@ __all__ = [
     "jit_by_default",
     "keep_out_of_autocast",
     "keep_values",
+    "keras_or_later",
     "known_batches",
     "lay_out",
     "look_into",
     "loss_tracker",
     "mask_of",
     "named_pad",
+    "needs_keras",
     "nodes",
     "operation_name",
     "project",

@@ -23,16 +23,7 @@ def sliding_window(layer: Any) -> int | None:
 
     Private: `MultiHeadAttention._sliding_window`.
     """
-    return getattr(layer, _name_of_window(layer), None)
-
-
-def has_sliding_window(layer: Any) -> bool:
-    """True if this version of Keras can bound what a step attends to, which 3.14 cannot."""
-    return hasattr(layer, _name_of_window(layer))
-
-
-def _name_of_window(layer: Any) -> str:
-    return "sliding_window" if _is_grouped(layer) else "_sliding_window"
+    return getattr(layer, "sliding_window" if _is_grouped(layer) else "_sliding_window", None)
 
 
 def forget_masks(layer: keras.layers.Layer, tensors: list[Tensor]) -> None:

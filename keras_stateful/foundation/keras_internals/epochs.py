@@ -3,7 +3,7 @@
     fit(x) ──▶ a data adapter, of any `x` ──▶ an epoch iterator ──▶ batches, step by step
 
 A `DataAdapter` that is given as `x` is taken as it is. The epoch iterator lives as long as the
-call; Keras 3.14 to 3.15 build it alike on the three backends.
+call; Keras 3.10 to 3.15 build it alike on the three backends.
 """
 
 from collections.abc import Iterator
@@ -111,8 +111,8 @@ def skip_steps(iterator: Any, steps: int, position: int, num_batches: int | None
             iterator._current_iterator = iter(iterator._get_iterator())
             iterator._steps_seen = position - steps
         # Steps that were done are counted and not read: the data go on behind them, as `seek` says.
-        for begin, end, data in enumerate_all():
-            if begin >= steps:
-                yield begin, end, data
+        for entry in enumerate_all():  # first step, last step (not in Keras 3.10), data
+            if entry[0] >= steps:
+                yield entry
 
     iterator._enumerate_iterator = enumerate_rest

@@ -6,7 +6,7 @@ from typing import Any
 
 import keras
 from keras.src.backend.common.global_state import get_global_attribute
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
+from keras.src.random.seed_generator import global_seed_generator
 
 from keras_stateful.foundation.types import Tensor
 
@@ -78,9 +78,10 @@ def values_by_id(scope: keras.StatelessScope) -> dict[int, Tensor]:
 def has_global_seed() -> bool:
     """True if anything has drawn from Keras's global seed generator, or asked for it.
 
-    Private: `keras.src.backend.common.global_state.get_global_attribute`.
+    Private: `keras.src.backend.common.global_state.get_global_attribute`, and the name there, which
+    is a constant since Keras 3.13.
     """
-    return get_global_attribute(GLOBAL_SEED_GENERATOR) is not None
+    return get_global_attribute("global_seed_generator") is not None
 
 
 def global_seed_state() -> keras.Variable:
