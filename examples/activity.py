@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import backend
 import keras
 import numpy as np
 
@@ -39,12 +40,13 @@ class Recordings(NamedTuple):
 
 def main() -> None:
     options = parse_options()
+    backend.say()
     data = read_watch()
     everybody = np.unique(data.people)
     held_out = np.array_split(everybody, 5)[: 1 if options.smoke else None]
     lengths = [len(signal) / RATE for signal in data.signals]
     print(
-        f"{keras.backend.backend()}: {len(data.signals)} recordings of {min(lengths):.0f} to "
+        f"{len(data.signals)} recordings of {min(lengths):.0f} to "
         f"{max(lengths):.0f} seconds, {len(everybody)} people, {len(data.names)} exercises"
     )
 

@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import backend
 import keras
 import numpy as np
 
@@ -42,6 +43,7 @@ class Probe(NamedTuple):
 
 def main() -> None:
     options = parse_options()
+    backend.say()
     keras.utils.set_random_seed(options.seed)
     count = 8 if options.smoke else 26  # letters of the alphabet
     alphabet = np.arange(count)

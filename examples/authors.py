@@ -22,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
+import backend
 import keras
 import numpy as np
 
@@ -49,6 +50,7 @@ class Address(NamedTuple):
 
 def main() -> None:
     options = parse_options()
+    backend.say()
     training, held_out = split(read_addresses(options.smoke), options.seed)
     presidents = list(dict.fromkeys(address.president for address in training))  # by date
     labels, truth = (

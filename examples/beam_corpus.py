@@ -92,11 +92,13 @@ def prepare(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
+    import backend
     import keras
     import numpy as np
 
     from keras_stateful import StatefulSequence, to_stateful
 
+    backend.say()
     folder = sorted(Path(options.output).glob("texts/*"))[-1]
     source = tfds.builder_from_directory(folder).as_data_source("train")
     start = time.perf_counter()

@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from pydoc_data.topics import topics
 
+import backend
 import keras
 import numpy as np
 from ngram import WittenBell
@@ -35,6 +36,7 @@ REMEDY = f"Give UTF-8 text files of {NEEDED:,} characters or more in all."
 
 def main() -> None:
     options = parse_options()
+    backend.say()
     keras.utils.set_random_seed(options.seed)
 
     # Text: documents for training, and documents that the network never sees.
@@ -85,6 +87,7 @@ def main() -> None:
     model.compile(
         keras.optimizers.Adam(schedule, clipnorm=1.0),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=backend.JIT_COMPILE,
     )
     model.fit(sequence, epochs=options.epochs)
 
@@ -120,7 +123,9 @@ def main() -> None:
 
 def predict(model: keras.Model, documents: list[np.ndarray]) -> list[np.ndarray]:
     """Logits for each document, `(timesteps, ids)`, each read from the initial state."""
-    return predict_documents(model, documents, sequence_length=WINDOW, verbose=0)
+    return predict_documents(
+        model, documents, batch_size=BATCH_SIZE, sequence_length=WINDOW, verbose=0
+    )
 
 
 def bits(logits: np.ndarray, document: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import backend
 import keras
 import numpy as np
 
@@ -54,6 +55,7 @@ class Seconds(keras.callbacks.Callback):
 
 def main() -> None:
     options = parse_options()
+    backend.say()
     keras.utils.set_random_seed(options.seed)
     windows = 6 if options.smoke else 20
     rng = np.random.default_rng(options.seed)

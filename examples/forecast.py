@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import backend
 import keras
 import numpy as np
 from keras import layers, ops
@@ -65,6 +66,7 @@ class Series(NamedTuple):
 
 def main() -> None:
     options = parse_options()
+    backend.say()
     keras.utils.set_random_seed(options.seed)
     series = {"weather": read_weather, "sea": read_sea}[options.series](options.smoke)
     # On a scale of about 1, and back: by numbers of the training part alone.
@@ -89,7 +91,7 @@ def main() -> None:
         sequence_length=options.window,
         resets=True,
     )
-    print(f"{keras.backend.backend()}, {options.series}: {x}")
+    print(f"{options.series}: {x}")
     model = train(x, series, options)
 
     # Every forecast of the test part, `(steps, horizons, quantiles)`, beside what others say and

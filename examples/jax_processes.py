@@ -18,6 +18,7 @@ import os
 
 os.environ["KERAS_BACKEND"] = "jax"
 
+import backend
 import jax
 import keras
 import numpy as np
@@ -62,6 +63,8 @@ def main() -> None:
     model = to_stateful(network, sequence)
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     first = jax.process_index() == 0
+    if first:
+        backend.say()
     history = model.fit(sequence, epochs=options.epochs, verbose=0).history
     if first:
         for epoch, loss in enumerate(history["loss"], 1):

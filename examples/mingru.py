@@ -18,6 +18,7 @@ import tempfile
 import time
 from pydoc_data.topics import topics
 
+import backend
 import keras
 import numpy as np
 from keras import layers, ops
@@ -35,12 +36,12 @@ from keras_stateful import (
 
 def on_accelerator() -> bool:
     """True if there is something faster than the CPU, on which the parallel scan pays."""
-    backend = keras.backend.backend()
-    if backend == "jax":
+    name = keras.backend.backend()
+    if name == "jax":
         import jax
 
         return jax.default_backend() != "cpu"
-    if backend == "tensorflow":
+    if name == "tensorflow":
         import tensorflow as tf
 
         return bool(tf.config.list_physical_devices("GPU"))
@@ -141,6 +142,7 @@ register_carry(MinGRU, CarryMinGRU())
 
 def main() -> None:
     options = parse_options()
+    backend.say()
     if options.time:
         return compare_times()
     keras.utils.set_random_seed(0)

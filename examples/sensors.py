@@ -16,6 +16,7 @@ import importlib.util
 import tempfile
 from pathlib import Path
 
+import backend
 import keras
 import numpy as np
 
@@ -39,6 +40,7 @@ Session = dict[str, np.ndarray]  # each input (minutes, 1)
 
 def main() -> None:
     options = parse_options()
+    backend.say()
     keras.utils.set_random_seed(options.seed)
     rng = np.random.default_rng(options.seed)
     count, epochs = (20, 10) if options.smoke else (60, 30)

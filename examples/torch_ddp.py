@@ -17,6 +17,7 @@ import os
 
 os.environ["KERAS_BACKEND"] = "torch"
 
+import backend
 import keras
 import numpy as np
 import torch
@@ -35,6 +36,8 @@ def main() -> None:
     )  # torchrun sets them
     if world > 1:
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if rank == 0:
+        backend.say()
     keras.utils.set_random_seed(0)  # every process starts from the same weights
 
     rng = np.random.default_rng(0)

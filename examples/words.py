@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import backend
 import keras
 import numpy as np
 from ngram import WittenBell
@@ -52,6 +53,7 @@ class Trained(NamedTuple):
 
 def main() -> None:
     options = parse_options()
+    backend.say()
     texts = read_corpus(options)
     training_texts, held_out_texts = split(texts)
     tokenizer = make_tokenizer(training_texts, options)

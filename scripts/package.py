@@ -20,8 +20,9 @@ import tempfile
 import time
 import venv
 import zipfile
+from collections import Counter
 from dataclasses import dataclass
-from importlib.metadata import Distribution, PathDistribution, distribution
+from importlib.metadata import Distribution, PathDistribution, distribution, distributions
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -125,12 +126,21 @@ def link(place: str, built: Built, python: Path) -> None:
         ]
         needed = requirements(PathDistribution(information), {place})
     (packages,) = python.parents[1].rglob("site-packages")
+    owners = Counter(
+        top for one in distributions() for top in {path.parts[0] for path in files(one)}
+    )
     for one in closure(needed):
-        for file in one.files or ():
-            if ".." not in file.parts:  # a script
-                target = packages / file
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.symlink_to(file.locate())
+        # Whole folders, unless several distributions have files there: tens of thousands of links
+        # are slow to make and to remove.
+        paths = {path if owners[path.parts[0]] > 1 else Path(path.parts[0]) for path in files(one)}
+        for path in paths:
+            (packages / path).parent.mkdir(parents=True, exist_ok=True)
+            (packages / path).symlink_to(one.locate_file(path))
+
+
+def files(one: Distribution) -> list[Path]:
+    """What a distribution has below `site-packages`: all but its scripts."""
+    return [Path(path) for path in one.files or () if ".." not in path.parts]
 
 
 def closure(needed: list[str]) -> list[Distribution]:

@@ -20,10 +20,10 @@ _TEXT = (str, bytes)
 
 def is_array(value: Any) -> bool:
     """True if a value is one array, whatever package it comes from, not a list of them."""
-    return hasattr(value, "__array__") and not _holds_documents(value)
+    return hasattr(value, "__array__") and not holds_documents(value)
 
 
-def _holds_documents(value: Any) -> bool:
+def holds_documents(value: Any) -> bool:
     """True for an array of objects, or such a column, that has a document in each place."""
     if not _is_object(getattr(value, "dtype", None)) or len(np.shape(value)) != 1 or not len(value):
         return False

@@ -5,7 +5,8 @@
                                           ├──▶ scoring: loss and metrics of each ──┘
                                           └──▶ validation: a callback, after each epoch
 
-`groups` says what is scored together, `dynamic` has the model learn from what it has read,
-`document_states` has documents go on from given states and keeps those at their ends, `compiled`
-copies what a model was compiled with. It may import `conversion` and what that may.
+`kept_twins` keeps that twin with the model for the next call, `groups` says what is scored
+together, `dynamic` has the model learn from what it has read, `document_states` has documents go on
+from given states and keeps those at their ends, `compiled` copies what a model was compiled with.
+It may import `conversion` and what that may.
 """

@@ -159,6 +159,7 @@ def evaluate_documents(
     scorer = Scorer(model, sequence_length, groups.windows())
     visitors: list[Visitor] = [] if reset_every is None else [ResetEach()]
     with contextlib.ExitStack() as stack:
+        stack.enter_context(reader)
         if dynamic is not None:
             learning = DynamicEvaluation(model, reader.twin, dynamic)
             visitors.append(stack.enter_context(learning.undone()))
@@ -257,13 +258,14 @@ def predict_documents(
         once = taken_once(reader.twin, reader.sequence.static_shapes)
         carried = DocumentStates(reader.twin, sequence_length, lengths, states, once)
     starts = reader.starts()
-    for window, outputs in reader.outputs([] if carried is None else [carried], verbose):
-        document, first, steps, _ = window.span
-        # Behind the document's last step the outputs are those of padding.
-        real = slice(max(0, int(starts[document]) - first), steps)
-        collected.add(document, [o[real] for o in keras.tree.flatten(outputs)])
-    result = _as_output(model, [collected.of_output(k) for k in range(len(model.outputs))])
-    return (result, carried.last()) if return_states and carried is not None else result
+    with reader:
+        for window, outputs in reader.outputs([] if carried is None else [carried], verbose):
+            document, first, steps, _ = window.span
+            # Behind the document's last step the outputs are those of padding.
+            real = slice(max(0, int(starts[document]) - first), steps)
+            collected.add(document, [o[real] for o in keras.tree.flatten(outputs)])
+        result = _as_output(model, [collected.of_output(k) for k in range(len(model.outputs))])
+        return (result, carried.last()) if return_states and carried is not None else result
 
 
 def _as_output(model: keras.Model, columns: list) -> Structure:

@@ -19,16 +19,16 @@ import keras
 import numpy as np
 
 from keras_stateful.carry.graph import RESETS
-from keras_stateful.conversion.convert import twin_with_resets
 from keras_stateful.data.burn_in import Start
 from keras_stateful.data.inputs import KnownAhead, StaticInputs
-from keras_stateful.data.kinds import refuse_groups
+from keras_stateful.data.kinds import holds_documents, refuse_groups
 from keras_stateful.data.sequence import Span, StatefulSequence
 from keras_stateful.data.trained_on import TrainedOn
-from keras_stateful.foundation import devices, keras_internals
+from keras_stateful.evaluation import kept_twins
+from keras_stateful.foundation import devices
 from keras_stateful.foundation.progress import ProgressBar, Verbose
 from keras_stateful.foundation.protocols import is_sequence
-from keras_stateful.foundation.types import Structure, Tensor
+from keras_stateful.foundation.types import Structure
 from keras_stateful.training.as_trained import offset_as_trained, read_as_trained
 from keras_stateful.training.check_inputs import check_ids, check_inputs
 from keras_stateful.training.model_facts import facts_of
@@ -90,7 +90,7 @@ def count_documents(documents: Structure) -> int:
     columns = list(documents.values()) if isinstance(documents, dict) else [documents]
     for column in columns:
         refuse_groups("documents", column)
-        if hasattr(column, "ndim"):
+        if hasattr(column, "ndim") and not holds_documents(column):
             raise ValueError(
                 "`documents` must be a sequence of arrays, one for each document. Received: one "
                 f"array of shape {tuple(column.shape)}. For one document pass `[x]`, for many of "
@@ -192,6 +192,8 @@ def with_resets(inputs: dict, resets: np.ndarray) -> Structure:
 class DocumentReader:
     """Reads documents through a twin of the model, window by window.
 
+    As a context manager it leaves the twin to later readers of the model; else it keeps it.
+
     Args:
         model: a model that `to_stateful` accepts, converted or not.
         documents: a sequence of arrays, one for each document.
@@ -231,7 +233,9 @@ class DocumentReader:
         offset = offset_as_trained(known, targets, layout.target_offset)
         layout = replace(layout, known_ahead=ahead, target_offset=offset)
         self.sequence = layout.sequence(documents, batch_size, sequence_length)
-        self.twin = twin_with_resets(model, batch_size)
+        self._model, self._rows = model, batch_size
+        self._twin = kept_twins.take(model, batch_size)
+        self.twin = self._twin.model
         facts = facts_of(self.twin)
         if not all(facts.along_time) and not (facts.at_ends and layout.label_at == "window"):
             raise ValueError(
@@ -246,9 +250,14 @@ class DocumentReader:
         hand_static(self.twin, self.sequence)
         check_inputs(self.twin, "documents", self.sequence)
         check_ids(self.twin, self.sequence)
-        # Asked of the twin, since a mask belongs to the tensors of one graph.
-        masked = any(keras_internals.mask_of(o) is not None for o in self.twin.outputs)
-        self._shows_masks = _ShowsMasks(self.twin) if masked else None
+
+    def __enter__(self) -> "DocumentReader":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leaves the twin to the next reader of the model; after an error it is not used again."""
+        if error[0] is None:
+            kept_twins.put_back(self._model, self._rows, self._twin)
 
     def starts(self) -> np.ndarray:
         """The first step of each document that counts, `(documents,)`."""
@@ -281,40 +290,19 @@ class DocumentReader:
         self, i: int, visitors: Sequence[Visitor]
     ) -> Iterator[tuple[Window, Structure]]:
         """As `outputs`, of one batch."""
-        batch, masks, located = self.sequence[i], None, self.sequence.locate(i)
+        batch, located = self.sequence[i], self.sequence.locate(i)
         x = batch[0]
         for visitor in visitors:
             x = visitor.begin(x, located)
         # One batch after the other: the twin's state goes on from each to the next, and the
         # resets among the inputs start a document from the initial state.
-        if self._shows_masks is None:
-            y_pred = self.twin.predict_on_batch(x)
-        else:
-            y_pred, masks = self._shows_masks.predict_on_batch(x)
+        y_pred, masks = self._twin.read(x)
         for visitor in visitors:
             visitor.end(Reading(x, batch, masks, located))
         for row, spans in enumerate(located):
             outputs = keras.tree.map_structure(lambda o, row=row: o[row], y_pred)
             for span in spans:
                 yield Window(span, row, batch, masks), outputs
-
-
-class _ShowsMasks(keras.Model):
-    """A model that gives its outputs, and the mask `(batch, time)` of each, which Keras hides."""
-
-    def __init__(self, model: keras.Model):
-        super().__init__(name="shows_masks")  # TensorFlow takes no underscore first
-        self.model = model
-
-    def call(self, inputs: Structure) -> tuple[Structure, Structure]:
-        outputs = self.model(inputs)
-        return outputs, keras.tree.map_structure(self._mask, outputs)
-
-    def _mask(self, output: Tensor) -> Tensor:
-        mask = keras_internals.mask_of(output)
-        if mask is None:
-            return keras.ops.ones(keras.ops.shape(output)[:2])
-        return keras.ops.cast(mask, "float32")
 
 
 def _keys(documents: Structure) -> Collection[str] | None:

@@ -55,7 +55,7 @@ def convolved(layer, x):
 
 def late(x):
     """One step later: `(time, batch, features)`."""
-    return ops.pad(x, ((1, 0), (0, 0), (0, 0)))[:-1]
+    return ops.pad(x, ((1, 0), (0, 0), (0, 0)))[:-1, :]
 
 
 def in_a_row_of_parts(layer, x):
@@ -121,7 +121,7 @@ OF_OTHER_STEPS = {
     "sum of rows": lambda s, x, t: ops.reshape(ops.cumsum(rows(x), axis=0), ops.shape(x)),
     "mean of rows": lambda s, x, t: x - ops.mean(rows(x), axis=0),
     "difference of rows": lambda s, x, t: ops.reshape(
-        ops.pad(rows(x), ((1, 0), (0, 0)))[:-1], ops.shape(x)
+        ops.pad(rows(x), ((1, 0), (0, 0)))[:-1, :], ops.shape(x)
     ),
     "rows put back by a transposition": lambda s, x, t: ops.reshape(
         ops.transpose(ops.pad(ops.transpose(rows(x)), ((0, 0), (1, 0)))[:, :-1]), ops.shape(x)

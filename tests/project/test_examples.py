@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -48,7 +49,45 @@ def smoke(folder: Path, *arguments: str, script: str = "book.py") -> str:
         timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.startswith(f"Keras {keras.version()} on {keras.backend.backend()} ")
     return done.stdout
+
+
+def test_every_example_says_its_backend():
+    for path in EXAMPLES.glob("*.py"):
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        if path.name != "backend.py" and "import keras" in lines:
+            # Behind it TensorFlow would have told all.
+            assert lines.index("import backend") < lines.index("import keras"), path
+            assert lines.count("backend.say()") == 1, path
+
+
+def first_line(name, code):
+    """What a start says in the terminal of somebody who has set nothing."""
+    kept = {key: value for key, value in os.environ.items() if key != "TF_CPP_MIN_LOG_LEVEL"}
+    return subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport backend, keras\nbackend.say()"],
+        env={**kept, "PYTHONPATH": str(EXAMPLES), "KERAS_BACKEND": name},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_tensorflow_starts_with_fewer_notes_and_all_warnings():
+    warning = "import tensorflow as tf\nimport keras\ntf.get_logger().warning('heed this')"
+    done = first_line("tensorflow", f"import backend\n{warning}")
+    assert done.stdout.startswith(f"Keras {keras.version()} on tensorflow ")
+    assert "heed this" in done.stderr
+    assert "cpu_feature_guard" not in done.stderr
+
+
+def test_a_backend_that_is_not_there_is_one_line():
+    done = first_line("tensorflow", "import sys\nsys.modules['tensorflow'] = None")
+    assert done.returncode == 1
+    assert "KERAS_BACKEND" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_book_smoke(tmp_path):

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import keras_stateful
-from keras_stateful.foundation import version
 
 pytestmark = pytest.mark.backend_free
 
@@ -55,16 +54,3 @@ def test_extras_that_errors_name_exist():
     }
     assert named
     assert named <= set(extras)
-
-
-def test_the_index_name_is_written_in_one_place(monkeypatch):
-    """Until an index holds it, no command may name it; a release flips one constant."""
-    index_name = "keras-" + "stateful["
-    places = [ROOT / "README.md"]
-    for folder in ("keras_stateful", "docs", "examples"):
-        places += [*(ROOT / folder).rglob("*.py"), *(ROOT / folder).rglob("*.md")]
-    naming = [path.name for path in places if index_name in path.read_text(encoding="utf-8")]
-    assert naming == ["version.py"]
-    assert version.pip_install("plots") == '`pip install ".[plots]"` in a clone of keras_stateful'
-    monkeypatch.setattr(version, "PUBLISHED", True)
-    assert version.pip_install("jax", "export") == '`pip install "keras-stateful[jax,export]"`'

@@ -249,7 +249,8 @@ def test_another_training_is_refused_with_what_differs(told, backup, monkeypatch
     assert told in str(error.value)
 
 
-DOCUMENT = {key: np.arange(9.0) for key in ("read", "hour", "one", "other", "some", "few")}
+DOCUMENT = {key: np.arange(9.0)[:, None] for key in ("read", "hour", "one", "other")}
+DOCUMENT |= {key: np.arange(9) for key in ("some", "few")}
 AS_SAVED = {
     "targets": "one",
     "target_offset": 1,
