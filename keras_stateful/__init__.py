@@ -5,7 +5,6 @@ time. Names are imported when first used, so that `from keras_stateful import lo
 NumPy and the artifact's own runtime, and nothing else.
 """
 
-import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -55,8 +54,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'keras_stateful' has no attribute {name!r}")
     value = getattr(import_module(f"keras_stateful.{_HOME[name]}"), name)
-    if "keras" in sys.modules:  # imported by that module, while nothing could be registered
-        _register()
     globals()[name] = value
     return value
 

@@ -8,12 +8,16 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec
-from importlib.util import find_spec
 from types import ModuleType
+
+PACKAGE = __package__.partition(".")[0]
 
 
 def after_import(name: str, act: Callable[[], None]) -> None:
     """Acts now if a package has been imported, else as soon as it is.
+
+    Where a module of this package imports it, that is when this module and those that import it are
+    complete: what `act` does may need them.
 
     Args:
         name: of the package.
@@ -26,31 +30,35 @@ def after_import(name: str, act: Callable[[], None]) -> None:
 
 
 class _Waiting(MetaPathFinder):
-    """Finds one package the way the others do, once, and acts when it has been executed."""
+    """Sees one package and the modules of this one executed, which others find; acts once."""
 
     def __init__(self, name: str, act: Callable[[], None]):
         self.name, self.act = name, act
+        self.incomplete: set[str] = set()
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname != self.name:
+        if fullname != self.name and not fullname.startswith(f"{PACKAGE}."):
             return None
-        sys.meta_path.remove(self)
-        spec = find_spec(fullname)
+        specs = (f.find_spec(fullname, path, target) for f in sys.meta_path if f is not self)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_act(module: ModuleType) -> None:
-                execute(module)
-                if not _is_being_imported(__package__.partition(".")[0]):
-                    self.act()
+                self.incomplete.add(fullname)
+                try:
+                    execute(module)
+                finally:
+                    self.incomplete.discard(fullname)
+                self.act_if_complete()
 
             spec.loader.exec_module = execute_and_act  # type: ignore[method-assign]
         return spec
 
-
-def _is_being_imported(package: str) -> bool:
-    """True if some module of a package is half imported, which others then cannot import from."""
-    modules = [m for name, m in list(sys.modules.items()) if name.startswith(f"{package}.")]
-    return any(getattr(module.__spec__, "_initializing", False) for module in modules)
+    def act_if_complete(self) -> None:
+        """Acts, unless the package is still to come or something that it needs is incomplete."""
+        if self.name in sys.modules and not self.incomplete and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            self.act()

@@ -1,9 +1,7 @@
-"""How the package is imported: rooms one way, and in any order with Keras."""
+"""How the package is imported: rooms one way."""
 
 import ast
 import graphlib
-import subprocess
-import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -177,22 +175,3 @@ def test_data_are_read_without_the_model(module):
 def test_a_session_writes_without_keras(name):
     """What generation needs of a model is imported once there is one."""
     assert not with_keras(reached(f"generation.{name}", everywhere=False), everywhere=False)
-
-
-@pytest.mark.parametrize(
-    "first", ["import keras", "from keras_stateful import load_session", "import keras_stateful"]
-)
-def test_a_saved_model_loads_whatever_is_imported_first(tmp_path, first):
-    """`load_session` needs no Keras: when it was imported first, Keras's classes are registered
-    with the next name.
-    """
-    import keras
-
-    model = keras.Sequential([keras.Input((None, 3)), keras.layers.LSTM(4)])
-    keras_stateful.to_stateful(model, 2).save(tmp_path / "model.keras")
-    keras_stateful.to_step_model(model).save(tmp_path / "step.keras")
-    code = (
-        f"{first}\nimport keras\nimport keras_stateful as ks\nks.reset_states\n"
-        "for name in ('model', 'step'):\n    keras.models.load_model(f'{name}.keras')"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
