@@ -27,7 +27,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-from scripts.test import BACKENDS, ROOT, TORCH
+from scripts.test import BACKENDS, RELEASES, ROOT
 
 ARTIFACT = ROOT / "tests" / "fixtures" / "flat" / "onnx"
 SESSION = ["numpy", "onnxruntime"]
@@ -111,7 +111,7 @@ def install(place: str, built: Built, python: Path) -> None:
         pip(python, *SESSION)
         return
     if place == "torch":
-        pip(python, TORCH)
+        pip(python, f"torch=={RELEASES['newest']['torch']}")
     pip(python, f"{built.wheel}[{place}]")
 
 

@@ -1,7 +1,5 @@
 """Files of models: what is written loads, whatever was imported first."""
 
-import os
-import subprocess
 import sys
 
 import keras
@@ -11,8 +9,6 @@ from small_trainings import model_for, network, sequence
 
 import keras_stateful as ks
 from keras_stateful.foundation.on_import import after_import
-
-BACKEND = keras.backend.backend()
 
 
 def step_model():
@@ -63,37 +59,6 @@ def test_checkpoints_that_would_not_load_are_refused_before_the_first_step(name,
     with pytest.raises(ValueError, match=r"ModelCheckpoint.filepath=.*save_weights_only=True"):
         model.fit(sequence(), verbose=0, callbacks=[checkpoint])
     keras.tree.map_structure(np.testing.assert_array_equal, model.get_weights(), before)
-
-
-LOADS = {
-    "this package first": "import keras_stateful, keras",
-    "keras first": "import keras, keras_stateful",
-    "a name of this package": "from keras_stateful import load_session; import keras",
-    "what imports keras": "from keras_stateful import get_states; import keras",
-    "a module of keras": "import keras_stateful; from keras.models import load_model; import keras",
-}
-
-
-# What is imported first is Python's affair; that a file loads at all, the backend's too.
-@pytest.mark.parametrize(
-    "imports",
-    [
-        name if name == "this package first" else pytest.param(name, marks=pytest.mark.backend_free)
-        for name in LOADS
-    ],
-)
-def test_a_file_loads_in_a_fresh_process_in_any_order_of_imports(imports, tmp_path):
-    model_for("converted").save(tmp_path / "m.keras")
-    step_model().save(tmp_path / "s.keras")
-    code = (
-        f"{LOADS[imports]}\nfor name in ('m.keras', 's.keras'):\n"
-        f"    print(type(keras.models.load_model({str(tmp_path)!r} + '/' + name)).__name__)"
-    )
-    environment = {**os.environ, "KERAS_BACKEND": BACKEND, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True
-    )
-    assert done.stdout.split() == ["StatefulModel", "StepModel"], done.stderr
 
 
 @pytest.mark.backend_free
