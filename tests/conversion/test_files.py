@@ -61,6 +61,20 @@ def test_checkpoints_that_would_not_load_are_refused_before_the_first_step(name,
     keras.tree.map_structure(np.testing.assert_array_equal, model.get_weights(), before)
 
 
+@pytest.mark.parametrize("convert", [lambda m, **k: ks.to_stateful(m, 2, **k), ks.to_step_model])
+@pytest.mark.parametrize("wrap", [lambda layer: layer, keras.layers.TimeDistributed])
+def test_a_file_from_a_stranger_runs_no_lambda(convert, wrap, tmp_path):
+    """Keras's safe mode reaches the layers that a conversion wraps in its own."""
+    layer = wrap(keras.layers.Lambda(lambda x: 2 * x, name="double"))
+    network = keras.Sequential(
+        [keras.Input((None, 3)), layer, keras.layers.LSTM(2, return_sequences=True)]
+    )
+    convert(network, local=[layer.name]).save(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match="safe_mode=False"):
+        keras.saving.load_model(tmp_path / "model.keras")
+    keras.saving.load_model(tmp_path / "model.keras", safe_mode=False)
+
+
 @pytest.mark.backend_free
 def test_what_waits_for_an_import_is_done_once(tmp_path, monkeypatch):
     (tmp_path / "imported_late.py").write_text("value = 1")
