@@ -143,6 +143,14 @@ def test_what_mixes_steps_or_draws_at_inference_is_refused(name):
         ks.to_stateful(model, 2)
 
 
+@pytest.mark.parametrize("size", [3, [3], None, "wide", np.array([3, 3])], ids=repr)
+def test_what_a_custom_layer_means_by_a_name_of_keras_does_not_hide_the_refusal(size):
+    model = network(OF_OTHER_STEPS["mish of a sum"])
+    next(layer for layer in model.layers if isinstance(layer, Own)).kernel_size = size
+    with pytest.raises(ValueError, match="cannot carry"):
+        ks.to_stateful(model, 2)
+
+
 def test_rows_in_the_graph_itself_are_refused_for_what_takes_steps_alone():
     x = keras.Input((6, FEATURES))
     dense, gru = layers.Dense(FEATURES), layers.GRU(2, return_sequences=True)

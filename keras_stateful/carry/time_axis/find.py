@@ -146,7 +146,7 @@ def _refusal(call: Call, refused: Refused) -> Unconvertible:
     layer = call.operation
     details = [plain_class(type(layer)).__name__]
     kernel = getattr(layer, "kernel_size", None)
-    if kernel is not None:
+    if isinstance(kernel, tuple):  # as in Keras; a custom layer may mean anything by it
         details.append(f"kernel_size={kernel[0] if len(kernel) == 1 else kernel}")
     words = [f"`to_stateful` cannot carry `{call.path}` ({', '.join(details)}): {refused.why}."]
     if refused.remedy:
