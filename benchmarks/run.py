@@ -28,6 +28,7 @@ NAMES = (
     "growth",
     "fit_overhead",
     "resets",
+    "rollout",
     "receptive_field",
     "state_monitor",
     "torch_loop",
