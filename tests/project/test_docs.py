@@ -1,7 +1,8 @@
 """Every Python fence of the README, the docs and the docstrings runs.
 
 A page is one namespace in one process; its lines keep their numbers, so that a traceback points at
-the page. A fence opts out only by being no Python: text, bash or console.
+the page. A fence opts out only by being no Python: text, bash or console. The part of a page that
+is a notebook runs in test_notebooks.py.
 """
 
 import inspect
@@ -21,6 +22,7 @@ pytestmark = pytest.mark.backend_free
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"python", "text", "bash", "console"}
+NOTEBOOK_ENDS = "<!-- Here the notebook ends. -->"
 
 
 def fences(text: str) -> list[tuple[str, int, str]]:
@@ -79,6 +81,10 @@ def test_page(page, tmp_path):
     )
     if "sliding_window=" in program(text) and not SLIDING_WINDOW:
         pytest.skip("an older Keras")
+    if NOTEBOOK_ENDS in text:
+        start = text[: text.index(NOTEBOOK_ENDS)].count("\n")
+        text = "\n" * start + text.partition(NOTEBOOK_ENDS)[2]
+        kinds = {language for language, _, _ in fences(text)}
     if "python" in kinds:
         run(program(text), str(page.relative_to(ROOT)), tmp_path)
 
