@@ -82,6 +82,7 @@ def build(folder: Path, isolated: bool) -> Built:
     missing = tracked() - contents(sdist)
     assert not missing, f"the sdist lacks {sorted(missing)}"
     run([sys.executable, "-m", "twine", "check", "--strict", sdist, wheel])
+    say(f"built {sdist.name} and {wheel.name}")
     return Built(sdist, wheel)
 
 
@@ -176,19 +177,20 @@ def try_in(folder: Path, python: Path, place: str) -> None:
     """Runs a program with what an environment holds, and none of this process's paths."""
     work = Path(tempfile.mkdtemp(dir=folder))
     program = ["try_session.py", ARTIFACT] if place == "session" else ["try_training.py"]
-    run(
+    said = run(
         [python, "-I", ROOT / "scripts" / program[0], *program[1:]],
         cwd=work,
         env={**os.environ, **VARIABLES, "KERAS_BACKEND": place},
     )
+    say(said)
 
 
 def pip(python: Path, *packages: object) -> None:
     run([sys.executable, "-m", "pip", "--python", python, "install", "-q", *packages])
 
 
-def run(command: list, **options: object) -> None:
-    """Runs a command quietly; what it said is printed where it fails."""
+def run(command: list, **options: object) -> str:
+    """The last line of what a command says; all of it is printed where it fails."""
     done = subprocess.run(
         [str(part) for part in command],
         stdin=subprocess.DEVNULL,
@@ -200,8 +202,7 @@ def run(command: list, **options: object) -> None:
     )
     if done.returncode:
         sys.exit(f"{done.stdout}\nfailed: {' '.join(map(str, command))}")
-    if lines := done.stdout.strip().splitlines():
-        say(lines[-1])
+    return done.stdout.strip().rpartition("\n")[2]
 
 
 def cpu_seconds() -> float:

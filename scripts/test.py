@@ -253,6 +253,7 @@ CHECKS = {
     "jax": EACH,
     "torch": EACH,
     "slow": ["pytest", "tests", "-m", "slow"],
+    "package": ["scripts.package"],
     "types": ["mypy"],
     # Not `--quiet`: what is not said does not count for `--strict`.
     "site": ["mkdocs", "build", "--strict", "--site-dir", str(ROOT / "site")],
