@@ -85,7 +85,7 @@ class StatefulValidationTest(testing.TestCase):
         read(after)
         self.assertAllClose(after, before)
 
-    def test_a_callback_may_reset_the_validation(self):
+    def test_validation_may_be_reset_by_a_callback(self):
         class Reset(callbacks.Callback):
             def on_test_begin(self, logs=None):
                 for layer in self.model.layers:
