@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from keras_stateful.export.formats import FORMATS
 from keras_stateful.foundation.arguments import one_of
 from keras_stateful.foundation.types import Structure
-from keras_stateful.session.manifest import FORMATS
 
 
 def check_arguments(
@@ -18,14 +18,15 @@ def check_arguments(
         ValueError: a directory that exists, an unknown word, arguments that do not go together.
         TypeError: metadata that JSON cannot hold.
     """
-    one_of("format", artifact_format, FORMATS)
+    one_of("format", artifact_format, list(FORMATS))
     check_absent(directory)
     if quantize is not None:
         one_of("quantize", quantize, ["int8"], "Leave it out for weights in float32.")
-        if artifact_format == "tf_saved_model":
+        if FORMATS[artifact_format].int8 is None:
+            able = [f'"{name}"' for name, each in FORMATS.items() if each.int8]
             raise ValueError(
-                'The format "tf_saved_model" has no quantizer of its own. Received: '
-                'quantize="int8". Export as "onnx" or "litert".'
+                f'The format "{artifact_format}" has no quantizer of its own. Received: '
+                f'quantize="int8". Export as {", ".join(able[:-1])} or {able[-1]}.'
             )
     if (quantize is None) != (data is None):
         raise ValueError(

@@ -15,11 +15,11 @@ from keras_stateful.carry.states import sample
 from keras_stateful.carry.vocabulary import input_vocabulary, reads_as_logits
 from keras_stateful.conversion.step_model import StepModel, has_time
 from keras_stateful.export import check
-from keras_stateful.export.formats import Target
+from keras_stateful.export.formats import FORMATS, Target
 from keras_stateful.export.single_step import unique
-from keras_stateful.export.writers import rename_outputs
 from keras_stateful.foundation.states import fingerprint
 from keras_stateful.foundation.version import __version__
+from keras_stateful.session.artifact import written_artifact
 from keras_stateful.session.manifest import Manifest, State, Tensor
 from keras_stateful.session.runtimes import Runtime, open_runtime
 from keras_stateful.training.model_memory import trained_on
@@ -38,7 +38,7 @@ def describe(
     entry: Path,
     target: Target,
 ) -> Manifest:
-    """The manifest of an artifact, but for its files; an ONNX file's outputs get readable names.
+    """The manifest of an artifact, but for its files; its outputs get readable names, if they can.
 
     Args:
         step: the step model.
@@ -52,9 +52,8 @@ def describe(
         RuntimeError: an artifact that the runtime refuses; an input or output of the model that the
             artifact does not have, or that could be one of several.
     """
-    content = entry.read_bytes() if entry.is_file() else b""  # a SavedModel is a directory
     try:
-        runtime = open_runtime(target.format, content, entry)
+        runtime = open_runtime(target.format, written_artifact(entry))
     except ValueError as error:
         raise RuntimeError(
             f"What the exporter of Keras on {target.backend} wrote, its own runtime refuses. "
@@ -83,8 +82,8 @@ def describe(
     states = [_input_name(runtime, name) for name in step.state_names]
     written = output_tensors(single, runtime, inputs, states, start, target.rows)
     names = _output_names(step)
-    if target.format == "onnx":
-        rename_outputs(entry, written, names)
+    if rename := FORMATS[target.format].rename_outputs:
+        rename(entry, written, names)
         written = names
     data = len(step.data_outputs)
     return Manifest(

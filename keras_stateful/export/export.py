@@ -25,11 +25,11 @@ from keras_stateful.conversion.step_model import StepModel, initial_states, to_s
 from keras_stateful.export import check
 from keras_stateful.export.arguments import check_absent, check_arguments
 from keras_stateful.export.describe import describe
-from keras_stateful.export.formats import Target, backend_for
+from keras_stateful.export.formats import Target, target_of
+from keras_stateful.export.onnx_files import quantize_onnx
 from keras_stateful.export.processes import write_artifact
 from keras_stateful.export.quantized import describe_weights
 from keras_stateful.export.single_step import is_mixed, single_step
-from keras_stateful.export.writers import quantize_onnx
 from keras_stateful.foundation import devices
 from keras_stateful.foundation.arguments import whole_number
 from keras_stateful.foundation.progress import ProgressBar, Verbose, read_verbose
@@ -61,12 +61,13 @@ def export_step_model(
         model: any model that `to_step_model` accepts, trained on any backend, or a `StepModel`.
             Left as it is.
         directory: where to write; must not exist. Its parents are made.
-        format: "onnx", "litert" or "tf_saved_model". Where Keras cannot write it on the running
-            backend, a fresh process with another installed backend does.
-        batch_size: rows that the artifact runs at once, where the format fixes them (LiteRT); ONNX
-            and SavedModel take any. A `Session` serves any number of rows with each.
+        format: "onnx", "openvino", "litert", "executorch" or "tf_saved_model". Where it cannot be
+            written on the running backend, a fresh process with another installed backend does.
+        batch_size: rows that the artifact runs at once, where the format fixes them (LiteRT and
+            ExecuTorch); the others take any. A `Session` serves any number of rows with each.
         quantize: "int8" for weights in 8 bits, states in float32, by ONNX Runtime's or LiteRT's own
-            quantizer. The manifest says how many weights it took; a warning, if none.
+            quantizer; not for "executorch" and "tf_saved_model". The manifest says how many
+            weights it took; a warning, if none.
         representative_data: with `quantize`, real input as `Session.read` takes it,
             `(rows, time, ...)`: how far outputs move on it is written into the manifest.
         metadata: anything that JSON holds, a vocabulary, say; `Session.metadata` gives it back.
@@ -101,8 +102,7 @@ def export_step_model(
     batch_size = whole_number("batch_size", batch_size, 1)
     verbose = read_verbose(verbose)
     check_arguments(directory, format, quantize, representative_data, metadata)
-    rows = batch_size if format == "litert" else None  # the other formats leave the rows open
-    target = Target(format, backend_for(format), rows)
+    target = target_of(format, batch_size)
     step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)
     graph = Graph(step)
     start = [s[0] for s in initial_states(step)]
@@ -192,11 +192,11 @@ def _is_wrong_under_masks(layer: keras.layers.Layer) -> bool:
 
 
 def _quantize(single: keras.Model, target: Target, exact: Path, path: Path) -> None:
-    """Writes the artifact with weights in int8: LiteRT's from the model, ONNX's from the file."""
-    if target.format == "litert":
-        write_artifact(single, target, path, quantize=True)
-    else:
+    """Writes the artifact with weights in int8: ONNX's from the file, others from the model."""
+    if target.format == "onnx":
         quantize_onnx(exact, path)
+    else:
+        write_artifact(single, target, path, quantize=True)
 
 
 def _record_quantization(

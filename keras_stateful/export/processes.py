@@ -3,7 +3,7 @@
 A process that runs one backend of Keras cannot run another. The fresh one gets the model as a
 `.keras` file in a folder of its own, beside a job in JSON, and `KERAS_BACKEND` set:
 
-    write_artifact ─▶ model.keras, job.json ─▶ python -c "...main()" ─▶ writers.write ─▶ artifact
+    write_artifact ─▶ model.keras, job.json ─▶ python -c "...main()" ─▶ formats.write ─▶ artifact
 """
 
 import importlib
@@ -23,8 +23,7 @@ from keras_stateful.carry.adapters import CarryAdapted
 from keras_stateful.carry.classes import adapted_class
 from keras_stateful.carry.copying import functions_of, parts_of
 from keras_stateful.carry.layers import plain_class
-from keras_stateful.export.formats import Target
-from keras_stateful.export.writers import write
+from keras_stateful.export.formats import Target, write
 
 _CODE = "from keras_stateful.export.processes import main; main()"
 _MOST_OF_AN_ERROR = 1400  # characters of what an exporter says
@@ -39,19 +38,26 @@ def write_artifact(
         model: from `single_step`.
         target: what to write.
         path: the file to write, for "tf_saved_model" the directory.
-        quantize: LiteRT only: weights in int8.
+        quantize: as in `formats.write`.
 
     Raises:
         RuntimeError: the exporter fails; quotes it.
         ValueError: a fresh process could not import the model's layers.
     """
-    if target.backend != keras.backend.backend():
+    elsewhere = target.backend != keras.backend.backend()
+    if elsewhere or (target.writer.on_cpu and _torch_has_accelerator()):
         _write_in_fresh_process(model, target, path, quantize)
         return
     try:
         write(model, target, path, quantize=quantize)
     except Exception as error:
         raise _failed(target, str(error)) from error
+
+
+def _torch_has_accelerator() -> bool:
+    import torch
+
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
 
 
 def _failed(target: Target, said: str) -> RuntimeError:
@@ -148,7 +154,8 @@ def _check_importable(each: type | Callable, target: Target) -> None:
             f'The format "{target.format}" is written in a fresh process on {target.backend}, '
             "which must be able to import the model's layers. Received: "
             f"{each.__qualname__}, defined in {each.__module__}. Move it, under a name, to the top "
-            f"level of a module, or run this export with KERAS_BACKEND={target.backend}."
+            f"level of a module, or run this export with KERAS_BACKEND={target.backend}"
+            f"{' and CUDA_VISIBLE_DEVICES=' if target.writer.on_cpu else ''}."
         )
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_stateful.export.formats import Target
+from keras_stateful.export.formats import FORMATS, Target
 from keras_stateful.foundation.types import Tensor
-from keras_stateful.session.runtimes import litert_interpreter
+from keras_stateful.session.runtimes import import_openvino, litert_interpreter
 
 
 def count_int8(entry: Path, target: Target) -> int:
@@ -24,9 +24,9 @@ def count_int8(entry: Path, target: Target) -> int:
 
     Args:
         entry: the file.
-        target: what it is; "onnx" or "litert".
+        target: what it is, of a format that has a quantizer.
     """
-    shapes = _shapes_onnx(entry) if target.format == "onnx" else _shapes_litert(entry)
+    shapes = _SHAPES[target.format](entry)
     return sum(math.prod(shape) for shape in shapes if math.prod(shape) > 1)
 
 
@@ -55,6 +55,16 @@ def _shapes_onnx(entry: Path) -> Iterator[tuple[int, ...]]:
             yield tuple(tensor.dims)
 
 
+def _shapes_openvino(entry: Path) -> Iterator[tuple[int, ...]]:
+    for node in import_openvino().Core().read_model(entry).get_ops():
+        if node.get_type_name() == "Constant" and node.get_element_type().to_dtype() == np.int8:
+            yield tuple(node.get_output_shape(0))
+
+
+# The shapes of an artifact's constants that are in int8.
+_SHAPES = {"onnx": _shapes_onnx, "openvino": _shapes_openvino, "litert": _shapes_litert}
+
+
 def describe_weights(single: keras.Model, entry: Path, target: Target) -> dict[str, Any]:
     """What the manifest says of the weights; warns where none is in int8.
 
@@ -68,14 +78,11 @@ def describe_weights(single: keras.Model, entry: Path, target: Target) -> dict[s
     """
     quantized, in_all = count_int8(entry, target), int(single.count_params())
     if not quantized:
-        other = ' Leave `quantize` out, or try `format="onnx"`, whose quantizer takes small ones.'
         warnings.warn(
             f"No weight was quantized, and the artifact is as it would be without. Received: "
             f'quantize="int8" for a model of {in_all} weights; the largest has '
             f"{max((math.prod(w.shape) for w in single.weights), default=0)} numbers, where "
-            f"{target.format}'s quantizer takes "
-            + ("those of 1,024 or more." if target.format == "litert" else "matrix products only.")
-            + (other if target.format == "litert" else " Leave `quantize` out."),
+            f"{target.format}'s quantizer takes {FORMATS[target.format].int8}",
             stacklevel=5,
         )
     return {

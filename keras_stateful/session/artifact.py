@@ -57,27 +57,67 @@ def list_files(directory: Path) -> tuple[File, ...]:
     return tuple(files)
 
 
-def read_artifact(directory: Path, files: tuple[File, ...], entry: str) -> bytes:
-    """Checks size and SHA-256 of every file of an artifact.
+@dataclass(frozen=True)
+class Artifact:
+    """What a runtime opens.
+
+    Attributes:
+        directory: where it lies.
+        entry: path below the directory of the file that the runtime opens, or of a SavedModel's
+            directory.
+        contents: bytes of its files, by path below the directory; none of a SavedModel's, which
+            TensorFlow reads itself.
+    """
+
+    directory: Path
+    entry: str
+    contents: dict[str, bytes]
+
+    @property
+    def path(self) -> Path:
+        """Of the entry."""
+        return Path(self.directory, *self.entry.split("/"))
+
+    @property
+    def content(self) -> bytes:
+        """Bytes of the entry."""
+        return self.contents[self.entry]
+
+    def beside(self, suffix: str) -> bytes:
+        """Bytes of the file that has the entry's name but for its suffix."""
+        return self.contents[str(PurePosixPath(self.entry).with_suffix(suffix))]
+
+
+def read_artifact(directory: Path, files: tuple[File, ...], entry: str) -> Artifact:
+    """Reads an artifact, and checks size and SHA-256 of each file.
 
     Args:
-        directory: where they lie.
-        files: what the manifest says of them.
+        directory: where it lies.
+        files: what the manifest says of its files.
         entry: path of the file that the runtime opens, or of a directory.
 
     Returns:
-        The bytes of the entry, the very ones that were checked; no bytes where it is a directory.
+        The artifact, with the very bytes that were checked.
 
     Raises:
         ValueError: a file that is missing, truncated or altered.
     """
-    content = b""
+    contents = {}
     for file in files:
-        path = Path(directory, *file.path.split("/"))
-        data = _checked_bytes(path, file)
-        if file.path == entry:
-            content = data
-    return content
+        data = _checked_bytes(Path(directory, *file.path.split("/")), file)
+        if not file.path.startswith(f"{entry}/"):
+            contents[file.path] = data
+    return Artifact(directory, entry, contents)
+
+
+def written_artifact(entry: Path) -> Artifact:
+    """An artifact that was written right now, and has no manifest yet.
+
+    Args:
+        entry: the file that the runtime opens, or a SavedModel's directory.
+    """
+    files = [path for path in entry.parent.iterdir() if path.is_file()]
+    return Artifact(entry.parent, entry.name, {path.name: path.read_bytes() for path in files})
 
 
 def _checked_bytes(path: Path, file: File) -> bytes:

@@ -35,7 +35,9 @@ from keras_stateful.session.json_fields import (
 FILE_NAME = "manifest.json"
 KIND = "keras_stateful step model"
 FORMAT_VERSION = 1
-FORMATS = ("onnx", "litert", "tf_saved_model")
+FORMATS = ("onnx", "openvino", "litert", "executorch", "tf_saved_model")
+# Formats whose int8 operations scale what they read by the largest number of all rows.
+_SCALED_BY_ALL_ROWS = ("onnx", "openvino")
 
 # NumPy has no bfloat16.
 _DTYPES = (
@@ -185,7 +187,7 @@ class Manifest:
 
     Attributes:
         versions: of this library, Keras and the backend that wrote the artifact.
-        artifact_format: "onnx", "litert" or "tf_saved_model".
+        artifact_format: one of `FORMATS`.
         entry: the file, or for a SavedModel the directory, that the runtime opens.
         batch_size: rows of every run, where the artifact fixes them; else None.
         files: all files of the artifact.
@@ -221,11 +223,13 @@ class Manifest:
     def rows_of_a_run(self) -> int | None:
         """How many rows the artifact is run with; None for any number.
 
-        An int8 artifact of ONNX Runtime scales what it reads by the largest number of all rows:
-        beside a row of large numbers the others would be rounded away, so each runs by itself.
+        An int8 artifact by ONNX Runtime's quantizer scales what it reads by the largest number of
+        all rows: beside a row of large numbers the others would be rounded away, so each runs by
+        itself.
         """
         in_int8 = (self.quantization or {"weights": "float32"}).get("weights") != "float32"
-        return 1 if in_int8 and self.artifact_format == "onnx" else self.batch_size
+        alone = in_int8 and self.artifact_format in _SCALED_BY_ALL_ROWS
+        return 1 if alone else self.batch_size
 
 
 def write_manifest(manifest: Manifest, directory: Path) -> None:

@@ -1,17 +1,26 @@
-"""The three runtimes behind a `Session`, each imported when an artifact of its format is loaded.
+"""The runtimes behind a `Session`, each imported when an artifact of its format is loaded.
 
 A runtime turns `{input name: array}` into arrays by output name. It holds the weights and no state.
+`RUNTIMES` has one for each format.
 """
 
+import json
+import os
+import sys
 import warnings
+from collections.abc import Callable
+from copy import copy
 from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from keras_stateful.session.artifact import Artifact
 from keras_stateful.session.json_fields import ManifestError
 from keras_stateful.session.manifest import Manifest
+
+
+_MOST_STREAMS = 8  # runs of an OpenVINO graph at the same time; each has buffers of its own
 
 
 class Runtime(Protocol):
@@ -45,14 +54,14 @@ class Runtime(Protocol):
 class OnnxRuntime:
     """ONNX Runtime, from the bytes of the artifact; sessions share it, as its runs may overlap."""
 
-    def __init__(self, content: bytes):
+    def __init__(self, artifact: Artifact):
         # From bytes, not from the path: they are those whose SHA-256 was checked.
         onnxruntime = _import("onnxruntime", "onnx")
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; it warns of what exporters leave unused
         # The one provider that is in every build: an artifact gives the same numbers anywhere.
         self._session = onnxruntime.InferenceSession(
-            content, options, providers=["CPUExecutionProvider"]
+            artifact.content, options, providers=["CPUExecutionProvider"]
         )
 
     def input_names(self) -> list[str]:
@@ -74,13 +83,13 @@ class LiteRT:
     Each session has an interpreter of its own, since inputs and outputs lie in its buffers.
     """
 
-    def __init__(self, content: bytes):
-        self._content = content
+    def __init__(self, artifact: Artifact):
+        self._artifact = artifact
         with warnings.catch_warnings():
             # TensorFlow's copy of the interpreter warns that it will be removed.
             warnings.simplefilter("ignore")
             # One thread: a step is too short to be shared among several.
-            self._interpreter = litert_interpreter()(model_content=content, num_threads=1)
+            self._interpreter = litert_interpreter()(model_content=artifact.content, num_threads=1)
         self._interpreter.allocate_tensors()
         signatures = self._interpreter.get_signature_list()
         if len(signatures) != 1:
@@ -103,16 +112,16 @@ class LiteRT:
         return [np.array(results[name]) for name in names]
 
     def for_session(self) -> "LiteRT":
-        return LiteRT(self._content)
+        return LiteRT(self._artifact)
 
 
 class SavedModel:
     """TensorFlow's SavedModel; sessions share it."""
 
-    def __init__(self, path: Path):
+    def __init__(self, artifact: Artifact):
         self._tensorflow = _import("tensorflow", "tf_saved_model")
         # The model is kept: it owns the variables that its signature reads.
-        self._model = self._tensorflow.saved_model.load(str(path))
+        self._model = self._tensorflow.saved_model.load(str(artifact.path))
         self._function = self._model.signatures["serving_default"]
         self._inputs = list(self._function.structured_input_signature[1])
         self._outputs = list(self._function.structured_outputs)
@@ -131,24 +140,107 @@ class SavedModel:
         return self
 
 
-def open_runtime(artifact_format: str, content: bytes, path: Path) -> Runtime:
+class OpenVino:
+    """OpenVINO on the CPU, from the bytes of the graph and of the weights beside it.
+
+    Sessions share the compiled graph and have a request each, which holds inputs and outputs.
+    """
+
+    def __init__(self, artifact: Artifact):
+        core = import_openvino().Core()
+        graph = core.read_model(model=artifact.content, weights=artifact.beside(".bin"))
+        # A step is too short to be shared among threads; sessions in parallel have one each.
+        threads = min(os.cpu_count() or 1, _MOST_STREAMS)
+        options: dict[str, Any] = {"NUM_STREAMS": threads, "INFERENCE_NUM_THREADS": threads}
+        # In float32 also where the processor could compute in half precision, the default there.
+        options["INFERENCE_PRECISION_HINT"] = "f32"
+        self._compiled = core.compile_model(graph, "CPU", options)
+        self._inputs = [_one_name(port) for port in graph.inputs]
+        self._outputs = [_one_name(port) for port in graph.outputs]
+        self._begin()
+
+    def _begin(self) -> None:
+        self._request = self._compiled.create_infer_request()
+
+    def input_names(self) -> list[str]:
+        return self._inputs
+
+    def output_names(self) -> list[str]:
+        return self._outputs
+
+    def run(self, feeds: dict[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
+        inputs = [feeds[name] for name in self._inputs]
+        results = self._request.infer(inputs, share_inputs=True, share_outputs=True)
+        # Copies: the request writes its next results into the same memory.
+        return [np.array(results[self._outputs.index(name)]) for name in names]
+
+    def for_session(self) -> "OpenVino":
+        other = copy(self)
+        other._begin()
+        return other
+
+
+def _one_name(port: Any) -> str:
+    """The name of an input or output of an OpenVINO graph, which may have several."""
+    own = port.get_node().get_friendly_name()
+    return own if own in port.names else min(port.names)
+
+
+class ExecuTorch:
+    """ExecuTorch, from the bytes of the program.
+
+    Each session has a program of its own, since what it computes lies in its buffers. A program
+    knows its inputs by their order alone: their names are what its method "inputs" gives, which
+    `export_step_model` adds.
+    """
+
+    def __init__(self, artifact: Artifact):
+        self._artifact = artifact
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns that it is experimental
+            runtime = _import("executorch.runtime", "executorch", "executorch torch").Runtime.get()
+        self._tensor = import_module("torch").tensor
+        program = runtime.load_program(artifact.content)
+        self._inputs = json.loads(program.load_method("inputs").execute([])[0])
+        self._method = program.load_method("forward")
+        self._outputs = [f"output_{i}" for i in range(self._method.metadata.num_outputs())]
+
+    def input_names(self) -> list[str]:
+        return self._inputs
+
+    def output_names(self) -> list[str]:
+        return self._outputs
+
+    def run(self, feeds: dict[str, np.ndarray], names: list[str]) -> list[np.ndarray]:
+        results = self._method.execute([self._tensor(feeds[name]) for name in self._inputs])
+        return [results[self._outputs.index(name)].numpy().copy() for name in names]
+
+    def for_session(self) -> "ExecuTorch":
+        return ExecuTorch(self._artifact)
+
+
+RUNTIMES: dict[str, Callable[[Artifact], Runtime]] = {
+    "onnx": OnnxRuntime,
+    "openvino": OpenVino,
+    "litert": LiteRT,
+    "executorch": ExecuTorch,
+    "tf_saved_model": SavedModel,
+}
+
+
+def open_runtime(artifact_format: str, artifact: Artifact) -> Runtime:
     """Opens an artifact.
 
     Args:
-        artifact_format: "onnx", "litert" or "tf_saved_model".
-        content: bytes of the file, for the first two.
-        path: the directory, for the last.
+        artifact_format: a key of `RUNTIMES`.
+        artifact: its files.
 
     Raises:
         ImportError: the format's runtime is not installed; names the command.
         ValueError: the runtime refuses the artifact.
     """
     try:
-        if artifact_format == "onnx":
-            return OnnxRuntime(content)
-        if artifact_format == "litert":
-            return LiteRT(content)
-        return SavedModel(path)
+        return RUNTIMES[artifact_format](artifact)
     except (ImportError, ManifestError):
         raise
     except Exception as error:
@@ -173,15 +265,32 @@ def check_names(manifest: Manifest, runtime: Runtime) -> None:
         )
 
 
-def _import(module: str, artifact_format: str) -> Any:
-    """Imports a runtime's module, whose package on PyPI has the same name."""
+def _import(module: str, artifact_format: str, packages: str | None = None) -> Any:
+    """Imports a runtime's module; `packages` are those of PyPI, where they have other names."""
     try:
         return import_module(module)
     except ModuleNotFoundError as error:
+        packages = packages or module
         raise ImportError(
-            f'To run the format "{artifact_format}", {module} is needed and not installed: `pip '
-            f"install {module}`."
+            f'To run the format "{artifact_format}", {packages.replace(" ", " with ")} is needed '
+            f"and not installed: `pip install {packages}`."
         ) from error
+
+
+def import_openvino() -> Any:
+    """OpenVINO, without its telemetry.
+
+    On import its package would fork a process that reports to Google Analytics, under the threads
+    of this one; where it finds no `openvino_telemetry` it reports nothing.
+    """
+    telemetry = "openvino_telemetry"
+    if telemetry in sys.modules:
+        return _import("openvino", "openvino")
+    sys.modules[telemetry] = None  # type: ignore[assignment]
+    try:
+        return _import("openvino", "openvino")
+    finally:
+        del sys.modules[telemetry]
 
 
 def litert_interpreter() -> Any:

@@ -28,8 +28,8 @@ from keras_stateful.session.stepper import Stepper, one_or_all
 def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
     """Opens what `export_step_model` wrote.
 
-    Needs NumPy and the runtime of the artifact's format alone: `onnxruntime`, `ai-edge-litert`, or
-    `tensorflow`.
+    Needs NumPy and the runtime of the artifact's format alone: `onnxruntime`, `openvino`,
+    `ai-edge-litert`, `executorch` (with `torch`) or `tensorflow`.
 
     Args:
         directory: the directory given to `export_step_model`.
@@ -61,8 +61,8 @@ def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
     directory = Path(directory)
     manifest = read_manifest(directory)
     # The bytes that were checked are those that are opened: nobody can change them in between.
-    content = read_artifact(directory, manifest.files, manifest.entry)
-    runtime = open_runtime(manifest.artifact_format, content, directory / manifest.entry)
+    artifact = read_artifact(directory, manifest.files, manifest.entry)
+    runtime = open_runtime(manifest.artifact_format, artifact)
     check_names(manifest, runtime)
     return Session(manifest, runtime, batch_size)
 

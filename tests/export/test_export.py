@@ -8,12 +8,15 @@ import causal_models
 import keras
 import numpy as np
 import pytest
+import runtimes
 from keras import layers, ops
 
 import keras_stateful as ks
 from keras_stateful.carry.recurrent import CarryRNN
-from keras_stateful.export import check, describe
+from keras_stateful.export import check, describe, formats, processes, quantized
+from keras_stateful.session import manifest
 from keras_stateful.session.manifest import Tensor
+from keras_stateful.session.runtimes import RUNTIMES
 
 STEPS = 1000
 VOCABULARY = 11
@@ -162,16 +165,22 @@ EVERY_RUN = {
     "onnx": {
         lstm, stacked_cells, nested, shared, several, masked_ids, conv_lstm, keras_tcn, crnn, lags,
     },
+    "openvino": {several},
     "litert": {lstm},
+    "executorch": {crnn},
     "tf_saved_model": {gru, residual_depthwise},
 }  # fmt: skip
 COMBINATIONS = [
-    pytest.param(
-        build, form, id=f"{build.__name__}-{form}", marks=() if build in now else pytest.mark.slow
-    )
-    for form, now in EVERY_RUN.items()
+    pytest.param(build, *form.values, id=f"{build.__name__}-{name}", marks=form.marks)
+    for name, now in EVERY_RUN.items()
     for build in ZOO
+    for form in runtimes.each(name, slow=() if build in now else (name,))
 ]
+
+
+def test_each_format_has_a_writer_and_a_runtime():
+    assert set(formats.FORMATS) == set(RUNTIMES) == set(manifest.FORMATS)
+    assert {name for name, each in formats.FORMATS.items() if each.int8} == set(quantized._SHAPES)
 
 
 def _data(model, rows, steps, seed=0):
@@ -368,7 +377,9 @@ def test_an_artifact_that_its_runtime_refuses_is_the_exporters_fault(tmp_path, m
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("form", ["onnx", pytest.param("litert", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "form", runtimes.each("onnx", "openvino", "litert", slow=("openvino", "litert"))
+)
 def test_int8_says_how_far_it_moved(form, tmp_path):
     ids = keras.Input((None,), dtype="int32")
     h = layers.LSTM(64, return_sequences=True)(layers.Embedding(VOCABULARY, 64)(ids))
@@ -378,7 +389,8 @@ def test_int8_says_how_far_it_moved(form, tmp_path):
     ks.export_step_model(model, tmp_path / "int8", form, quantize="int8", representative_data=data)
     exact, small = (ks.load_session(tmp_path / d, batch_size=2) for d in ("exact", "int8"))
     assert all(s.dtype == "float32" for s in small.manifest.states)
-    assert small.manifest.files[0].size < 0.5 * exact.manifest.files[0].size
+    sizes = [sum(file.size for file in s.manifest.files) for s in (small, exact)]
+    assert sizes[0] < 0.5 * sizes[1]
     moved = np.abs(exact.read(data).astype("float64") - small.read(data))
     (record,) = small.manifest.quantization["outputs"].values()
     np.testing.assert_allclose(
@@ -406,6 +418,10 @@ def small(units, layer=layers.LSTM):
     [
         ("onnx", layers.LSTM, 5, 3 * 20 + 5 * 20 + 5 * 2),
         ("onnx", layers.SimpleRNN, 4, 3 * 4 + 4 * 4 + 4 * 2),
+        pytest.param(
+            *("openvino", layers.LSTM, 5, 3 * 20 + 5 * 20 + 5 * 2),
+            marks=runtimes.installed("openvino"),
+        ),
         pytest.param("litert", layers.LSTM, 5, 0, marks=pytest.mark.slow),
         pytest.param("litert", layers.GRU, 9, 0, marks=pytest.mark.slow),
         pytest.param("litert", layers.SimpleRNN, 40, 40 * 40, marks=pytest.mark.slow),
@@ -535,7 +551,7 @@ def test_a_layer_that_is_random_at_inference_is_found_out(around, form, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form", ["onnx", "litert", "tf_saved_model"])
+@pytest.mark.parametrize("form", formats.FORMATS)
 def test_a_missing_extra_is_named_with_its_command(form, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_stateful.export.formats.find_spec", lambda name: None)
     with pytest.raises(
@@ -611,7 +627,11 @@ def test_a_layer_named_as_the_second_call_of_another():
 
 
 @pytest.mark.parametrize(
-    "form", ["onnx", "tf_saved_model", pytest.param("litert", marks=pytest.mark.slow)]
+    "form",
+    runtimes.each(
+        *("onnx", "openvino", "tf_saved_model", "litert", "executorch"),
+        slow=("openvino", "litert", "executorch"),
+    ),
 )
 def test_outputs_that_differ_for_rare_inputs_only_keep_their_names(form, tmp_path):
     x = keras.Input((None, 3))
@@ -735,3 +755,54 @@ def test_a_function_that_another_process_cannot_import_is_refused(tmp_path):
     model = _sequential(layers.Lambda(lambda x: 2 * x), layers.GRU(4, return_sequences=True))
     with pytest.raises(ValueError, match=r"fresh process on tensorflow.*lambda"):
         ks.export_step_model(model, tmp_path / "out", "litert")
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="how torch writes LiteRT")
+@runtimes.installed("litert on torch")
+@pytest.mark.parametrize("quantize", [None, "int8"])
+def test_torch_writes_litert_without_tensorflow(quantize, tmp_path, monkeypatch):
+    """And leaves JAX, which the converter calls, with the precision that it had."""
+    import jax
+
+    monkeypatch.setattr(processes, "_write_in_fresh_process", None)
+    model = nested()
+    x = _data(model, 3, 20)[0]
+    data = {"quantize": quantize, "representative_data": x if quantize else None}
+    ks.export_step_model(model, tmp_path / "out", "litert", **data)
+    session = ks.load_session(tmp_path / "out", batch_size=3)
+    assert session.manifest.versions["exported_with"] == "torch"
+    assert not jax.config.jax_enable_x64
+    if quantize:
+        assert session.manifest.quantization["weights_in_int8"] > 0
+    else:
+        _close(session.read(x), model.predict(x, verbose=0))
+
+
+@keras.saving.register_keras_serializable(package="test_export")
+class InNumpy(layers.Layer):
+    """Leaves the graph."""
+
+    def call(self, x):
+        if isinstance(x, keras.KerasTensor):
+            return keras.KerasTensor(x.shape, x.dtype)
+        return ops.convert_to_tensor(np.tanh(ops.convert_to_numpy(x)))
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="an exporter of torch")
+@runtimes.installed("executorch")
+def test_executorch_says_which_layer_it_cannot_write(tmp_path):
+    model = _sequential(layers.GRU(4, return_sequences=True), InNumpy(name="outside"))
+    step = ks.to_step_model(model, local=["outside"])
+    with pytest.raises(RuntimeError, match=r'"executorch".*the layer .outside. \(InNumpy\)'):
+        ks.export_step_model(step, tmp_path / "out", "executorch")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="an exporter of torch")
+@runtimes.installed("executorch")
+def test_a_size_that_is_left_open_is_refused_where_the_format_fixes_it(tmp_path):
+    x = keras.Input((None, None, 3), name="image")
+    h = layers.TimeDistributed(layers.GlobalAveragePooling1D())(x)
+    model = keras.Model(x, layers.GRU(4, return_sequences=True)(h))
+    with pytest.raises(RuntimeError, match=r"fixes every size, and the input 'image'"):
+        ks.export_step_model(model, tmp_path / "out", "executorch")

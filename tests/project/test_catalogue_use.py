@@ -782,7 +782,7 @@ EXPORT = {
         "export_step_model(model, directory)",
     ),
     "an unknown format": Bad(
-        exporting(format="tflite"), ValueError, "`format`", "'tflite'", '"onnx", "litert" or'
+        exporting(format="tflite"), ValueError, "`format`", "'tflite'", '"executorch" or'
     ),
     "no rows": Bad(
         exporting(batch_size=0), ValueError, "`batch_size`", "batch_size=0", "1 or more"
@@ -812,7 +812,7 @@ EXPORT = {
         ValueError,
         '"tf_saved_model"',
         "int8",
-        'Export as "onnx" or "litert"',
+        'Export as "onnx", "openvino" or "litert"',
     ),
     "metadata that JSON does not hold": Bad(
         exporting(metadata={"size": np.float32(1)}),

@@ -9,6 +9,7 @@ import threading
 import keras
 import numpy as np
 import pytest
+import runtimes
 from damage import rewrite_head, with_a_byte_inverted
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -22,7 +23,14 @@ from keras_stateful.session.stepper import Stepper
 pytestmark = pytest.mark.backend_free
 
 FEATURES = 3
-FORMATS = {"onnx": 1, "tf_saved_model": 1, "litert": 1, "litert, 4 rows": 4}
+FORMATS = {
+    "onnx": 1,
+    "openvino": 1,
+    "tf_saved_model": 1,
+    "litert": 1,
+    "litert, 4 rows": 4,
+    "executorch": 1,
+}
 
 
 def network(seed=1):
@@ -151,7 +159,7 @@ def test_streams_are_sessions_of_their_own_in_any_order(root, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "form", [pytest.param(f, marks=[pytest.mark.slow] * ("litert" in f)) for f in FORMATS]
+    "form", runtimes.each(*FORMATS, slow=("litert", "litert, 4 rows", "executorch"))
 )
 def test_each_format_and_a_restart_in_another_process(form, tmp_path):
     """Streams come and go at random; a new process goes on from the file."""
