@@ -30,7 +30,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BACKENDS = ("jax", "tensorflow", "torch")
-EXTRAS = "tensorflow,jax,torch,datasets,export,plots,examples,test,notebooks,docs"
+EXTRAS = "tensorflow,jax,torch,datasets,export,openvino,plots,examples,test,notebooks,docs"
 # What is pinned, by release; pip takes the newest of all else.
 RELEASES = {
     "newest": {"torch": "2.13.0"},

@@ -160,16 +160,21 @@ class Target:
 
 
 def target_of(artifact_format: str, batch_size: int) -> Target:
-    """What `export_step_model` writes, by the running backend if it can, else by another.
+    """What `export_step_model` writes.
 
     Raises:
-        ImportError: no installed backend can; says what to install.
+        ImportError: as `backend_for`.
     """
     rows = batch_size if FORMATS[artifact_format].fixes_rows else None
-    return Target(artifact_format, _backend_for(artifact_format), rows)
+    return Target(artifact_format, backend_for(artifact_format), rows)
 
 
-def _backend_for(artifact_format: str) -> str:
+def backend_for(artifact_format: str) -> str:
+    """The backend that writes a format: the running one if it can, else another installed one.
+
+    Raises:
+        ImportError: none can; says what to install, or which Keras.
+    """
     running = keras.backend.backend()
     able = FORMATS[artifact_format].writers
     ready = [b for b in able if _are_installed(b, *able[b].modules)]

@@ -19,7 +19,6 @@ from keras_stateful.session.artifact import Artifact
 from keras_stateful.session.json_fields import ManifestError
 from keras_stateful.session.manifest import Manifest
 
-
 _MOST_STREAMS = 8  # runs of an OpenVINO graph at the same time; each has buffers of its own
 
 

@@ -54,6 +54,8 @@ def test_a_refusal_names_feature_and_versions_and_command(monkeypatch):
         ("3.10.0", "torch", {"torch", "onnx", "onnxscript"}, "onnx", "torch"),
         ("3.15.1", "torch", {"torch", "litert_torch", "tensorflow"}, "litert", "torch"),
         ("3.13.2", "torch", {"torch", "litert_torch", "tensorflow"}, "litert", "tensorflow"),
+        ("3.15.1", "jax", {"jax", "torch", "executorch"}, "executorch", "torch"),
+        ("3.15.1", "jax", {"jax", "onnx", "jax2onnx", "openvino"}, "openvino", "jax"),
         ("3.10.0", "jax", {"jax", "tensorflow"}, "tf_saved_model", "jax"),
     ],
 )
@@ -81,6 +83,12 @@ def test_a_format_is_written_by_a_backend_whose_keras_can(
         # Nothing is there that a later Keras would write it with: what works with this one.
         ("3.13.2", "jax", {"jax"}, "onnx", r"Keras on jax cannot.*\[tensorflow,export\]"),
         ("3.15.1", "jax", {"jax"}, "onnx", r"jax2onnx.*\[jax,export,jax2onnx\]"),
+        (
+            *("3.15.1", "jax", {"jax", "onnx", "jax2onnx"}, "openvino"),
+            r"with onnx and jax2onnx and openvino.*\[jax,export,jax2onnx,openvino\]",
+        ),
+        ("3.15.1", "tensorflow", {"torch"}, "executorch", r"tensorflow cannot.*\[torch,executorch\]"),
+        ("3.15.1", "torch", {"torch"}, "litert", r"with litert_torch.*\[torch,litert\]"),
     ],
 )
 def test_a_format_that_nobody_can_write_is_refused_with_the_remedy(
