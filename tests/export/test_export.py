@@ -778,6 +778,20 @@ def test_torch_writes_litert_without_tensorflow(quantize, tmp_path, monkeypatch)
         _close(session.read(x), model.predict(x, verbose=0))
 
 
+@pytest.mark.parametrize(
+    ("form", "elsewhere"),
+    [("onnx", False), ("openvino", False), ("litert", True), ("executorch", True)],
+)
+def test_what_torch_writes_on_the_cpu_alone(form, elsewhere, tmp_path, monkeypatch):
+    here, there = [], []
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    monkeypatch.setattr(processes, "_torch_has_accelerator", lambda: True)
+    monkeypatch.setattr(processes, "write", lambda *_, **options: here.append(options))
+    monkeypatch.setattr(processes, "_write_in_fresh_process", lambda *_: there.append(_))
+    processes.write_artifact(None, formats.Target(form, "torch", 1), tmp_path / "out")
+    assert (len(here), len(there)) == ((0, 1) if elsewhere else (1, 0))
+
+
 @keras.saving.register_keras_serializable(package="test_export")
 class InNumpy(layers.Layer):
     """Leaves the graph."""

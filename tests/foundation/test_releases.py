@@ -87,7 +87,13 @@ def test_a_format_is_written_by_a_backend_whose_keras_can(
             *("3.15.1", "jax", {"jax", "onnx", "jax2onnx"}, "openvino"),
             r"with onnx and jax2onnx and openvino.*\[jax,export,jax2onnx,openvino\]",
         ),
-        ("3.15.1", "tensorflow", {"torch"}, "executorch", r"tensorflow cannot.*\[torch,executorch\]"),
+        (
+            "3.15.1",
+            "tensorflow",
+            {"torch"},
+            "executorch",
+            r"tensorflow cannot.*\[torch,executorch\]",
+        ),
         ("3.15.1", "torch", {"torch"}, "litert", r"with litert_torch.*\[torch,litert\]"),
     ],
 )
