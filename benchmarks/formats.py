@@ -34,7 +34,7 @@ def main() -> None:
     h = keras.layers.LSTM(UNITS, return_sequences=True)(h)
     h = keras.layers.LSTM(UNITS, return_sequences=True)(h)
     model = keras.Model(ids, keras.layers.Dense(CHARACTERS)(h))
-    print("| format | MB | ms of a step |\n|---|---|---|", flush=True)
+    print("| format | MB of files | ms of a step |\n|---|---|---|", flush=True)
     for name in sys.argv[1:] or FORMATS:
         with tempfile.TemporaryDirectory() as folder:
             directory = Path(folder) / name
