@@ -5,9 +5,10 @@ import os
 
 os.environ.setdefault("KERAS_BACKEND", "jax")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Tests compile far more than they compute: what JAX's `jax_disable_most_optimizations` sets.
 os.environ.setdefault(
-    "XLA_FLAGS", "--xla_backend_optimization_level=0"
-)  # tests compile far more than they compute
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
 
 import keras
 import pytest
@@ -32,6 +33,7 @@ def pytest_collection_finish():
     """What was imported stays; to look through all of it takes half a second each time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(50_000, 20, 100)  # the rest is collected behind each module
 
 
 @pytest.fixture(autouse=True, scope="module")

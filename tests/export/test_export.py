@@ -527,9 +527,12 @@ def test_a_failed_export_leaves_nothing(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form", ["onnx", "tf_saved_model"])
 @pytest.mark.parametrize(
-    "around", [lambda noise: noise, lambda noise: keras.Sequential([layers.Dense(3), noise])]
+    ("form", "around"),
+    [
+        ("onnx", lambda noise: noise),
+        ("tf_saved_model", lambda noise: keras.Sequential([layers.Dense(3), noise])),
+    ],
 )
 def test_a_layer_that_is_random_at_inference_is_found_out(around, form, tmp_path):
     class Noise(layers.Layer):
@@ -576,8 +579,7 @@ def test_a_class_that_another_process_cannot_import_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("form", ["onnx", "tf_saved_model"])
-@pytest.mark.parametrize("adapted", [True, False])
+@pytest.mark.parametrize(("adapted", "form"), [(True, "onnx"), (False, "tf_saved_model")])
 def test_normalization_is_exported(adapted, form, tmp_path):
     x = (np.random.default_rng(0).standard_normal((2, 12, 3)) * 5 + 20).astype("float32")
     statistics = {} if adapted else {"mean": x.mean((0, 1)), "variance": x.var((0, 1))}
@@ -630,7 +632,7 @@ def test_a_layer_named_as_the_second_call_of_another():
     "form",
     runtimes.each(
         *("onnx", "openvino", "tf_saved_model", "litert", "executorch"),
-        slow=("openvino", "litert", "executorch"),
+        slow=("openvino", "tf_saved_model", "litert", "executorch"),
     ),
 )
 def test_outputs_that_differ_for_rare_inputs_only_keep_their_names(form, tmp_path):

@@ -20,7 +20,7 @@ from keras_stateful.resuming import checkpoint
 
 pytestmark = pytest.mark.backend_free
 
-QUIET = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 KEYS = st.text() | st.integers() | st.tuples(st.text(), st.integers())
 ARRAYS = arrays.arrays(
