@@ -95,7 +95,7 @@ def publish(root: Path, address: str) -> dict[str, str]:
     for path in [root / "README.md", *sorted((root / "docs").rglob("*.md"))]:
         text = path.read_text(encoding="utf-8")
         new = IN_A_CLONE.sub(FROM_THE_INDEX, text)
-        if path.name == "README.md":
+        if path == root / "README.md":
             new = RELATIVE_LINK.sub(f"]({address}/blob/main/", new)
         if new != text:
             changes[path.relative_to(root).as_posix()] = new
