@@ -127,10 +127,13 @@ def with_addresses(text: str, page: Page, address: str | None) -> str:
 
 
 def keep_outputs(notebook, before) -> None:
-    """Takes the outputs of `before`, up to the first code that is not the same."""
-    code = [[c for c in n.cells if c.cell_type == "code"] for n in (notebook, before)]
-    for cell, old in zip(*code, strict=False):
-        if cell.source != old.source:
+    """Takes the outputs of `before`, up to the first code that is not the same.
+
+    The cell that installs may be: it makes none.
+    """
+    cells, old_cells = ([c for c in n.cells if c.cell_type == "code"] for n in (notebook, before))
+    for i, (cell, old) in enumerate(zip(cells, old_cells, strict=False)):
+        if i and cell.source != old.source:
             break
         cell.outputs, cell.execution_count = old.outputs, old.execution_count
 
