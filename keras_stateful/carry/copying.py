@@ -47,6 +47,7 @@ def parts_of(layer: Layer | keras.metrics.Metric) -> list[Layer]:
 # The layer, without its weights
 
 
+@keras_internals.without_tensorflow()
 def copy_layer(layer: Layer, cls: type[Layer] | None = None, /, **config: Any) -> Layer:
     """A new, unbuilt layer from a layer's config.
 

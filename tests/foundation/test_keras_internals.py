@@ -5,13 +5,15 @@ changed.
 """
 
 import inspect
+import sys
 
 import keras
 import numpy as np
 import pytest
 import zoo
+from keras.src.utils import module_utils
 
-from keras_stateful import StatefulSequence
+from keras_stateful import StatefulSequence, to_inference, to_stateful, to_step_model
 from keras_stateful.conversion.model import symbolic_batch
 from keras_stateful.foundation import keras_internals
 
@@ -421,3 +423,35 @@ def test_a_csv_log_is_what_it_was(tmp_path):
         ["0", "1.0"],
         ["1", "2.0"],
     ]
+
+
+@pytest.fixture
+def tensorflow_not_imported(monkeypatch):
+    """Keras as it is where nobody has imported TensorFlow; importing it is an error."""
+    if keras.backend.backend() == "tensorflow":
+        pytest.skip("TensorFlow is the backend")
+
+    def refuse():
+        raise AssertionError("TensorFlow is imported")
+
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorflow"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(module_utils.tensorflow, "_available", None)
+    monkeypatch.setattr(module_utils.tensorflow, "initialize", refuse)
+
+
+@pytest.mark.usefixtures("tensorflow_not_imported")
+def test_a_conversion_leaves_tensorflow_out():
+    """Seconds of the first conversion in a process, where it is installed beside the backend."""
+    with pytest.raises(AssertionError, match="TensorFlow is imported"):
+        keras.layers.Dense(1).get_config()  # Keras's own
+    plain = keras.Sequential(
+        [
+            keras.Input((None,)),
+            keras.layers.Embedding(5, 3),
+            keras.layers.RNN([keras.layers.LSTMCell(2)], return_sequences=True),
+            keras.layers.TimeDistributed(keras.layers.Dense(3, activation="relu")),
+        ]
+    )
+    model = to_stateful(plain, 2, resets="window")
+    to_step_model(to_inference(model))

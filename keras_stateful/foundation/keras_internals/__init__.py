@@ -17,6 +17,7 @@
 | `files` | Keras's files, made in memory |
 | `names` | what is Keras's own, by the module that it was written in |
 | `releases` | which release of Keras a feature needs |
+| `lazy` | the packages that Keras imports when it first asks for them |
 
 Outside of this folder no module imports `keras.src` or reads what Keras keeps private. What Keras
 calls has to stand in the class that it calls: `inner_loop` in `carry/recurrent.py` and
@@ -80,6 +81,7 @@ from keras_stateful.foundation.keras_internals.layers import (
     unlock,
     without_dropout,
 )
+from keras_stateful.foundation.keras_internals.lazy import without_tensorflow
 from keras_stateful.foundation.keras_internals.losses import (
     loss_tracker,
     set_loss_tracker,
@@ -198,5 +200,6 @@ __all__ = [
     "values_by_id",
     "weights_file",
     "without_dropout",
+    "without_tensorflow",
     "wrap_losses",
 ]
