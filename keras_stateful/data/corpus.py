@@ -11,6 +11,7 @@ What is an array and what is documents, `kinds` says. NumPy only.
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,8 @@ from keras_stateful.data.lazy import Lazy, LazySource
 from keras_stateful.foundation.frames import Columns, columns_of
 from keras_stateful.foundation.progress import ProgressBar
 
+_MANY = 10_000  # documents that are joined at a time, and from which on that is tried
+_SHORT = 1 << 12  # bytes of such a document, at most
 _LONG = 2  # seconds of reading documents, after which a progress bar says how far it has come
 
 
@@ -198,8 +201,8 @@ def _one_array(name: str, value: Any) -> Field:
 def _in_memory(name: str, values: list | tuple) -> Field:
     """Documents in a list."""
     items = Items(name)
-    # There may be very many, and most are arrays already.
-    plain = all(type(v) is np.ndarray and v.dtype.kind in "iufb" for v in values)
+    # There may be very many, and most are arrays already. (`map` runs no Python for each.)
+    plain = {*map(type, values)} == {np.ndarray} and all(d.kind in "iufb" for d in _dtypes(values))
     documents = (
         list(values) if plain else [items.array(f"{name}[{i}]", v) for i, v in enumerate(values)]
     )
@@ -228,14 +231,13 @@ def _of_dicts(name: str, values: list | tuple, uneven: Uneven) -> Corpus:
 
 def _of_arrays(name: str, documents: list[np.ndarray]) -> Field:
     """Documents that are arrays of numbers."""
-    for i, document in enumerate(documents):
-        if not document.ndim:
-            raise _no_document(name, i, document)
+    if 0 in {*map(attrgetter("ndim"), documents)}:
+        i = next(i for i, document in enumerate(documents) if not document.ndim)
+        raise _no_document(name, i, documents[i])
     lengths = np.fromiter(map(len, documents), "int64", len(documents))
     _check_documents(name, lengths)
-    kinds = {(d.dtype, d.shape[1:]) for d in documents}
-    shapes = {shape for _, shape in kinds}
-    if len(shapes) > 1:
+    dtypes = _dtypes(documents)
+    if len({d.shape[1:] for d in documents}) > 1:
         first = documents[0].shape[1:]
         i = next(i for i, d in enumerate(documents) if d.shape[1:] != first)
         raise ValueError(
@@ -243,15 +245,19 @@ def _of_arrays(name: str, documents: list[np.ndarray]) -> Field:
             f"{name}[0] of shape {documents[0].shape}, {name}[{i}] of shape {documents[i].shape}. "
             "Only the first axis, time, may differ."
         )
-    if len({out_dtype(name, dtype) for dtype, _ in kinds}) > 1:
+    if len({out_dtype(name, dtype) for dtype in dtypes}) > 1:
         raise ValueError(
             f"The documents of `{name}` must be all integers or all floating point. Received: "
-            f"{', '.join(sorted(str(d) for d, _ in kinds))}. Convert them to one."
+            f"{', '.join(sorted(map(str, dtypes)))}. Convert them to one."
         )
-    dtype = np.result_type(*(dtype for dtype, _ in kinds))
-    if all(d.kind in "iu" for d, _ in kinds) and dtype.kind == "f":
+    dtype = np.result_type(*dtypes)
+    if all(d.kind in "iu" for d in dtypes) and dtype.kind == "f":
         dtype = np.dtype("int64")  # of int64 and uint64; what does not fit is refused as it is read
     return _slices(name, documents, lengths) or Separate(name, documents, lengths, dtype)
+
+
+def _dtypes(documents: Collection[np.ndarray]) -> set[np.dtype]:
+    return {*map(attrgetter("dtype"), documents)}
 
 
 def _slices(name: str, documents: list[np.ndarray], lengths: np.ndarray) -> Flat | None:
@@ -262,21 +268,46 @@ def _slices(name: str, documents: list[np.ndarray], lengths: np.ndarray) -> Flat
     base, first = documents[0].base, documents[0]
     if not isinstance(base, np.ndarray) or base.ndim < 1:
         return None  # the first owns its memory
-    if any(d.base is not base for d in documents):
+    if {*map(id, map(attrgetter("base"), documents))} != {id(base)}:
         return None  # cut from different arrays
-    if any(d.dtype != base.dtype for d in documents):
+    if _dtypes(documents) != {base.dtype}:
         return None  # the array's bytes read as another dtype
     if not (base.flags.c_contiguous and all(d.flags.c_contiguous for d in documents)):
         return None  # strided
     step = first[0].nbytes
-    if not step:
-        return None  # time steps without a feature
-    addresses = (d.__array_interface__["data"][0] for d in documents)
-    places = np.fromiter(addresses, "int64", len(documents))
-    places -= base.__array_interface__["data"][0]  # bytes from the start of the array
-    if (places % step).any() or base.nbytes % step:
+    if not step or base.nbytes % step:
+        return None  # time steps without a feature, or not those of the array
+    flat = base.reshape(-1, *first.shape[1:])
+    begin, odd = divmod(_address(first) - _address(base), step)
+    offsets = begin + np.cumsum(lengths) - lengths
+    if not odd and _lie_in_order(documents, flat[begin:]):
+        return Flat(name, flat, offsets, lengths)
+    places = np.fromiter(map(_address, documents), "int64", len(documents)) - _address(base)
+    if (places % step).any():
         return None  # some begin inside of what would be a time step of the array
-    return Flat(name, base.reshape(-1, *first.shape[1:]), places // step, lengths)
+    return Flat(name, flat, places // step, lengths)
+
+
+def _lie_in_order(documents: list[np.ndarray], flat: np.ndarray) -> bool:
+    """True if so many documents are one behind the other what `flat` begins with, byte for byte.
+
+    Of many short ones, as `np.split` cuts them, that is told sooner than where each of them lies.
+    """
+    if len(documents) < _MANY or max(map(len, documents)) * flat[0].nbytes > _SHORT:
+        return False
+    at = 0
+    for k in range(0, len(documents), _MANY):
+        joined = np.concatenate(documents[k : k + _MANY])
+        there = flat[at : at + len(joined)]
+        if joined.tobytes() != there.tobytes():
+            return False
+        at += len(joined)
+    return True
+
+
+def _address(array: np.ndarray) -> int:
+    """Where an array begins in memory."""
+    return array.__array_interface__["data"][0]
 
 
 def _lazy(name: str, source: Any, encode: Callable | None, uneven: Uneven) -> Field | Corpus:

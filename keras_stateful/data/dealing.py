@@ -12,6 +12,7 @@ from keras_stateful.data.burn_in import BurnIn
 from keras_stateful.data.spans import counted_up
 from keras_stateful.data.strides import Strides
 
+_ALIKE = 1000  # pieces of each size, on average, from which on they are dealt together
 _NEIGHBOURS = 64  # rows, the shortest first, that an overlong row is compared with
 _ROUNDS_A_ROW, _ROUNDS = 40, 200  # exchanges that `balance` tries, for each row and in all
 
@@ -72,15 +73,45 @@ def cut(
 
 def greedy(sizes: np.ndarray, order: np.ndarray, rows: int) -> np.ndarray:
     """Gives each piece, in `order`, to the row with the least so far; returns the row of each."""
+    assignment, ordered = np.empty(len(sizes), "int64"), sizes[order]
+    ends = np.flatnonzero(np.diff(ordered)) + 1  # of runs of pieces of one size
+    if len(order) > _ALIKE * len(ends):  # long runs, dealt without Python for each piece
+        load, runs = np.zeros(rows, "int64"), np.split(ordered, ends)
+        dealt = [_deal_alike(load, int(run[0]), len(run)) for run in runs]
+        assignment[order] = np.concatenate(dealt)
+        return assignment
     # Load and row in one number, load * rows + row, so that the heap compares plain ints: adding
     # size * rows changes the load alone, and the row is the rest of a division by `rows`.
     heap, taken = list(range(rows)), []
-    for size in (sizes[order] * rows).tolist():
+    for size in (ordered * rows).tolist():
         taken.append(heap[0])
         heapq.heapreplace(heap, heap[0] + size)
-    assignment = np.empty(len(sizes), "int64")
     assignment[order] = np.array(taken, "int64") % rows
     return assignment
+
+
+def _deal_alike(load: np.ndarray, size: int, count: int) -> np.ndarray:
+    """The same for so many pieces of one size; adds them to the `load` of each row.
+
+    Returns:
+        The row of each piece.
+    """
+    # A row takes its next pieces at the loads l, l + size, l + 2 * size, ...: those that are taken
+    # are the `count` smallest of all rows, at equal loads the lower row first. They lie at most at
+    # a level that is found by halves.
+    low, high = int(load.min()), int(load.min()) + size * count
+    while low < high:
+        level = (low + high) // 2
+        if np.maximum((level - load) // size + 1, 0).sum() < count:
+            low = level + 1
+        else:
+            high = level
+    several = np.maximum((low - load) // size + 1, 0)
+    row = np.repeat(np.arange(len(load)), several)
+    taken_at = counted_up(np.zeros_like(several), several) * size + load[row]
+    taken = row[np.lexsort((row, taken_at))[:count]]
+    load += np.bincount(taken, minlength=len(load)) * size
+    return taken
 
 
 class _Exchange(NamedTuple):
