@@ -3,8 +3,8 @@ against copying.
 
 8 M ids, batch 64, window 128. Keras's `timeseries_dataset_from_array` and fastai's `LMDataLoader`
 give the same windows (Keras in another order); the NumPy copy is what copying the same bytes costs,
-the floor. Then building over a million documents and over a 20 GB file, and a stream of a million
-short documents with the memory it takes.
+the floor. Then building over a 20 GB file, and a stream of a million short documents with the
+memory it takes.
 
 fastai is installed into a scratch environment beside this Python (several gigabytes: it brings its
 own torch), at `$FASTAI_ENVIRONMENT` or a temporary folder; where that fails, its row is left out
@@ -186,17 +186,6 @@ def building() -> list:
     stream = StatefulStream(source, ROWS, WINDOW, boundary="pack", resets=True)
     add('a stream of 1,000,000 documents, "pack", read to its end', lambda: read(stream), None, 100)
 
-    lengths = np.random.default_rng(2).integers(2, 100, 1_000_000)
-    million = np.split(np.zeros(lengths.sum(), "uint8"), np.cumsum(lengths)[:-1])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for boundary in ("align", "pack"):
-            add(
-                f'1,000,000 documents, "{boundary}"',
-                lambda b=boundary: StatefulSequence(million, ROWS, WINDOW, boundary=b),
-                2,
-                None,
-            )
     return rows
 
 

@@ -25,6 +25,7 @@ from harness import BACKENDS, FOLDER, compare, described, installed, read, surro
 
 NAMES = (
     "iterate",
+    "documents",
     "growth",
     "fit_overhead",
     "resets",

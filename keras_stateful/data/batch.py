@@ -40,13 +40,6 @@ def assemble(inputs: dict, mask: Structure, targets: dict, weights: dict | None)
     return (x, *(part.get(None, part) for part in answers))
 
 
-def rows_of(part: Structure, rows: slice) -> Structure:
-    """Some rows of an array, or of all arrays in a dict or pair."""
-    if isinstance(part, dict):
-        return {k: v[rows] for k, v in part.items()}
-    return tuple(v[rows] for v in part) if isinstance(part, tuple) else part[rows]
-
-
 def copied(part: Structure) -> Structure:
     """A copy of an array, or of all arrays in a dict or tuple."""
     if isinstance(part, dict):

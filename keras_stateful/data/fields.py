@@ -26,7 +26,7 @@ from keras_stateful.data.arrays import (
 )
 from keras_stateful.data.ids import IdRange, Vocabulary
 from keras_stateful.data.kinds import is_mapped
-from keras_stateful.data.spans import Spans, counted_up, padded, place
+from keras_stateful.data.spans import Spans, counted_up, joined, padded, place
 from keras_stateful.foundation.frames import Columns
 
 # What is larger is not searched at once for NaN and unknown ids, but as it is read.
@@ -67,12 +67,14 @@ class Field(ABC):
     def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         """The steps of all spans, `(rows, window, ...)`, 0 elsewhere; as stored or converted."""
         out = np.zeros((rows, window, *self.shape), self._gathered_dtype)
-        start, column = spans.start, spans.column
-        runs = (spans.document, start, start + spans.steps)
-        places = (spans.row, column, column + spans.steps)
-        read = map(self.read, *(a.tolist() for a in runs))  # each when it is copied
-        for row, begin, end, steps in zip(*(a.tolist() for a in places), read, strict=True):
-            out[row, begin:end] = steps
+        # A document is read once for all the windows of its row: one call costs more than the copy.
+        for row, column, document, start, stop, windows in joined(spans, window):
+            steps = self.read(document, start, stop)
+            if windows == 1:
+                out[row, column : column + stop - start] = steps
+            else:
+                below = out[row : row + windows * spans.batch : spans.batch]
+                below[:] = steps.reshape(below.shape)
         return out
 
     @property
@@ -115,9 +117,14 @@ class Field(ABC):
 
     def ids_within(self, allowed: IdRange) -> bool | None:
         """True if all ids are allowed; None where a search would take long."""
+        self._find_range()
+        return None if self._id_range is None else allowed.holds(*self._id_range)
+
+    def _find_range(self) -> None:
+        """Searches for the smallest and the largest id, where that is quick."""
         if self._id_range is None:
             self._id_range = self._search_ids()
-        return None if self._id_range is None else allowed.holds(*self._id_range)
+        self.fits = self.fits or (self._id_range is not None and fits_int32(*self._id_range))
 
     def check_ids(self, vocabulary: Vocabulary, lengths: np.ndarray) -> bool:
         """Refuses ids that a model does not know, in the first `lengths` steps of each document.
@@ -145,6 +152,11 @@ class Field(ABC):
         return False
 
     @property
+    def sound(self) -> bool:
+        """True if it is known that no value is missing or out of range."""
+        return self.searched and self.fits
+
+    @property
     def plain(self) -> bool:
         """True if batches may be copies of parts of one array, with nothing left to check."""
         return False
@@ -155,12 +167,20 @@ class Field(ABC):
         return False
 
     def search(self, offsets: tuple[int, ...] | None = None) -> None:
-        """Refuses values that are NaN or infinite, where looking is quick.
+        """Refuses values that are NaN or infinite, where looking is quick; ids are only looked at.
 
         Args:
             offsets: of targets, for the remedy that an error names; None of inputs.
         """
-        return  # elsewhere they are found as they are read
+        if not self.fits and self.in_memory:
+            self._find_range()
+        if not self.searched and self.in_memory:
+            self._refuse_any(offsets)
+            self.searched = True
+
+    def _refuse_any(self, offsets: tuple[int, ...] | None) -> None:
+        """Refuses values that are NaN or infinite, of a field in memory."""
+        raise NotImplementedError
 
     def refuse_missing(
         self, document: int, step: int, offsets: tuple[int, ...] | None = None
@@ -200,21 +220,22 @@ class Flat(Field):
 
     def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
         begin = self.offsets[spans.document] + spans.start  # counted in `flat`
-        # One run a row: whole windows are copied, and what a shorter run has behind its end becomes
-        # 0. Not where the array ends inside of such a window.
-        if spans.single and len(begin) and begin.max() + window <= len(self.flat):
-            return padded(self._windows_at(begin, window), spans, rows, window)
-        out = np.zeros((rows, window, *self.shape), self.dtype)
-        whole = spans.steps == window
-        out[spans.row[whole]] = self._windows_at(begin[whole], window)
-        runs = tuple(a[~whole] for a in (spans.row, spans.column, begin, spans.steps))
+        runs = (spans.row, spans.column, begin, spans.steps)
         # One copy for each run costs the same whatever it copies, an index for each step does not.
-        few = len(runs[0]) <= rows
+        many = len(begin) > 2 * rows
         wide = int(np.prod(self.shape)) > _WIDE
-        if few or wide:
-            self._copy_runs(out, runs)
-        else:
+        if many and not wide:
+            out = np.zeros((rows, window, *self.shape), self.dtype)
             self._copy_steps(out, runs)
+            return out
+        # From the first run of each row on a whole window is copied, unless the array ends inside
+        # of it. What a shorter run has behind its end becomes 0, and is that of the others then.
+        first = (spans.column == 0) & (begin + window <= len(self.flat))
+        if first.all():
+            return padded(self._windows_at(begin, window), spans.row, spans.steps, rows)
+        windows = self._windows_at(begin[first], window)
+        out = padded(windows, spans.row[first], spans.steps[first], rows)
+        self._copy_runs(out, tuple(a[~first] for a in runs))
         return out
 
     def _windows_at(self, begin: np.ndarray, window: int) -> np.ndarray:
@@ -244,8 +265,7 @@ class Flat(Field):
 
     @property
     def plain(self) -> bool:
-        in_range = self._id_range is not None and fits_int32(*self._id_range)
-        return self.searched and (self.fits or in_range)
+        return self.sound
 
     def streams(self, begin: int, rows: int, batches: int, window: int) -> np.ndarray:
         """Windows of streams of equal length, a view `(batches, rows, window, ...)`.
@@ -280,16 +300,13 @@ class Flat(Field):
     def in_memory(self) -> bool:
         return self.immediate and self.flat.nbytes <= _SCAN_BYTES
 
-    def search(self, offsets: tuple[int, ...] | None = None) -> None:
-        if self.searched or not self.in_memory:
-            return
+    def _refuse_any(self, offsets: tuple[int, ...] | None) -> None:
         missing = np.flatnonzero(missing_steps(self.flat))
         if len(missing):  # perhaps between documents, where nothing is read
             for document, (at, steps) in enumerate(zip(self.offsets, self.lengths, strict=True)):
                 inside = missing[(missing >= at) & (missing < at + steps)]
                 if len(inside):
                     self.refuse_missing(document, int(inside[0] - at), offsets)
-        self.searched = True
 
     def _search_ids(self) -> tuple[int, int] | None:
         return (int(self.flat.min()), int(self.flat.max())) if self.flat.size <= _SCAN_IDS else None
@@ -311,9 +328,9 @@ class Separate(Field):
         return self.documents[document][start:stop]
 
     def gather(self, spans: Spans, rows: int, window: int) -> np.ndarray:
-        if int(spans.steps.sum()) < rows * window:
+        if rows > spans.batch or int(spans.steps.sum()) < rows * window:
             return super().gather(spans, rows, window)
-        # Nothing is padding: the runs, which are in order, make up the batch, and one call copies
+        # One batch without padding: the runs, which are in order, make it up, and one call copies
         # all. (A `Lazy` field copies each by itself: it may not hold so many documents at once.)
         stop = spans.start + spans.steps
         places = zip(spans.document.tolist(), spans.start.tolist(), stop.tolist(), strict=True)
@@ -330,14 +347,11 @@ class Separate(Field):
         size = int(self.lengths.sum()) * int(np.prod(self.shape)) * self.dtype.itemsize
         return self.immediate and size <= _SCAN_BYTES and len(self.documents) <= _SCAN_DOCUMENTS
 
-    def search(self, offsets: tuple[int, ...] | None = None) -> None:
-        if self.searched or not self.in_memory:
-            return
+    def _refuse_any(self, offsets: tuple[int, ...] | None) -> None:
         for i, document in enumerate(self.documents):
             missing = missing_steps(document)
             if missing.any():
                 self.refuse_missing(i, int(missing.argmax()), offsets)
-        self.searched = True
 
     def _search_ids(self) -> tuple[int, int] | None:
         count = int(self.lengths.sum()) * int(np.prod(self.shape))

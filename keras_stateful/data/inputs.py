@@ -75,6 +75,11 @@ class Read:
         return self.field.immediate
 
     @property
+    def sound(self) -> bool:
+        """True if it is known that no value is missing or out of range."""
+        return self.field.sound
+
+    @property
     def plain(self) -> bool:
         """True if batches may be copies of parts of one array, with nothing left to check."""
         return self.field.plain and len(self.offsets) == 1
@@ -122,6 +127,7 @@ class Static:
 
     offsets = (0,)
     immediate = True
+    sound = True
     plain = False
 
     @property

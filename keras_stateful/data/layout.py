@@ -35,7 +35,7 @@ class Layout(ABC):
         self._counts: dict[str, int] = {}  # by `label_at`; a count looks at all pieces
 
     @abstractmethod
-    def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
+    def spans(self, begin: int, end: int, low: int, high: int) -> Spans:
         """What some batches read.
 
         Args:
@@ -44,8 +44,11 @@ class Layout(ABC):
                 as if they were one tall batch.
             low: the first row.
             high: the row behind the last one.
-            shift: time steps later in the documents, for targets.
         """
+
+    def later(self, spans: Spans, steps: int, begin: int, end: int, low: int, high: int) -> Spans:
+        """What stands so many time steps later than the `spans` of these batches, for targets."""
+        return spans.later(steps)
 
     def counted(self, label_at: str) -> int:
         """Time steps of the epoch, in all rows, that are trained on.
@@ -109,7 +112,7 @@ class Dealt(Layout):
         self.length = strides.steps(num_batches) if packed else num_batches  # places of a row
         self.key = self.row * self.length + self.position
 
-    def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
+    def spans(self, begin: int, end: int, low: int, high: int) -> Spans:
         batch, rows = _tall(begin, end, low, high)
         find = self._find_packed if self.packed else self._find_aligned
         tall, j, inside, column, new = find(batch, rows)
@@ -120,12 +123,13 @@ class Dealt(Layout):
             row=tall,
             column=column,
             document=pieces.document[j],
-            start=pieces.first[j] + inside + shift,
+            start=pieces.first[j] + inside,
             steps=steps,
-            skip=np.clip(np.maximum(pieces.skip[j] - inside, new - column), 0, steps),
+            skip=_within(np.maximum(pieces.skip[j] - inside, new - column), steps),
             opens=inside == 0,
             closes=steps == left,
             single=not self.packed,
+            batch=high - low,
         )
 
     def _find_aligned(self, batch: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -216,7 +220,15 @@ class Streams(Layout):
         """True if it is no more than one document, so that a stream is one piece of it."""
         return len(self.ends) == 1
 
-    def spans(self, begin: int, end: int, low: int, high: int, shift: int = 0) -> Spans:
+    def spans(self, begin: int, end: int, low: int, high: int) -> Spans:
+        return self._shifted(0, begin, end, low, high)
+
+    def later(self, spans: Spans, steps: int, begin: int, end: int, low: int, high: int) -> Spans:
+        if self.one_text:
+            return spans.later(steps)
+        return self._shifted(steps, begin, end, low, high)  # perhaps in the documents that follow
+
+    def _shifted(self, shift: int, begin: int, end: int, low: int, high: int) -> Spans:
         batch, rows = _tall(begin, end, low, high)
         tall = np.arange(len(rows))
         # Windows by their first step in the text. Batch 1 of row 0 begins at (0 * 2 + 1) * 4 = 4.
@@ -243,10 +255,11 @@ class Streams(Layout):
             document=j if self.order is None else self.order[j],
             start=start,
             steps=steps,
-            skip=np.clip(counts - column, 0, steps),
+            skip=_within(counts - column, steps),
             opens=(batch == 0) & (column == 0),
             closes=at + column + steps == self.ends[j],
             single=self.one_text,
+            batch=high - low,
         )
 
     def _count(self, label_at: str) -> int:
@@ -278,6 +291,11 @@ def _tall(begin: int, end: int, low: int, high: int) -> tuple[np.ndarray, np.nda
     if end - begin == 1:
         return np.full(len(rows), begin), rows
     return np.repeat(np.arange(begin, end), len(rows)), np.tile(rows, end - begin)
+
+
+def _within(count: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Each count from 0 to its steps; `np.clip` takes twice as long."""
+    return np.minimum(np.maximum(count, 0), steps)
 
 
 def _ranges(first: np.ndarray, last: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

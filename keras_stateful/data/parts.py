@@ -84,6 +84,13 @@ class Parts:
         return next((values.name for values in inputs if values.field is target), None)
 
     @property
+    def read(self) -> list[Input | Field]:
+        """All that is read for a batch, but for labels and weights of whole documents."""
+        fields = [target.field for target in self.targets.values()]
+        fields.append(None if self.weights is None else self.weights.field)
+        return [*self.inputs.values(), *(field for field in fields if field is not None)]
+
+    @property
     def reach(self) -> int:
         """Time steps that targets and known-ahead inputs look ahead."""
         return max(self.target_reach, *(max(values.offsets) for values in self.inputs.values()))

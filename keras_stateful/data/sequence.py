@@ -35,7 +35,6 @@ from keras_stateful.foundation.types import Structure
 
 BOUNDARIES = ("align", "pack", "ignore")
 _WASTEFUL = 0.8  # utilization below which the user is warned
-_TALL = 1 << 21  # bytes of batches that are gathered together
 _CHECKED = 1 << 28  # bytes of a corpus in memory that a fingerprint reads
 _SAMPLED = 32  # batches that a fingerprint reads at least
 
@@ -262,7 +261,7 @@ class StatefulSequence(FromFrame, ModelFacing):
         """Batch `index` of the present epoch: `(x, y)`, or `(x, y, sample_weight)` if any pads."""
         i = self._checked_index(index)
         self._epoch_read = self.epoch
-        return next(self._windows.read(i, i + 1, self.epoch))
+        return self._windows.batch(i, self.epoch)
 
     def reset_mask(self, i: int, epoch: int | None = None) -> np.ndarray:
         """Which rows start from the initial state in batch `i`.
@@ -398,9 +397,7 @@ class StatefulSequence(FromFrame, ModelFacing):
         """
         epoch, total = self.epoch, self.num_batches
         first, self._begin_at = self._begin_at, 0
-        # Small batches are gathered several at a time, as one tall batch: most of the time that a
-        # batch takes is NumPy's calls, not its bytes.
-        at_once = max(1, min(32, _TALL // spec_bytes(self.signature()), total))
+        at_once = self._windows.at_once
 
         def read(begin: int) -> Iterable[tuple]:
             batches = self._windows.read(begin, min(begin + at_once, total), epoch)

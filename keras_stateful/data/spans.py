@@ -7,6 +7,7 @@
 Functions here turn spans into arrays `(rows, window)`.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ class Spans(NamedTuple):
         opens: bool; True where a piece starts, from the initial state.
         closes: bool; True where a piece's last step is among them.
         single: True if there is at most one run a row, at column 0.
+        batch: rows of a batch. In a tall one, batches one below the other, a row goes on so many
+            rows further down.
     """
 
     row: np.ndarray
@@ -36,6 +39,35 @@ class Spans(NamedTuple):
     opens: np.ndarray
     closes: np.ndarray
     single: bool
+    batch: int
+
+    def later(self, steps: int) -> "Spans":
+        """What stands so many time steps later in the same documents."""
+        return self._replace(start=self.start + steps)
+
+    def of_rows(self, rows: np.ndarray, count: int) -> "Spans":
+        """The spans of some rows, which are numbered anew.
+
+        Args:
+            rows: indices of the rows, ascending.
+            count: how many rows there are in all.
+        """
+        number = np.full(count, -1)
+        number[rows] = np.arange(len(rows))
+        row = number[self.row]
+        kept = row >= 0
+        return Spans(
+            row=row[kept],
+            column=self.column[kept],
+            document=self.document[kept],
+            start=self.start[kept],
+            steps=self.steps[kept],
+            skip=self.skip[kept],
+            opens=self.opens[kept],
+            closes=self.closes[kept],
+            single=self.single,
+            batch=self.batch,
+        )
 
     def fill(self, rows: int, window: int) -> bool:
         """True if every row is one run over the whole window, so that nothing is padding."""
@@ -49,23 +81,25 @@ def place(spans: Spans, marks: np.ndarray) -> tuple[int, int]:
     return int(spans.document[k]), int(spans.start[k] + column - spans.column[k])
 
 
-def trained(spans: Spans, rows: int, window: int) -> np.ndarray:
+def weighted(spans: Spans, rows: int, window: int, scale: float) -> np.ndarray:
+    """`scale` at steps that are real and not burnt in, 0 elsewhere: float32 `(rows, window)`."""
+    weights = np.full((rows, window), scale, "float32")
+    counted = np.bincount(spans.row, spans.steps - spans.skip, rows)
+    partial = np.flatnonzero(counted < window)  # of most rows all steps count
+    if len(partial):
+        marks = _trained(spans.of_rows(partial, rows), len(partial), window)
+        weights[partial] = marks * np.float32(scale)
+    return weights
+
+
+def _trained(spans: Spans, rows: int, window: int) -> np.ndarray:
     """Marks the steps that are real and not burnt in, bool `(rows, window)`."""
-    begin, end = spans.column + spans.skip, spans.column + spans.steps
-    if spans.single:
-        column = np.arange(window)
-        inside = (column >= begin[:, None]) & (column < end[:, None])
-        if len(inside) == rows:
-            return inside
-        marks = np.zeros((rows, window), bool)
-        marks[spans.row] = inside
-        return marks
     # Rows one after the other: +1 where a run begins, -1 behind its end. The running sum is 1
     # inside of runs and 0 between them. Where one ends and the next begins, both add to one edge.
     edges = np.zeros(rows * window + 1, "int8")
-    at = spans.row * window
-    np.add.at(edges, at + begin, 1)
-    np.add.at(edges, at + end, -1)
+    at = spans.row * window + spans.column
+    np.add.at(edges, at + spans.skip, 1)
+    np.add.at(edges, at + spans.steps, -1)
     return np.cumsum(edges[:-1], dtype="int8").astype(bool).reshape(rows, window)
 
 
@@ -97,17 +131,47 @@ def counted_up(begin: np.ndarray, steps: np.ndarray) -> np.ndarray:
     return np.arange(total) + np.repeat(begin - before, steps)
 
 
-def padded(values: np.ndarray, spans: Spans, rows: int, window: int) -> np.ndarray:
+def joined(spans: Spans, window: int) -> Iterator[tuple[int, ...]]:
+    """Spans as runs, joined where a document goes on in the next window of its row.
+
+    Yields:
+        Of each run: row and column where it begins, the document, its first time step and the one
+        behind its last, and how many windows it has. Several windows are all full, and stand
+        `spans.batch` rows below each other.
+    """
+    stop, one = spans.start + spans.steps, np.ones_like(spans.row)
+    runs = np.stack([spans.row, spans.column, spans.document, spans.start, stop, one])
+    if len(one) and spans.row[-1] >= spans.batch:  # in one batch no document goes on
+        runs = runs[:, np.argsort(spans.row % spans.batch, kind="stable")]
+        row, _, document, start, stop, _ = runs
+        whole = stop - start == window
+        follows = (
+            (whole[1:] & whole[:-1])
+            & (document[1:] == document[:-1])
+            & (start[1:] == stop[:-1])
+            & (row[1:] == row[:-1] + spans.batch)
+        )
+        first = np.flatnonzero(np.append(True, ~follows))
+        last = np.append(first[1:], len(row)) - 1
+        runs = runs[:, first]
+        runs[4:] = stop[last], last - first + 1
+    return zip(*runs.tolist(), strict=True)
+
+
+def padded(values: np.ndarray, row: np.ndarray, steps: np.ndarray, rows: int) -> np.ndarray:
     """Puts single windows into their rows, with zeros behind the end of what is shorter.
 
     Args:
-        values: `(spans, window, ...)`, a window for each span; written to.
+        values: `(windows, window, ...)`; written to.
+        row: of each window, ascending.
+        steps: that each window has.
+        rows: how many rows there are.
     """
-    short = np.flatnonzero(spans.steps < window)
-    for k, steps in zip(short.tolist(), spans.steps[short].tolist(), strict=True):
-        values[k, steps:] = 0
+    short = np.flatnonzero(steps < values.shape[1])
+    for k, stop in zip(short.tolist(), steps[short].tolist(), strict=True):
+        values[k, stop:] = 0
     if len(values) == rows:
         return values
     out = np.zeros((rows, *values.shape[1:]), values.dtype)
-    out[spans.row] = values
+    out[row] = values
     return out

@@ -198,6 +198,7 @@ class StreamWindows:
             opens=start == 0,
             closes=start + steps == lengths,
             single=self._boundary == "align",
+            batch=len(self._rows),
         )
 
     def counted(self, reading: Reading) -> tuple[int, int]:
@@ -214,10 +215,7 @@ class StreamWindows:
         spans, documents = reading
         parts = self._source.parts_of(documents)
 
-        def later(steps: int) -> Spans:
-            return spans._replace(start=spans.start + steps)
-
-        gathered = parts.gather(spans, later, len(self._rows), self._window, lambda _: 1.0)
+        gathered = parts.gather(spans, spans.later, len(self._rows), self._window, lambda _: 1.0)
         numbers = np.array([document.number for document in documents], "int64")
         return Made(
             gathered,

@@ -18,7 +18,7 @@ from keras_stateful.data.fields import Field, check_laid_out
 from keras_stateful.data.ids import IdRange
 from keras_stateful.data.kinds import as_array, is_array
 from keras_stateful.data.offsets import Offsets, read_offsets
-from keras_stateful.data.spans import Spans, repeated, trained
+from keras_stateful.data.spans import Spans, repeated, weighted
 from keras_stateful.data.weights import Weights
 from keras_stateful.foundation.arguments import one_of
 from keras_stateful.foundation.frames import Columns, columns_of
@@ -90,9 +90,7 @@ class Target:
     def weights(self, spans: Spans, rows: int, window: int, scale: float) -> np.ndarray:
         """`scale` at the steps that count, 0 elsewhere: float32 `(rows, window)`."""
         if self.label_at == "every":
-            if spans.fill(rows, window) and not spans.skip.any():
-                return np.full((rows, window), scale, "float32")
-            return np.where(trained(spans, rows, window), np.float32(scale), np.float32(0))
+            return weighted(spans, rows, window, scale)
         weights = np.zeros((rows, window), "float32")
         chosen = self._labelled(spans)
         # At the last step of each chosen run.

@@ -1,11 +1,12 @@
 """The windows of a corpus: batches by index and epoch, as the layout of the epoch says."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from operator import methodcaller
 
 import numpy as np
 
-from keras_stateful.data.batch import assemble, mark_resets, no_resets, rows_of
+from keras_stateful.data.batch import assemble, mark_resets, no_resets, spec_bytes
 from keras_stateful.data.columns import ColumnOrder
 from keras_stateful.data.fields import Field, Flat
 from keras_stateful.data.ids import Classes, Vocabulary
@@ -15,8 +16,11 @@ from keras_stateful.data.parts import IdChecks, Parts
 from keras_stateful.data.plan import Plan
 from keras_stateful.data.spans import Spans
 from keras_stateful.data.targets import Target
+from keras_stateful.foundation.locks import Lock
 from keras_stateful.foundation.types import Structure
 
+_TALL = 1 << 22  # bytes of batches that are gathered together, at most
+_AT_ONCE = 32  # such batches, at most
 _MASKS = 64  # batches whose reset masks are made together, at most
 _MASK_FLAGS = 1 << 16  # flags of these masks, at most
 
@@ -48,6 +52,10 @@ class Windows:
         self._checked_classes: dict[str | None, Classes] = {}  # that a whole epoch was read for
         # Epoch and number of the batches whose masks were made last, and these masks.
         self._masks: tuple[tuple[int, int] | None, np.ndarray] = (None, np.empty(0))
+        # What would follow the batch asked for last, and batches read ahead from there on.
+        self._next: tuple | None = None
+        self._ahead: deque[tuple] = deque()
+        self._lock = Lock()
         # Without padding, weights of the user's own and steps that do not count, all would be 1.
         every = {t.label_at for t in parts.targets.values()} == {"every"}
         self._weighted = plan.padded or parts.weights is not None or not every
@@ -55,11 +63,16 @@ class Windows:
     @property
     def immediate(self) -> bool:
         """True if batches come straight from memory."""
-        parts = self._parts
-        fields = [t.field for t in parts.targets.values()]
-        fields.append(None if parts.weights is None else parts.weights.field)
-        read = [*parts.inputs.values(), *(f for f in fields if f is not None)]
-        return all(values.immediate for values in read)
+        return all(values.immediate for values in self._parts.read)
+
+    @property
+    def at_once(self) -> int:
+        """How many batches are gathered together, as one tall batch, where they follow each other.
+
+        Most of the time that a small batch takes is NumPy's calls, not its bytes.
+        """
+        fitting = _TALL // spec_bytes(self.signature())
+        return max(1, min(_AT_ONCE, fitting, self._plan.num_batches))
 
     def signature(self) -> tuple:
         """A batch with a `Spec` in place of each array."""
@@ -126,6 +139,21 @@ class Windows:
             self._masks = (key, masks)
         return masks[i % several].copy()
 
+    def batch(self, i: int, epoch: int) -> tuple:
+        """Batch `i` of an epoch; if it follows the last one asked for, some are read ahead."""
+        # Only where nothing can be wrong with those that nobody asked for.
+        if self.order or self._checks or not all(v.immediate and v.sound for v in self._parts.read):
+            return next(self.read(i, i + 1, epoch))
+        for_model = (self.at_ends, self.once)
+        with self._lock:
+            follows = self._next == (epoch, i, for_model)
+            self._next = (epoch, i + 1, for_model)
+            if not (follows and self._ahead):
+                count = self.at_once if follows else 1
+                self._ahead.clear()
+                self._ahead.extend(self.read(i, min(i + count, self._plan.num_batches), epoch))
+            return self._ahead.popleft()
+
     def read(self, begin: int, end: int, epoch: int) -> Iterator[tuple]:
         """Batches `begin` to `end` of an epoch."""
         layout = self._plan.layout(epoch)
@@ -171,21 +199,20 @@ class Windows:
         """Batches read span by span, together as one tall batch."""
         window, low, high = self._plan.settings.window, self._rows.start, self._rows.stop
         count, rows = end - begin, high - low
+        spans = layout.spans(begin, end, low, high)
+        scale = self._scale(layout) if self._weighted else None
 
         def later(steps: int) -> Spans:
-            return layout.spans(begin, end, low, high, steps)
+            return layout.later(spans, steps, begin, end, low, high)
 
-        spans, scale = later(0), self._scale(layout) if self._weighted else None
         gathered = self._parts.gather(spans, later, count * rows, window, scale)
         self._checks.check(gathered, self._parts, spans)
         gathered = self.order.arrange(gathered).handed_once(self.once)
         mask = self.mask(spans, count) if self._resets else None
         tall = gathered.assemble(mask, at_ends=self.at_ends)
         if count == 1:
-            yield tall
-            return
-        for k in range(count):
-            yield tuple(rows_of(part, slice(k * rows, (k + 1) * rows)) for part in tall)
+            return iter([tall])
+        return zip(*(_together(_batches(part, count)) for part in tall), strict=True)
 
     def _scale(self, layout: Layout) -> Callable[[Target], float]:
         """All steps (or windows) / those that count, of the epoch, in all shards, by target."""
@@ -195,6 +222,15 @@ class Windows:
             return lambda _: windows / max(1, layout.counted(AT_ENDS))
         # In "ignore" the end of no document may be read, so that none of its labels counts.
         return lambda target: windows * settings.window / max(1, layout.counted(target.label_at))
+
+
+def _batches(part: Structure, count: int) -> Structure:
+    """An iterator over the batches in each array of a tall batch."""
+    if isinstance(part, dict):
+        return {k: _batches(v, count) for k, v in part.items()}
+    if isinstance(part, tuple):
+        return tuple(_batches(v, count) for v in part)
+    return iter(part.reshape(count, -1, *part.shape[1:]))
 
 
 def _together(parts: Structure) -> Iterator[Structure]:
