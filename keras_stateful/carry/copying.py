@@ -24,7 +24,10 @@ from keras_stateful.foundation.types import Structure, Tensor
 Layer: TypeAlias = keras.layers.Layer
 
 # What the config of a layer that carries has beside the plain one's
-_OF_CARRY = ("slots", "carry_after", "initial_state_given", "masked_output", "held_past")
+_OF_CARRY = (
+    *("slots", "carry_after", "held_past"),
+    *("initial_state_given", "masked_output", "most_resets"),
+)
 
 
 def parts_of(layer: Layer | keras.metrics.Metric) -> list[Layer]:

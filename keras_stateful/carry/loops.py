@@ -1,6 +1,8 @@
 """Which loop over time steps a recurrent layer runs; all give the same results.
 
-    resets inside the window, no kernel ──▶ run_by_step       one step after the other, any cell
+    resets inside the window            ──▶ fused_resets      one call of a fused kernel: cuDNN on a
+                                                              GPU, torch's own on the CPU
+    the same, no such kernel            ──▶ run_by_step       one step after the other, any cell
     masked steps, a cell of one's own   ──▶ run_by_step       where Keras's loop fails
     in training on the CPU              ──▶ run               `scan_kernels` on JAX and TensorFlow,
                                                               `torch_kernels` on torch
@@ -17,7 +19,7 @@ from collections.abc import Callable
 import keras
 from keras import ops
 
-from keras_stateful.carry import scan_kernels, torch_kernels
+from keras_stateful.carry import fused_resets, scan_kernels, torch_kernels
 from keras_stateful.carry.steps import StepResets, choose, first_of_last
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Structure, Tensor
@@ -52,16 +54,45 @@ def run(
             and `generate` can record.
         resets: rows that are set to the initial state inside the window, or None.
     """
-    if not training or mask is not None or len(sequences.shape) != 3 or not _eligible(layer):
+    if mask is not None or len(sequences.shape) != 3 or not _eligible(layer):
+        return None
+    fused = None if resets is None else fused_resets.fused_kernel(layer, sequences)
+    if resets is None or fused is None:
+        return _run_kernels(layer, sequences, initial_state, training, resets)
+
+    def by_step() -> tuple:
+        result = _run_kernels(layer, sequences, initial_state, training, resets)
+        if result is not None:
+            return result
+        return run_by_step(layer, sequences, initial_state, mask, training, resets)
+
+    dropped = _dropped_out(layer, sequences) if training else sequences
+    return fused_resets.run(layer, fused, dropped, initial_state, resets, by_step)
+
+
+def _run_kernels(
+    layer: keras.layers.RNN,
+    sequences: Tensor,
+    initial_state: list[Tensor],
+    training: bool,
+    resets: StepResets | None,
+) -> tuple | None:
+    """The same by a kernel that trains on the CPU, or None."""
+    if not training or layer.cell.compute_dtype not in ("float32", "float64"):
         return None
     kernels = next((k for k in (scan_kernels, torch_kernels) if k.serves(layer, sequences)), None)
     if kernels is None:
         return None
+    return kernels.run(layer, _dropped_out(layer, sequences), initial_state, resets)
+
+
+def _dropped_out(layer: keras.layers.RNN, sequences: Tensor) -> Tensor:
+    """What a layer reads of sequences `(batch, time, features)` in training."""
     sequences = ops.cast(sequences, layer.cell.compute_dtype)
     if layer.dropout:
         kept = keras_internals.dropout_mask(layer.cell, sequences[:, 0, :])
         sequences = sequences * kept[:, None]
-    return kernels.run(layer, sequences, initial_state, resets)
+    return sequences
 
 
 def _eligible(layer: keras.layers.RNN) -> bool:
@@ -69,7 +100,6 @@ def _eligible(layer: keras.layers.RNN) -> bool:
     cell = layer.cell
     return (
         type(cell) in PLAIN_CELLS.values()
-        and cell.compute_dtype in ("float32", "float64")
         and not (layer.recurrent_dropout or layer.go_backwards or layer.unroll)
         and getattr(layer, "use_cudnn", "auto") in ("auto", True)
         and cell.activation is keras.activations.tanh

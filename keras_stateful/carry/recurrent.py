@@ -38,6 +38,8 @@ class CarryRNN(Carry):
             as fresh.)
         masked_output: what masked steps put out: "state", the cell's first one, or "held": the
             output of the last step is one more state, the last one. None where no mask was seen.
+        most_resets: of a row behind the first step of a window, where documents start inside;
+            None: unknown. More are right as well, and slower: see `fused_resets`.
     """
 
     def __init__(
@@ -45,11 +47,13 @@ class CarryRNN(Carry):
         *args: Any,
         initial_state_given: bool = False,
         masked_output: str | None = None,
+        most_resets: int | None = None,
         **kwargs: Any,
     ):
         super().__init__(*args, **{**kwargs, "stateful": False})
         self.initial_state_given = initial_state_given
         self.masked_output = masked_output
+        self.most_resets = most_resets
         self._step_resets: StepResets | None = None  # see `_inner_loop_told`
 
     @property
@@ -251,6 +255,7 @@ class CarryRNN(Carry):
             **super().get_config(),
             "initial_state_given": self.initial_state_given,
             "masked_output": self.masked_output,
+            "most_resets": self.most_resets,
         }
 
 

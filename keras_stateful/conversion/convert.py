@@ -115,9 +115,17 @@ def to_stateful(
     if layers is None and graph.chosen is not None:
         layers = graph.chosen
         check_all_carry(graph, vouched)
-    stride = batch_size.stride if is_sequence(batch_size) else None
+    sequence = batch_size if is_sequence(batch_size) else None
     carrying = _carrying(
-        graph, rows, resets, layers, vouched, share=False, any_length=False, carry_after=stride
+        graph,
+        rows,
+        resets,
+        layers,
+        vouched,
+        share=False,
+        any_length=False,
+        carry_after=None if sequence is None else sequence.stride,
+        most_resets=None if sequence is None else sequence.most_resets,
     )
     if is_sequence(batch_size) and batch_size.label_at == "window":  # one of them, or one a step
         batch_size.give_targets(at_ends=facts_of(carrying).at_ends)
@@ -229,6 +237,7 @@ def _carrying(
     share: bool,
     any_length: bool,
     carry_after: int | None = None,
+    most_resets: int | None = None,
 ) -> StatefulModel:
     """A copy of a model whose layers carry their state.
 
@@ -241,6 +250,7 @@ def _carrying(
         share: use the same variables, not copies.
         any_length: take windows of any length.
         carry_after: steps of a window behind which the states are carried on; None: all.
+        most_resets: of a row behind the first step of a window; None: unknown.
     """
     function = "to_inference" if any_length else "to_stateful"
     rows = devices.graph_rows(batch_size, function)
@@ -279,6 +289,8 @@ def _carrying(
             )
         # An unrolled loop is as long as the window of the given model.
         config = {"unroll": False} if call.is_rnn and any_length else {}
+        if call.is_rnn:
+            config["most_resets"] = most_resets
         # One layer for all calls of a shared layer, with a slot for the state of each.
         layer = rewriter.layer(
             call.operation,

@@ -132,6 +132,15 @@ class Dealt(Layout):
             batch=high - low,
         )
 
+    def most_begun(self) -> int:
+        """The most pieces that begin behind the first column of a window, in one row of "pack".
+
+        Counted wherever the window lies, also where another epoch's would.
+        """
+        reach = self.strides.window - 2  # from the first such piece to the last, at most
+        first = np.searchsorted(self.key, self.key - reach, "left")  # a window's first, by its last
+        return int((np.arange(len(first)) + 1 - first).max(initial=0))
+
     def _find_aligned(self, batch: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, ...]:
         """The piece of each window.
 

@@ -15,6 +15,7 @@ from keras_stateful.data.corpus import open_corpus
 from keras_stateful.data.feed import RESETS_REMEDY
 from keras_stateful.data.frames import FromFrame
 from keras_stateful.data.inputs import KnownAhead, StaticInputs, uneven
+from keras_stateful.data.layout import Dealt
 from keras_stateful.data.lazy import Lazy
 from keras_stateful.data.model_facing import ModelFacing
 from keras_stateful.data.parts import open_parts
@@ -276,6 +277,17 @@ class StatefulSequence(FromFrame, ModelFacing):
         """
         i = self._checked_index(i)
         return self._windows.reset_mask(i, self.epoch if epoch is None else epoch)
+
+    @property
+    def most_resets(self) -> int | None:
+        """In "pack", the most resets of a row behind a window's first step, in the present epoch.
+
+        A shuffle may bring more or fewer of them into one window. None in "align" and "ignore".
+        """
+        if self.boundary != "pack":
+            return None
+        layout = self._plan.layout(self.epoch)
+        return layout.most_begun() if isinstance(layout, Dealt) else 0  # one text
 
     def locate(self, i: int) -> list[list[Span]]:
         """Where the time steps of batch `i` come from.

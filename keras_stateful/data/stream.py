@@ -180,6 +180,11 @@ class StatefulStream(ModelFacing):
         return self._steps.real / self._steps.ever if self._steps.ever else 1.0
 
     @property
+    def most_resets(self) -> None:
+        """Nobody knows how many documents will start in one window."""
+        return None
+
+    @property
     def once(self) -> bool:
         """True if the source is read once: an iterator."""
         return self._source.once

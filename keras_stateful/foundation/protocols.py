@@ -81,6 +81,10 @@ class Readable(Protocol):
     def static_shapes(self) -> dict[str, tuple]:
         """Shapes of what static inputs have for one document, by key."""
 
+    @property
+    def most_resets(self) -> int | None:
+        """The most resets of a row behind a window's first step; None: unknown, or none there."""
+
     def signature(self) -> tuple:
         """A batch in which the shape and dtype of each array stand in its place."""
 

@@ -14,6 +14,7 @@ from keras import layers
 from releases import since_keras
 
 import keras_stateful as ks
+from keras_stateful.carry import torch_kernels
 
 BACKEND = keras.backend.backend()
 # Before, there was none on JAX, and on torch one for LSTM alone.
@@ -44,6 +45,10 @@ def kernel(monkeypatch) -> list[str]:
         return calls
     for name in ("LSTM", "GRU"):
         monkeypatch.setattr(rnn, f"_cudnn_{name.lower()}", refuse(name))
+    if BACKEND == "torch":  # what windows with resets take, on the CPU as well
+        monkeypatch.setattr(
+            torch_kernels, "fused", lambda cell, *a: refuse(cell.__name__.removesuffix("Cell"))()
+        )
     if BACKEND == "tensorflow":
         monkeypatch.setattr(rnn, "_is_gpu_available", lambda: True)
         return calls
@@ -101,8 +106,10 @@ def test_resets_between_windows_keep_cudnn(kernel, layer):
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-def test_resets_inside_a_window_cost_cudnn(kernel, layer):
-    assert not takes(kernel, layer, STEPS_RESET, resets="step")
+def test_resets_inside_a_window_keep_cudnn(kernel, layer):
+    assert takes(kernel, layer, STEPS_RESET, resets="step") == served(layer)
+    assert not takes(kernel, layer, STEPS_RESET, resets="step", use_cudnn=False)
+    assert not takes(kernel, layer, STEPS_RESET, resets="step", masked=True)
 
 
 @pytest.mark.parametrize("layer", LAYERS)

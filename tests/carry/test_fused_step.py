@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import keras
 import numpy as np
 import pytest
+from fused_on_the_cpu import fused_on_the_cpu
 
 import keras_stateful as ks
 
@@ -78,10 +79,11 @@ def compiled(model: keras.Model) -> keras.Model:
     return model
 
 
-def kernels(model: keras.Model, resets: bool) -> tuple[int, int]:
+def kernels(model: keras.Model) -> tuple[int, int]:
     """How many cuDNN calls the training step of a model makes forwards and backwards."""
-    ids, first = np.ones((ROWS, WINDOW), "int32"), np.ones(ROWS, bool)
-    batch = ([ids, first] if resets else ids, ids)
+    ids = np.ones((ROWS, WINDOW), "int32")
+    mask = [np.ones(t.shape, bool) for t in model.inputs[1:]]
+    batch = ([ids, *mask] if mask else ids, ids)
     compiled(model)
     if BACKEND == "tensorflow":
         import tensorflow as tf
@@ -89,7 +91,7 @@ def kernels(model: keras.Model, resets: bool) -> tuple[int, int]:
         model.optimizer.build(model.trainable_variables)
         model._symbolic_build(data_batch=batch)
         graph = tf.function(model.train_step).get_concrete_function(batch).graph.as_graph_def()
-        operations = [n.op for part in (graph, *graph.library.function) for n in _nodes(part)]
+        operations = _operations(graph.node, {f.signature.name: f for f in graph.library.function})
         back = sum(op.startswith("CudnnRNNBackprop") for op in operations)
         return sum(op.startswith("CudnnRNN") for op in operations) - back, back
     import jax
@@ -107,8 +109,18 @@ def kernels(model: keras.Model, resets: bool) -> tuple[int, int]:
     return step.count("cudnn_rnn_ffi"), step.count("cudnn_rnn_bwd_ffi")
 
 
-def _nodes(part):
-    return part.node if hasattr(part, "node") else part.node_def
+def _operations(nodes, functions: dict) -> list[str]:
+    """The operations of a graph and of the functions that it calls, the branches of a `cond` say.
+
+    (Those that a gradient has replaced stay in its library.)
+    """
+    operations = []
+    for node in nodes:
+        operations.append(node.op)
+        for value in node.attr.values():
+            if value.func.name:
+                operations += _operations(functions[value.func.name].node_def, functions)
+    return operations
 
 
 compiles = pytest.mark.skipif(
@@ -117,9 +129,30 @@ compiles = pytest.mark.skipif(
 
 
 @compiles
-@pytest.mark.parametrize("resets", [None, "window"])
+@pytest.mark.parametrize("resets", [None, "window", "step"])
 def test_a_step_is_one_kernel_each_way(cuda, resets):
-    assert kernels(ks.to_stateful(network(), ROWS, resets=resets), bool(resets)) == (1, 1)
+    assert kernels(ks.to_stateful(network(), ROWS, resets=resets)) == (1, 1)
+
+
+@compiles
+@pytest.mark.skipif(BACKEND == "jax", reason="Keras has no fused GRU on JAX")
+@pytest.mark.parametrize("policy", ["float32", "mixed_float16"])
+def test_so_is_that_of_a_gru_with_resets_inside_the_window(cuda, policy):
+    model = network(keras.layers.GRU, policy)
+    assert kernels(ks.to_stateful(model, ROWS, resets="step")) == (1, 1)
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="the others compile their steps")
+@pytest.mark.parametrize("layer", [keras.layers.LSTM, keras.layers.GRU])
+def test_resets_inside_a_window_are_one_call_each_way_on_torch(monkeypatch, layer):
+    """The call that runs on cuDNN there, which has one way back."""
+    calls = fused_on_the_cpu(monkeypatch)
+    model = compiled(ks.to_stateful(network(layer), ROWS, resets="step"))
+    ids, mask = np.ones((ROWS, WINDOW), "int32"), np.zeros((ROWS, WINDOW), bool)
+    mask[0, 2] = mask[1, 4] = mask[3, 5] = True
+    calls.clear()
+    model.train_on_batch([ids, mask], ids)
+    assert calls == ["resets"]
 
 
 @compiles
@@ -128,7 +161,7 @@ def test_so_is_the_step_of_a_plain_layer_that_was_repaired(cuda):
 
     model = network(stateful=True)
     repair(model)
-    assert kernels(model, False) == (1, 1)
+    assert kernels(model) == (1, 1)
 
 
 @compiles
@@ -145,14 +178,14 @@ def test_reduced_precision_compiles_and_leaves_cudnn_on_jax(cuda, policy, plain)
     )
     if plain:
         repair(model)
-    assert kernels(model, False) == ((0, 0) if BACKEND == "jax" else (1, 1))
+    assert kernels(model) == ((0, 0) if BACKEND == "jax" else (1, 1))
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="a defect of Keras on JAX")
 def test_keras_fails_to_compile_reduced_precision_for_cuda(cuda):
     """When this fails, Keras looks at the dtype: then `loops.keras_loop` need not."""
     with pytest.raises(ValueError, match="Unknown output type bfloat16"):
-        kernels(network(policy="mixed_bfloat16"), False)
+        kernels(network(policy="mixed_bfloat16"))
 
 
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="TensorFlow has the kernel for the GPU only")
@@ -180,81 +213,3 @@ def test_the_fused_call_trains_as_the_loop_does(monkeypatch, layer):
     for a, b in zip(*(ks.get_states(m).values() for m in models), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     assert losses[0][2] != losses[0][0]
-
-
-def fused_on_the_cpu(monkeypatch) -> list[str]:
-    """Lets Keras take its fused call here; the names of the calls made."""
-    calls: list[str] = []
-
-    def noting(name, run):
-        def wrapped(*args, **kwargs):
-            calls.append(name)
-            return run(*args, **kwargs)
-
-        return wrapped
-
-    if BACKEND == "jax":
-        import jax
-        from jax.experimental import rnn
-
-        def lstm(
-            x,
-            h,
-            c,
-            weights,
-            lengths,
-            *,
-            input_size,
-            hidden_size,
-            num_layers,
-            dropout,
-            bidirectional,
-        ):
-            sizes = (input_size, hidden_size, num_layers, bidirectional)
-            parts = rnn.unpack_lstm_weights(weights, *sizes)
-            return rnn.lstm_ref(
-                x,
-                h,
-                c,
-                *parts,
-                lengths,
-                input_size,
-                hidden_size,
-                num_layers,
-                dropout,
-                bidirectional,
-            )
-
-        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-        monkeypatch.setattr(rnn, "lstm", noting("lstm", lstm))
-        return calls
-
-    import torch
-
-    from keras_stateful.carry import torch_kernels
-
-    class OnGpu(torch.Tensor):
-        """A tensor that says so, on the CPU."""
-
-        device = property(lambda self: torch.device("cuda"))
-
-    monkeypatch.setattr(torch_kernels, "serves", lambda layer, sequences: False)
-    monkeypatch.setattr(RNN, "_is_cuda_cudnn_available", lambda: True)
-    keras_backend = importlib.import_module("keras.src.backend")
-    for name in ("lstm", "gru"):
-        run, prepare = getattr(RNN, f"_cudnn_{name}"), getattr(RNN, f"prepare_{name}_params")
-        whole = getattr(keras_backend, name)
-
-        def on_the_cpu(*args, _prepare=prepare, **kwargs):
-            return _prepare(*args[:3], torch.device("cpu"))
-
-        def unwrapped(inputs, *args, _run=run, **kwargs):
-            return _run(inputs.as_subclass(torch.Tensor), *args, **kwargs)
-
-        def moved(inputs, *args, _whole=whole, **kwargs):
-            return _whole(inputs.as_subclass(OnGpu), *args, **kwargs)
-
-        monkeypatch.setattr(RNN, f"prepare_{name}_params", on_the_cpu)
-        monkeypatch.setattr(RNN, f"_cudnn_{name}", noting(name, unwrapped))
-        monkeypatch.setattr(keras_backend, name, moved)
-    return calls

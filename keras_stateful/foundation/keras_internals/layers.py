@@ -135,6 +135,56 @@ def copy_cudnn_choice(old: keras.layers.Layer, new: keras.layers.Layer) -> None:
         new.use_cudnn, new.supports_jit = False, old.supports_jit
 
 
+def has_fused_call(layer: keras.layers.RNN) -> bool:
+    """True if Keras hands an `LSTM` or `GRU` with these settings to cuDNN, on TensorFlow or JAX.
+
+    Private: `backend.cudnn_ok`, which is not there where Keras has no cuDNN for a backend, and
+    knows the `GRU` on TensorFlow alone.
+    """
+    cell, cudnn_ok = layer.cell, getattr(_keras_backend, "cudnn_ok", None)
+    if cudnn_ok is None:
+        return False
+    settings = (cell.activation, cell.recurrent_activation, layer.unroll, cell.use_bias)
+    if not isinstance(cell, keras.layers.GRUCell):
+        return cudnn_ok(*settings)
+    if keras.backend.backend() != "tensorflow":
+        return False
+    return cudnn_ok(*settings, reset_after=cell.reset_after)
+
+
+def fused_call(
+    layer: keras.layers.RNN, sequences: Tensor, states: list[Tensor], weights: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """One call of cuDNN, with other weights than the layer's.
+
+    Private: `backend.lstm` and `backend.gru`, which `inner_loop` of a layer calls with its own.
+
+    Args:
+        layer: one with `has_fused_call`.
+        sequences: `(batch, time, features)`.
+        states: at the start, `(batch, units)` each.
+        weights: kernel, recurrent kernel and bias.
+
+    Returns:
+        All outputs, and the last states.
+    """
+    cell, (kernel, recurrent_kernel, bias) = layer.cell, weights
+    is_gru = isinstance(cell, keras.layers.GRUCell)
+    _, outputs, last = (_keras_backend.gru if is_gru else _keras_backend.lstm)(
+        sequences,
+        *states,
+        None,  # a mask
+        kernel=kernel,
+        recurrent_kernel=recurrent_kernel,
+        bias=bias,
+        activation=cell.activation,
+        recurrent_activation=cell.recurrent_activation,
+        return_sequences=True,
+        **({"reset_after": cell.reset_after} if is_gru else {}),
+    )
+    return outputs, list(last)
+
+
 # Dropout inside recurrent cells
 
 
