@@ -35,6 +35,7 @@ NAMES = (
     "torch_loop",
     "held_out",
     "layout",
+    "pack",
     "burn_in",
     "dynamic",
     "generation",

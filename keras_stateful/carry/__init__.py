@@ -10,7 +10,8 @@
        │                                    │    (each_step: where documents start inside a window)
        │                                    └─ attention: keys and values, or what they are made of
     recurrent ──▶ loops: which loop over time steps, resets inside a window, where cuDNN
-       │                     is avoided (scan_kernels, torch_kernels; steps: flags of single steps)
+       │                     is avoided (scan_kernels, torch_kernels; steps: flags of single steps;
+       │                     fused_resets: resets inside a window by one call of a fused kernel)
     states: read, written, reset
     any_length, time_distributed: windows of any length; vocabulary: which ids a graph reads
 

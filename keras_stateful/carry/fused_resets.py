@@ -24,7 +24,8 @@ gradient through, so that none crosses a reset, and nothing else need be said ba
 
 Rows stay where they are in a batch of the same size, whoever else is reset: they are alone, bit for
 bit, as without resets. Only a mask with more resets than there is room for is computed otherwise,
-as a whole: step by step (`loops`), to the same numbers but for rounding.
+as a whole: step by step (`loops`), to the same numbers but for rounding. (So is one on torch's CPU
+that a second call of the kernel serves sooner, see `torch_kernels`.)
 
 Initial states other than zeros cannot be had so, nor can a SimpleRNN be cleared: it has no gates.
 Laying out each document's part of the window as a row of its own does it in fewer, wider steps, but
@@ -133,14 +134,22 @@ def run(
         return [ops.cast(t, layer.cell.compute_dtype) for t in (outputs, *states)]
 
     try:
-        if most < sequences.shape[1] - 1:
-            of_rows = ops.sum(ops.cast(resets.flags[:, 1:], "int32"), axis=1)
-            outputs, *states = ops.cond(ops.max(of_rows) <= most, fused, otherwise)
-        else:
-            outputs, *states = fused()
+        outputs, *states = ops.cond(_by_one_call(resets.flags[:, 1:], most), fused, otherwise)
     except NotImplementedError:  # as Keras's calls say, which look once more
         outputs, *states = otherwise()
     return outputs[:, -1], outputs, states
+
+
+def _by_one_call(flags: Tensor, most: int) -> Tensor | bool:
+    """True if there is room for so many resets, and one call is the faster way.
+
+    Args:
+        flags: bool `(batch, time - 1)`, the resets behind the first step.
+        most: resets of a row that there is room for.
+    """
+    if keras.backend.backend() == "torch" and not torch_kernels.many_calls(flags):
+        return False
+    return ops.max(ops.sum(ops.cast(flags, "int32"), axis=1)) <= most
 
 
 def _fused(

@@ -56,34 +56,23 @@ def run(
     """
     if mask is not None or len(sequences.shape) != 3 or not _eligible(layer):
         return None
+    exact = layer.cell.compute_dtype in ("float32", "float64")
+    kernels = next(
+        (k for k in (scan_kernels, torch_kernels) if exact and k.serves(layer, sequences)), None
+    )
     fused = None if resets is None else fused_resets.fused_kernel(layer, sequences)
-    if resets is None or fused is None:
-        return _run_kernels(layer, sequences, initial_state, training, resets)
+    if fused is None and (kernels is None or not training):
+        return None
+    read = _dropped_out(layer, sequences) if training else sequences
 
     def by_step() -> tuple:
-        result = _run_kernels(layer, sequences, initial_state, training, resets)
-        if result is not None:
-            return result
+        if kernels is not None:
+            return kernels.run(layer, read, initial_state, resets)
         return run_by_step(layer, sequences, initial_state, mask, training, resets)
 
-    dropped = _dropped_out(layer, sequences) if training else sequences
-    return fused_resets.run(layer, fused, dropped, initial_state, resets, by_step)
-
-
-def _run_kernels(
-    layer: keras.layers.RNN,
-    sequences: Tensor,
-    initial_state: list[Tensor],
-    training: bool,
-    resets: StepResets | None,
-) -> tuple | None:
-    """The same by a kernel that trains on the CPU, or None."""
-    if not training or layer.cell.compute_dtype not in ("float32", "float64"):
-        return None
-    kernels = next((k for k in (scan_kernels, torch_kernels) if k.serves(layer, sequences)), None)
-    if kernels is None:
-        return None
-    return kernels.run(layer, _dropped_out(layer, sequences), initial_state, resets)
+    if resets is None or fused is None:
+        return by_step()
+    return fused_resets.run(layer, fused, read, initial_state, resets, by_step)
 
 
 def _dropped_out(layer: keras.layers.RNN, sequences: Tensor) -> Tensor:

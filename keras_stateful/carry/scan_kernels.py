@@ -11,8 +11,8 @@ product over all steps behind it, as cuDNN does it (Appleyard et al. 2016, arXiv
     behind it   d kernel = x' · d gates     d recurrent_kernel = h' · d gates
                 d x = d gates · kernel'
 
-Rows may be set to an initial state before any step, so "pack" is served too, which no fused kernel
-of the backends is. Such a row passes no gradient back to the state that it replaces.
+Rows may be set to an initial state before any step, so "pack" is served too. Such a row passes no
+gradient back to the state that it replaces.
 """
 
 from collections.abc import Callable

@@ -3,8 +3,8 @@
 Keras 3.14 to 3.15 call them on a GPU only; on the CPU they loop over the time steps in Python, with
 a dozen small operations for each. A kernel computes the same, and its backward pass too, in one
 call. Rows that are reset inside a window ("pack") are set between two calls, so that a window takes
-one more for each step at which any row is reset (of an LSTM or GRU from zeros only where
-`fused_resets`, which takes one call, has no room for so many):
+one more for each step at which any row is reset. Where that is more than one step, `fused_resets`
+does it in one call, unless a layer starts from other states than zeros, or is a SimpleRNN.
 
     resets  row 0   . . . R . . .        kernel(x[0:3]) ──▶ set row 0 ──▶ kernel(x[3:5])
             row 1   . . . . . R .                       ──▶ set row 1 ──▶ kernel(x[5:7])
@@ -38,6 +38,18 @@ def serves_resets(layer: keras.layers.RNN, sequences: Tensor) -> bool:
         return not _traced()
     exact = layer.cell.compute_dtype in ("float32", "float64")
     return exact and serves(layer, sequences)
+
+
+def many_calls(flags: Tensor) -> bool:
+    """True if one call with inserted steps is faster than one from each reset to the next.
+
+    On a CPU the first costs about a tenth more than a window without resets, and so does each
+    further call of the second (`benchmarks/pack.py`). On a GPU the second would be a loop.
+
+    Args:
+        flags: bool `(batch, time - 1)`, the resets behind the first step.
+    """
+    return flags.device.type != "cpu" or int(flags.any(0).sum()) > 1
 
 
 def _traced() -> bool:

@@ -288,7 +288,7 @@ def _carrying(
                 rewriter, call, graph.slots[id(call.operation)], index, flags(level, reads)
             )
         # An unrolled loop is as long as the window of the given model.
-        config = {"unroll": False} if call.is_rnn and any_length else {}
+        config: dict[str, Any] = {"unroll": False} if call.is_rnn and any_length else {}
         if call.is_rnn:
             config["most_resets"] = most_resets
         # One layer for all calls of a shared layer, with a slot for the state of each.

@@ -45,7 +45,9 @@ def kernel(monkeypatch) -> list[str]:
         return calls
     for name in ("LSTM", "GRU"):
         monkeypatch.setattr(rnn, f"_cudnn_{name.lower()}", refuse(name))
-    if BACKEND == "torch":  # what windows with resets take, on the CPU as well
+    if BACKEND == "torch":  # what windows with resets take there
+        monkeypatch.setattr(torch_kernels, "serves", lambda *a: False)
+        monkeypatch.setattr(torch_kernels, "serves_resets", lambda *a: True)
         monkeypatch.setattr(
             torch_kernels, "fused", lambda cell, *a: refuse(cell.__name__.removesuffix("Cell"))()
         )

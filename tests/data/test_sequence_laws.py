@@ -278,6 +278,23 @@ def test_a_batch_depends_on_index_and_epoch_alone(layout, epoch, random):
 
 
 @settings(max_examples=150)
+@given(layouts(), st.integers(0, 3))
+def test_the_most_resets_of_a_window_are_known(layout, epoch):
+    """Never fewer than there are, and no more than a window could have that lay anywhere."""
+    lengths, rows, window, _, arguments = layout
+    sequence = StatefulSequence(corpus(lengths), rows, window, **arguments)
+    sequence.epoch = epoch
+    if arguments["boundary"] != "pack":
+        assert sequence.most_resets is None
+        return
+    masks = np.stack([sequence.reset_mask(i) for i in range(len(sequence))])
+    assert masks[:, :, 1:].sum(2).max(initial=0) <= sequence.most_resets
+    starts = np.flatnonzero(masks.transpose(1, 0, 2))  # of all rows, one behind the other
+    anywhere = (np.abs(starts[:, None] - starts) < window - 1) & (starts <= starts[:, None])
+    assert sequence.most_resets <= anywhere.sum(1).max(initial=0)
+
+
+@settings(max_examples=150)
 @given(layouts(), st.integers(1, 4), st.integers(0, 3))
 def test_shards_are_the_rows_of_one_layout(layout, count, epoch):
     lengths, rows, window, _, arguments = layout

@@ -4,6 +4,7 @@ What the parts are for is tested elsewhere; here a failure says which of them a 
 changed.
 """
 
+import importlib
 import inspect
 import sys
 
@@ -196,6 +197,22 @@ def test_variables_have_a_layout():  # what it does needs several devices: once/
     keras_internals.lay_out(variable, by_rows)
     np.testing.assert_array_equal(variable.numpy(), np.ones((4, 2)))
     assert variable.value.sharding.is_equivalent_to(by_rows, ndim=2)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="torch's kernels are called as such")
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_the_fused_call_has_these_arguments(kind):
+    call = getattr(importlib.import_module("keras.src.backend"), kind)
+    parameters = list(inspect.signature(call).parameters)
+    if parameters == ["args", "kwargs"]:  # there is none
+        assert (keras.backend.backend(), kind) == ("jax", "gru")
+        return
+    states = ["initial_state_h", "initial_state_c"] if kind == "lstm" else ["initial_state"]
+    assert parameters[: 2 + len(states)] == ["inputs", *states, "mask"]
+    named = {"kernel", "recurrent_kernel", "bias", "activation", "recurrent_activation"}
+    assert named | {"return_sequences"} <= set(parameters)
+    layer = getattr(keras.layers, kind.upper())(2)
+    assert keras_internals.has_fused_call(layer) is False  # no GPU
 
 
 def test_a_batch_to_build_from_is_not_read():

@@ -88,6 +88,7 @@ def _on_torch(monkeypatch: pytest.MonkeyPatch, noting: Callable) -> None:
     monkeypatch.setattr(torch_kernels, "serves", lambda layer, sequences: False)
     # What is taken for windows with resets, in any precision
     monkeypatch.setattr(torch_kernels, "serves_resets", lambda layer, sequences: True)
+    monkeypatch.setattr(torch_kernels, "many_calls", lambda flags: True)
     monkeypatch.setattr(torch_kernels, "fused", noting("resets", torch_kernels.fused))
     monkeypatch.setattr(RNN, "_is_cuda_cudnn_available", lambda: True)
     keras_backend = importlib.import_module("keras.src.backend")
