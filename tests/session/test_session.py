@@ -12,6 +12,8 @@ import pytest
 import runtimes
 
 import keras_stateful as ks
+from keras_stateful.session.artifact import Artifact
+from keras_stateful.session.runtimes import open_runtime
 
 pytestmark = pytest.mark.backend_free
 
@@ -249,3 +251,23 @@ def test_no_changed_file_beside_the_entry_reaches_its_runtime(exported, tmp_path
             ks.load_session(copy)
         path.write_bytes(content)
     ks.load_session(copy)
+
+
+@pytest.mark.parametrize(
+    ("artifact_format", "command"),
+    [
+        ("onnx", "pip install onnxruntime"),
+        ("openvino", "pip install openvino"),
+        ("executorch", "pip install executorch torch"),
+        ("tf_saved_model", "pip install tensorflow"),
+    ],
+)
+def test_a_runtime_that_is_missing_is_named_with_its_command(
+    artifact_format, command, monkeypatch, tmp_path
+):
+    def none(module):
+        raise ModuleNotFoundError(module)
+
+    monkeypatch.setattr("keras_stateful.session.runtimes.import_module", none)
+    with pytest.raises(ImportError, match=f'"{artifact_format}".*not installed: `{command}`'):
+        open_runtime(artifact_format, Artifact(tmp_path, "model", {"model": b"", "model.bin": b""}))
