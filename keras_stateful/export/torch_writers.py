@@ -53,6 +53,8 @@ def write_litert(model: keras.Model, path: Path, rows: int | None, quantize: boo
     try:
         import litert_torch
 
+        # It needs JAX to compute in 64 bits, which it asks for when it is imported, once.
+        jax.config.update("jax_enable_x64", True)
         with torch.no_grad():
             named = dict(
                 zip((t.name for t in model.inputs), _example(model, rows or 1), strict=True)
@@ -65,7 +67,7 @@ def write_litert(model: keras.Model, path: Path, rows: int | None, quantize: boo
             small = quantizer.Quantizer(str(path), recipe.dynamic_wi8_afp32()).quantize()
             small.export_model(str(path), overwrite=True)
     finally:
-        jax.config.update("jax_enable_x64", x64)  # litert-torch has JAX compute in 64 bits
+        jax.config.update("jax_enable_x64", x64)
 
 
 def write_executorch(model: keras.Model, path: Path, rows: int | None, quantize: bool) -> None:

@@ -773,11 +773,11 @@ def test_a_function_that_another_process_cannot_import_is_refused(tmp_path):
 @runtimes.installed("litert on torch")
 @pytest.mark.parametrize("quantize", [None, "int8"])
 def test_torch_writes_litert_without_tensorflow(quantize, tmp_path, monkeypatch):
-    """And leaves JAX, which the converter calls, with the precision that it had."""
+    """One after the other; JAX, which the converter calls, keeps the precision that it had."""
     import jax
 
     monkeypatch.setattr(processes, "_write_in_fresh_process", None)
-    model = nested()
+    model = lstm()
     x = _data(model, 3, 20)[0]
     data = {"quantize": quantize, "representative_data": x if quantize else None}
     ks.export_step_model(model, tmp_path / "out", "litert", **data)
