@@ -41,7 +41,8 @@ class _Waiting(MetaPathFinder):
     ) -> ModuleSpec | None:
         if fullname != self.name and not fullname.startswith(f"{PACKAGE}."):
             return None
-        specs = (f.find_spec(fullname, path, target) for f in sys.meta_path if f is not self)
+        others = [f for f in sys.meta_path if f is not self and hasattr(f, "find_spec")]
+        specs = (finder.find_spec(fullname, path, target) for finder in others)
         spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
