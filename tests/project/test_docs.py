@@ -6,12 +6,10 @@ is a notebook runs in test_notebooks.py.
 """
 
 import inspect
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import programs
 import pytest
 from releases import SLIDING_WINDOW
 
@@ -56,20 +54,7 @@ def run(source: str, name: str, folder: Path) -> None:
     """Execute in a process of its own, in an empty folder."""
     script = folder / "page.py"
     script.write_text(source, encoding="utf-8")
-    backend = os.environ.get("KERAS_BACKEND", "jax")
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"exec(compile(open('page.py').read(), {name!r}, 'exec'), {{'__name__': '__main__'}})",
-        ],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "KERAS_BACKEND": backend, "MPLBACKEND": "agg"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
+    done = programs.run(script, folder, name=name, MPLBACKEND="agg", PYTHONPATH=str(ROOT))
     assert done.returncode == 0, f"{name}:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
 
 
