@@ -27,6 +27,9 @@ bit, as without resets. Only a mask with more resets than there is room for is c
 as a whole: step by step (`loops`), to the same numbers but for rounding. (So is one on torch's CPU
 that a second call of the kernel serves sooner, see `torch_kernels`.)
 
+A state that is no number cannot be cleared so, as 0 times NaN is NaN. It lasts to the end of its
+window; the next window, which starts from it, is computed step by step, and clears it.
+
 Initial states other than zeros cannot be had so, nor can a SimpleRNN be cleared: it has no gates.
 Laying out each document's part of the window as a row of its own does it in fewer, wider steps, but
 there every row's place, and with it its rounding, depends on the resets of all others.
@@ -123,9 +126,10 @@ def run(
         The last output, all outputs (or the last alone), and the new states.
     """
     most = room(layer.most_resets, sequences.shape[1])
+    start = choose(resets.flags[:, 0], resets.initial, initial_state)
 
     def fused() -> list[Tensor]:
-        return _fused(layer, kernel, sequences, initial_state, resets, most)
+        return _fused(layer, kernel, sequences, start, resets.flags, most)
 
     def otherwise() -> list[Tensor]:
         last, outputs, states = by_step()
@@ -134,38 +138,39 @@ def run(
         return [ops.cast(t, layer.cell.compute_dtype) for t in (outputs, *states)]
 
     try:
-        outputs, *states = ops.cond(_by_one_call(resets.flags[:, 1:], most), fused, otherwise)
+        outputs, *states = ops.cond(_by_one_call(resets.flags, start, most), fused, otherwise)
     except NotImplementedError:  # as Keras's calls say, which look once more
         outputs, *states = otherwise()
     return outputs[:, -1], outputs, states
 
 
-def _by_one_call(flags: Tensor, most: int) -> Tensor | bool:
-    """True if there is room for so many resets, and one call is the faster way.
+def _by_one_call(flags: Tensor, start: list[Tensor], most: int) -> Tensor | bool:
+    """True if there is room for so many resets, one call clears them and is the faster way.
 
     Args:
-        flags: bool `(batch, time - 1)`, the resets behind the first step.
-        most: resets of a row that there is room for.
+        flags: bool `(batch, time)`, the resets.
+        start: the states at the start, `(batch, units)` each.
+        most: resets of a row behind the first step that there is room for.
     """
-    if keras.backend.backend() == "torch" and not torch_kernels.many_calls(flags):
+    behind = flags[:, 1:]
+    if keras.backend.backend() == "torch" and not torch_kernels.many_calls(behind):
         return False
-    return ops.max(ops.sum(ops.cast(flags, "int32"), axis=1)) <= most
+    enough = ops.max(ops.sum(ops.cast(behind, "int32"), axis=1)) <= most
+    return ops.logical_and(enough, ops.isfinite(sum(ops.sum(state) for state in start)))
 
 
 def _fused(
     layer: keras.layers.RNN,
     kernel: Kernel,
     sequences: Tensor,
-    initial_state: list[Tensor],
-    resets: StepResets,
+    start: list[Tensor],
+    flags: Tensor,
     most: int,
 ) -> list[Tensor]:
     """All outputs (or the last alone), and the new states, by one call."""
     cell, dtype = layer.cell, layer.cell.compute_dtype
     rows, steps, _ = sequences.shape
-    at_first, behind = resets.flags[:, :1], resets.flags[:, 1:]
-    start = choose(at_first[:, 0], resets.initial, initial_state)
-    inserted = ops.concatenate([ops.zeros_like(at_first), behind], axis=1)
+    inserted = ops.concatenate([ops.zeros_like(flags[:, :1]), flags[:, 1:]], axis=1)
     places = _places(ops.cast(inserted, "int32"), steps + most)
 
     outputs, states = kernel(

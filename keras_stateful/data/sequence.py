@@ -129,6 +129,7 @@ class StatefulSequence(FromFrame, ModelFacing):
         num_batches: batches of an epoch, `len(sequence)`; the same in every epoch.
         utilization: real time steps / all time steps of the rows, in (0, 1].
         dropped: time steps that "ignore" leaves out.
+        most_resets: in "pack", of a row behind a window's first step; else None.
         has_targets: True if there are `targets` other than the corpus.
         max_document_length: time steps, also where "auto" was given.
 

@@ -182,6 +182,29 @@ def test_rows_are_alone_bit_for_bit(pair):
             assert (other[1] != several[0][1]).any()
 
 
+def test_a_state_that_is_no_number_is_cleared(pair):
+    """By the loop, which the next window takes: 0 times NaN is NaN."""
+    model, mask = pair.models[0], np.zeros((ROWS, WINDOW), bool)
+    mask[1, 3] = mask[0, 2] = True
+    x = np.random.default_rng(0).normal(size=(ROWS, WINDOW, FEATURES)).astype("float32")
+    found = []
+    for value in (0.0, np.nan):
+        ks.reset_states(model)
+        for layer in model.layers:
+            for state in layer.state_variables() if isinstance(layer, keras.layers.RNN) else ():
+                array = np.zeros(state.shape, "float32")
+                array[1] = value
+                state.assign(array)
+        outputs = model.predict_on_batch([x, mask])
+        found.append([outputs, list(ks.get_states(model).values())])
+    (outputs, states), (from_nan, states_from_nan) = found
+    assert np.isnan(from_nan[0][1, :3]).all()
+    np.testing.assert_allclose(from_nan[0][1, 3:], outputs[0][1, 3:], atol=1e-6)
+    np.testing.assert_allclose(from_nan[0][[0, 2]], outputs[0][[0, 2]], atol=1e-6)
+    for a, b in zip(*map(keras.tree.flatten, (states, states_from_nan)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 def test_outside_of_training_and_with_a_numpy_reference(monkeypatch):
     calls = fused_on_the_cpu(monkeypatch)
     inputs = keras.Input((WINDOW, FEATURES))

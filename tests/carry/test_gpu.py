@@ -74,6 +74,24 @@ def test_the_carry_is_that_of_the_plain_loop(data, masked):
     np.testing.assert_allclose(*outputs, atol=2e-3)  # TF32
 
 
+def test_resets_inside_a_window_are_those_of_the_loop(data):
+    ids, _ = data
+    resets = np.random.default_rng(1).random((3, ROWS, WINDOW)) < 0.1
+    models = [
+        ks.to_stateful(network(use_cudnn=use_cudnn), ROWS, resets="step")
+        for use_cudnn in ("auto", False)
+    ]
+    for model in models:
+        for layer in model.layers:
+            layer.most_resets = WINDOW
+    np.testing.assert_allclose(*(windows(m, ids, resets) for m in models), atol=2e-3)  # TF32
+    for model in models:
+        model.compile("sgd", "mse")
+        model.train_on_batch([ids[:, :WINDOW], resets[0]], np.ones((ROWS, WINDOW, UNITS)))
+    for a, b in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 @pytest.mark.skipif(
     keras.backend.backend() == "tensorflow", reason="benchmarks/gpu.py is for jax and torch"
 )
