@@ -1,5 +1,6 @@
 """Functions compiled with the running backend: XLA on JAX and TensorFlow, ATen calls on torch."""
 
+import warnings
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
 
@@ -108,6 +109,7 @@ def recorded(call: ModelCall, values: list, x: list, states: list) -> ModelCall:
     step.graph.eliminate_dead_code()
     step.graph.set_codegen(CodeGen())  # takes and gives flat tensors
     step.recompile()
+    step = _interpreted(step, [*values, *x, *states])
     if not _computes_the_same(flat, step, values, x, states):
         return call
 
@@ -116,6 +118,25 @@ def recorded(call: ModelCall, values: list, x: list, states: list) -> ModelCall:
         return output, new
 
     return replayed
+
+
+def _interpreted(step: Callable, arguments: list) -> Callable:
+    """A recording that torch's own interpreter runs, in less time than Python on a CPU.
+
+    Tracing takes milliseconds, `torch.compile` many seconds, which a short text does not win back.
+    TorchScript is deprecated: where it is no longer there, Python runs the recording. So it does on
+    a GPU, where the interpreter would compile kernels of its own in the first steps.
+    """
+    import torch
+
+    if any(tensor.device.type != "cpu" for tensor in arguments):
+        return step
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the deprecation
+            return torch.jit.trace(step, tuple(arguments), check_trace=False)
+    except Exception:
+        return step
 
 
 def _computes_the_same(flat: Callable, step: Callable, values: list, x: list, states: list) -> bool:

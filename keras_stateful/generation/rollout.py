@@ -4,7 +4,7 @@
              └── one call ──┘ └────────── one compiled call ──────────┘
 
 On JAX and TensorFlow the loop is `compiled_loop.advance`. On torch the step is recorded once as a
-list of ATen calls and the loop is Python's.
+list of ATen calls, which torch's interpreter runs on a CPU, and the loop is Python's.
 """
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -47,6 +47,7 @@ from keras_stateful.generation.request import check_fed_back
 from keras_stateful.training.model_memory import trained_on
 
 WINDOW = 64  # time steps of a prompt read at once inside a compiled call
+_OF_NUMPY = ("int32", "float32")  # dtypes of a step that NumPy converts to
 _KEPT = 32  # compiled functions of one model
 _SLOT = "_keras_stateful_rollout"  # the attribute of the user's model that holds its `Rollout`
 
@@ -354,5 +355,10 @@ class Conversation:
     @staticmethod
     def _one_step(values: Tensor, entry: InputFacts) -> Tensor:
         """A time step in the model's dtype, with a time axis where the input has one."""
+        if isinstance(values, np.ndarray) and entry.dtype in _OF_NUMPY:
+            # In NumPy, where a call takes a tenth of the time of one of `keras.ops`.
+            values = values.astype(entry.dtype, copy=False)
+            values = values[:, None] if entry.time else values
+            return ops.convert_to_tensor(values, entry.dtype)
         values = ops.cast(ops.convert_to_tensor(values), entry.dtype)
         return ops.expand_dims(values, 1) if entry.time else values

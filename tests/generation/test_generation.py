@@ -765,3 +765,31 @@ def test_ids_further_ahead_are_not_fed_back():
             continue
         with pytest.raises(ValueError, match=r"target_offset=\[3\].*`target_offset=1`"):
             ks.generate(model, [1, 2], 3, temperature=0)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "torch", reason="steps are recorded on torch")
+def test_python_replays_a_step_that_torch_cannot_trace(monkeypatch):
+    import torch
+
+    network = keras.Sequential(
+        [
+            keras.Input((None,)),
+            keras.layers.Embedding(11, 4),
+            keras.layers.GRU(6, return_sequences=True),
+            keras.layers.LSTM(5, return_sequences=True),
+            keras.layers.Dense(11),
+        ]
+    )
+    traced, trace = [], torch.jit.trace
+    monkeypatch.setattr(torch.jit, "trace", lambda *a, **k: traced.append(a) or trace(*a, **k))
+    text = ks.generate(network, [np.array([1, 2, 3]), np.array([4])], 20, temperature=0)
+    assert traced
+
+    def gone(*args, **kwargs):
+        raise RuntimeError("TorchScript is no longer there")
+
+    monkeypatch.setattr(torch.jit, "trace", gone)
+    other = keras.models.clone_model(network)
+    other.set_weights(network.get_weights())
+    again = ks.generate(other, [np.array([1, 2, 3]), np.array([4])], 20, temperature=0)
+    np.testing.assert_array_equal(text, again)
