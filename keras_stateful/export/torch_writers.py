@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_stateful.export.onnx_files import in_one_type
+from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Tensor
 
 
@@ -28,7 +29,7 @@ def write_onnx(model: keras.Model, path: Path, rows: int | None, quantize: bool)
         }
         for t in model.inputs
     )
-    with torch.no_grad():
+    with torch.no_grad(), keras_internals.open_sizes():
         program = torch.onnx.export(
             _flat(model),
             example,

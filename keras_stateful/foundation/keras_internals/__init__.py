@@ -14,6 +14,7 @@
 | `trees` | which collections `keras.tree` looks into |
 | `operations` | operations of `keras.ops`, the record of calls on symbolic tensors |
 | `steps` | where the values of a model are while a step runs |
+| `exporting` | sizes that torch's exporter leaves open |
 | `files` | Keras's files, made in memory |
 | `names` | what is Keras's own, by the module that it was written in |
 | `releases` | which release of Keras a feature needs |
@@ -54,6 +55,7 @@ from keras_stateful.foundation.keras_internals.epochs import (
     skip_steps,
     takes_plain_batches,
 )
+from keras_stateful.foundation.keras_internals.exporting import open_sizes
 from keras_stateful.foundation.keras_internals.files import weights_file
 from keras_stateful.foundation.keras_internals.graph import (
     arguments_of,
@@ -181,6 +183,7 @@ __all__ = [
     "named_pad",
     "needs_keras",
     "nodes",
+    "open_sizes",
     "operation_name",
     "project",
     "projected_shapes",
