@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import keras_stateful as ks
+from keras_stateful.foundation import keras_internals
 
 BACKEND = keras.backend.backend()
 ROWS, TIME = 4, 5
@@ -77,7 +78,7 @@ def test_jax_freezes_the_state_of_the_first_trace():
 @pytest.mark.parametrize("layer", ["GRU", "LSTM"])
 def test_torch_crashes_in_backward(layer):
     x, y = batches(3)
-    if layer == "LSTM" or keras.version() >= "3.15":  # a GRU since it has a loop of its own
+    if layer == "LSTM" or keras_internals.has_keras("3.15"):  # a GRU since it has a loop of its own
         with pytest.raises(RuntimeError, match="inplace operation"):
             fit(compiled(network(layer), 0.1), x, y)
     model = compiled(network(layer), 0.1)
