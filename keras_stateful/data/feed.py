@@ -129,9 +129,9 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
         self._check_reader()
         return self.read_pass()
 
-    def get_jax_iterator(self) -> Iterator[tuple]:
+    def get_jax_iterator(self, super_batch: int | None = None) -> Iterator[tuple]:
         self._check_reader()
-        return self.read_pass()
+        return keras_internals.super_batches(self.read_pass(), super_batch)
 
     def get_torch_dataloader(self) -> Iterator[tuple]:
         self._check_reader()

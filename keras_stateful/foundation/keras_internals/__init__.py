@@ -53,6 +53,7 @@ from keras_stateful.foundation.keras_internals.epochs import (
     epoch_iterator,
     known_batches,
     skip_steps,
+    super_batches,
     takes_plain_batches,
 )
 from keras_stateful.foundation.keras_internals.exporting import open_sizes
@@ -198,6 +199,7 @@ __all__ = [
     "sliding_window",
     "strategy",
     "sublayers",
+    "super_batches",
     "sync_from_jax",
     "takes_plain_batches",
     "trainer_arguments",

@@ -13,11 +13,12 @@ _OURS = "_keras_stateful_add"  # marks the function that stands in the place of 
 def add_as_numpy_does() -> None:
     """Has `keras.ops.add` broadcast as NumPy does, in all layers and models; TensorFlow alone.
 
-    Private: `keras.src.backend.numpy.add`. It takes for a bias whatever can be squeezed to as many
-    numbers as the other tensor has along its second or its last axis, whichever axis they lie
-    along: `(batch, 1, 1)` where batch and features agree. That is so in a window of one time step.
+    Private: `keras.src.backend.numpy.add`, since Keras 3.16 in `keras.src.backend.ops`. It takes
+    for a bias whatever can be squeezed to as many numbers as the other tensor has along its second
+    or its last axis, whichever axis they lie along: `(batch, 1, 1)` where batch and features agree.
+    That is so in a window of one time step.
     """
-    module = _keras_backend.numpy
+    module = getattr(_keras_backend, "ops", _keras_backend).numpy
     if keras.backend.backend() != "tensorflow" or hasattr(module.add, _OURS):
         return
     module.add = _addition(module.add)

@@ -57,6 +57,23 @@ def takes_plain_batches(call: TrainerCall) -> bool:
     )
 
 
+def super_batches(batches: Iterator[tuple], steps: int | None) -> Iterator[tuple]:
+    """Batches as JAX reads them since Keras 3.16: for several steps in one execution, stacked.
+
+    Private: `data_adapter_utils.super_batch_iterator`.
+
+    Args:
+        batches: of a pass.
+        steps: in one execution; None for one.
+    """
+    if steps is None:
+        return batches
+    import jax
+    from keras.src.trainers.data_adapters.data_adapter_utils import super_batch_iterator
+
+    return super_batch_iterator(batches, steps, stack_fn=jax.numpy.stack)
+
+
 # Steps and epochs
 
 

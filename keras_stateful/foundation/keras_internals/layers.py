@@ -9,8 +9,9 @@ from keras_stateful.foundation.keras_internals.graph import is_submodel
 from keras_stateful.foundation.types import Tensor
 
 # `keras.src.backend.rnn`, the loop over time steps of Keras's own recurrent layers. The public
-# `keras.ops.scan` wants outputs shaped like the states on TensorFlow.
-rnn_loop = _keras_backend.rnn
+# `keras.ops.scan` wants outputs shaped like the states on TensorFlow. Since Keras 3.16 that name is
+# the module's.
+rnn_loop = getattr(_keras_backend.rnn, "rnn", _keras_backend.rnn)
 
 
 # What a layer holds

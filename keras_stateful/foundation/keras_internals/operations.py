@@ -135,10 +135,12 @@ def _variables_meet_symbols() -> Iterator[None]:
 def _symbols_meet_the_backend() -> Iterator[None]:
     """Has what asks the backend at once take symbolic tensors, too, for as long as this lasts.
 
-    Private: `backend.convert_to_tensor` (`keras.activations.sparsemax`, `hard_silu`),
-    `Mish.static_call`, `backend.random.dropout`, and `Layer.add_loss`, which takes none.
+    Private: `backend.convert_to_tensor` (`keras.activations.sparsemax`, `hard_silu`), which lies in
+    `backend.ops` since Keras 3.16; `Mish.static_call`, `backend.random.dropout`, and
+    `Layer.add_loss`, which takes none.
     """
-    convert, mish, dropout = backend.convert_to_tensor, Mish.static_call, backend.random.dropout
+    functions = getattr(backend, "ops", backend)
+    convert, mish, dropout = functions.convert_to_tensor, Mish.static_call, backend.random.dropout
     add_loss = keras.layers.Layer.add_loss
 
     def converted(x: Any, *args: Any, **kwargs: Any) -> Any:
@@ -155,7 +157,7 @@ def _symbols_meet_the_backend() -> Iterator[None]:
         losses = keras.tree.flatten(loss)
         add_loss(self, [x for x in losses if not isinstance(x, keras.KerasTensor)])
 
-    backend.convert_to_tensor, backend.random.dropout = converted, dropped_out
+    functions.convert_to_tensor, backend.random.dropout = converted, dropped_out
     Mish.static_call = staticmethod(
         lambda x: Mish()(x) if isinstance(x, keras.KerasTensor) else mish(x)
     )
@@ -163,6 +165,6 @@ def _symbols_meet_the_backend() -> Iterator[None]:
     try:
         yield
     finally:
-        backend.convert_to_tensor, backend.random.dropout = convert, dropout
+        functions.convert_to_tensor, backend.random.dropout = convert, dropout
         Mish.static_call = staticmethod(mish)
         keras.layers.Layer.add_loss = add_loss

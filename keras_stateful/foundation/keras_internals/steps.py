@@ -24,6 +24,7 @@ from typing import Any
 import keras
 
 from keras_stateful.foundation import interrupts
+from keras_stateful.foundation.keras_internals.releases import has_keras
 from keras_stateful.foundation.types import Structure
 
 _KEPT = "_keras_stateful_values_kept"
@@ -73,7 +74,7 @@ def _keep_on_jax(model: keras.Model) -> None:
         variables[:] = [variable for part in of_parts for variable in part]
         return tuple([variable.value for variable in part] for part in of_parts)
 
-    def make_function(step_function: Callable, concatenate_outputs: bool = False) -> Callable:
+    def keeping(step_function: Callable) -> Callable:
         def step(state: tuple, data: Structure) -> tuple[Any, tuple]:
             # The step is given the memory of the values: before the variables have the new ones,
             # no Ctrl-C may strike. Data are read outside, which may take long.
@@ -86,7 +87,15 @@ def _keep_on_jax(model: keras.Model) -> None:
                     _hand_out(variables, state)
             return outputs, state
 
-        return make(step, concatenate_outputs)
+        return step
+
+    def make_function(step_function: Callable, **options: Any) -> Callable:
+        if not has_keras("3.16"):
+            return make(keeping(step_function), **options)
+        # It compiles what it is given, and reads the batches of several steps as one.
+        compiled = make(step_function, **options)
+        step = keeping(lambda state, data: compiled(state, iter([data])))
+        return lambda state, iterator: step(state, next(iterator))
 
     def sync() -> None:
         # The variables have their values; Keras is to take them anew, as they may be written now.
