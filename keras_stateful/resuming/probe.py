@@ -49,6 +49,7 @@ def probe(model: keras.Model, sequence: Readable) -> dict[str, Any]:
         model.optimizer.build(model.trainable_variables)
     with _put_back(model):
         _make_up_variables(model)
+        model.reset_metrics()  # before Keras 3.15 a step gives the means so far
         before = [_values(v) for v in model.trainable_variables]
         try:
             logs = model.train_on_batch(*batch, return_dict=True)
