@@ -2,7 +2,6 @@
 
 import keras
 
-from keras_stateful.carry.adapters import CarryAdapted
 from keras_stateful.carry.attention import ATTENTION, attention_class
 from keras_stateful.carry.layers import Carry
 from keras_stateful.carry.past import past_class
@@ -32,8 +31,8 @@ def carried_class(cls: type) -> type[Carry]:
     return _CARRIED[cls]
 
 
-def adapted_class(cls: type) -> type[CarryAdapted]:
-    """The class of a step model's layer that carries by an adapter, for its plain class."""
-    if is_registered(cls):
-        return registered_class(cls)
+def step_class(cls: type) -> type[Carry]:
+    """The class that carries in a step model, for its plain class."""
+    if is_registered(cls) or issubclass(cls, keras.layers.RNN):
+        return carried_class(cls)
     return attention_class(cls, trains=False) if issubclass(cls, ATTENTION) else past_class(cls)

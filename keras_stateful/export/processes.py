@@ -19,10 +19,9 @@ from typing import Any
 
 import keras
 
-from keras_stateful.carry.adapters import CarryAdapted
-from keras_stateful.carry.classes import adapted_class
+from keras_stateful.carry.classes import step_class
 from keras_stateful.carry.copying import functions_of, parts_of
-from keras_stateful.carry.layers import plain_class
+from keras_stateful.carry.layers import Carry, plain_class
 from keras_stateful.export.formats import Target, write
 
 _CODE = "from keras_stateful.export.processes import main; main()"
@@ -83,7 +82,7 @@ class _Job:
         quantize: as in `write_artifact`.
         modules: to be imported, since they register the user's classes with Keras.
         objects: `[module, qualified name]` of the user's classes and functions, registered or not.
-        held: those of them whose layers carry by an adapter.
+        carried: those of them whose layers carry: the class that does it is made of each.
     """
 
     target: dict[str, Any]
@@ -91,15 +90,15 @@ class _Job:
     quantize: bool
     modules: list[str]
     objects: list[list[str]]
-    held: list[list[str]]
+    carried: list[list[str]]
 
 
 def _write_in_fresh_process(model: keras.Model, target: Target, path: Path, quantize: bool) -> None:
     objects = _users_objects(model, target)
     modules = sorted({module for module, _ in objects})
-    held = [type(layer) for layer in model.layers if isinstance(layer, CarryAdapted)]
-    held_names = [[c.__module__, c.__qualname__] for c in map(plain_class, held)]
-    job = _Job(asdict(target), str(path.absolute()), quantize, modules, objects, held_names)
+    carrying = [plain_class(type(layer)) for layer in model.layers if isinstance(layer, Carry)]
+    carried = [[c.__module__, c.__qualname__] for c in carrying]
+    job = _Job(asdict(target), str(path.absolute()), quantize, modules, objects, carried)
     with tempfile.TemporaryDirectory(prefix="keras_stateful.") as folder:
         model.save(Path(folder, "model.keras"))
         Path(folder, "job.json").write_text(json.dumps(asdict(job)))
@@ -168,9 +167,9 @@ def main() -> None:
         importlib.import_module(module)
     # Keras looks up classes and functions that are not registered by their bare names.
     custom = {name.split(".")[-1]: _located(module, name) for module, name in job.objects}
-    for module, name in job.held:
+    for module, name in job.carried:
         if [module, name] in job.objects:
-            adapted_class(_located(module, name))
+            step_class(_located(module, name))
     with keras.saving.custom_object_scope(custom):
         model = keras.saving.load_model(folder / "model.keras", compile=False)
     write(model, Target(**job.target), Path(job.path), quantize=job.quantize)

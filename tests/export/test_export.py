@@ -748,11 +748,18 @@ def double(x):
     return 2 * x
 
 
+@keras.saving.register_keras_serializable(package="test_export")
+class DoublingLSTM(layers.LSTM):
+    def call(self, sequences, initial_state=None, mask=None, training=False):
+        return super().call(2 * sequences, initial_state, mask, training)
+
+
 @pytest.mark.parametrize("form", ["onnx", "litert"])
-def test_functions_of_an_importable_module_are_exported(form, tmp_path):
+def test_what_an_importable_module_defines_is_exported(form, tmp_path):
     """In a fresh process on TensorFlow, too."""
     model = _sequential(
         layers.Lambda(double),
+        DoublingLSTM(3, return_sequences=True),
         layers.GRU(4, activation=squash, return_sequences=True),
         layers.Dense(4, activation=squeeze),
     )
