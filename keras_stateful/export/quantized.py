@@ -16,7 +16,7 @@ import numpy as np
 
 from keras_stateful.export.formats import FORMATS, Target
 from keras_stateful.foundation.types import Tensor
-from keras_stateful.session.runtimes import import_openvino, litert_interpreter
+from keras_stateful.session.runtimes import litert_interpreter, openvino_core
 
 
 def count_int8(entry: Path, target: Target) -> int:
@@ -56,7 +56,7 @@ def _shapes_onnx(entry: Path) -> Iterator[tuple[int, ...]]:
 
 
 def _shapes_openvino(entry: Path) -> Iterator[tuple[int, ...]]:
-    for node in import_openvino().Core().read_model(entry).get_ops():
+    for node in openvino_core().read_model(entry).get_ops():
         if node.get_type_name() == "Constant" and node.get_element_type().to_dtype() == np.int8:
             yield tuple(node.get_output_shape(0))
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 import keras
 
 from keras_stateful.export.onnx_files import into_one_file, quantize_onnx
-from keras_stateful.session.runtimes import import_openvino
+from keras_stateful.session.runtimes import import_openvino, openvino_core
 
 Exporter: TypeAlias = Callable[[keras.Model, Path, int | None, bool], None]
 
@@ -64,7 +64,7 @@ def through_onnx(write: Exporter) -> Exporter:
             write(model, exact, rows, False)
             if quantize:
                 quantize_onnx(exact, small)
-            graph = openvino.Core().read_model(small if quantize else exact)
+            graph = openvino_core().read_model(small if quantize else exact)
             # Half precision is its default. The weights go beside the graph, into a `.bin`.
             openvino.save_model(graph, path, compress_to_fp16=False)
 

@@ -10,6 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from copy import copy
+from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
 
@@ -146,7 +147,7 @@ class OpenVino:
     """
 
     def __init__(self, artifact: Artifact):
-        core = import_openvino().Core()
+        core = openvino_core()
         graph = core.read_model(model=artifact.content, weights=artifact.beside(".bin"))
         # A step is too short to be shared among threads; sessions in parallel have one each.
         threads = min(os.cpu_count() or 1, _MOST_STREAMS)
@@ -290,6 +291,17 @@ def import_openvino() -> Any:
         return _import("openvino", "openvino")
     finally:
         del sys.modules[telemetry]
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's core, one for the whole process and to its end.
+
+    Its plugin for the CPU gives the thread that loads it a stack for signals, and takes it away
+    with the core: where two cores end in the order in which they began, the first one's is put
+    back when it is gone, and Ctrl-C ends the process with a segmentation fault (seen with 2026.4).
+    """
+    return import_openvino().Core()
 
 
 def litert_interpreter() -> Any:

@@ -243,6 +243,31 @@ load_session({str(exported)!r}).step([1])
     assert "not alone" not in done.stderr
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send itself a Ctrl-C")
+def test_ctrl_c_is_still_one_behind_the_last_session(exported):
+    """OpenVINO's plugin takes the stack with it on which signals are handled."""
+    code = f"""
+import gc, os, signal
+from keras_stateful import load_session
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sessions = [load_session({str(exported)!r}) for _ in range(2)]
+while sessions:
+    sessions.pop(0)
+    gc.collect()
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": "."},
+    )
+    assert done.stdout.strip().endswith("interrupted"), (done.returncode, done.stderr)
+
+
 def test_no_changed_file_beside_the_entry_reaches_its_runtime(exported, tmp_path):
     copy = shutil.copytree(exported, tmp_path / "copy")
     for path in sorted(copy.glob("model.*")):
