@@ -53,7 +53,7 @@ RELEASES = {
         "numpy": "2.0.2",
     },
 }
-LIMIT = 40 * 60  # seconds for one check
+LIMIT = 60 * 60  # seconds for one check
 
 
 @dataclass
