@@ -233,8 +233,8 @@ class DocumentReader:
         offset = offset_as_trained(known, targets, layout.target_offset)
         layout = replace(layout, known_ahead=ahead, target_offset=offset)
         self.sequence = layout.sequence(documents, batch_size, sequence_length)
-        self._model, self._rows = model, batch_size
-        self._twin = kept_twins.take(model, batch_size)
+        self._model, self._rows = model, self.sequence.batch_size  # an int, whatever was passed
+        self._twin = kept_twins.take(model, self._rows)
         self.twin = self._twin.model
         facts = facts_of(self.twin)
         if not all(facts.along_time) and not (facts.at_ends and layout.label_at == "window"):

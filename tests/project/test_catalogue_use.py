@@ -312,7 +312,7 @@ DOCUMENTS = {
         lambda m: ks.predict_documents(m, {"x": TEXTS}, static={"size": vectors("ab", "ac")}),
         ValueError,
         "`static['size']`",
-        "vector 1 with ['a', 'c']",
+        "`static['size'][1]` with ['a', 'c']",
         "rows of one frame",
     ),
     "a start and a burn-in": Bad(
@@ -934,7 +934,7 @@ SESSION = {
         ValueError,
         "`states['lower']`",
         "(2, 5)",
-        "it must be (2, 6)",
+        "they must be [(2, 6), (2, 6)]",
     ),
     "a misspelt name of a pool": Bad(
         lambda s: s.pool().step({"pump1": 1}, new=False),
