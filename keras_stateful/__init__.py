@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from keras_stateful.foundation.on_import import after_import as _after_import
 from keras_stateful.foundation.version import __version__
+from keras_stateful.foundation.version import bring_keras as _bring_keras
 
 _HOME = {
     "CarryAdapter": "carry.adapters",
@@ -53,7 +54,15 @@ __all__ = ["__version__", *sorted(_HOME)]
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'keras_stateful' has no attribute {name!r}")
-    value = getattr(import_module(f"keras_stateful.{_HOME[name]}"), name)
+    try:
+        value = getattr(import_module(f"keras_stateful.{_HOME[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "keras":
+            raise
+        raise ModuleNotFoundError(
+            f"`keras_stateful.{name}` needs Keras, which is not installed. {_bring_keras()}",
+            name="keras",
+        ) from error
     globals()[name] = value
     return value
 

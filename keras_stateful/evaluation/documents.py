@@ -16,6 +16,7 @@ from keras_stateful.evaluation.reading import (
     DocumentReader,
     Layout,
     ResetEach,
+    Unscored,
     Visitor,
     count_documents,
 )
@@ -242,7 +243,7 @@ def predict_documents(
     # one key of a dict.
     labels = np.zeros(count_documents(documents), "int32")
     ahead = as_remembered(trained_on(model), known_ahead)
-    layout = Layout(
+    layout = Unscored(
         targets=labels,
         target_offset=0,
         encode=encode,

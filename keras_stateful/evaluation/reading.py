@@ -13,7 +13,7 @@ Documents a (5 time steps), b (2) and c (4) in windows of 2 steps, where -- is p
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
@@ -52,6 +52,12 @@ class Layout:
     known_ahead: KnownAhead = None
     static: StaticInputs = None
 
+    # What else can be done with a model that has one output for each window.
+    at_ends: ClassVar[str] = (
+        'To score what a model gives at the end of each window, pass `label_at="window"` and the '
+        "`sequence_length` of its training."
+    )
+
     def sequence(self, documents: Structure, rows: int, sequence_length: int) -> StatefulSequence:
         """The documents as a sequence; rows without one are no waste here, so nothing is said."""
         arguments = dict(vars(self))
@@ -66,6 +72,16 @@ class Layout:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return _Documents(documents, rows, sequence_length, resets=True, **arguments)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unscored(Layout):
+    """What documents are read with that are predicted only: labels that nobody uses."""
+
+    at_ends = (
+        "A network made so takes the weights of this one: "
+        "`network.set_weights(ks.to_stateless(model).get_weights())`."
+    )
 
 
 class _Documents(StatefulSequence):
@@ -242,8 +258,7 @@ class DocumentReader:
                 "Whole documents are read window by window and need an output at every time step. "
                 f"Received: model outputs of shape {[tuple(o.shape) for o in model.outputs]}. Give "
                 "the last recurrent layer `return_sequences=True`; `predict_documents(..., "
-                "reduce='last')` then takes the last. To score what a model gives at the end of "
-                'each window, pass `label_at="window"` and the `sequence_length` of its training.'
+                f"reduce='last')` then takes the last. {layout.at_ends}"
             )
         self.sequence.give_targets(at_ends=facts.at_ends)
         read_as_trained("documents", self.sequence, known)

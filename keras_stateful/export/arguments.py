@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_stateful.export.formats import FORMATS
-from keras_stateful.foundation.arguments import one_of
+from keras_stateful.foundation.arguments import check_in_directory, one_of
 from keras_stateful.foundation.types import Structure
 
 
@@ -15,11 +15,13 @@ def check_arguments(
     """Checks the arguments, each as in `export_step_model`.
 
     Raises:
-        ValueError: a directory that exists, an unknown word, arguments that do not go together.
+        ValueError: a directory that exists, or would lie in a file; an unknown word;
+            arguments that do not go together.
         TypeError: metadata that JSON cannot hold.
     """
     one_of("format", artifact_format, list(FORMATS))
     check_absent(directory)
+    check_in_directory("directory", directory)
     if quantize is not None:
         one_of("quantize", quantize, ["int8"], "Leave it out for weights in float32.")
         if FORMATS[artifact_format].int8 is None:

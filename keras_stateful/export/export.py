@@ -31,7 +31,7 @@ from keras_stateful.export.processes import write_artifact
 from keras_stateful.export.quantized import describe_weights
 from keras_stateful.export.single_step import is_mixed, single_step
 from keras_stateful.foundation import devices
-from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.arguments import a_path, whole_number
 from keras_stateful.foundation.progress import ProgressBar, Verbose, read_verbose
 from keras_stateful.foundation.types import Structure
 from keras_stateful.session.artifact import list_files
@@ -76,8 +76,10 @@ def export_step_model(
             artifact, each of the two comparisons, or the quantization.
 
     Raises:
-        ValueError: a directory that exists, an unknown format or `verbose`, as `to_step_model`.
-        TypeError: metadata that JSON cannot hold; a batch size that is not a whole number.
+        ValueError: a directory that exists, or would lie in a file; an unknown format or
+            `verbose`; as `to_step_model`.
+        TypeError: not a path; metadata that JSON cannot hold; a batch size that is not a whole
+            number.
         ImportError: a package that this format needs is missing; names the command that installs
             it.
         RuntimeError: the exporter fails, or the artifact computes something else than Keras.
@@ -98,7 +100,7 @@ def export_step_model(
             f"`model` must be a Keras model. Received: {type(model).__name__}, and a directory of "
             f"type {type(directory).__name__}. The order is `export_step_model(model, directory)`."
         )
-    directory = Path(directory)
+    directory = a_path("directory", directory)
     batch_size = whole_number("batch_size", batch_size, 1)
     verbose = read_verbose(verbose)
     check_arguments(directory, format, quantize, representative_data, metadata)

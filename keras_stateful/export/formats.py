@@ -191,11 +191,12 @@ def backend_for(artifact_format: str) -> str:
     reason = f"Keras on {running} cannot"
     if running in recent and able[running].modules:
         reason = f"Keras on {running} writes it with {' and '.join(able[running].modules)}"
-    nearest = able[running if running in recent else (recent or list(able))[0]]
-    raise ImportError(
-        f"{beginning}: {reason}; no other backend that could is installed. "
-        f"{pip_install(*nearest.extras)}."
-    )
+    rest = "no other backend that could is installed"
+    others = [b for b in recent if b != running and _are_installed(b)]
+    if others:  # with what it needs it would have been ready
+        rest = f"Keras on {others[0]} could, with {' and '.join(able[others[0]].modules)}"
+    nearest = able[running if running in recent else (others or recent or list(able))[0]]
+    raise ImportError(f"{beginning}: {reason}; {rest}. {pip_install(*nearest.extras)}.")
 
 
 def _are_installed(*modules: str) -> bool:

@@ -1,7 +1,9 @@
-"""Arguments that every room reads alike: whole numbers, words of a list, shapes. NumPy only."""
+"""Arguments that every room reads alike: whole numbers, words, paths, shapes. NumPy only."""
 
 import operator
+import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +90,58 @@ def true_or_false(name: str, value: Any, remedy: str = "") -> bool:
     raise TypeError(
         f"`{name}` must be True or False. Received: {name}={_shown(value)}. {remedy}".rstrip()
     )
+
+
+def a_path(name: str, value: Any) -> Path:
+    """Checks that an argument is a path and returns it.
+
+    Raises:
+        TypeError: neither text nor a path.
+    """
+    if isinstance(value, (str, os.PathLike)):
+        return Path(value)
+    raise TypeError(
+        f"`{name}` must be a path, as text or a `pathlib.Path`. Received: {name}={_shown(value)}."
+    )
+
+
+def existing_part(path: Path) -> Path:
+    """A path as far as there is something, or the part of it in which all else would be made."""
+    return next(part for part in (path, *path.absolute().parents) if part.exists())
+
+
+def check_in_directory(name: str, path: Path) -> None:
+    """Refuses a path that leads through a file, or to one where a directory is expected.
+
+    Raises:
+        ValueError: a file in its place or above it.
+    """
+    there = existing_part(path)
+    if not there.is_dir():
+        raise ValueError(
+            f"`{name}` must be a directory, or a path where there is nothing yet. Received: "
+            f"{str(path)!r}, where {there} is a file. Name another, or remove the file."
+        )
+
+
+def file_to_write(name: str, value: Any) -> Path:
+    """Checks that a file can be made at a path, or replaced, and returns it.
+
+    Raises:
+        TypeError: neither text nor a path.
+        ValueError: a directory, or a file in one that does not exist.
+    """
+    path = a_path(name, value)
+    if path.is_dir():
+        raise ValueError(
+            f"`{name}` must be a file. Received: {str(path)!r}, a directory. Name a file in it."
+        )
+    if not path.parent.is_dir():
+        raise ValueError(
+            f"`{name}` must be a file in a directory that exists. Received: {str(path)!r}, and "
+            f"there is no directory {str(path.parent)!r}. Make it first."
+        )
+    return path
 
 
 def fits(shape: tuple, pattern: tuple) -> bool:

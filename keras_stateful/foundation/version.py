@@ -6,6 +6,11 @@ __version__ = "0.1.0"
 PUBLISHED = False
 
 
+def bring_keras() -> str:
+    """How to install Keras with a backend, a sentence for an error message."""
+    return f"{pip_install('tensorflow')} (or jax, torch) brings it."
+
+
 def pip_install(*extras: str) -> str:
     """How to install this package with extras of pyproject.toml, for an error message."""
     names = ",".join(extras)

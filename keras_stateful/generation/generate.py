@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from keras_stateful.foundation.progress import ProgressBar, Verbose, read_verbose
-from keras_stateful.foundation.version import pip_install
+from keras_stateful.foundation.version import bring_keras
 from keras_stateful.generation import python_loop
 from keras_stateful.generation.engine import ByLayer, Emissions, Engine, NextInput, Request
 from keras_stateful.generation.options import Options
@@ -331,6 +331,6 @@ def _engine(model: Any) -> Engine:
     except ModuleNotFoundError as error:
         raise TypeError(
             f"`model` must be a Keras model or a `Session`. Received: {type(model).__name__}, and "
-            f"Keras is not installed. {pip_install('tensorflow')} (or jax, torch) brings it."
+            f"Keras is not installed. {bring_keras()}"
         ) from error
     return rollout(model)

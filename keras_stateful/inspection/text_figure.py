@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from keras_stateful.foundation.arguments import file_to_write
 from keras_stateful.inspection.page import HIGH, LOW, activation_page
 from keras_stateful.inspection.pyplot import import_pyplot
 from keras_stateful.inspection.ranking import checked_activations
@@ -80,7 +81,7 @@ def plot_activations(
     units = None if unit is None else _units(unit, values.shape[1])
     if path is None:
         return _coloured_text(tokens, values, [liveliest] if units is None else units, title)
-    path = Path(path)
+    path = file_to_write("path", path)
     if path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(
             "`path` is where the HTML page goes and must end in .html. Received: "

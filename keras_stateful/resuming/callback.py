@@ -17,7 +17,6 @@ So the callback changes its place in the list of callbacks, whose order is the o
 import warnings
 import weakref
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -25,7 +24,7 @@ import numpy as np
 
 from keras_stateful.carry.states import sync
 from keras_stateful.foundation import keras_internals
-from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.arguments import a_path, whole_number
 from keras_stateful.foundation.protocols import Readable, is_sequence, sequence_or_none
 from keras_stateful.foundation.types import Arguments, Logs
 from keras_stateful.resuming import callback_states, checkpoint, training_state
@@ -105,7 +104,7 @@ class ResumeTraining(ModelCallback):
                 "`sequence` must be a StatefulSequence or a StatefulStream: the position in other "
                 f"data cannot be restored. Received: {type(sequence).__name__}."
             )
-        self.directory = Path(backup_dir)
+        self.directory = a_path("backup_dir", backup_dir)
         checkpoint.check_directory(self.directory)
         self.sequence = sequence
         self.save_freq = save_freq

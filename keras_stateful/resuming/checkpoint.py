@@ -21,6 +21,7 @@ import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from keras_stateful.foundation.arguments import check_in_directory, existing_part
 from keras_stateful.resuming import packing
 from keras_stateful.resuming.packing import Damaged
 
@@ -255,12 +256,8 @@ def check_directory(directory: Path) -> None:
     Raises:
         ValueError: a file in its place or above it, or a place that may not be written to.
     """
-    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise ValueError(
-            "`backup_dir` must be a directory, or a path where there is nothing yet. Received: "
-            f"{str(directory)!r}, where {there} is a file. Name another, or remove the file."
-        )
+    check_in_directory("backup_dir", directory)
+    there = existing_part(directory)
     if not os.access(there, os.W_OK | os.X_OK):
         raise _not_writable(directory, f"{there} is read-only")
 

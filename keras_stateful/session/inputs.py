@@ -269,7 +269,10 @@ def _wrong_shape(
     names = ["rows", "time"][: len(axes)]
     sizes = [*names, *("any" if d is None else str(d) for d in tensor.step_shape)]
     shape = f"({sizes[0]},)" if len(sizes) == 1 else f"({', '.join(sizes)})"
-    message = f"Input {tensor.name!r} must have shape {shape}. Received: shape {array.shape}"
+    message = f"Input {tensor.name!r} must have shape {shape}. Received: "
+    if array.dtype == object and not array.ndim:
+        return f"{message}{array.item()!r}."
+    message += f"shape {array.shape}"
     if not axes:
         return f"{message}. A stream of a pool reads one time step, without row and time axes."
     if array.ndim == len(sizes) and array.shape[0] != axes[0]:
@@ -281,7 +284,7 @@ def _wrong_shape(
     if len(axes) == 1 and array.ndim == len(sizes) + 1:
         return f"{message}. `step` takes one time step without a time axis; `read` takes many."
     if array.ndim == len(sizes) - 1:
-        time, rows = "time axis; `step` takes one step", "row axis: write `x[None]`"
+        time, rows = "time axis; `step` takes one step", "row axis: write `[x]`"
         return f"{message}. It may lack the {time if len(axes) == 2 else rows}."
     return f"{message}."
 

@@ -220,6 +220,8 @@ class Pool:
             path: where to write, usually `*.npz`.
 
         Raises:
+            TypeError: not a path.
+            ValueError: a directory, or a file in one that does not exist.
             OSError: a file that cannot be written.
         """
         with self._lock:

@@ -16,11 +16,11 @@ import json
 import os
 import uuid
 from os import PathLike
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from keras_stateful.foundation.arguments import a_path, file_to_write
 from keras_stateful.foundation.states import ByLayer, States
 
 KIND = "keras_stateful states"
@@ -37,7 +37,8 @@ def save_states(path: str | PathLike, states: ByLayer) -> None:
         states: from `get_states` of a model or a `Session`.
 
     Raises:
-        TypeError: not a dict of lists of arrays.
+        TypeError: not a dict of lists of arrays; `path` is none.
+        ValueError: a directory, or a file in one that does not exist.
         OSError: a file that cannot be written.
 
     Example:
@@ -91,7 +92,7 @@ class Saved(NamedTuple):
 def write_states(path: str | PathLike, states: ByLayer, names: list[str] | None = None) -> None:
     """Does what `save_states` does; `names` are those of the rows."""
     arrays = _arrays(states)
-    path = Path(path)
+    path = file_to_write("path", path)
     head = {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
@@ -117,7 +118,7 @@ def read_saved(path: str | PathLike) -> Saved:
     Raises:
         ValueError, OSError: as `load_states`.
     """
-    path = Path(path)
+    path = a_path("path", path)
     content = path.read_bytes()
     try:
         return _parse(content)

@@ -6,13 +6,12 @@ directory ─▶ manifest checked ─▶ files' SHA-256 checked ─▶ runtime o
 
 import threading
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from keras_stateful.foundation.arguments import whole_number
+from keras_stateful.foundation.arguments import a_path, whole_number
 from keras_stateful.foundation.rows import row_indices
 from keras_stateful.foundation.states import States, check_owner
 from keras_stateful.foundation.types import Structure
@@ -41,7 +40,7 @@ def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
     Raises:
         ValueError: the directory is not an export, is of a newer version, or a file of it was
             truncated, altered or replaced. Nothing of the artifact has run by then.
-        TypeError: a batch size that is not a whole number.
+        TypeError: not a path; a batch size that is not a whole number.
         ImportError: the format's runtime is not installed; names the command that installs it.
 
     Example:
@@ -58,7 +57,7 @@ def load_session(directory: str | PathLike, batch_size: int = 1) -> "Session":
     ```
     """
     batch_size = whole_number("batch_size", batch_size, 1)
-    directory = Path(directory)
+    directory = a_path("directory", directory)
     manifest = read_manifest(directory)
     # The bytes that were checked are those that are opened: nobody can change them in between.
     artifact = read_artifact(directory, manifest.files, manifest.entry)
@@ -249,6 +248,7 @@ class Session:
         Raises:
             ValueError: a file that `Pool.save` did not write, or is damaged; states that other
                 weights made; a closed session.
+            TypeError: not a path.
             OSError: a file that cannot be read.
         """
         with self._lock:

@@ -574,6 +574,26 @@ def test_a_missing_extra_is_named_with_its_command(form, tmp_path, monkeypatch):
         ks.export_step_model(gru(), tmp_path / "out", form)
 
 
+@pytest.mark.parametrize(
+    ("form", "running", "lacking", "reason"),
+    [
+        ("executorch", "tensorflow", "executorch", "Keras on torch could, with executorch"),
+        ("executorch", "jax", "torch", "no other backend that could is installed"),
+        ("litert", "jax", "tensorflow litert_torch", "Keras on torch could, with litert_torch"),
+        ("tf_saved_model", "torch", "tensorflow", "Keras on jax could, with tensorflow"),
+    ],
+)
+def test_a_backend_that_lacks_a_package_only_is_named_with_it(
+    form, running, lacking, reason, monkeypatch
+):
+    find = lambda name: None if name in lacking.split() else name  # noqa: E731
+    monkeypatch.setattr("keras_stateful.export.formats.find_spec", find)
+    monkeypatch.setattr("keras.backend.backend", lambda: running)
+    monkeypatch.setattr("keras_stateful.foundation.keras_internals.has_keras", lambda since: True)
+    with pytest.raises(ImportError, match=f"Keras on {running} cannot; {reason}"):
+        formats.backend_for(form)
+
+
 def test_a_class_that_another_process_cannot_import_is_refused(tmp_path):
     if keras.backend.backend() == "tensorflow":
         pytest.skip("TensorFlow writes every format itself")

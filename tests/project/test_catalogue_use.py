@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import keras
@@ -885,7 +886,19 @@ SESSION = {
     "text": Bad(
         lambda s: s.step(["a", "b"]), TypeError, "is int32", "<U1", "Encode it first: pass ids"
     ),
-    "no row axis": Bad(lambda s: s.step(3), ValueError, "shape (rows,).", "shape ()", "`x[None]`"),
+    "no row axis": Bad(lambda s: s.step(3), ValueError, "shape (rows,).", "shape ()", "`[x]`"),
+    "nothing for an array": Bad(
+        lambda s: s.step(None), ValueError, "Input", "Received: None", "shape (rows,)"
+    ),
+    "a number for a path": Bad(
+        lambda s: s.pool(4), TypeError, "`path` must be a path", "path=4", "as text or"
+    ),
+    "a directory for a file": Bad(
+        lambda s: s.pool().save(os.curdir), ValueError, "`path`", "'.'", "Name a file in it"
+    ),
+    "a file in no directory": Bad(
+        lambda s: s.pool().save("none/a.npz"), ValueError, "`path`", "'none/a.npz'", "Make it first"
+    ),
     "an id above the vocabulary": Bad(
         lambda s: s.step([0, VOCABULARY]), ValueError, "Input", "11", "ids from 0 to 10"
     ),
@@ -999,6 +1012,55 @@ def test_a_session_takes_no_reading_that_is_missing(tmp_path):
     )
     np.testing.assert_array_equal(session.get_states()["gru"], before["gru"])
     session.step(missing[:1], rows=[0])
+
+
+PATHS = {
+    "a model to load": Bad(
+        lambda model: ks.load_session(model), TypeError, "`directory`", "Sequential", "as text or"
+    ),
+    "a number to load": Bad(
+        lambda model: ks.load_states(4), TypeError, "`path`", "path=4", "`pathlib.Path`"
+    ),
+    "an export through a file": Bad(
+        lambda model: ks.export_step_model(model, "plain/sub"),
+        ValueError,
+        "`directory`",
+        "'plain/sub'",
+        "remove the file",
+    ),
+    "an export to nowhere": Bad(
+        lambda model: ks.export_step_model(model, None), TypeError, "`directory`", "None", "as text"
+    ),
+    "states to a directory": Bad(
+        lambda model: ks.save_states(".", ks.get_states(ks.to_inference(model))),
+        ValueError,
+        "`path`",
+        "'.'",
+        "Name a file in it",
+    ),
+    "states through a file": Bad(
+        lambda model: ks.save_states("plain/a.npz", ks.get_states(ks.to_inference(model))),
+        ValueError,
+        "`path`",
+        "'plain/a.npz'",
+        "Make it first",
+    ),
+    "a page in no directory": Bad(
+        lambda model: ks.plot_activations("ab", np.ones((2, 1)), path="none/a.html"),
+        ValueError,
+        "`path`",
+        "'none/a.html'",
+        "Make it first",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", cases(PATHS))
+def test_paths(case, model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "plain").write_text("a file")
+    assert_refused(case, model)
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]
 
 
 @pytest.mark.parametrize("rows", [0, -1, 1.5, "1"])

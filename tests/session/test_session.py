@@ -199,7 +199,7 @@ import sys
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {frameworks!r}:
-            raise ModuleNotFoundError(name + " is blocked")
+            raise ModuleNotFoundError(name + " is blocked", name=name)
 sys.meta_path.insert(0, Block())
 from keras_stateful import generate, load_session
 session = load_session({str(exported)!r})
@@ -209,6 +209,15 @@ try:
     generate("a model", [1, 2], 5)
 except TypeError as error:
     assert "Keras is not installed" in str(error)
+import keras_stateful
+for name in ("to_stateful", "StatefulSequence", "export_step_model"):
+    try:
+        getattr(keras_stateful, name)
+    except ModuleNotFoundError as error:
+        assert f"`keras_stateful.{{name}}` needs Keras" in str(error)
+        assert "pip install" in str(error)
+    else:
+        raise AssertionError(name)
 assert not {frameworks!r} & set(sys.modules)
 """
     done = subprocess.run(

@@ -292,6 +292,26 @@ def test_predict_asks_for_no_labels():
         model.fit(sequence, verbose=0)
 
 
+@pytest.mark.parametrize("converted", [False, True])
+def test_whole_documents_are_predicted_with_the_weights_as_the_error_says(converted):
+    def network(every_step):
+        stack = [layers.GRU(4, return_sequences=every_step), layers.Dense(2)]
+        return keras.Sequential([keras.Input((None, 3)), *stack])
+
+    ends = network(every_step=False)
+    model = ks.to_stateful(ends, ROWS) if converted else ends
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype("float32")
+    with pytest.raises(ValueError, match=r"reduce='last'.*`network.set_weights\(") as caught:
+        ks.predict_documents(model, [x])
+    assert "label_at" not in str(caught.value)  # which it does not have
+    with pytest.raises(ValueError, match='pass `label_at="window"`'):
+        ks.evaluate_documents(model, [x], targets=[1])
+    every = network(every_step=True)
+    every.set_weights(ks.to_stateless(model).get_weights())
+    (y,) = ks.predict_documents(every, [x], reduce="last")
+    np.testing.assert_allclose(y, ends.predict_on_batch(x[None])[0], atol=1e-5)
+
+
 def test_documents_that_fill_no_window_are_told():
     sequence = ks.StatefulSequence(
         DOCUMENTS, ROWS, WINDOW, targets=LABELS, label_at="window", resets=True
