@@ -85,7 +85,9 @@ OF_EACH_STEP = {
     "rows of values": lambda s, x, t: (
         x + ops.reshape(ops.tanh(ops.ravel(x[..., 0])), ops.shape(x)[:2])[..., None]
     ),
-    "time in front": lambda s, x, t: ops.transpose(late(ops.transpose(x, (1, 0, 2))), (1, 0, 2)),
+    "time in front": lambda s, x, t: ops.transpose(
+        ops.softmax(ops.transpose(x, (1, 0, 2)), axis=-1), (1, 0, 2)
+    ),
     "rows of images": lambda s, x, t: convolved(s, x),
     "rows of parts": lambda s, x, t: in_a_row_of_parts(s, x),
 }
@@ -122,6 +124,9 @@ OF_OTHER_STEPS = {
     "mean of rows": lambda s, x, t: x - ops.mean(rows(x), axis=0),
     "difference of rows": lambda s, x, t: ops.reshape(
         ops.pad(rows(x), ((1, 0), (0, 0)))[:-1, :], ops.shape(x)
+    ),
+    "a lag with time in front": lambda s, x, t: ops.transpose(
+        late(ops.transpose(x, (1, 0, 2))), (1, 0, 2)
     ),
     "rows put back by a transposition": lambda s, x, t: ops.reshape(
         ops.transpose(ops.pad(ops.transpose(rows(x)), ((0, 0), (1, 0)))[:, :-1]), ops.shape(x)
