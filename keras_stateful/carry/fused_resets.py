@@ -24,11 +24,19 @@ gradient through, so that none crosses a reset, and nothing else need be said ba
 
 Rows stay where they are in a batch of the same size, whoever else is reset: they are alone, bit for
 bit, as without resets. Only a mask with more resets than there is room for is computed otherwise,
-as a whole: step by step (`loops`), to the same numbers but for rounding. (So is one on torch's CPU
-that a second call of the kernel serves sooner, see `torch_kernels`.)
+as a whole: step by step (`loops`), to the same numbers but for rounding. (So are one on torch's CPU
+that a second call of the kernel serves sooner, see `torch_kernels`, and the windows of the next two
+paragraphs.)
 
-A state that is no number cannot be cleared so, as 0 times NaN is NaN. It lasts to the end of its
-window; the next window, which starts from it, is computed step by step, and clears it.
+What else pulls at a gate of an inserted step must not outweigh those 10,000: it is `h @ U + b`, as
+the features are 0 there. No |h| is above the larger of 1 and the start's, for an `h` is made of
+tanh and sigmoids; so the pull on a gate is at most that times the sum of |U| over its column, and
+|b|. Where any gate's reaches half of 10,000, which leaves the other half, the window is computed
+step by step: a training that diverges gets there.
+
+Nor does a shut gate clear what is no number, as 0 times NaN is NaN. None arises inside a window if
+its start, its steps and the weights are finite and `x @ W` does not overflow. Otherwise the window
+is computed step by step, too.
 
 Initial states other than zeros cannot be had so, nor can a SimpleRNN be cleared: it has no gates.
 Laying out each document's part of the window as a row of its own does it in fewer, wider steps, but
@@ -137,26 +145,53 @@ def run(
             outputs = last[:, None]
         return [ops.cast(t, layer.cell.compute_dtype) for t in (outputs, *states)]
 
+    by_one_call = _by_one_call(layer.cell, sequences, start, resets.flags, most)
     try:
-        outputs, *states = ops.cond(_by_one_call(resets.flags, start, most), fused, otherwise)
+        outputs, *states = ops.cond(by_one_call, fused, otherwise)
     except NotImplementedError:  # as Keras's calls say, which look once more
         outputs, *states = otherwise()
     return outputs[:, -1], outputs, states
 
 
-def _by_one_call(flags: Tensor, start: list[Tensor], most: int) -> Tensor | bool:
+def _by_one_call(
+    cell: keras.layers.Layer, sequences: Tensor, start: list[Tensor], flags: Tensor, most: int
+) -> Tensor | bool:
     """True if there is room for so many resets, one call clears them and is the faster way.
 
     Args:
-        flags: bool `(batch, time)`, the resets.
+        cell: of the layer.
+        sequences: `(batch, time, features)`.
         start: the states at the start, `(batch, units)` each.
+        flags: bool `(batch, time)`, the resets.
         most: resets of a row behind the first step that there is room for.
     """
     behind = flags[:, 1:]
     if keras.backend.backend() == "torch" and not torch_kernels.many_calls(behind):
         return False
     enough = ops.max(ops.sum(ops.cast(behind, "int32"), axis=1)) <= most
-    return ops.logical_and(enough, ops.isfinite(sum(ops.sum(state) for state in start)))
+    return ops.logical_and(enough, _obeyed(cell, sequences, start))
+
+
+def _obeyed(cell: keras.layers.Layer, sequences: Tensor, start: list[Tensor]) -> Tensor:
+    """True if inserted steps clear and hold whatever the window computes, as the module says.
+
+    Args:
+        cell: of the layer.
+        sequences: `(batch, time, features)`.
+        start: the states at the start, `(batch, units)` each, the output first.
+    """
+
+    def sizes(values: Tensor) -> Tensor:
+        read = ops.cast(ops.convert_to_tensor(values), cell.compute_dtype)  # as by the kernel
+        return ops.abs(ops.cast(read, "float32"))  # where sums do not overflow
+
+    # A number that is finite only if all of them are, and whatever comes of `x @ W`
+    numbers = ops.sum(sizes(sequences)) * ops.sum(sizes(cell.kernel))
+    numbers = numbers + sum(ops.sum(sizes(state)) for state in start)
+    pull = ops.maximum(1.0, ops.max(sizes(start[0]))) * ops.sum(sizes(cell.recurrent_kernel), 0)
+    if cell.use_bias:
+        pull = pull + ops.sum(ops.reshape(sizes(cell.bias), (-1, pull.shape[0])), 0)
+    return ops.logical_and(ops.isfinite(numbers), ops.all(pull < _OPEN / 2))
 
 
 def _fused(

@@ -164,6 +164,100 @@ def test_inserted_steps_clear_and_hold_to_the_last_bit(kind, dtype, monkeypatch)
         np.testing.assert_array_equal(behind(hold, hold)[1], c)
 
 
+def recurrent_weights(model: keras.Model, name: str) -> list[keras.Variable]:
+    """One weight (or bias) of each recurrent cell."""
+    cells = [layer.cell for layer in model.layers if isinstance(layer, keras.layers.RNN)]
+    return [getattr(cell, name) for cell in cells]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_inserted_steps_clear_whatever_a_kernel_is_left_to(kind, sign, monkeypatch):
+    """Every gate pulled as far as is left to one call, all one way; beyond, no call is made."""
+    fused_on_the_cpu(monkeypatch)
+    layer = kind(5)
+    layer(np.zeros((ROWS, 1, FEATURES), "float32"))
+    layer.batch_size, layer.initial_state_given = ROWS, False
+    states = [keras.ops.full((ROWS, 5), 3.0) for _ in layer.get_initial_state(ROWS)]
+    sequences = keras.ops.zeros((ROWS, 2, FEATURES))
+    kernel = fused_resets.fused_kernel(layer, sequences)
+    clear, hold = np.eye(FEATURES + 3, dtype="float32")[FEATURES + 1 :]
+    left = fused_resets._OPEN / 2
+    for pull, obeyed in ((0.99 * left, True), (1.01 * left, False)):
+        # Half of it by the five states, which are 3, half by the bias (two of them in a GRU).
+        recurrent = np.full(layer.cell.recurrent_kernel.shape, sign * pull / 2 / 15)
+        bias = np.full(layer.cell.bias.shape, sign * pull / 2)
+        bias /= len(bias) if bias.ndim == 2 else 1
+        layer.cell.recurrent_kernel.assign(recurrent)
+        layer.cell.bias.assign(bias)
+        answer = fused_resets._obeyed(layer.cell, sequences, states)
+        assert bool(keras.ops.convert_to_numpy(answer)) is obeyed
+        if obeyed:
+            for step, cleared in ((clear, len(states)), (hold, 0)):
+                inserted = np.broadcast_to(step, (ROWS, 1, FEATURES + 3))
+                weights = fused_resets._with_gates(layer.cell, "float32")
+                _, last = kernel(keras.ops.convert_to_tensor(inserted), states, weights)
+                for state in last[:cleared]:
+                    np.testing.assert_array_equal(keras.ops.convert_to_numpy(state), 0)
+                for state in last[max(cleared, 1) :]:  # an LSTM's `c`
+                    np.testing.assert_array_equal(keras.ops.convert_to_numpy(state), 3)
+
+
+@pytest.mark.parametrize("scale", [1, 1e2, 1e4, 1e6, 1e38])
+@pytest.mark.parametrize("name", ["recurrent_kernel", "bias"])
+def test_what_is_in_front_of_a_reset_changes_nothing_behind_it(pair, name, scale):
+    """Bit for bit, however large the weights are, as those of a training that diverged."""
+    model, mask = pair.models[0], np.zeros((ROWS, WINDOW), bool)
+    model.set_weights(pair._weights)
+    rng = np.random.default_rng(0)
+    for weight in recurrent_weights(model, name):
+        large = rng.random(weight.shape) < 0.5  # not all gates, or nothing at all would matter
+        weight.assign(rng.uniform(-1, 2, weight.shape) * np.where(large, scale, 1))
+    mask[:, 3] = True
+    x = rng.normal(size=(ROWS, WINDOW, FEATURES)).astype("float32")
+    behind = []
+    for factor in (1, -1, 9):
+        ks.reset_states(model)
+        x[:, :3] *= factor
+        whole, last = keras.tree.map_structure(np.copy, model.predict_on_batch([x, mask]))
+        states = list(ks.get_states(model).values())
+        behind.append(keras.tree.flatten([whole[:, 3:], last, states]))
+    for other in behind[1:]:
+        for a, b in zip(behind[0], other, strict=True):
+            np.testing.assert_array_equal(a, b)
+    model.set_weights(pair._weights)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 3e38], ids=str)
+@pytest.mark.parametrize("where", ["inputs", "kernel", "recurrent_kernel", "bias"])
+def test_what_is_no_number_goes_as_far_as_by_the_loop(pair, where, value):
+    """In an input it ends at the next reset of its row; in a weight of one unit it comes back."""
+    x = np.random.default_rng(0).normal(size=(ROWS, WINDOW, FEATURES)).astype("float32")
+    mask = np.zeros((ROWS, WINDOW), bool)
+    mask[1, [1, 4]] = mask[2, 2] = True
+    results = []
+    if where == "inputs":
+        x[1, 2, 0] = value
+    for model in pair.models:
+        model.set_weights(pair._weights)
+        for weight in recurrent_weights(model, where) if where != "inputs" else ():
+            changed = keras.ops.convert_to_numpy(weight).copy()
+            changed.flat[0] = value
+            weight.assign(changed)
+        ks.reset_states(model)
+        # As in a training loop of one's own: `fit` and `predict` refuse such inputs.
+        outputs = model([x, mask], training=True)
+        outputs = keras.tree.map_structure(keras.ops.convert_to_numpy, outputs)
+        results.append(keras.tree.flatten([outputs, list(ks.get_states(model).values())]))
+        model.set_weights(pair._weights)
+    for fused, loop in zip(*results, strict=True):
+        np.testing.assert_allclose(fused, loop, rtol=2e-6, atol=2e-6)
+    if where == "inputs":
+        whole = results[0][0]
+        assert np.isfinite(whole[[0, 2]]).all()
+        assert np.isfinite(whole[1, [0, 1, 4, 5]]).all()
+
+
 def test_rows_are_alone_bit_for_bit(pair):
     """Resets of one row, where they fit, change nothing of the others."""
     mask = np.zeros((ROWS, WINDOW), bool)
