@@ -34,6 +34,8 @@ class StepModel(KerasFiles):
         data_inputs: input tensors that are not states.
         state_inputs: input tensors of the states, named `"<layer path>_state_<index>"`.
         data_outputs: output tensors that are not states.
+        data_output_names: their names, where the model's outputs were a dict its keys, else the
+            layers that they come from.
         state_names: the names of `state_inputs`.
         state_paths: for each state the key it has in `get_states`.
         initial_state_given: paths of layers whose initial state the model's own graph computed.
@@ -44,10 +46,12 @@ class StepModel(KerasFiles):
         *args: Any,
         state_paths: Sequence[str] = (),
         initial_state_given: Sequence[str] = (),
+        output_keys: Sequence[str] = (),
         **kwargs: Any,
     ):
         super().__init__(*args, **kwargs)
         self.state_paths = list(state_paths)
+        self.output_keys = list(output_keys)
         self.initial_state_given = list(initial_state_given)
 
     def __call__(self, inputs: Structure, *args: Any, **kwargs: Any) -> Structure:
@@ -71,6 +75,10 @@ class StepModel(KerasFiles):
         return self.outputs[: len(self.outputs) - len(self.state_paths)]
 
     @property
+    def data_output_names(self) -> list[str]:
+        return self.output_keys or self.output_names[: len(self.data_outputs)]
+
+    @property
     def state_names(self) -> list[str]:
         return [t.name for t in self.state_inputs]
 
@@ -79,6 +87,7 @@ class StepModel(KerasFiles):
             **super().get_config(),
             "state_paths": list(self.state_paths),
             "initial_state_given": list(self.initial_state_given),
+            "output_keys": list(self.output_keys),
         }
 
 
@@ -171,15 +180,24 @@ def to_step_model(
     )
     inputs, outputs, level = rewriter.run()
     inputs = list(inputs.values()) if isinstance(inputs, dict) else inputs
-    outputs = keras.tree.flatten(pack_outputs(graph, outputs))
+    packed = pack_outputs(graph, outputs)
+    outputs = keras.tree.flatten(packed)
     step_model = StepModel(
         [*inputs, *level.inputs.values()],
         [*outputs, *(level.outputs[name] for name in level.inputs)],
         name=model.name,
         state_paths=[keys[name] for name in level.inputs],
         initial_state_given=sorted(time.initial_state_given),
+        output_keys=_keys(packed),
     )
     return same_training(model, step_model)
+
+
+def _keys(outputs: Structure) -> list[str]:
+    """The keys of a dict of outputs, in the order in which Keras flattens it; else none."""
+    if not isinstance(outputs, dict) or any(keras.tree.is_nested(o) for o in outputs.values()):
+        return []
+    return [str(key) for key in sorted(outputs)]
 
 
 def _initial_states(call: Call, batch_size: int) -> Structure:

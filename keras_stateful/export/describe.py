@@ -148,9 +148,9 @@ def _plain(name: str) -> str:
 
 
 def _output_names(step: StepModel) -> list[str]:
-    """Names for the outputs: the layers that they come from, and the states' with `_new`."""
+    """Names for the outputs: those of the step model, and of the states theirs with `_new`."""
     taken = {t.name for t in step.inputs}
-    data = step.output_names[: len(step.data_outputs)]
+    data = step.data_output_names
     return [unique(name, taken) for name in [*data, *(f"{n}_new" for n in step.state_names)]]
 
 

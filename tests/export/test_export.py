@@ -564,6 +564,48 @@ def test_a_layer_that_is_random_at_inference_is_found_out(around, form, tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def _steps_that_lead_to_an_export(model, tmp_path):
+    """What a user may export: the network, a converted one, a step model, one of a file."""
+    step = ks.to_step_model(model)
+    step.save(tmp_path / "step.keras")
+    loaded = keras.models.load_model(tmp_path / "step.keras")
+    return {"plain": model, "stateful": ks.to_stateful(model, 2), "step": step, "loaded": loaded}
+
+
+@pytest.mark.parametrize("kind", ["plain", "stateful", "step", "loaded"])
+def test_outputs_of_a_dict_are_called_by_its_keys(kind, tmp_path):
+    x = keras.Input((None, 3), name="x")
+    h = layers.GRU(4, return_sequences=True)(x)
+    network = keras.Model(
+        x, {"load": layers.Dense(1)(h), "alarm": layers.Dense(2)(h), "a/b c": layers.Dense(3)(h)}
+    )
+    model = _steps_that_lead_to_an_export(network, tmp_path)[kind]
+    ks.export_step_model(model, tmp_path / "out")
+    data = np.random.default_rng(0).normal(size=(1, 5, 3)).astype("float32")
+    expected = network.predict_on_batch(data)
+    with ks.load_session(tmp_path / "out") as session:
+        names = [output.name for output in session.manifest.outputs]
+        assert names == sorted(expected)
+        for name, value in zip(names, session.read(data), strict=True):
+            np.testing.assert_allclose(value, expected[name], atol=1e-5)
+
+
+def test_a_key_that_an_input_has_gets_a_number_and_lists_have_the_names_of_layers(tmp_path):
+    x = keras.Input((None, 3), name="load")
+    h = layers.GRU(4, return_sequences=True, name="gru")(x)
+    ends = layers.Dense(1, name="one")(h), layers.Dense(2, name="two")(h)
+    for i, (outputs, names) in enumerate(
+        [
+            ({"load": ends[0]}, ["load_1"]),
+            (list(ends), ["one", "two"]),
+            ({"b": list(ends), "a": h}, ["gru", "one", "two"]),
+        ]
+    ):
+        ks.export_step_model(keras.Model(x, outputs), tmp_path / str(i))
+        with ks.load_session(tmp_path / str(i)) as session:
+            assert [output.name for output in session.manifest.outputs] == names
+
+
 @pytest.mark.parametrize("form", formats.FORMATS)
 def test_a_missing_extra_is_named_with_its_command(form, tmp_path, monkeypatch):
     monkeypatch.setattr("keras_stateful.export.formats.find_spec", lambda name: None)
