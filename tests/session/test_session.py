@@ -13,7 +13,7 @@ import runtimes
 
 import keras_stateful as ks
 from keras_stateful.session.artifact import Artifact
-from keras_stateful.session.runtimes import open_runtime
+from keras_stateful.session.runtimes import open_runtime, openvino_core
 
 pytestmark = pytest.mark.backend_free
 
@@ -303,6 +303,8 @@ def test_a_runtime_that_is_missing_is_named_with_its_command(
     def none(module):
         raise ModuleNotFoundError(module)
 
+    at_first = openvino_core.__wrapped__  # before it keeps what it has imported
     monkeypatch.setattr("keras_stateful.session.runtimes.import_module", none)
+    monkeypatch.setattr("keras_stateful.session.runtimes.openvino_core", at_first)
     with pytest.raises(ImportError, match=f'"{artifact_format}".*not installed: `{command}`'):
         open_runtime(artifact_format, Artifact(tmp_path, "model", {"model": b"", "model.bin": b""}))
