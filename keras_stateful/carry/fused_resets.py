@@ -148,7 +148,7 @@ def run(
     by_one_call = _by_one_call(layer.cell, sequences, start, resets.flags, most)
     try:
         outputs, *states = ops.cond(by_one_call, fused, otherwise)
-    except NotImplementedError:  # as Keras's calls say, which look once more
+    except NotImplementedError:  # from Keras's call of cuDNN, which only then finds that it cannot
         outputs, *states = otherwise()
     return outputs[:, -1], outputs, states
 

@@ -8,7 +8,8 @@
     fit ◀─ feed ◀─ sequence: any batch by its index, an epoch is a pure function ◀┤
                    stream: the next batch of a source that is read once         ◀─┘
 
-`kinds` decides what is an array and what is documents, `columns` puts those of frames in order,
+`kinds` decides what is an array and what is documents, `slices` finds those that were cut from one
+array, `lazy` reads them when asked, `columns` puts those of frames in order,
 `sequence_checks` looks at a sequence's arguments, `burn_in` reads from which step on documents
 count, `strides` says where windows that overlap lie and in which of them a step is new, and
 `restoring` leads from batches back to documents.

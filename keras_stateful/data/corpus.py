@@ -33,11 +33,10 @@ from keras_stateful.data.kinds import (
     refuse_pair,
 )
 from keras_stateful.data.lazy import Lazy, LazySource
+from keras_stateful.data.slices import dtypes_of, slices
 from keras_stateful.foundation.frames import Columns, columns_of
 from keras_stateful.foundation.progress import ProgressBar
 
-_MANY = 10_000  # documents that are joined at a time, and from which on that is tried
-_SHORT = 1 << 12  # bytes of such a document, at most
 _LONG = 2  # seconds of reading documents, after which a progress bar says how far it has come
 
 
@@ -202,7 +201,9 @@ def _in_memory(name: str, values: list | tuple) -> Field:
     """Documents in a list."""
     items = Items(name)
     # There may be very many, and most are arrays already. (`map` runs no Python for each.)
-    plain = {*map(type, values)} == {np.ndarray} and all(d.kind in "iufb" for d in _dtypes(values))
+    plain = {*map(type, values)} == {np.ndarray} and all(
+        d.kind in "iufb" for d in dtypes_of(values)
+    )
     documents = (
         list(values) if plain else [items.array(f"{name}[{i}]", v) for i, v in enumerate(values)]
     )
@@ -236,7 +237,7 @@ def _of_arrays(name: str, documents: list[np.ndarray]) -> Field:
         raise _no_document(name, i, documents[i])
     lengths = np.fromiter(map(len, documents), "int64", len(documents))
     _check_documents(name, lengths)
-    dtypes = _dtypes(documents)
+    dtypes = dtypes_of(documents)
     if len({d.shape[1:] for d in documents}) > 1:
         first = documents[0].shape[1:]
         i = next(i for i, d in enumerate(documents) if d.shape[1:] != first)
@@ -253,61 +254,7 @@ def _of_arrays(name: str, documents: list[np.ndarray]) -> Field:
     dtype = np.result_type(*dtypes)
     if all(d.kind in "iu" for d in dtypes) and dtype.kind == "f":
         dtype = np.dtype("int64")  # of int64 and uint64; what does not fit is refused as it is read
-    return _slices(name, documents, lengths) or Separate(name, documents, lengths, dtype)
-
-
-def _dtypes(documents: Collection[np.ndarray]) -> set[np.dtype]:
-    return {*map(attrgetter("dtype"), documents)}
-
-
-def _slices(name: str, documents: list[np.ndarray], lengths: np.ndarray) -> Flat | None:
-    """Documents cut from one array, as `np.split` does, read from that array; else None.
-
-    Gathering from one array takes no Python for each document.
-    """
-    base, first = documents[0].base, documents[0]
-    if not isinstance(base, np.ndarray) or base.ndim < 1:
-        return None  # the first owns its memory
-    if {*map(id, map(attrgetter("base"), documents))} != {id(base)}:
-        return None  # cut from different arrays
-    if _dtypes(documents) != {base.dtype}:
-        return None  # the array's bytes read as another dtype
-    if not (base.flags.c_contiguous and all(d.flags.c_contiguous for d in documents)):
-        return None  # strided
-    step = first[0].nbytes
-    if not step or base.nbytes % step:
-        return None  # time steps without a feature, or not those of the array
-    flat = base.reshape(-1, *first.shape[1:])
-    begin, odd = divmod(_address(first) - _address(base), step)
-    offsets = begin + np.cumsum(lengths) - lengths
-    if not odd and _lie_in_order(documents, flat[begin:]):
-        return Flat(name, flat, offsets, lengths)
-    places = np.fromiter(map(_address, documents), "int64", len(documents)) - _address(base)
-    if (places % step).any():
-        return None  # some begin inside of what would be a time step of the array
-    return Flat(name, flat, places // step, lengths)
-
-
-def _lie_in_order(documents: list[np.ndarray], flat: np.ndarray) -> bool:
-    """True if so many documents are one behind the other what `flat` begins with, byte for byte.
-
-    Of many short ones, as `np.split` cuts them, that is told sooner than where each of them lies.
-    """
-    if len(documents) < _MANY or max(map(len, documents)) * flat[0].nbytes > _SHORT:
-        return False
-    at = 0
-    for k in range(0, len(documents), _MANY):
-        joined = np.concatenate(documents[k : k + _MANY])
-        there = flat[at : at + len(joined)]
-        if joined.tobytes() != there.tobytes():
-            return False
-        at += len(joined)
-    return True
-
-
-def _address(array: np.ndarray) -> int:
-    """Where an array begins in memory."""
-    return array.__array_interface__["data"][0]
+    return slices(name, documents, lengths) or Separate(name, documents, lengths, dtype)
 
 
 def _lazy(name: str, source: Any, encode: Callable | None, uneven: Uneven) -> Field | Corpus:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_stateful import StatefulSequence
-from keras_stateful.data import corpus, dealing
+from keras_stateful.data import dealing, slices
 
 pytestmark = [
     pytest.mark.backend_free,
@@ -164,7 +164,7 @@ def test_very_many_documents_are_read_where_they_lie(lengths, many, order, shape
     listed = [i for i in order if i < len(parts)]
     for chosen in (range(len(parts)), listed, listed[1:] or listed):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(corpus, "_MANY", many)
+            patch.setattr(slices, "_MANY", many)
             quick = StatefulSequence([parts[i] for i in chosen], 1, 3, boundary="pack")
         whole = StatefulSequence([parts[i].copy() for i in chosen], 1, 3, boundary="pack")
         for batch, other in zip(quick, whole, strict=True):
