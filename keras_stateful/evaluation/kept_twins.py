@@ -8,10 +8,12 @@ read: each document starts with a reset, or with states that are written.
 """
 
 from dataclasses import dataclass
+from types import FunctionType
 from typing import TypeAlias
 
 import keras
 
+from keras_stateful.carry.copying import parts_of
 from keras_stateful.conversion.convert import twin_with_resets
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Structure, Tensor
@@ -19,6 +21,7 @@ from keras_stateful.training.model_memory import trained_on
 
 _KEPT = 4  # twins of one model
 _SLOT = "_keras_stateful_twins"  # the attribute of the user's model that holds its shelf
+_PLAIN = (bool, int, float, str, FunctionType)  # settings of a layer that a call computes with
 _Shelf: TypeAlias = dict[tuple, "Twin"]
 
 
@@ -84,7 +87,19 @@ def put_back(model: keras.Model, batch_size: int, twin: Twin) -> None:
 
 
 def _key(model: keras.Model, batch_size: int) -> tuple:
-    """What a twin is made for: with other layers, variables or devices it is another's."""
+    """What a twin is made for: with other layers, settings, variables or devices it is another's.
+
+    A compiled call goes on as it was recorded when an attribute of a layer changes. Keras's own
+    does, too, until the next `compile`, which makes new metrics.
+    """
     variables = tuple((id(v), v.trainable) for v in model.weights)  # a compiled call goes by both
-    layers = tuple(id(layer) for layer in model.layers)
-    return batch_size, variables, layers, keras.distribution.distribution(), str(trained_on(model))
+    settings = tuple(map(_settings, parts_of(model)))
+    devices, known = keras.distribution.distribution(), str(trained_on(model))
+    return batch_size, variables, settings, (*model.metrics,), devices, known
+
+
+def _settings(layer: keras.layers.Layer) -> tuple:
+    """A layer, and what it was told in numbers, texts and functions: such as its activation."""
+    told = (item for item in vars(layer).items() if not item[0].startswith("_"))
+    plain = tuple((k, v) for k, v in told if v is None or isinstance(v, _PLAIN))
+    return id(layer), layer.compute_dtype, plain

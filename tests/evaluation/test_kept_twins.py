@@ -67,6 +67,47 @@ def test_a_second_call_makes_nothing(made, mask_zero):
     assert made == [3, 2]
 
 
+class Scaled(keras.layers.Layer):
+    def __init__(self, factor, **kwargs):
+        super().__init__(**kwargs)
+        self.factor = factor
+
+    def call(self, x):
+        return keras.ops.multiply(x, self.factor)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
+CHANGES = {
+    "an activation": lambda m: setattr(m.get_layer("dense"), "activation", keras.ops.sigmoid),
+    "a cell's activation": lambda m: setattr(m.get_layer("gru").cell, "activation", keras.ops.relu),
+    "a layer of a model inside": lambda m: setattr(m.get_layer("inner").layers[0], "factor", 5.0),
+    "a number": lambda m: setattr(m.get_layer("scaled"), "factor", -2),
+    "an array, and compile": lambda m: (
+        setattr(m.get_layer("scaled"), "factor", np.float32([1, 2, 3])),
+        compiled(m),
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_layer_computes_as_it_is_now(change):
+    inner = keras.Sequential([keras.Input((None, 4)), Scaled(0.5)], name="inner")
+    x = keras.Input((None,), dtype="int32")
+    y = inner(keras.layers.Embedding(7, 4)(x))
+    y = keras.layers.GRU(4, return_sequences=True, name="gru")(y)
+    y = Scaled(2, name="scaled")(keras.layers.Dense(3, name="dense")(y))
+    model = keras.Model(x, y)
+    compiled(model)
+    for step in (lambda m: None, CHANGES[change], lambda m: None):
+        step(model)
+        outputs = predict_documents(model, DOCUMENTS, sequence_length=4, verbose=0)
+        for document, output in zip(DOCUMENTS, outputs, strict=True):
+            expected = keras.ops.convert_to_numpy(model(document[None]))[0]
+            np.testing.assert_allclose(output, expected, atol=1e-5)
+
+
 def test_what_was_read_before_is_not_read_again():
     model = small_model()
     for documents in ([DOCUMENTS[1]], [DOCUMENTS[0]], [DOCUMENTS[1]]):
