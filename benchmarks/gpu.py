@@ -3,6 +3,7 @@ generation.
 
     KERAS_BACKEND=torch python benchmarks/gpu.py    # or jax; needs keras, numpy and that backend
     KERAS_BACKEND=jax python benchmarks/gpu.py --json out.json
+    KERAS_BACKEND=jax python benchmarks/gpu.py --only resets
     KERAS_BACKEND=jax python benchmarks/gpu.py --tiny       # small, also on a CPU, without cuDNN
 
 First it checks that the fused cuDNN kernel is really taken and that results equal those of the
@@ -10,6 +11,7 @@ plain loop on the same weights; it stops where they do not. Then tokens a second
 """
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -33,7 +35,8 @@ FULL = {
     "rows": 64,
     "window": 128,
     "steps": 30,
-    "rounds": 5,
+    "seconds": 0.7,  # of an epoch of `training`, of at least `steps` and at most ten times as many
+    "rounds": 3,
     "ids": 1000,
 }
 TINY = {
@@ -42,6 +45,7 @@ TINY = {
     "rows": 4,
     "window": 8,
     "steps": 3,
+    "seconds": 0.1,
     "rounds": 1,
     "ids": 10,
 }
@@ -166,38 +170,45 @@ def precisions() -> list[tuple[str, str | None]]:
     return found + [("mixed_bfloat16", "float32")] * (keras.backend.backend() == "jax")
 
 
-def training(size: dict) -> list:
-    rows, window, steps, found = size["rows"], size["window"], size["steps"], []
+def ids_of(size: dict, steps: int) -> ks.StatefulSequence:
+    """Random ids: one document, so many windows long."""
+    rows, window = size["rows"], size["window"]
     ids = np.random.default_rng(0).integers(0, VOCABULARY, rows * window * steps + 1, dtype="int32")
-    sequence = ks.StatefulSequence(ids, rows, window, boundary="ignore")
-    batches = [sequence[i] for i in range(steps)]
-    tokens = rows * window * steps
-    for units in size["units"]:
-        for layers in size["layers"]:
-            for policy, dtype in precisions():
-                model = compiled(
-                    ks.to_stateful(network(units, layers, window, policy, dtype=dtype), rows)
+    return ks.StatefulSequence(ids, rows, window, boundary="ignore")
+
+
+def training(size: dict) -> list:
+    rows, window, found = size["rows"], size["window"], []
+    settings = itertools.product(size["units"], size["layers"], precisions())
+    for units, layers, (policy, dtype) in settings:
+        model = compiled(ks.to_stateful(network(units, layers, window, policy, dtype=dtype), rows))
+        few = ids_of(size, size["steps"])
+        model.fit(few, verbose=0)
+        start = time.perf_counter()
+        model.fit(few, verbose=0)
+        more = size["seconds"] / (time.perf_counter() - start)
+        sequence = ids_of(size, int(len(few) * min(max(more, 1), 10)))
+        batches = [sequence[i] for i in range(len(sequence))]
+        ways = {
+            "the bare step, batches on the device": bare_epoch(model, batches),
+            "fit": lambda m=model, s=sequence: m.fit(s, verbose=0),
+            "PyTorch's cuDNN loop": torch_loop(units, layers, batches, policy != "float32"),
+        }
+        took = interleaved({k: v for k, v in ways.items() if v}, size["rounds"])
+        kept = f", LSTM {dtype}" if dtype else ""
+        name = f"fit, LSTM {units}, {layers} layer{'s' * (layers > 1)}, {policy}{kept}"
+        tokens = rows * window * len(sequence)
+        for against in [w for w in took if w != "fit"]:
+            found.append(
+                row(
+                    name,
+                    took["fit"] / took[against],
+                    against=against,
+                    at_most=1.05 if "bare" in against else 1.0,
+                    ours=f"{tokens / took['fit']:,.0f} tokens/s",
+                    theirs=f"{tokens / took[against]:,.0f} tokens/s",
                 )
-                model.fit(sequence, verbose=0)
-                ways = {
-                    "the bare step, batches on the device": bare_epoch(model, batches),
-                    "fit": lambda m=model: m.fit(sequence, verbose=0),
-                    "PyTorch's cuDNN loop": torch_loop(units, layers, batches, policy != "float32"),
-                }
-                took = interleaved({k: v for k, v in ways.items() if v}, size["rounds"])
-                kept = f", LSTM {dtype}" if dtype else ""
-                name = f"fit, LSTM {units}, {layers} layer{'s' * (layers > 1)}, {policy}{kept}"
-                for against in [w for w in took if w != "fit"]:
-                    found.append(
-                        row(
-                            name,
-                            took["fit"] / took[against],
-                            against=against,
-                            at_most=1.05 if "bare" in against else 1.0,
-                            ours=f"{tokens / took['fit']:,.0f} tokens/s",
-                            theirs=f"{tokens / took[against]:,.0f} tokens/s",
-                        )
-                    )
+            )
     return found
 
 
@@ -244,10 +255,8 @@ def resets(size: dict) -> list:
 
 def host_and_device(size: dict) -> list:
     """Batches that lie on the device, against those that each step takes from host memory."""
-    units, rows, window, steps = size["units"][0], size["rows"], size["window"], size["steps"]
-    ids = np.random.default_rng(0).integers(0, VOCABULARY, rows * window * steps + 1, dtype="int32")
-    sequence = ks.StatefulSequence(ids, rows, window, boundary="ignore")
-    model = compiled(ks.to_stateful(network(units, 1, window), rows))
+    units, steps, sequence = size["units"][0], size["steps"], ids_of(size, size["steps"])
+    model = compiled(ks.to_stateful(network(units, 1, size["window"]), size["rows"]))
     model.fit(sequence, verbose=0)
 
     class Placed(keras.utils.PyDataset):
@@ -288,9 +297,18 @@ def generation(size: dict) -> list:
     return found
 
 
+PARTS = {
+    "training": training,
+    "resets": resets,
+    "data": host_and_device,
+    "generation": generation,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--tiny", action="store_true", help="small sizes, also without cuDNN")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=[*PARTS], metavar="PART")
     parser.add_argument("--json", type=Path, help="where to write the results")
     options = parser.parse_args()
     size, found = (TINY if options.tiny else FULL), device()
@@ -303,7 +321,7 @@ def main() -> None:
         "notes": [],
     }
     check(size, options.tiny)
-    where["rows"] = [*training(size), *resets(size), *host_and_device(size), *generation(size)]
+    where["rows"] = [row for name in options.only for row in PARTS[name](size)]
     print(
         f"\n{where['device']}; {keras.backend.backend()}; "
         f"{described(where)}\n\n{table(where['rows'])}"

@@ -34,7 +34,7 @@ SECONDS, SEEDS = 60, 3  # of each training; trainings of each network
 HELD_OUT = 20_000  # bytes of each held-out document
 LSTM_RATE, GPT_RATE = 3e-3, 1e-3
 STEPS = 10  # between two looks at the clock
-LOOKS = (0.1, 0.2, 0.4, 0.7)  # shares of the time after which the loss is measured, and at its end
+LOOKS = (0.1, 0.2, 0.4, 0.7, 1.0)  # shares of the time after which the loss is measured
 CARRIED = "the state carried"
 PLOT = FOLDER.parent / "docs" / "images" / "held_out.png"
 ROWS, WINDOW, UNITS = 32, 32, 256
@@ -131,43 +131,54 @@ class Clock(keras.callbacks.Callback):
 
     Args:
         rate: the highest learning rate.
-        look: measures the held-out loss, in bits per byte, which takes no time of the clock.
+        look: measures the held-out loss, which takes no time of the clock.
+        seconds: the time.
+        looks: shares of the time after which the loss is measured.
     """
 
-    def __init__(self, rate: float, look: Callable[[], float]):
+    def __init__(
+        self,
+        rate: float,
+        look: Callable[[], float],
+        seconds: float = SECONDS,
+        looks: tuple[float, ...] = LOOKS,
+    ):
         super().__init__()
-        self.rate, self.look = rate, look
+        self.rate, self.look, self.seconds, self.looks = rate, look, seconds, looks
         self.curve: list[tuple[float, float]] = []
 
     def on_train_begin(self, logs=None) -> None:
         self.epochs, self.begin = 0, time.perf_counter()
 
     def on_epoch_begin(self, epoch: int, logs=None) -> None:
-        share = min((time.perf_counter() - self.begin) / SECONDS, 1.0)
+        share = min((time.perf_counter() - self.begin) / self.seconds, 1.0)
         cosine = 0.55 + 0.45 * math.cos(math.pi * share)
         self.model.optimizer.learning_rate = self.rate * min((share + 1e-3) / 0.05, cosine)
 
     def on_epoch_end(self, epoch: int, logs=None) -> None:
         self.epochs += 1
         seconds = time.perf_counter() - self.begin
-        if seconds > SECONDS * (*LOOKS, 1.0)[len(self.curve)]:
+        if seconds > self.seconds * self.looks[len(self.curve)]:
             self.curve.append((seconds, self.look()))
             self.begin = time.perf_counter() - seconds
-        self.model.stop_training = len(self.curve) > len(LOOKS)
+        self.model.stop_training = len(self.curve) == len(self.looks)
+
+
+def compile_all(model: keras.Model, data, optimizer: keras.optimizers.Optimizer) -> None:
+    """Compiles a model and its training step, which changes no number of it."""
+    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    optimizer.build(model.trainable_variables)
+    fresh = model.get_weights(), [keras.ops.convert_to_numpy(v) for v in optimizer.variables]
+    model.fit(data, steps_per_epoch=2, verbose=0, shuffle=False)
+    model.set_weights(fresh[0])
+    for variable, value in zip(optimizer.variables, fresh[1], strict=True):
+        variable.assign(value)
 
 
 def train(model: keras.Model, data, rate: float, look: Callable[[], float]) -> Training:
     """Trains for `SECONDS`, in which neither compilation nor a look at the loss counts."""
-    optimizer = keras.optimizers.AdamW(
-        rate, weight_decay=0.1 if rate == GPT_RATE else 0.0, beta_2=0.99
-    )
-    model.compile(optimizer, keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    optimizer.build(model.trainable_variables)
-    fresh = model.get_weights(), [v.numpy() for v in optimizer.variables]
-    model.fit(data, steps_per_epoch=2, verbose=0, shuffle=False)  # compiles
-    model.set_weights(fresh[0])
-    for variable, value in zip(optimizer.variables, fresh[1], strict=True):
-        variable.assign(value)
+    decay = 0.1 if rate == GPT_RATE else 0.0
+    compile_all(model, data, keras.optimizers.AdamW(rate, weight_decay=decay, beta_2=0.99))
     clock = Clock(rate, look)
     model.fit(
         data, steps_per_epoch=STEPS, epochs=10**6, verbose=0, shuffle=False, callbacks=[clock]
