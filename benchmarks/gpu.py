@@ -321,13 +321,17 @@ def main() -> None:
         "notes": [],
     }
     check(size, options.tiny)
-    where["rows"] = [row for name in options.only for row in PARTS[name](size)]
+    where["rows"] = []
+    for name in options.only:
+        start = time.perf_counter()
+        where["rows"] += PARTS[name](size)
+        print(f"{name}: {time.perf_counter() - start:.0f} s", flush=True)
+        if options.json:
+            options.json.write_text(json.dumps(where, indent=1, ensure_ascii=False) + "\n")
     print(
         f"\n{where['device']}; {keras.backend.backend()}; "
         f"{described(where)}\n\n{table(where['rows'])}"
     )
-    if options.json:
-        options.json.write_text(json.dumps(where, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

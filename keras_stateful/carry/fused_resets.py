@@ -14,6 +14,7 @@ window is an output.) A reset before the first step needs no room: it sets what 
 from.
 
 What kind a step is comes as three more features, `real`, `C` and `H`: one is 1, the others are 0.
+(Zeros fill up to a multiple of 8: the GPU's tensor cores take no other matrices at full speed.)
 Their weights shut or open the gates for good, as the sigmoid of -10,000 is 0 and of 10,000 is 1:
 
     LSTM    c' = f c + i g,  h' = o tanh(c')          C: i = f = o = 0      H: i = 0, f = 1
@@ -81,6 +82,11 @@ def room(most_resets: int | None, steps: int) -> int:
         most_resets = -(-steps // _USUAL_STEPS)
     doubled = 1 << max(most_resets - 1, 0).bit_length()
     return min(doubled, steps - 1)
+
+
+def _width(features: int) -> int:
+    """How many features the kernel reads: the input's, those of the kinds, and what fills up."""
+    return -(-(features + 3) // 8) * 8
 
 
 def fused_kernel(layer: keras.layers.RNN, sequences: Tensor) -> Kernel | None:
@@ -242,13 +248,13 @@ def _with_steps(sequences: Tensor, places: Tensor, inserted: Tensor, length: int
         length: of the longer window.
 
     Returns:
-        `(rows, length, features + 3)`.
+        `(rows, length, width)`, see `_width`.
     """
     rows, steps, features = sequences.shape
-    count, dtype = rows * steps, sequences.dtype
+    count, width, dtype = rows * steps, _width(features), sequences.dtype
     # All steps of `x`, and behind them one of each kind that is inserted.
-    real = ops.pad(ops.ones((count, 1), dtype), ((0, 0), (0, 2)))
-    kinds = ops.pad(ops.eye(2, dtype=dtype), ((0, 0), (features + 1, 0)))
+    real = ops.pad(ops.ones((count, 1), dtype), ((0, 0), (0, width - features - 1)))
+    kinds = ops.pad(ops.eye(2, dtype=dtype), ((0, 0), (features + 1, width - features - 3)))
     real = ops.concatenate([ops.reshape(sequences, (count, features)), real], axis=1)
     table = ops.concatenate([real, kinds])
     # Which of them stands at each place: `H`, but where a step is inserted `C`, and the steps.
@@ -257,11 +263,11 @@ def _with_steps(sequences: Tensor, places: Tensor, inserted: Tensor, length: int
     which = ops.full((rows * length,), count + _HOLD, "int32")
     which = ops.scatter_update(which, before, ops.full((count,), count + _CLEAR, "int32"))
     which = ops.scatter_update(which, at, ops.arange(count, dtype="int32"))
-    return ops.reshape(ops.take(table, which, axis=0), (rows, length, features + 3))
+    return ops.reshape(ops.take(table, which, axis=0), (rows, length, width))
 
 
 def _with_gates(cell: keras.layers.Layer, dtype: str) -> list[Tensor]:
-    """A cell's kernel, recurrent kernel and bias, for sequences with three more features."""
+    """A cell's kernel, recurrent kernel and bias, for sequences that `_with_steps` made."""
     variables = [cell.kernel, cell.recurrent_kernel, *([cell.bias] if cell.use_bias else [])]
     kernel, recurrent, *biases = (ops.cast(ops.convert_to_tensor(v), dtype) for v in variables)
     inserted = [
@@ -269,9 +275,11 @@ def _with_gates(cell: keras.layers.Layer, dtype: str) -> list[Tensor]:
         for gates in _GATES[type(cell)]
     ]
     real = ops.zeros_like(kernel[:1])
+    features, gates = kernel.shape
+    rest = ops.zeros((_width(features) - features - 3, gates), dtype)
     if biases and type(cell) is keras.layers.GRUCell:  # whose bias is `(2, 3 * units)`
         (bias,), g = biases, 2 * cell.units
         moved = ops.pad(bias[:1, g:], ((0, 0), (g, 0)))
         kept = ops.pad(bias[:1, :g], ((0, 0), (0, cell.units)))
         real, biases = real + moved, [ops.concatenate([kept, bias[1:]])]
-    return [ops.concatenate([kernel, real, *inserted]), recurrent, *biases]
+    return [ops.concatenate([kernel, real, *inserted, rest]), recurrent, *biases]

@@ -166,4 +166,9 @@ def _as_torch(
     if cell is keras.layers.GRUCell:  # Keras: update, reset, new; torch: reset, update, new
         blocks = [w.chunk(3) for w in weights]
         weights = [torch.cat([reset, update, new]) for update, reset, new in blocks]
-    return [w.contiguous() for w in weights]
+    if kernel.device.type == "cpu":
+        return [w.contiguous() for w in weights]
+    # cuDNN wants all of them in one piece of memory, where a call would copy them at each step.
+    whole = torch.cat([w.reshape(-1) for w in weights])
+    parts = whole.split([w.numel() for w in weights])
+    return [part.view(w.shape) for part, w in zip(parts, weights, strict=True)]

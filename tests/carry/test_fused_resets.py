@@ -19,6 +19,7 @@ from keras_stateful.carry import fused_resets
 
 BACKEND = keras.backend.backend()
 ROWS, WINDOW, FEATURES = 3, 6, 3
+WIDTH = fused_resets._width(FEATURES)
 KINDS = [layers.LSTM] if BACKEND == "jax" else [layers.LSTM, layers.GRU]  # no cuDNN GRU on JAX
 
 
@@ -150,10 +151,10 @@ def test_inserted_steps_clear_and_hold_to_the_last_bit(kind, dtype, monkeypatch)
         assert BACKEND == "jax"
         assert dtype != "float32"
         return
-    clear, hold = np.eye(FEATURES + 3)[FEATURES + 1 :]
+    clear, hold = np.eye(WIDTH)[FEATURES + 1 : FEATURES + 3]
 
     def behind(*steps):
-        inserted = keras.ops.cast(np.broadcast_to(steps, (ROWS, 2, FEATURES + 3)), dtype)
+        inserted = keras.ops.cast(np.broadcast_to(steps, (ROWS, 2, WIDTH)), dtype)
         _, last = kernel(inserted, states, fused_resets._with_gates(layer.cell, dtype))
         return [keras.ops.convert_to_numpy(keras.ops.cast(s, "float32")) for s in last]
 
@@ -181,7 +182,7 @@ def test_inserted_steps_clear_whatever_a_kernel_is_left_to(kind, sign, monkeypat
     states = [keras.ops.full((ROWS, 5), 3.0) for _ in layer.get_initial_state(ROWS)]
     sequences = keras.ops.zeros((ROWS, 2, FEATURES))
     kernel = fused_resets.fused_kernel(layer, sequences)
-    clear, hold = np.eye(FEATURES + 3, dtype="float32")[FEATURES + 1 :]
+    clear, hold = np.eye(WIDTH, dtype="float32")[FEATURES + 1 : FEATURES + 3]
     left = fused_resets._OPEN / 2
     for pull, obeyed in ((0.99 * left, True), (1.01 * left, False)):
         # Half of it by the five states, which are 3, half by the bias (two of them in a GRU).
@@ -194,7 +195,7 @@ def test_inserted_steps_clear_whatever_a_kernel_is_left_to(kind, sign, monkeypat
         assert bool(keras.ops.convert_to_numpy(answer)) is obeyed
         if obeyed:
             for step, cleared in ((clear, len(states)), (hold, 0)):
-                inserted = np.broadcast_to(step, (ROWS, 1, FEATURES + 3))
+                inserted = np.broadcast_to(step, (ROWS, 1, WIDTH))
                 weights = fused_resets._with_gates(layer.cell, "float32")
                 _, last = kernel(keras.ops.convert_to_tensor(inserted), states, weights)
                 for state in last[:cleared]:

@@ -2,7 +2,7 @@
 
 By default matrices are multiplied in TF32 there, with ten bits of the factors. In an environment
 with `NVIDIA_TF32_OVERRIDE=0`, which NVIDIA's libraries read, they are multiplied in float32, and
-these tests ask for as many digits as on a CPU.
+these tests ask for as many digits as on a CPU. (JAX has kernels of its own besides: see below.)
 """
 
 import importlib.util
@@ -37,6 +37,10 @@ pytestmark = [
     pytest.mark.skipif(not gpu(), reason=f"{keras.backend.backend()} sees no GPU on this machine"),
 ]
 EXACT = os.environ.get("NVIDIA_TF32_OVERRIDE") == "0"
+if EXACT and keras.backend.backend() == "jax":
+    import jax
+
+    jax.config.update("jax_default_matmul_precision", "highest")
 CLOSE, GRADIENTS_CLOSE = (1e-5, 1e-4) if EXACT else (2e-3, 1e-2)
 ROWS, WINDOW, UNITS = 4, 16, 32
 
