@@ -19,6 +19,7 @@ over the seeds, with the range; the picture has a line for each seed.
 
 import importlib.util
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -103,9 +104,12 @@ def lstm() -> keras.Model:
 
 def mingru() -> keras.Model:
     """With the layer of the example, which registers how it carries."""
-    spec = importlib.util.spec_from_file_location("mingru", FOLDER.parent / "examples/mingru.py")
-    example = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(example)
+    examples = str(FOLDER.parent / "examples")
+    sys.path.append(examples)  # where it finds its neighbours
+    try:
+        example = importlib.import_module("mingru")
+    finally:
+        sys.path.remove(examples)
     return recurrent(
         [layer for _ in range(2) for layer in (example.MinGRU(UNITS), layers.LayerNormalization())]
     )

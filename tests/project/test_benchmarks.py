@@ -1,5 +1,6 @@
 """The benchmarks' own arithmetic: tables, the page, the regression check. Nothing is timed here."""
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -95,3 +96,13 @@ def test_the_committed_page_is_what_the_committed_results_say(modules):
     harness, run = modules
     measured = {path.stem: harness.read(path) for path in run.RESULTS.glob("*.json")}
     assert run.PAGE.read_text() == run.page((FOLDER / "page.md").read_text(), measured)
+
+
+def test_the_networks_of_held_out_score_each_byte(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    held_out = importlib.import_module("held_out")
+    for network in (held_out.lstm, held_out.mingru, held_out.gpt):
+        model = network()
+        assert model.output_shape == (None, model.input_shape[1], 256)
+    for name in ("held_out", "mingru", "backend"):
+        sys.modules.pop(name, None)
