@@ -88,7 +88,7 @@ def main() -> None:
     where = {
         **surroundings(),
         "device": device() or "no GPU",
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join([f"KERAS_BACKEND={keras.backend.backend()} python", *sys.argv]),
         "notes": [],
         "rows": measure(
             options.text.read_text(encoding="utf-8"),
@@ -96,8 +96,7 @@ def main() -> None:
             TINY if options.tiny else FULL,
         ),
     }
-    print(f"\n{where['device']}; {keras.backend.backend()}; {described(where)}\n")
-    print(table(where["rows"]))
+    print(f"\n{keras.backend.backend()}; {described(where)}\n\n{table(where['rows'])}")
     if options.json:
         options.json.write_text(json.dumps(where, indent=1, ensure_ascii=False) + "\n")
 

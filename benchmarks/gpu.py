@@ -31,7 +31,7 @@ import keras_stateful as ks
 
 VOCABULARY = 100
 FULL = {
-    "units": (512, 2048, 1024),
+    "units": (512, 1024, 2048),
     "layers": (1, 3),
     "rows": 64,
     "window": 128,
@@ -302,7 +302,7 @@ def main() -> None:
     where = {
         **surroundings(),
         "device": found or "no GPU",
-        "command": " ".join(["python", *sys.argv]),
+        "command": " ".join([f"KERAS_BACKEND={keras.backend.backend()} python", *sys.argv]),
         "notes": [],
     }
     check(size, options.tiny)
@@ -312,10 +312,7 @@ def main() -> None:
         print(table([result]).splitlines()[-1], flush=True)
         if options.json:
             options.json.write_text(json.dumps(where, indent=1, ensure_ascii=False) + "\n")
-    print(
-        f"\n{where['device']}; {keras.backend.backend()}; "
-        f"{described(where)}\n\n{table(where['rows'])}"
-    )
+    print(f"\n{keras.backend.backend()}; {described(where)}\n\n{table(where['rows'])}")
 
 
 if __name__ == "__main__":

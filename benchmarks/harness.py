@@ -169,9 +169,10 @@ def surroundings() -> dict[str, Any]:
 
 
 def described(where: dict[str, Any]) -> str:
-    """Date, hardware and versions in one line."""
+    """Date, hardware (a GPU as `device`) and versions in one line."""
     names = ", ".join(f"{package} {number}" for package, number in where["versions"].items())
-    machine = f"{where['cpu']}, {where['cores']} cores"
+    gpu = f"{where['device']}; " if "device" in where else ""
+    machine = f"{gpu}{where['cpu']}, {where['cores']} cores"
     return f"{where['date']}; {machine}; Python {where['python']}, {names}"
 
 
