@@ -8,10 +8,11 @@ read: each document starts with a reset, or with states that are written.
 """
 
 from dataclasses import dataclass
-from types import FunctionType
-from typing import TypeAlias
+from functools import cache
+from typing import Any, TypeAlias
 
 import keras
+import numpy as np
 
 from keras_stateful.carry.copying import parts_of
 from keras_stateful.conversion.convert import twin_with_resets
@@ -21,7 +22,6 @@ from keras_stateful.training.model_memory import trained_on
 
 _KEPT = 4  # twins of one model
 _SLOT = "_keras_stateful_twins"  # the attribute of the user's model that holds its shelf
-_PLAIN = (bool, int, float, str, FunctionType)  # settings of a layer that a call computes with
 _Shelf: TypeAlias = dict[tuple, "Twin"]
 
 
@@ -99,7 +99,40 @@ def _key(model: keras.Model, batch_size: int) -> tuple:
 
 
 def _settings(layer: keras.layers.Layer) -> tuple:
-    """A layer, and what it was told in numbers, texts and functions: such as its activation."""
-    told = (item for item in vars(layer).items() if not item[0].startswith("_"))
-    plain = tuple((k, v) for k, v in told if v is None or isinstance(v, _PLAIN))
-    return id(layer), layer.compute_dtype, plain
+    """A layer, and what it computes with beside its variables: such as its activation."""
+    if keras_internals.is_submodel(layer):  # whose call is that of its parts
+        return id(layer), layer.compute_dtype
+    told = ((k, _comparable(v)) for k, v in vars(layer).items() if k not in _of_every_layer())
+    return id(layer), layer.compute_dtype, *told
+
+
+@cache
+def _of_every_layer() -> frozenset[str]:
+    """The attributes that Keras itself keeps account with."""
+    return frozenset(vars(keras.layers.Layer()))
+
+
+class _Same:
+    """An object that equals itself alone, whatever its own class says."""
+
+    def __init__(self, value: Any):
+        self._value = value  # held, since another one might be made in its place
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other._value is self._value
+
+    def __hash__(self) -> int:
+        return id(self._value)
+
+
+def _comparable(value: Any) -> Any:
+    """What may be changed in place, by its values; other things as themselves."""
+    if isinstance(value, (bool, int, float, str, np.generic)):
+        return value
+    if isinstance(value, np.ndarray):
+        return value.shape, value.dtype.str, value.tobytes()
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_comparable, value))
+    if isinstance(value, dict):
+        return tuple((_comparable(k), _comparable(v)) for k, v in value.items())
+    return _Same(value)

@@ -67,6 +67,15 @@ def test_a_second_call_makes_nothing(made, mask_zero):
     assert made == [3, 2]
 
 
+def test_a_training_between_two_calls_makes_nothing(made):
+    model = small_model()
+    trained(model)
+    read(model)
+    trained(model)
+    read(model)
+    assert made == [3]
+
+
 class Scaled(keras.layers.Layer):
     def __init__(self, factor, **kwargs):
         super().__init__(**kwargs)
@@ -79,15 +88,27 @@ class Scaled(keras.layers.Layer):
         return shape
 
 
+class Table(keras.layers.Layer):
+    def __init__(self, table, **kwargs):
+        super().__init__(**kwargs)
+        self._table = table
+
+    def call(self, x):
+        return keras.ops.multiply(x, np.float32(self._table))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+
 CHANGES = {
     "an activation": lambda m: setattr(m.get_layer("dense"), "activation", keras.ops.sigmoid),
     "a cell's activation": lambda m: setattr(m.get_layer("gru").cell, "activation", keras.ops.relu),
     "a layer of a model inside": lambda m: setattr(m.get_layer("inner").layers[0], "factor", 5.0),
     "a number": lambda m: setattr(m.get_layer("scaled"), "factor", -2),
-    "an array, and compile": lambda m: (
-        setattr(m.get_layer("scaled"), "factor", np.float32([1, 2, 3])),
-        compiled(m),
-    ),
+    "an array": lambda m: setattr(m.get_layer("scaled"), "factor", np.float32([1, 2, 3])),
+    "an array in place": lambda m: m.get_layer("table")._table.fill(-2),
+    "a list in place": lambda m: m.get_layer("listed")._table.reverse(),
+    "a normalization": lambda m: m.get_layer("normalized").adapt(np.float32([[1, 2, 5], [0, 1, 0]])),
 }
 
 
@@ -98,6 +119,11 @@ def test_a_changed_layer_computes_as_it_is_now(change):
     y = inner(keras.layers.Embedding(7, 4)(x))
     y = keras.layers.GRU(4, return_sequences=True, name="gru")(y)
     y = Scaled(2, name="scaled")(keras.layers.Dense(3, name="dense")(y))
+    y = Table([1.0, 2.0, 3.0], name="listed")(y)
+    y = Table(np.float32([1, 3, 2]), name="table")(y)
+    normalized = keras.layers.Normalization(name="normalized")
+    normalized.adapt(np.float32([[0, 1, 2], [3, 5, 9]]))
+    y = normalized(y)
     model = keras.Model(x, y)
     compiled(model)
     for step in (lambda m: None, CHANGES[change], lambda m: None):
