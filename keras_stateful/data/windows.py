@@ -147,12 +147,14 @@ class Windows:
         for_model = (self.at_ends, self.once)
         with self._lock:
             follows = self._next == (epoch, i, for_model)
-            self._next = (epoch, i + 1, for_model)
+            self._next = None  # until it is told again: what was read in part is not gone on with
             if not (follows and self._ahead):
                 count = self.at_once if follows else 1
                 self._ahead.clear()
                 self._ahead.extend(self.read(i, min(i + count, self._plan.num_batches), epoch))
-            return self._ahead.popleft()
+            batch = self._ahead.popleft()
+            self._next = (epoch, i + 1, for_model)
+            return batch
 
     def read(self, begin: int, end: int, epoch: int) -> Iterator[tuple]:
         """Batches `begin` to `end` of an epoch."""

@@ -127,6 +127,20 @@ def test_a_copy_goes_on_with_what_was_read_ahead(again):
     same(other[3], sequence[3])
 
 
+def test_a_reading_that_was_interrupted_leaves_nothing_behind(monkeypatch):
+    sequence = StatefulSequence(cut([40, 30, 50, 20]), 2, 4)
+    expected, _, read = sequence[2], sequence[0], sequence._windows.read
+
+    def interrupted(*batches):
+        yield next(read(*batches))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(sequence._windows, "read", interrupted)
+        sequence[1]
+    same(sequence[2], expected)
+
+
 def one_by_one(sizes, order, rows):
     load, taken = np.zeros(rows, "int64"), np.empty(len(sizes), "int64")
     for piece in order:
