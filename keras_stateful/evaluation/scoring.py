@@ -154,22 +154,29 @@ def _scoring_model(model: keras.Model) -> _Metrics:
     arguments = fresh_compile_arguments(model)
     # Keras gives `metrics` no weights, and they would count padding: so all are weighted here.
     metrics, weighted = arguments.pop("metrics", None), arguments.get("weighted_metrics")
-    arguments["weighted_metrics"] = _joined(metrics, weighted)
+    arguments["weighted_metrics"] = _joined(metrics, weighted, _names_of_outputs(graph))
     scoring.compile(**arguments)
     score_by_step(scoring)
     return scoring
 
 
-def _joined(metrics: Structure, weighted: Structure) -> Structure:
-    """Two arguments of metrics as one: each a list for all outputs, a list of lists, or a dict."""
+def _names_of_outputs(graph: keras.Model) -> list[str]:
+    """The outputs by the names and in the order in which Keras reads arguments of `compile`."""
+    keys = sorted(graph.output) if isinstance(graph.output, dict) else graph.output_names
+    return graph.output_names if set(keys) == set(graph.output_names) else keys
+
+
+def _joined(metrics: Structure, weighted: Structure, outputs: list[str]) -> Structure:
+    """Two arguments of metrics as one: each a dict, or a list with a part for each output."""
     if not metrics or not weighted:
         return metrics or weighted or None
-    if isinstance(metrics, dict):
-        names = {*metrics, *weighted}
-        return {k: [*_listed(metrics.get(k)), *_listed(weighted.get(k))] for k in names}
-    if any(isinstance(m, (list, tuple)) for m in metrics):
-        return [[*_listed(a), *_listed(b)] for a, b in zip(metrics, weighted, strict=True)]
-    return [*_listed(metrics), *_listed(weighted)]
+    if len(outputs) == 1:
+        return [m for m in keras.tree.flatten([metrics, weighted]) if m is not None]
+    by_name = [
+        part if isinstance(part, dict) else dict(zip(outputs, part, strict=True))
+        for part in (metrics, weighted)
+    ]
+    return {name: [m for part in by_name for m in _listed(part.get(name))] for name in outputs}
 
 
 def _listed(value: Any) -> list:

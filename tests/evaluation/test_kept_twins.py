@@ -108,7 +108,9 @@ CHANGES = {
     "an array": lambda m: setattr(m.get_layer("scaled"), "factor", np.float32([1, 2, 3])),
     "an array in place": lambda m: m.get_layer("table")._table.fill(-2),
     "a list in place": lambda m: m.get_layer("listed")._table.reverse(),
-    "a normalization": lambda m: m.get_layer("normalized").adapt(np.float32([[1, 2, 5], [0, 1, 0]])),
+    "a normalization": lambda m: m.get_layer("normalized").adapt(
+        np.float32([[1, 2, 5], [0, 1, 0]])
+    ),
 }
 
 

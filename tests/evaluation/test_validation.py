@@ -309,6 +309,37 @@ def test_metrics_that_lose_their_arguments_are_refused(metric, says):
         ks.evaluate_documents(model, HELD_OUT)
 
 
+@pytest.mark.parametrize(
+    ("metrics", "weighted"),
+    [
+        (["mae", "mse"], ["mae", "mse"]),
+        ({"a": "mae"}, [["mae"], ["mse", "mape"]]),
+        ([None, ["mae"]], {"a": "mae"}),
+    ],
+)
+@pytest.mark.parametrize("names", ["ab", "yz"])
+def test_metrics_of_several_outputs_may_be_given_in_two_ways(metrics, weighted, names):
+    x = keras.Input((None, 2))
+    hidden = keras.layers.GRU(3, return_sequences=True)(x)
+    first, second = (keras.layers.Dense(1, name=name)(hidden) for name in names)
+    model = keras.Model(x, {"b": second, "a": first})
+    model.compile(loss="mse", metrics=metrics, weighted_metrics=weighted)
+    values = np.random.default_rng(0).normal(size=(4, 9, 1)).astype("float32")
+    document, targets = (
+        np.concatenate(values[:2], axis=-1),
+        dict(zip("ab", values[2:], strict=True)),
+    )
+    scores = ks.evaluate_documents(
+        model, [document], targets={k: [v] for k, v in targets.items()}, sequence_length=4
+    )
+    expected = model.evaluate(
+        document[None], {k: v[None] for k, v in targets.items()}, return_dict=True, verbose=0
+    )
+    assert scores.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(scores[name], [value], rtol=1e-4)
+
+
 @pytest.mark.parametrize("reduction", ["sum", "mean_with_sample_weight"])
 def test_a_loss_that_is_no_mean_over_a_document_is_refused(reduction):
     model = network()
