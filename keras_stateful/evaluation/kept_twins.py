@@ -8,17 +8,14 @@ read: each document starts with a reset, or with states that are written.
 """
 
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import keras
-import numpy as np
 
-from keras_stateful.carry.copying import parts_of
+from keras_stateful.conversion.composition import composition
 from keras_stateful.conversion.convert import twin_with_resets
 from keras_stateful.foundation import keras_internals
 from keras_stateful.foundation.types import Structure, Tensor
-from keras_stateful.training.model_memory import trained_on
 
 _KEPT = 4  # twins of one model
 _SLOT = "_keras_stateful_twins"  # the attribute of the user's model that holds its shelf
@@ -87,52 +84,4 @@ def put_back(model: keras.Model, batch_size: int, twin: Twin) -> None:
 
 
 def _key(model: keras.Model, batch_size: int) -> tuple:
-    """What a twin is made for: with other layers, settings, variables or devices it is another's.
-
-    A compiled call goes on as it was recorded when an attribute of a layer changes. Keras's own
-    does, too, until the next `compile`, which makes new metrics.
-    """
-    variables = tuple((id(v), v.trainable) for v in model.weights)  # a compiled call goes by both
-    settings = tuple(map(_settings, parts_of(model)))
-    devices, known = keras.distribution.distribution(), str(trained_on(model))
-    return batch_size, variables, settings, (*model.metrics,), devices, known
-
-
-def _settings(layer: keras.layers.Layer) -> tuple:
-    """A layer, and what it computes with beside its variables: such as its activation."""
-    if keras_internals.is_submodel(layer):  # whose call is that of its parts
-        return id(layer), layer.compute_dtype
-    told = ((k, _comparable(v)) for k, v in vars(layer).items() if k not in _of_every_layer())
-    return id(layer), layer.compute_dtype, *told
-
-
-@cache
-def _of_every_layer() -> frozenset[str]:
-    """The attributes that Keras itself keeps account with."""
-    return frozenset(vars(keras.layers.Layer()))
-
-
-class _Same:
-    """An object that equals itself alone, whatever its own class says."""
-
-    def __init__(self, value: Any):
-        self._value = value  # held, since another one might be made in its place
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Same) and other._value is self._value
-
-    def __hash__(self) -> int:
-        return id(self._value)
-
-
-def _comparable(value: Any) -> Any:
-    """What may be changed in place, by its values; other things as themselves."""
-    if isinstance(value, (bool, int, float, str, np.generic)):
-        return value
-    if isinstance(value, np.ndarray):
-        return value.shape, value.dtype.str, value.tobytes()
-    if isinstance(value, (list, tuple)):
-        return tuple(map(_comparable, value))
-    if isinstance(value, dict):
-        return tuple((_comparable(k), _comparable(v)) for k, v in value.items())
-    return _Same(value)
+    return batch_size, *composition(model)

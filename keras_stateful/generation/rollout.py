@@ -17,6 +17,7 @@ from keras_stateful.carry.copying import parts_of
 from keras_stateful.carry.graph import Graph
 from keras_stateful.carry.states import fingerprint_of
 from keras_stateful.carry.vocabulary import input_vocabulary, reads_as_logits
+from keras_stateful.conversion.composition import composition
 from keras_stateful.conversion.step_model import (
     StepModel,
     has_time,
@@ -59,14 +60,10 @@ def rollout(model: keras.Model) -> "Rollout":
             f"`model` must be a Keras model or a `Session`. Received: {model!r} of type "
             f"{type(model).__name__}."
         )
-    # Other layers or variables are another model: a `Sequential` may have grown.
-    known = trained_on(model)
-    signature: tuple = (str(known),)
-    signature += tuple(id(v) for v in model.weights) + tuple(id(layer) for layer in model.layers)
-    kept = vars(model).get(_SLOT)
-    if kept is None or kept[0] != signature:
+    kept, present = vars(model).get(_SLOT), composition(model)
+    if kept is None or kept[0] != present:
         step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)
-        kept = (signature, Rollout(step, known))
+        kept = (present, Rollout(step, trained_on(model)))
         vars(model)[_SLOT] = kept  # not setattr: Keras would track it as a part of the model
     return kept[1]
 

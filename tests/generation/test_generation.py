@@ -127,6 +127,31 @@ def test_greedy_is_the_argmax_of_full_prefix_passes(name):
     assert len(np.unique(rows)) > 3, "this model says too little to tell"
 
 
+def to_a_sine(model):
+    model.layers[-1].activation = ops.sin
+
+
+def to_a_cell_of_relu(model):
+    model.layers[1].cell.activation = ops.relu
+
+
+def to_other_statistics(model, mean=2):
+    model.layers[2].adapt(np.random.default_rng(0).normal(mean, 3, (1, 50, 8)))
+
+
+@pytest.mark.parametrize("change", [to_a_sine, to_a_cell_of_relu, to_other_statistics])
+def test_a_changed_layer_writes_as_it_is_now(change):
+    model = text_model(layers.GRU(8, return_sequences=True), layers.Normalization())
+    to_other_statistics(model, 0)
+    prompts = [PROMPTS[0], PROMPTS[2]]
+    before = ks.generate(model, prompts, 12, temperature=0)
+    change(model)
+    after = ks.generate(model, prompts, 12, temperature=0)
+    for prompt, row in zip(prompts, after, strict=True):
+        assert_greedy(model, prompt, row)
+    assert (after != before).any()
+
+
 def test_rows_of_any_lengths_are_as_each_alone(model):
     together = ks.generate(model, PROMPTS, 9, temperature=0)
     assert together.shape == (4, 9)

@@ -111,6 +111,7 @@ from keras_stateful.foundation.keras_internals.steps import keep_values, values_
 from keras_stateful.foundation.keras_internals.trainer import (
     TrainerCall,
     build_for_training,
+    compilation,
     compile_arguments,
     fit_arguments,
     is_validation,
@@ -145,6 +146,7 @@ __all__ = [
     "build_for_training",
     "carry_through_jax_steps",
     "class_to_rebuild",
+    "compilation",
     "compile_arguments",
     "copy_cudnn_choice",
     "copy_lambda",

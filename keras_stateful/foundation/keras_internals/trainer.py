@@ -96,6 +96,14 @@ def compile_arguments(model: keras.Model) -> Arguments:
     return dict(model._compile_config.config)
 
 
+def compilation(model: keras.Model) -> Any:
+    """An object that each `compile` makes anew; None before the first.
+
+    Private: `Trainer._compile_config`.
+    """
+    return getattr(model, "_compile_config", None)
+
+
 def jit_by_default(model: keras.Model) -> bool:
     """What `compile(jit_compile="auto")` comes to for this model on this backend.
 
