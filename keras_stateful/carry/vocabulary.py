@@ -16,11 +16,15 @@ def input_vocabulary(graph: Graph, tensor: keras.KerasTensor) -> int | None:
 
 
 def _embeddings(graph: Graph, tensor: keras.KerasTensor) -> list[keras.layers.Embedding]:
-    """The `Embedding`s that an input goes straight into."""
+    """The `Embedding`s that an input goes straight into.
+
+    Without those of a class with a `call` of its own, which may fold ids before it looks them up.
+    """
     return [
         call.operation
         for call in graph.calls
         if isinstance(call.operation, keras.layers.Embedding)
+        and type(call.operation).call is keras.layers.Embedding.call
         and call.argument(0, "inputs") is tensor
     ]
 
@@ -46,13 +50,10 @@ def ids_known(graph: Graph, keys: Sequence[Key]) -> dict[Key, int]:
         graph: of the model.
         keys: of the inputs in question; the key is None for a single one, the model's first.
     """
-    plain = keras.layers.Embedding.call  # a subclass may fold ids before it looks them up
-    known: dict[Key, int] = {}
-    for key, tensor in entries(graph.model, keys).items():
-        layers = _embeddings(graph, tensor)
-        if sizes := [layer.input_dim for layer in layers if type(layer).call is plain]:
-            known[key] = min(sizes)
-    return known
+    known = {
+        key: input_vocabulary(graph, tensor) for key, tensor in entries(graph.model, keys).items()
+    }
+    return {key: count for key, count in known.items() if count is not None}
 
 
 # What an activation makes of the scores: logits (a softmax is yet to come), or probabilities

@@ -18,8 +18,8 @@ Composition: TypeAlias = tuple
 
 
 def composition(model: keras.Model) -> Composition:
-    """Layers, settings, variables, devices: equal as long as a call computes the same of weights."""
-    variables = tuple((_Same(v), v.trainable) for v in model.weights)  # a compiled call goes by both
+    """Layers, settings, variables, devices: equal as long as weights mean the same to a call."""
+    variables = tuple((_Same(v), v.trainable) for v in model.weights)  # calls go by both
     settings = tuple(map(_settings, parts_of(model)))
     compilation = _Same(keras_internals.compilation(model))
     devices, known = keras.distribution.distribution(), str(trained_on(model))

@@ -61,6 +61,12 @@ def told_apart(engine: Engine, prompt: Any, future: Any, ahead: Any) -> Parts:
         return Parts(engine.inputs[0], prompt, {}, {})
     prompts = _by_name(prompt, names)
     _check_spare("future", future, names)
+    if constant := [e.name for e in engine.inputs if not e.time and e.name in future]:
+        raise ValueError(
+            f"`future` is of inputs that are read at every step. Received: {constant}, which the "
+            "model reads once, without a time axis. Leave them out: what the prompt has there is "
+            "read at all steps."
+        )
     several = any(
         _depth(prompts[entry.name]) == 2 + len(entry.shape) for entry in engine.inputs if entry.time
     )

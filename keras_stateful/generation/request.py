@@ -17,6 +17,8 @@ from keras_stateful.generation.prompt_columns import in_order
 from keras_stateful.generation.sampling import row_uniforms
 from keras_stateful.generation.values import side_by_side
 
+_COLDEST, _HOTTEST = 1e-30, 1e30  # a backend may take a float32 below 1.2e-38 for 0
+
 
 def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> Request:
     """Checks the arguments of `generate` against a model.
@@ -60,7 +62,7 @@ def read_request(engine: Engine, prompt: Any, length: int, options: Options) -> 
         length=length,
         single=single,
         uniforms=_uniforms(options.seed, lengths, length) if draws else None,
-        temperature=float(options.temperature) if draws else None,
+        temperature=_temperature(options.temperature) if draws else None,
         top_k=_top_k(engine, options.top_k) if draws else None,
         top_p=_top_p(options.top_p) if draws else None,
         stop=None if options.stop is None else _stop_ids(engine, options.stop),
@@ -144,6 +146,14 @@ def check_fed_back(engine: Engine, fed: tuple[np.ndarray, np.ndarray]) -> None:
             "out of them and make an input of it: `next_input=lambda output: ...`, for a horizon "
             "that begins with the next step `output[:, :1]`."
         )
+
+
+def _temperature(temperature: float) -> float:
+    """The temperature, where float32 can divide by it: beyond, 0 or infinity would make NaN.
+
+    At both bounds a text is what it is beyond them: the most likely ids, or all ids alike.
+    """
+    return float(min(max(temperature, _COLDEST), _HOTTEST))
 
 
 def _top_k(engine: Engine, top_k: int | None) -> int | None:

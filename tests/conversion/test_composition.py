@@ -15,10 +15,13 @@ IDS = np.arange(90) % 5
 class Scaled(keras.layers.Layer):
     def __init__(self, factor, **kwargs):
         super().__init__(**kwargs)
-        self.factor = factor
+        self.factor, self.numbers, self.array = factor, [1.0, 2.0], np.zeros(4, "float32")
 
     def call(self, x):
-        return x * self.factor
+        y = x * self.factor
+        if keras.backend.backend() != "torch":  # whose tensors always have values
+            self.seen = y  # in a compiled call a symbol
+        return y
 
 
 def a_model(factor=2.0):
@@ -49,7 +52,9 @@ CHANGES = {
     "a number": lambda m: setattr(scaled(m), "factor", 3.0),
     "NumPy's number": lambda m: setattr(scaled(m), "factor", np.float32(3)),
     "an array": lambda m: setattr(scaled(m), "factor", np.ones(4, "float32")),
+    "an array in place": lambda m: scaled(m).array.fill(2),
     "several numbers": lambda m: setattr(scaled(m), "factor", [1.0, 2.0, 3.0, 4.0]),
+    "several numbers in place": lambda m: scaled(m).numbers.reverse(),
     "what was adapted to": lambda m: m.get_layer("normalization").adapt(np.ones((1, 2, 4))),
     "what is trained": lambda m: setattr(m.get_layer("dense"), "trainable", False),
     "compile": compiled,

@@ -360,6 +360,12 @@ def test_ids_are_drawn_beside_what_is_known_ahead():
     assert got.tolist() == written[3:]
 
 
+def test_a_future_of_what_is_constant_is_refused(model):
+    future = {**futures(4), "machine": MACHINE + 1}
+    with pytest.raises(ValueError, match="machine"):
+        ks.generate(model, prompts(), 4, future=future)
+
+
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.integers(1, 80), min_size=3, max_size=3))
 def test_prompts_of_any_lengths(model, lengths):

@@ -168,6 +168,22 @@ def test_drawn_rows_are_as_each_alone(model):
         np.testing.assert_array_equal(ks.generate(model, [prompt, *others], 8, seed=4)[0], alone)
 
 
+@pytest.mark.parametrize("coldest", [1e-38, 1e-46, 5e-324])
+def test_the_coldest_temperatures_take_the_most_likely_id(model, coldest):
+    for options in ({}, {"top_k": 3}, {"top_p": 1e-46}):
+        ids = ks.generate(model, [1, 2], 20, temperature=coldest, seed=0, **options)
+        assert_greedy(model, [1, 2], ids)
+
+
+def test_at_the_hottest_temperatures_all_possible_ids_are_alike():
+    model = text_model()
+    model.layers[-1].bias.assign([-np.inf, *[0] * (VOCABULARY - 1)])  # id 0 cannot come
+    texts = [ks.generate(model, [1], 300, temperature=t, seed=0) for t in (1e25, 1e300, 10**400)]
+    for text in texts:
+        np.testing.assert_array_equal(text, texts[0])
+    assert set(texts[0]) == set(range(1, VOCABULARY))
+
+
 def test_same_prompt_in_several_rows_is_continued_differently(model):
     rows = ks.generate(model, [PROMPTS[0]] * 3, 30, seed=0)
     assert len({tuple(r) for r in rows}) == 3
@@ -312,6 +328,21 @@ def test_weights_that_changed_are_used_without_tracing_again(monkeypatch):
     monkeypatch.undo()
     assert_greedy(model, [1], got)
     assert not calls
+
+
+class Folded(layers.Embedding):
+    """Takes any id: folds it into the rows that it has."""
+
+    def call(self, inputs):
+        return super().call(ops.mod(inputs, self.input_dim))
+
+
+def test_an_embedding_that_takes_any_id_reads_what_the_model_emits():
+    stack = [Folded(5, 6), layers.GRU(8, return_sequences=True), layers.Dense(VOCABULARY)]
+    model = lively(keras.Sequential([keras.Input((None,), dtype="int32"), *stack]))
+    ids = ks.generate(model, [10, 7], 20, temperature=0)
+    assert_greedy(model, [10, 7], ids)
+    assert ids.max() > 5
 
 
 def test_weights_trained_meanwhile_are_used():
