@@ -88,10 +88,15 @@ def check_int32(name: str, values: np.ndarray) -> None:
     if is_wide_integer(values.dtype) and values.size:
         low, high = int(values.min()), int(values.max())
         if not fits_int32(low, high):
-            raise ValueError(
-                f"`{name}` has integers that do not fit int32, which batches have. Received: "
-                f"{low} to {high}. Number the ids from 0, or store the values as floating point."
-            )
+            refuse_wide(name, low, high)
+
+
+def refuse_wide(name: str, low: int, high: int) -> NoReturn:
+    """Raises a ValueError for integers from `low` to `high`, which batches cannot hold."""
+    raise ValueError(
+        f"`{name}` has integers that do not fit int32, which batches have. Received: {low} to "
+        f"{high}. Number the ids from 0, or store the values as floating point."
+    )
 
 
 def refuse_not_finite(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_stateful.data.arrays import out_dtype
+from keras_stateful.data.arrays import check_int32, out_dtype
 from keras_stateful.data.fields import (
     AHEAD_FROM_THE_FIRST_STEP,
     Field,
@@ -253,7 +253,9 @@ def _of_arrays(name: str, documents: list[np.ndarray]) -> Field:
         )
     dtype = np.result_type(*dtypes)
     if all(d.kind in "iu" for d in dtypes) and dtype.kind == "f":
-        dtype = np.dtype("int64")  # of int64 and uint64; what does not fit is refused as it is read
+        dtype = np.dtype("int64")  # of int64 and uint64, in which the largest would be negative
+        for i, document in enumerate(documents):
+            check_int32(f"{name}[{i}]", document)
     return slices(name, documents, lengths) or Separate(name, documents, lengths, dtype)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.arrays import out_dtype, refuse_masked
+from keras_stateful.data.arrays import out_dtype, refuse_masked, refuse_wide
 from keras_stateful.foundation.frames import Columns, columns_of, row_names
 
 _TEXT = (str, bytes)
@@ -187,7 +187,10 @@ def _numbers(name: str, objects: np.ndarray) -> np.ndarray:
         if not (lacks or (hasattr(value, "__float__") and not np.ndim(value))):
             raise TypeError(_no_number(name, value))
     if not any(missing) and all(hasattr(value, "__index__") for value in objects.flat):
-        return objects.astype("int64")
+        try:
+            return objects.astype("int64")
+        except OverflowError:
+            refuse_wide(name, min(objects.flat), max(objects.flat))
     values = np.array(
         [np.nan if m else float(v) for v, m in zip(objects.flat, missing, strict=True)]
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_stateful.data.arrays import out_dtype
+from keras_stateful.data.arrays import check_int32, out_dtype
 from keras_stateful.data.batch import Spec
 from keras_stateful.data.corpus import Corpus, all_scalars, open_field, unknown_key
 from keras_stateful.data.fields import Field, check_laid_out
@@ -295,4 +295,5 @@ def _labels(name: str, labels: np.ndarray) -> np.ndarray:
         raise ValueError(
             f"`{name}` must have one label per document. Received: a single value, {labels}."
         )
+    check_int32(name, labels)
     return labels.astype(out_dtype(name, labels.dtype))

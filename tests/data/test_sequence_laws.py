@@ -483,8 +483,21 @@ def test_documents_of_signed_and_unsigned_integers():
     ):
         assert x.dtype == np.int32
         np.testing.assert_array_equal(x, expected)
+    for large in (2**40, 2**64 - 1):
+        with pytest.raises(ValueError, match="do not fit int32"):
+            list(make_both([np.array([0, large] * 9, "uint64"), np.arange(20, dtype="int64")]))
+
+
+@pytest.mark.parametrize("labels", [np.array([2**40, 1]), [10**30, 1]], ids=["int64", "of Python"])
+@pytest.mark.parametrize("of_dicts", [False, True])
+def test_labels_that_no_batch_could_hold_are_refused(labels, of_dicts):
+    documents = corpus([20, 30])
     with pytest.raises(ValueError, match="do not fit int32"):
-        list(make_both([np.array([0, 2**40] * 9, "uint64"), np.arange(20, dtype="int64")]))
+        if of_dicts:
+            documents = [{"x": d, "y": label} for d, label in zip(documents, labels, strict=True)]
+            StatefulSequence(documents, 2, 6, targets="y")
+        else:
+            StatefulSequence(documents, 2, 6, targets=labels)
 
 
 def make_both(documents):
