@@ -28,7 +28,7 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
 
     A subclass gives `read_pass()`, an iterator over the batches of one pass, which does nothing
     until its first batch is asked for (Keras makes iterators that it never uses), `signature()` and
-    `num_batches`.
+    `num_batches`. A pass with `looks` is not read: Keras looks at a batch to build the model.
     """
 
     _keras_stateful_sequence = True  # see `foundation.protocols`
@@ -36,7 +36,7 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
     stride: int | None = None  # of a sequence whose windows overlap; see there
     epochs_begun = 0  # how often Keras began an epoch, or a pass within one, on these batches
 
-    def read_pass(self) -> Iterator[tuple]:
+    def read_pass(self, *, looks: bool = False) -> Iterator[tuple]:
         raise NotImplementedError
 
     @property
@@ -126,16 +126,14 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
         return call
 
     def get_numpy_iterator(self) -> Iterator[tuple]:
-        self._check_reader()
-        return self.read_pass()
+        call = self._check_reader()
+        return self.read_pass(looks=call is not None and call.looks)
 
     def get_jax_iterator(self, super_batch: int | None = None) -> Iterator[tuple]:
-        self._check_reader()
-        return keras_internals.super_batches(self.read_pass(), super_batch)
+        return keras_internals.super_batches(self.get_numpy_iterator(), super_batch)
 
     def get_torch_dataloader(self) -> Iterator[tuple]:
-        self._check_reader()
-        return _as_torch(self.read_pass())
+        return _as_torch(self.get_numpy_iterator())
 
     def get_tf_dataset(self) -> Any:
         call = self._check_reader()

@@ -30,6 +30,7 @@ class Pass:
         given: batches handed out.
         trained: batches trained on; Keras may have been given more.
         keras_epoch: how many epochs Keras had begun when the first batch was asked for.
+        looked_at: True if Keras only looks at a batch of it.
         finished: True if there are no more to give.
         broken: True if the source failed while it was read.
         resumed: True if `seek` made it, and it has not begun.
@@ -43,6 +44,7 @@ class Pass:
     given: int = 0
     trained: int = 0
     keras_epoch: int = 0
+    looked_at: bool = False
     finished: bool = False
     broken: bool = False
     resumed: bool = False
@@ -87,7 +89,7 @@ class Pass:
         back = self.given
         if self.trained and (goes_on or (once and back > len(self.last))):
             back = max(0, self.given - self.trained)
-        over = self.finished and not (goes_on and self.trained)
+        over = self.finished and not (goes_on and (self.trained or self.looked_at))
         if back <= len(self.last) and not over:
             return back
         # The source goes on where it is, though batches are lost, or begins anew.

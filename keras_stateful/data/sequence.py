@@ -403,7 +403,7 @@ class StatefulSequence(FromFrame, ModelFacing):
 
     # How it is read
 
-    def read_pass(self) -> Iterator[tuple]:
+    def read_pass(self, *, looks: bool = False) -> Iterator[tuple]:
         """The batches of the epoch that is present when the first is asked for.
 
         With the last one the next epoch begins.

@@ -274,11 +274,12 @@ class StatefulStream(ModelFacing):
             self.trained(batches)
             yield batch
 
-    def read_pass(self) -> Iterator[tuple]:
+    def read_pass(self, *, looks: bool = False) -> Iterator[tuple]:
         """The batches of one epoch; what was read ahead and not trained on is given again later."""
         with self._lock:
             self._begin()
             this = self._pass
+            this.looked_at = looks
         while True:
             with self._lock:
                 if this.finished or self._pass is not this:  # over, or another pass has begun

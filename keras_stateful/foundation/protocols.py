@@ -110,8 +110,8 @@ class Readable(Protocol):
 
     # How they are read
 
-    def read_pass(self) -> Iterator[tuple]:
-        """The batches of one epoch."""
+    def read_pass(self, *, looks: bool = False) -> Iterator[tuple]:
+        """The batches of one epoch; with `looks`, somebody only looks at them."""
 
     def trained(self, batches: int) -> None:
         """Takes note that so many batches of the present pass were trained on."""

@@ -13,7 +13,7 @@ import keras_stateful as ks
 LENGTHS = (21, 30, 9, 14, 33)
 
 
-@pytest.mark.parametrize("steps", [None, 4])
+@pytest.mark.parametrize("steps", [None, 1, 4])
 @pytest.mark.usefixtures("readers_without_state")
 def test_fit_loses_and_repeats_no_batch(steps):
     docs = numbered_documents(*LENGTHS)
@@ -89,6 +89,12 @@ def counting_model(stream):
     model = ks.to_stateful(keras.Model({"x": x}, outputs), stream)
     model.compile(keras.optimizers.SGD(0.0), "mse")
     return model
+
+
+def test_an_epoch_of_a_single_step_begins_with_the_first():
+    stream = counted_stream(1)
+    model = counting_model(stream)
+    assert model.fit(stream, epochs=9, verbose=0).history["loss"] == [0.0] * 9
 
 
 @pytest.mark.parametrize("last", [0, 1, 3])

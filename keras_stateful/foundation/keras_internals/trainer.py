@@ -18,12 +18,14 @@ class TrainerCall(NamedTuple):
         model: whose method it is.
         arguments: what it was called with, by name.
         epoch_iterator: what counts its steps; None if there is none yet. See `epochs`.
+        looks: True while it reads a batch only to build the model or its metrics.
     """
 
     method: str
     model: keras.Model
     arguments: Arguments
     epoch_iterator: Any
+    looks: bool
 
 
 def trainer_call() -> TrainerCall | None:
@@ -34,23 +36,22 @@ def trainer_call() -> TrainerCall | None:
     the frames above are looked through.
 
     Private: these methods stand in modules `keras.src...` and have locals `self`, `epoch_iterator`
-    and `use_cached_eval_dataset`.
+    and `use_cached_eval_dataset`; `Trainer._symbolic_build` looks at a batch.
     """
     frame: Any = sys._getframe()
+    looks = False
     while frame is not None:
         method, model = frame.f_code.co_name, frame.f_locals.get("self")
-        if (
-            method in ("fit", "evaluate", "predict")
-            and isinstance(model, keras.Model)
-            and frame.f_globals.get("__name__", "").startswith("keras.src.")
-        ):
+        of_keras = frame.f_globals.get("__name__", "").startswith("keras.src.")
+        looks = looks or (of_keras and method == "_symbolic_build")
+        if of_keras and method in ("fit", "evaluate", "predict") and isinstance(model, keras.Model):
             names = inspect.signature(getattr(keras.Model, method)).parameters
             variables = frame.f_locals
             arguments = {k: variables[k] for k in names if k in variables and k != "self"}
             # `evaluate` takes this one out of its keywords before callbacks are run.
             if variables.get("use_cached_eval_dataset"):
                 arguments["_use_cached_eval_dataset"] = True
-            return TrainerCall(method, model, arguments, variables.get("epoch_iterator"))
+            return TrainerCall(method, model, arguments, variables.get("epoch_iterator"), looks)
         frame = frame.f_back
     return None
 
