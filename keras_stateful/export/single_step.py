@@ -15,8 +15,8 @@ from keras_stateful.foundation.types import Structure
 def single_step(step: StepModel, graph: Graph) -> keras.Model:
     """A flat copy of a step model for exactly one time step.
 
-    Sub-models are dissolved, recurrent layers unrolled, mixed precision computed in float32: what
-    every exporter takes, and what runs fastest one step at a time.
+    Sub-models are dissolved, recurrent layers unrolled, mixed and double precision computed in
+    float32: what every exporter takes, and what runs fastest one step at a time.
 
     Args:
         step: from `to_step_model`; left as it is.
@@ -53,6 +53,8 @@ def _one_step(tensor: keras.KerasTensor, is_sequence: bool) -> keras.KerasTensor
 
 def _artifact_dtype(dtype: str) -> str:
     """The dtype that the artifact will have: JAX computes 64 bits as 32, unless told otherwise."""
+    if dtype == "float64":
+        return "float32"
     if keras.backend.backend() != "jax":
         return dtype
     import jax
@@ -84,11 +86,14 @@ class _Copies:
 
     def _layer(self, layer: keras.layers.Layer, name: str) -> keras.layers.Layer:
         # One step of a loop needs no loop, which some exporters cannot write.
-        copy = self.twins.of(layer, **({"unroll": True} if hasattr(layer, "unroll") else {}))
+        config = {"unroll": True} if hasattr(layer, "unroll") else {}
+        if any(map(_is_not_float32, parts_of(layer))):
+            config |= _without_built_parts(layer)
+        copy = self.twins.of(layer, **config)
         copy.name = unique(name, self._taken)
         for part in parts_of(copy):
             keras_internals.without_dropout(part)
-            if is_mixed(part):
+            if _is_not_float32(part):
                 part.dtype_policy = keras.DTypePolicy("float32")
         return copy
 
@@ -102,6 +107,29 @@ class _Copies:
         return operation
 
 
+def _without_built_parts(layer: keras.layers.Layer) -> dict[str, Any]:
+    """The entries of a layer's config from which Keras makes layers that are built, but unbuilt.
+
+    A layer that is built, as a cell, keeps the variables of its old precision.
+    """
+    config = layer.get_config()
+    return {name: _unbuilt(entry) for name, entry in config.items() if _is_built(entry)}
+
+
+def _is_built(config: Structure) -> bool:
+    if isinstance(config, dict):
+        return "build_config" in config or any(map(_is_built, config.values()))
+    return isinstance(config, (list, tuple)) and any(map(_is_built, config))
+
+
+def _unbuilt(config: Structure) -> Structure:
+    if isinstance(config, dict):
+        return {key: _unbuilt(value) for key, value in config.items() if key != "build_config"}
+    if isinstance(config, (list, tuple)):
+        return list(map(_unbuilt, config))
+    return config
+
+
 def unique(name: str, taken: set[str]) -> str:
     """The name, with a number behind it if it is taken; adds the result to `taken`."""
     candidate, i = name, 1
@@ -109,6 +137,10 @@ def unique(name: str, taken: set[str]) -> str:
         candidate, i = f"{name}_{i}", i + 1
     taken.add(candidate)
     return candidate
+
+
+def _is_not_float32(layer: keras.layers.Layer) -> bool:
+    return is_mixed(layer) or layer.compute_dtype == "float64"
 
 
 def is_mixed(layer: keras.layers.Layer) -> bool:

@@ -316,6 +316,24 @@ def test_mixed_precision_is_exported_in_float32(tmp_path):
     _close(session.read(x), exact.predict(x, verbose=0))
 
 
+@pytest.mark.filterwarnings("ignore:Explicitly requested dtype")  # JAX has none
+@pytest.mark.parametrize("floatx", ["float32", "float64"])
+def test_double_precision_is_exported_in_float32(tmp_path, floatx):
+    keras.config.set_dtype_policy("float64")
+    keras.config.set_floatx(floatx)
+    try:
+        model = keras.Sequential([keras.Input((None, 3)), *_two_layers().layers, layers.Dense(3)])
+    finally:
+        keras.config.set_floatx("float32")
+        keras.config.set_dtype_policy("float32")
+    assert model.variables[0].dtype == "float64"
+    ks.export_step_model(model, tmp_path / "out")
+    x = _data(model, 2, 20)[0]
+    session = ks.load_session(tmp_path / "out", batch_size=2)
+    assert {t.dtype for t in (*session.manifest.inputs, *session.manifest.outputs)} == {"float32"}
+    _close(session.read(x), model.predict(x, verbose=0))
+
+
 def test_the_manifest_says_what_a_client_needs(tmp_path):
     ks.export_step_model(
         lstm(),
