@@ -89,7 +89,7 @@ class Pass:
         back = self.given
         if self.trained and (goes_on or (once and back > len(self.last))):
             back = max(0, self.given - self.trained)
-        over = self.finished and not (goes_on and (self.trained or self.looked_at))
+        over = self.finished and not (self.looked_at or (goes_on and self.trained))
         if back <= len(self.last) and not over:
             return back
         # The source goes on where it is, though batches are lost, or begins anew.
@@ -140,13 +140,13 @@ class StepCounts:
         """Something else is counted from now on."""
         self.counted, self.read, self.share = 0.0, 0.0, None
 
-    def settle(self) -> None:
-        """The share so far is that of the passes to come."""
-        if self.counted:
-            self.share = self.counted / self.read
+    def settle(self, counted: float, read: float) -> None:
+        """The share of these steps is that of the passes to come."""
+        if counted:
+            self.share = counted / read
 
     def reopen(self, whole: bool) -> None:
         """The source begins again; `whole` says that it was read to its end."""
         if whole:
-            self.settle()
+            self.settle(self.counted, self.read)
         self.counted = self.read = 0.0

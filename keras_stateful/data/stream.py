@@ -158,7 +158,8 @@ class StatefulStream(ModelFacing):
         )
         self.has_targets = targets is not None
         self._lock = threading.RLock()
-        self._pass, self._steps = Pass(), StepCounts()
+        self._steps = StepCounts()
+        self._pass = Pass(positions={0: self._here()})
         self._back_to: dict[str, Any] | None = None  # where a call began that failed
         self._trained_early = (0, 0)  # an epoch of Keras's, and batches trained on; see `trained`
 
@@ -326,9 +327,18 @@ class StatefulStream(ModelFacing):
         if back is None:
             self._reopen(whole=before.finished)
             return Pass(positions={0: self._here()})
+        after = before.followed(back, self._here())
+        self._settle(after.positions[0])
+        return after
+
+    def _settle(self, position: dict[str, Any]) -> None:
+        """Scales the pass that begins there by what came before, if passes are parts of a source.
+
+        What was read ahead does not count: whether it was, depends on who reads.
+        """
         if self.steps_per_epoch is not None:
-            self._steps.settle()
-        return before.followed(back, self._here())
+            counted, read, *_ = position["steps"]
+            self._steps.settle(counted, read)
 
     def _check_readable_again(self) -> None:
         """Refuses to go on with a source that is read once, behind a call that failed."""
@@ -367,6 +377,7 @@ class StatefulStream(ModelFacing):
             batches = min(batches, self._pass.made)
             return {
                 **self._pass.positions[batches],
+                "share": self._steps.share,  # also where the pass before has made the batch
                 "batch": batches,
                 "over": over,
                 "finished": self._pass.finished,
@@ -393,6 +404,8 @@ class StatefulStream(ModelFacing):
             over = bool(position["over"])
             counted, read, real, ever = position["steps"]
             self._steps = StepCounts(counted, read, real, ever, position["share"])
+            if over:
+                self._settle(position)
             if over and self.steps_per_epoch is None:
                 self._reopen(whole=bool(position["finished"]))
             else:

@@ -252,6 +252,44 @@ def test_a_position_in_a_pass_that_gives_batches_back(trained, after):
     )
 
 
+def scales(batches):
+    """The largest weight of each batch: what its weights are scaled by."""
+    return [w.max() for _, _, w in batches]
+
+
+@pytest.mark.parametrize("steps", [1, 3, 7])
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_stream_that_is_repositioned_scales_as_one_that_goes_on(steps, passes):
+    stream, again = (make([5, 8, 9, 6, 13], steps_per_epoch=steps, burn_in=2) for _ in range(2))
+    for _ in range(passes):
+        list(stream)
+    again.seek(json.loads(json.dumps(stream.position(steps, 0, over=True))))
+    # Into the pass, whose first batches were made in the one before.
+    list(stream.read_pass())
+    stream.trained(1)
+    list(again.read_pass())
+    again.trained(1)
+    batches = stream.read_pass()
+    first = next(batches)
+    middle = make([5, 8, 9, 6, 13], steps_per_epoch=steps, burn_in=2)
+    middle.seek(json.loads(json.dumps(stream.position(1, 0))))
+    rest = scales(batches)
+    assert scales(again.read_pass()) == scales([first]) + rest
+    if steps > 1:
+        assert scales(middle.read_pass()) == rest
+
+
+@pytest.mark.parametrize("steps", [1, 3, None])
+def test_a_look_at_a_batch_scales_nothing(steps):
+    """Keras looks at one to build a model, on some backends."""
+    stream, fresh = (make([5, 8, 9, 6, 13], steps_per_epoch=steps, burn_in=2) for _ in range(2))
+    next(stream.read_pass(looks=True))
+    for _ in range(3):
+        for batch, expected in zip(stream, fresh, strict=True):
+            np.testing.assert_array_equal(batch[0][0], expected[0][0])
+            np.testing.assert_array_equal(batch[2], expected[2])
+
+
 def test_positions_saved_before_are_read():
     """As they lie in checkpoints; checksums are of documents whose missing targets are 0."""
     lengths = [40, 25, 31, 60, 80]
