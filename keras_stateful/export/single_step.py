@@ -39,7 +39,23 @@ def single_step(step: StepModel, graph: Graph) -> keras.Model:
         outputs = keras.tree.flatten(copies.call(call, args, kwargs))
         tensors.update({id(old): new for old, new in zip(call.outputs, outputs, strict=True)})
     copies.twins.hand_over_weights()
-    return keras.Model(inputs, [tensors[id(t)] for t in graph.outputs], name="step")
+    outputs = [tensors[id(t)] for t in graph.outputs]
+    if keras.backend.backend() == "jax":
+        outputs = _apart(graph, outputs)
+    return keras.Model(inputs, outputs, name="step")
+
+
+def _apart(graph: Graph, outputs: list[keras.KerasTensor]) -> list[keras.KerasTensor]:
+    """The outputs, each of them computed for nothing else.
+
+    jax2onnx 0.17 leaves out a transposition and its reverse behind it, as of one recurrent layer
+    and the next, though what lies between is an output of the model.
+    """
+    read = {id(tensor) for call in graph.calls for tensor in call.data}
+    return [
+        keras.ops.multiply(new, 1.0) if id(old) in read and "float" in new.dtype else new
+        for old, new in zip(graph.outputs, outputs, strict=True)
+    ]
 
 
 def _one_step(tensor: keras.KerasTensor, is_sequence: bool) -> keras.KerasTensor:

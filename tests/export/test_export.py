@@ -738,6 +738,19 @@ def test_outputs_that_differ_for_rare_inputs_only_keep_their_names(form, tmp_pat
         np.testing.assert_allclose(array, expected_array, atol=1e-5, err_msg=tensor.name)
 
 
+@pytest.mark.parametrize("form", ["onnx", "tf_saved_model"])
+def test_an_output_that_the_next_layer_reads(form, tmp_path):
+    x = keras.Input((None, 3))
+    lower = layers.GRU(4, return_sequences=True)(x)
+    upper = layers.LSTM(3, return_sequences=True)(lower)
+    model = keras.Model(x, [lower, upper, layers.GRU(2)(upper)])
+    ks.export_step_model(model, tmp_path / "out", form)
+    (data,) = _data(model, 2, 9)
+    results = ks.load_session(tmp_path / "out", batch_size=2).read(data)
+    for got, expected in zip(results, model.predict(data, verbose=0), strict=True):
+        _close(got, expected)
+
+
 def test_outputs_that_cannot_be_told_apart_are_refused():
     class Shuffled:
         def output_names(self):
