@@ -1,5 +1,6 @@
 """Functions compiled with the running backend: XLA on JAX and TensorFlow, ATen calls on torch."""
 
+import threading
 import warnings
 from collections.abc import Callable, Hashable
 from typing import Any, NamedTuple
@@ -8,6 +9,8 @@ import keras
 
 from keras_stateful.foundation.types import Tensor
 from keras_stateful.generation.compiled_loop import ModelCall
+
+_recording = threading.Lock()  # torch.fx patches `torch.nn.Module` for as long as it records
 
 
 def compiled(function: Callable) -> Callable:
@@ -100,7 +103,7 @@ def recorded(call: ModelCall, values: list, x: list, states: list) -> ModelCall:
         return [output, *new]
 
     try:
-        with no_grad():
+        with _recording, no_grad():
             step = make_fx(flat)(*values, *x, *states)
     except Exception:
         # It looks at values, or calls what cannot be recorded: its Python is run every time.
@@ -132,7 +135,7 @@ def _interpreted(step: Callable, arguments: list) -> Callable:
     if any(tensor.device.type != "cpu" for tensor in arguments):
         return step
     try:
-        with warnings.catch_warnings():
+        with _recording, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the deprecation
             return torch.jit.trace(step, tuple(arguments), check_trace=False)
     except Exception:

@@ -26,6 +26,7 @@ from keras_stateful.conversion.step_model import (
 )
 from keras_stateful.data.trained_on import TrainedOn
 from keras_stateful.foundation import keras_internals
+from keras_stateful.foundation.locks import Lock
 from keras_stateful.foundation.states import check_arrays, check_owner
 from keras_stateful.foundation.types import Tensor
 from keras_stateful.generation.compiled_loop import ModelCall, Progress, advance, constants
@@ -51,6 +52,7 @@ WINDOW = 64  # time steps of a prompt read at once inside a compiled call
 _OF_NUMPY = ("int32", "float32")  # dtypes of a step that NumPy converts to
 _KEPT = 32  # compiled functions of one model
 _SLOT = "_keras_stateful_rollout"  # the attribute of the user's model that holds its `Rollout`
+_making = Lock()  # of several threads that ask for the first time, one makes it
 
 
 def rollout(model: keras.Model) -> "Rollout":
@@ -60,12 +62,14 @@ def rollout(model: keras.Model) -> "Rollout":
             f"`model` must be a Keras model or a `Session`. Received: {model!r} of type "
             f"{type(model).__name__}."
         )
-    kept, present = vars(model).get(_SLOT), composition(model)
-    if kept is None or kept[0] != present:
-        step = model if isinstance(model, StepModel) else to_step_model(model, share_weights=True)
-        kept = (present, Rollout(step, trained_on(model)))
-        vars(model)[_SLOT] = kept  # not setattr: Keras would track it as a part of the model
-    return kept[1]
+    with _making:
+        kept, present = vars(model).get(_SLOT), composition(model)
+        if kept is None or kept[0] != present:
+            is_step = isinstance(model, StepModel)
+            step = model if is_step else to_step_model(model, share_weights=True)
+            kept = (present, Rollout(step, trained_on(model)))
+            vars(model)[_SLOT] = kept  # not setattr: Keras would track it as a part of the model
+        return kept[1]
 
 
 class Rollout:
@@ -93,6 +97,8 @@ class Rollout:
         self.from_logits, self.last_layer = reads_as_logits(graph, graph.outputs[0])
         # Loops by what `next_input` computes, "read", "step"; recorded steps by the input's shape.
         self._compiled: dict[Hashable, Callable] = {}
+        # Layers are told by their attributes what a call is to do, so that threads take turns.
+        self._lock = Lock()
         self._drawn_in_vain = _drawn_in_vain(graph)
         self._backend = keras.backend.backend()
 
@@ -209,7 +215,7 @@ class Rollout:
         # Inside the scope a variable that is assigned to changes for this call alone: a model that
         # counts or draws is found out, and the user's model stays as it is.
         mapping = [] if values is None else list(zip(self.variables, values, strict=True))
-        with keras.StatelessScope(mapping) as scope:
+        with self._lock, keras.StatelessScope(mapping) as scope:
             before = keras_internals.values_by_id(scope)
             cast = [ops.cast(v, e.dtype) for v, e in zip(x, self.inputs, strict=True)]
             output, *new = self.step([*cast, *states], training=False)
@@ -232,12 +238,13 @@ class Rollout:
 
     def kept(self, key: Hashable, make: Callable[[], Callable]) -> Callable:
         """The function of a key, made when it is first asked for."""
-        if key not in self._compiled:
-            # A loop over ever new functions must not fill the memory.
-            if len(self._compiled) >= _KEPT:
-                self._compiled.clear()
-            self._compiled[key] = make()
-        return self._compiled[key]
+        with self._lock:
+            if key not in self._compiled:
+                # A loop over ever new functions must not fill the memory.
+                if len(self._compiled) >= _KEPT:
+                    self._compiled.clear()
+                self._compiled[key] = make()
+            return self._compiled[key]
 
 
 def _facts(graph: Graph, tensor: keras.KerasTensor) -> InputFacts:

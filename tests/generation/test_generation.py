@@ -3,6 +3,7 @@
 import functools
 import gc
 import itertools
+import threading
 import weakref
 
 import keras
@@ -343,6 +344,28 @@ def test_an_embedding_that_takes_any_id_reads_what_the_model_emits():
     ids = ks.generate(model, [10, 7], 20, temperature=0)
     assert_greedy(model, [10, 7], ids)
     assert ids.max() > 5
+
+
+def test_threads_write_side_by_side():
+    model = text_model()
+    expected = [ks.generate(model, [n], 30, seed=n) for n in range(4)]
+    for _ in range(3):
+        del vars(model)[rollout._SLOT]  # what was made for the first call is made again
+        texts, barrier = {}, threading.Barrier(4)
+
+        def write(n, texts=texts, barrier=barrier):
+            barrier.wait()
+            for k in range(3):
+                texts[n, k] = ks.generate(model, [n], 30, seed=n)
+
+        threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(texts) == 12
+        for (n, _), text in texts.items():
+            np.testing.assert_array_equal(text, expected[n])
 
 
 def test_weights_trained_meanwhile_are_used():
