@@ -33,6 +33,7 @@ NAMES = (
     "receptive_field",
     "state_monitor",
     "torch_loop",
+    "evaluation",
     "held_out",
     "layout",
     "pack",

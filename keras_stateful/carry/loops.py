@@ -4,8 +4,8 @@
                                                               GPU, torch's own on the CPU
     the same, no such kernel            ──▶ run_by_step       one step after the other, any cell
     masked steps, a cell of one's own   ──▶ run_by_step       where Keras's loop fails
-    in training on the CPU              ──▶ run               `scan_kernels` on JAX and TensorFlow,
-                                                              `torch_kernels` on torch
+    in training on the CPU              ──▶ run               `scan_kernels` on JAX and TensorFlow
+    windows on the CPU with torch       ──▶ run               `torch_kernels`
     else                                ──▶ keras_loop        Keras's own: cuDNN on a GPU, which is
                                                               avoided here where it would fail
 
@@ -50,8 +50,9 @@ def run(
         sequences: `(batch, time, features)`.
         initial_state: tensors `(batch, units)`.
         mask: of Keras, or None.
-        training: whether gradients are wanted; outside of it the loop is Keras's, which exporters
-            and `generate` can record.
+        training: whether gradients are wanted; outside of it the loop on JAX and TensorFlow is
+            Keras's, which goes forwards as fast, and which exporters can write. So is that of a
+            single step.
         resets: rows that are set to the initial state inside the window, or None.
     """
     if mask is not None or len(sequences.shape) != 3 or not _eligible(layer):
@@ -61,7 +62,9 @@ def run(
         (k for k in (scan_kernels, torch_kernels) if exact and k.serves(layer, sequences)), None
     )
     fused = None if resets is None else fused_resets.fused_kernel(layer, sequences)
-    if fused is None and (kernels is None or not training):
+    if not training and (kernels is scan_kernels or sequences.shape[1] == 1):
+        kernels = None  # for one step, laying out the weights for torch's would take too long
+    if fused is None and kernels is None:
         return None
     read = _dropped_out(layer, sequences) if training else sequences
 

@@ -1,4 +1,4 @@
-"""torch's own LSTM, GRU and SimpleRNN kernels for training on the CPU, where Keras has none.
+"""torch's own LSTM, GRU and SimpleRNN kernels on the CPU, where Keras calls none.
 
 Keras 3.14 to 3.15 call them on a GPU only; on the CPU they loop over the time steps in Python, with
 a dozen small operations for each. A kernel computes the same, and its backward pass too, in one
@@ -68,7 +68,7 @@ def run(
     """What `inner_loop` of a layer returns.
 
     Args:
-        layer: an `LSTM`, `GRU` or `SimpleRNN` that is being trained.
+        layer: an `LSTM`, `GRU` or `SimpleRNN`.
         sequences: `(batch, time, features)`, after dropout.
         initial_state: tensors `(batch, units)`.
         resets: rows that are set to the initial state inside the window, or None.

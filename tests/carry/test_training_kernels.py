@@ -1,6 +1,4 @@
-"""The loops that train on the CPU (`scan_kernels`, `torch_kernels`) are Keras's loop, with its
-gradients.
-"""
+"""The kernels of the CPU (`scan_kernels`, `torch_kernels`) are Keras's loop, with its gradients."""
 
 import keras
 import numpy as np
@@ -258,17 +256,44 @@ def test_a_cell_of_ones_own_stays_with_keras(monkeypatch):
     assert_same(monkeypatch, lambda: network(Own(UNITS, return_sequences=True), None), served=False)
 
 
-def test_outside_of_training_the_loop_is_kerass():
-    """It is what exporters and `generate` can record."""
-    model = network(layers.LSTM(UNITS, return_sequences=True), None)
-    calls = []
+@pytest.mark.parametrize("kind", KINDS)
+def test_outside_of_training_it_serves_torch_alone(kind, monkeypatch):
+    """The others' loops are compiled, go forwards as fast, and are what exporters can write."""
+    model = network(kind(UNITS, return_sequences=True, bias_initializer="uniform"), "window")
+    rng, calls = np.random.default_rng(0), []
+    windows = [
+        [rng.normal(size=(ROWS, WINDOW, 3)).astype("float32"), rng.random(ROWS) < 0.4]
+        for _ in range(3)
+    ]
     for kernel in (scan_kernels, torch_kernels):
-        original, kernel.run = kernel.run, lambda *a: calls.append(1)
-        try:
-            model(np.zeros((ROWS, WINDOW, 3), "float32"))
-        finally:
-            kernel.run = original
+        run = kernel.run
+        monkeypatch.setattr(kernel, "run", lambda *a, run=run: calls.append(1) or run(*a))
+    served = [model.predict_on_batch(window) for window in windows]
+    assert len(calls) == (3 if BACKEND == "torch" else 0)
+    monkeypatch.setattr(torch_kernels, "serves", lambda *a: False)
+    ks.reset_states(model)
+    for ours, window in zip(served, windows, strict=True):
+        np.testing.assert_allclose(ours, model.predict_on_batch(window), atol=1e-6)
+
+
+def test_a_single_step_stays_with_keras(monkeypatch):
+    """Which `stream` and `generate` call for each id: weights are laid out anew for each call."""
+    base = keras.Sequential([keras.Input((None, 3)), layers.LSTM(UNITS, return_sequences=True)])
+    model, calls = ks.to_stateful(base, ROWS), []
+    monkeypatch.setattr(torch_kernels, "run", lambda *a: calls.append(1))
+    model(np.zeros((ROWS, 1, 3), "float32"))
     assert not calls
+
+
+@pytest.mark.skipif(BACKEND != "torch", reason="torch's recorders")
+def test_what_records_the_calls_sees_keras_loop():
+    import torch
+
+    model = network(layers.LSTM(UNITS, return_sequences=True), None)
+    x = torch.zeros((ROWS, WINDOW, 3))
+    recorded = str(torch.jit.trace(model, (x,), check_trace=False).inlined_graph)
+    assert "aten::sigmoid" in recorded
+    assert "aten::lstm" not in recorded
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="JAX's forward mode")
