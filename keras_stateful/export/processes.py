@@ -100,7 +100,14 @@ def _write_in_fresh_process(model: keras.Model, target: Target, path: Path, quan
     carried = [[c.__module__, c.__qualname__] for c in carrying]
     job = _Job(asdict(target), str(path.absolute()), quantize, modules, objects, carried)
     with tempfile.TemporaryDirectory(prefix="keras_stateful.") as folder:
-        model.save(Path(folder, "model.keras"))
+        try:
+            model.save(Path(folder, "model.keras"))
+        except Exception as error:
+            raise _failed(
+                target,
+                f"that is another process, and the file in which it gets the model could not be "
+                f"written: {error}",
+            ) from error
         Path(folder, "job.json").write_text(json.dumps(asdict(job)))
         child = subprocess.run(
             [sys.executable, "-c", _CODE, folder],

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from keras import layers
 from numpy_lstm import NumpyLSTM
+from releases import since_keras
 
 import keras_stateful as ks
 from keras_stateful.carry import fused_resets
@@ -20,6 +21,7 @@ from keras_stateful.carry import fused_resets
 BACKEND = keras.backend.backend()
 ROWS, WINDOW, FEATURES = 3, 6, 3
 WIDTH = fused_resets._width(FEATURES)
+pytestmark = since_keras("3.14") if BACKEND == "jax" else []  # before, no cuDNN
 KINDS = [layers.LSTM] if BACKEND == "jax" else [layers.LSTM, layers.GRU]  # no cuDNN GRU on JAX
 
 
@@ -314,6 +316,7 @@ def test_outside_of_training_and_with_a_numpy_reference(monkeypatch):
         x, y = rng.normal(size=(ROWS, WINDOW, FEATURES)), rng.normal(size=(ROWS, WINDOW, 2))
         mask = some_resets(WINDOW, seed)
         calls.clear()
+        model.reset_metrics()  # before Keras 3.15 the result is the mean of all batches so far
         loss = model.test_on_batch([x.astype("float32"), mask], y.astype("float32"))
         assert calls or seed
         wanted = reference.window(x, y, np.ones((ROWS, WINDOW)), mask, rate=0.0)

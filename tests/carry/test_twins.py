@@ -7,6 +7,7 @@ import pytest
 from keras import layers, ops
 
 import keras_stateful as ks
+from keras_stateful.foundation import keras_internals
 
 ROWS, STEPS = 2, 12
 
@@ -230,6 +231,9 @@ def test_a_twin_with_shared_weights_follows_the_model(make):
     [table_held_by_another_layer, variable_in_the_graph, dense_in_and_out_of_time_distributed],
 )
 def test_an_artifact_has_the_shared_weight_too(make, tmp_path):
+    by_file = keras.backend.backend() == "jax" and not keras_internals.has_keras("3.14")
+    if by_file and make is not table_held_by_another_layer:
+        pytest.skip("the process that writes ONNX gets the model as a file, which cannot hold it")
     model = built(make)
     x = data(model)
     expected = model.predict_on_batch(x)

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from small_trainings import HELD_OUT, IDS, model_for, network, sequence
+from small_trainings import HELD_OUT, IDS, model_for, network, of_this_batch, sequence
 
 import keras_stateful as ks
 from keras_stateful.evaluation import dynamic
@@ -25,7 +25,7 @@ def by_hand(model, optimizer, documents):
         of_windows = []
         for k in range(0, len(d) - 1, WINDOW):
             x, y = d[k : k + WINDOW][: len(d) - 1 - k], d[k + 1 : k + WINDOW + 1]
-            of_windows.append((float(live.train_on_batch(x[None], y[None])), len(x)))
+            of_windows.append((float(of_this_batch(live, x[None], y[None])), len(x)))
         losses.append(of_windows)
     return losses
 
@@ -156,7 +156,7 @@ def test_steps_that_do_not_count_are_not_learned_from():
     live.compile(keras.optimizers.SGD(0.5), "sparse_categorical_crossentropy")
     live.predict_on_batch(d[None, :WINDOW])
     windows = [
-        float(live.train_on_batch(d[None, k : k + WINDOW], d[None, k + 1 : k + WINDOW + 1]))
+        float(of_this_batch(live, d[None, k : k + WINDOW], d[None, k + 1 : k + WINDOW + 1]))
         for k in range(WINDOW, len(d) - 1, WINDOW)
     ]
     np.testing.assert_allclose(scores["loss"], [np.mean(windows)], rtol=1e-5)
@@ -192,7 +192,8 @@ def test_losses_of_several_outputs_go_by_their_names():
     live = ks.to_stateful(model, 1)
     live.compile(keras.optimizers.SGD(0.1), **compiled)
     by_window = [
-        live.train_on_batch(
+        of_this_batch(
+            live,
             d[None, k : k + WINDOW],
             {name: values[None, k : k + WINDOW] for name, values in targets.items()},
             return_dict=True,
@@ -219,7 +220,7 @@ def test_one_output_for_each_window_is_learned_from():
     live = ks.to_stateful(model, 1)
     live.compile(keras.optimizers.SGD(0.1), "mse")
     losses = [
-        float(live.train_on_batch(d[None, k : k + WINDOW], np.array([[1.5]])))
+        float(of_this_batch(live, d[None, k : k + WINDOW], np.array([[1.5]])))
         for k in range(0, len(d), WINDOW)
     ]
     np.testing.assert_allclose(scores["loss"], [np.mean(losses)], rtol=1e-5)

@@ -47,6 +47,12 @@ def model_for(kind: str, resets: bool = True, mask_zero: bool = False) -> keras.
     return model
 
 
+def of_this_batch(model, x, y, **kwargs):
+    """What `train_on_batch` gives of a batch; before Keras 3.15 it is the mean of all so far."""
+    model.reset_metrics()
+    return model.train_on_batch(x, y, **kwargs)
+
+
 def in_one_call(plain, document):
     """Outputs `(time, IDS)` of a stateless model for one whole document."""
     # What stands behind a document changes nothing before it, and one shape is compiled once.
