@@ -31,8 +31,9 @@ def _settings(layer: keras.layers.Layer) -> tuple:
     if keras_internals.is_submodel(layer):  # whose call is that of its parts
         return _Same(layer), layer.compute_dtype
     own = {k: v for k, v in vars(layer).items() if k not in _of_every_layer()}
-    told = ((k, _comparable(v)) for k, v in own.items() if not _is_symbol(v))
-    return _Same(layer), layer.compute_dtype, *told
+    # A cell has no dropout mask before its first call, and None for one behind it.
+    told = {k: v for k, v in own.items() if v is not None and not _is_symbol(v)}
+    return _Same(layer), layer.compute_dtype, *((k, _comparable(v)) for k, v in told.items())
 
 
 @cache

@@ -70,6 +70,15 @@ def test_a_change_is_seen(change):
     assert composition(model) != before
 
 
+def test_the_first_use_changes_nothing():
+    model = a_model()
+    before = composition(model)
+    generate(model, [1], 2)
+    assert composition(model) == before
+    predict_documents(model, [IDS], verbose=0)
+    assert composition(model) == before
+
+
 def test_use_changes_nothing():
     sequence = StatefulSequence(IDS, 2, 9, resets=True)
     model = to_stateful(a_model(), sequence)
