@@ -19,6 +19,7 @@ import keras
 import numpy as np
 
 from keras_stateful.carry.graph import RESETS
+from keras_stateful.carry.states import sync
 from keras_stateful.data.burn_in import Start
 from keras_stateful.data.inputs import KnownAhead, StaticInputs
 from keras_stateful.data.kinds import holds_documents, refuse_groups
@@ -250,6 +251,7 @@ class DocumentReader:
         layout = replace(layout, known_ahead=ahead, target_offset=offset)
         self.sequence = layout.sequence(documents, batch_size, sequence_length)
         self._model, self._rows = model, self.sequence.batch_size  # an int, whatever was passed
+        sync(model)  # which a callback may read with, in the middle of a `fit`
         self._twin = kept_twins.take(model, self._rows)
         self.twin = self._twin.model
         facts = facts_of(self.twin)

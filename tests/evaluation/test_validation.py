@@ -225,6 +225,24 @@ def test_validate_documents_leaves_training_as_it_is():
     assert losses[0] == losses[1]
 
 
+@pytest.mark.parametrize("read", [ks.evaluate_documents, ks.predict_documents])
+def test_a_callback_may_read_documents_in_mid_epoch_with_the_model_it_knows(read):
+    """Not with `self.model`, at which Keras brings the values back from a step on JAX."""
+    losses = []
+    for reads in (False, True):
+        model, here = model_for("mask", True), StepLosses()
+
+        def during(batch, logs, model=model, reads=reads):
+            if reads and batch % 2:
+                read(model, HELD_OUT, sequence_length=5, verbose=0)
+
+        reading = keras.callbacks.LambdaCallback(on_train_batch_end=during)
+        data = sequence(resets=True)
+        model.fit(data, epochs=2, verbose=0, callbacks=[here, reading])
+        losses.append(here.losses)
+    assert losses[0] == losses[1]
+
+
 def test_several_offsets_of_ids_weigh_each_step_once():
     """Keras's losses are then `(batch, time, offsets)`, and weights must broadcast against them."""
     inputs = keras.Input((None,), dtype="int32")
