@@ -47,10 +47,10 @@ def model_for(kind: str, resets: bool = True, mask_zero: bool = False) -> keras.
     return model
 
 
-def of_this_batch(model, x, y, **kwargs):
+def of_this_batch(model, x, y, sample_weight=None, **kwargs):
     """What `train_on_batch` gives of a batch; before Keras 3.15 it is the mean of all so far."""
     model.reset_metrics()
-    return model.train_on_batch(x, y, **kwargs)
+    return model.train_on_batch(x, y, sample_weight, **kwargs)
 
 
 def in_one_call(plain, document):

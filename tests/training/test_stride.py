@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 from releases import SLIDING_WINDOW
+from small_trainings import of_this_batch
 
 import keras_stateful as ks
 
@@ -143,7 +144,7 @@ def by_hand(model, batches, epochs=1):
             model.predict_on_batch((x[:, :STRIDE], mask))
             after = ks.get_states(model)
             ks.set_states(model, states)
-            total += float(model.train_on_batch((x, resets), y, *weight))
+            total += float(of_this_batch(model, (x, resets), y, *weight))
             weights += weight[0].mean()
             states = after
         losses.append(total / weights)
@@ -223,7 +224,8 @@ def test_plain_layers_of_keras_in_a_loop_of_windows():
         weight[:, : WINDOW - STRIDE] = i == 0  # each step once
         weight *= windows * WINDOW / length
         after = advanced.predict_on_batch([x[:, :STRIDE], *states])
-        losses.append(float(trained.train_on_batch([x, *states], y, sample_weight=weight)))
+        loss = of_this_batch(trained, [x, *states], y, sample_weight=weight)
+        losses.append(float(loss))
         total += weight.mean()
         states = after
 
