@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_stateful.data.inputs import KnownAhead, StaticInputs
 from keras_stateful.evaluation.compiled import fresh_compile_arguments
@@ -115,8 +116,9 @@ class ValidateDocuments(keras.callbacks.Callback):
             return
         # The twin's weights are the model's; on JAX `fit` has brought them back from its step.
         results = self._reader.twin.evaluate(self._reader.sequence, verbose=0, return_dict=True)
-        # Keras hands the same dict on to the callbacks that come later.
-        logs.update({f"val_{name}": value for name, value in results.items()})
+        # Keras hands the same dict on to the callbacks that come later. Before Keras 3.15 there are
+        # tensors among the results, on which `CSVLogger` fails.
+        logs.update({f"val_{name}": _number(value) for name, value in results.items()})
 
     def get_state(self) -> CallbackState:
         """What `ResumeTraining` saves: nothing, since each validation starts afresh."""
@@ -133,3 +135,8 @@ class ValidateDocuments(keras.callbacks.Callback):
                 "Leave one of them out."
             )
         check_readers_come_after(self, arguments, prefix="val_")
+
+
+def _number(value: Any) -> Any:
+    """A float, of what is one number; metrics may have several."""
+    return float(value) if np.ndim(value) == 0 else value

@@ -205,7 +205,9 @@ def test_the_fused_call_has_these_arguments(kind):
     call = getattr(importlib.import_module("keras.src.backend"), kind)
     parameters = list(inspect.signature(call).parameters)
     if parameters == ["args", "kwargs"]:  # there is none
-        assert (keras.backend.backend(), kind) == ("jax", "gru")
+        lacks = ["gru"] if keras_internals.has_keras("3.14") else ["lstm", "gru"]
+        assert keras.backend.backend() == "jax"
+        assert kind in lacks
         return
     states = ["initial_state_h", "initial_state_c"] if kind == "lstm" else ["initial_state"]
     assert parameters[: 2 + len(states)] == ["inputs", *states, "mask"]
