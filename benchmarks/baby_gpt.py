@@ -15,7 +15,6 @@ The last tenth is read as 16 documents, each from the initial state.
 """
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -26,7 +25,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 from gpu import device
-from harness import described, row, surroundings, table
+from harness import described, row, surroundings, table, write
 from held_out import Clock, compile_all
 from keras import layers
 
@@ -98,7 +97,7 @@ def main() -> None:
     }
     print(f"\n{keras.backend.backend()}; {described(where)}\n\n{table(where['rows'])}")
     if options.json:
-        options.json.write_text(json.dumps(where, indent=1, ensure_ascii=False) + "\n")
+        write(options.json, where)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ plain loop on the same weights; it stops where they do not. Then tokens a second
 
 import argparse
 import itertools
-import json
 import os
 import sys
 import time
@@ -25,7 +24,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import keras
 import numpy as np
 from fit_overhead import bare_epoch, compiled
-from harness import described, interleaved, row, surroundings, table
+from harness import described, interleaved, row, surroundings, table, write
 
 import keras_stateful as ks
 
@@ -311,7 +310,7 @@ def main() -> None:
         where["rows"].append(result)  # of what is cut short, something is left
         print(table([result]).splitlines()[-1], flush=True)
         if options.json:
-            options.json.write_text(json.dumps(where, indent=1, ensure_ascii=False) + "\n")
+            write(options.json, where)
     print(f"\n{keras.backend.backend()}; {described(where)}\n\n{table(where['rows'])}")
 
 

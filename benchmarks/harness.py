@@ -224,3 +224,8 @@ def compare(before: dict[str, Any], after: dict[str, Any], tolerance: float = 0.
 
 def read(path: Path | str) -> dict[str, Any]:
     return json.loads(Path(path).read_text())
+
+
+def write(path: Path, where: dict[str, Any]) -> None:
+    """Writes rows, and where they were measured, as `read` reads them."""
+    path.write_text(json.dumps(where, indent=1, ensure_ascii=False) + "\n")

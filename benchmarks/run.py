@@ -21,7 +21,17 @@ import sys
 import tempfile
 from pathlib import Path
 
-from harness import BACKENDS, FOLDER, compare, described, installed, read, surroundings, table
+from harness import (
+    BACKENDS,
+    FOLDER,
+    compare,
+    described,
+    installed,
+    read,
+    surroundings,
+    table,
+    write,
+)
 
 NAMES = (
     "iterate",
@@ -106,7 +116,7 @@ def run(name: str, backends: list[str], results: Path) -> None:
     if target.exists() and set(backends) < set(module.BACKENDS):  # the other backends' rows stay
         kept = [r for r in read(target)["rows"] if r["backend"] and r["backend"] not in backends]
         where["rows"] = sorted(kept + rows, key=lambda r: BACKENDS.index(r["backend"]))
-    target.write_text(json.dumps(where, indent=1, ensure_ascii=False) + "\n")
+    write(target, where)
     print(f"\n{name}: {described(where)}\n\n{table(rows)}\n", *notes, sep="\n", flush=True)
 
 

@@ -21,6 +21,7 @@ from keras_stateful.carry.steps import (
     puts_out_its_first_state,
     repeat_before,
 )
+from keras_stateful.foundation.locks import Lock
 from keras_stateful.foundation.types import Structure, Tensor
 
 _register = keras.saving.register_keras_serializable(package="keras_stateful")
@@ -55,6 +56,7 @@ class CarryRNN(Carry):
         self.masked_output = masked_output
         self.most_resets = most_resets
         self._step_resets: StepResets | None = None  # see `_inner_loop_told`
+        self._told = Lock()
 
     @property
     def holds_output(self) -> bool:
@@ -173,13 +175,16 @@ class CarryRNN(Carry):
 
         - `return_state` is True: the new states come back, whatever the user's graph asks for;
         - `_step_resets` says which rows `inner_loop` is to reset before which steps, or None.
+
+        Threads that call one layer take turns.
         """
-        returns_state = self.return_state
-        self.return_state, self._step_resets = True, step_resets
-        try:
-            yield
-        finally:
-            self.return_state, self._step_resets = returns_state, None
+        with self._told:
+            returns_state = self.return_state
+            self.return_state, self._step_resets = True, step_resets
+            try:
+                yield
+            finally:
+                self.return_state, self._step_resets = returns_state, None
 
     def inner_loop(
         self, sequences: Tensor, initial_state: Structure, mask: Structure, training: bool = False

@@ -28,7 +28,7 @@ class Batches(keras.utils.PyDataset, keras_internals.DataAdapter):
 
     A subclass gives `read_pass()`, an iterator over the batches of one pass, which does nothing
     until its first batch is asked for (Keras makes iterators that it never uses), `signature()` and
-    `num_batches`. A pass with `looks` is not read: Keras looks at a batch to build the model.
+    `num_batches`. A pass with `looks` is not trained on: Keras looks at a batch to build the model.
     """
 
     _keras_stateful_sequence = True  # see `foundation.protocols`

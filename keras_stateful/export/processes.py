@@ -103,10 +103,10 @@ def _write_in_fresh_process(model: keras.Model, target: Target, path: Path, quan
         try:
             model.save(Path(folder, "model.keras"))
         except Exception as error:
-            raise _failed(
-                target,
-                f"that is another process, and the file in which it gets the model could not be "
-                f"written: {error}",
+            raise RuntimeError(
+                f'The format "{target.format}" is written in a fresh process on {target.backend}, '
+                f"which gets the model as a file, and Keras could not write that: {error} Run this "
+                f"export with KERAS_BACKEND={target.backend}."
             ) from error
         Path(folder, "job.json").write_text(json.dumps(asdict(job)))
         child = subprocess.run(

@@ -1,5 +1,8 @@
 """What conversions keep, what they refuse, and that the given model is left as it was."""
 
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -97,6 +100,33 @@ def test_step_models_chain(name):
         states = result[len(step.data_outputs) :]
     for got, want in zip(zip(*parts, strict=True), wanted, strict=True):
         np.testing.assert_allclose(np.concatenate(got, axis=1), want, atol=1e-5)
+
+
+def test_threads_may_step_one_model():
+    """It holds no state of a stream. (Its layers are told by attributes what a call is to do.)"""
+    stack = [layers.GRU(8, return_sequences=True), layers.LSTM(4, return_sequences=True)]
+    step = ks.to_step_model(keras.Sequential([keras.Input((None, 3)), *stack]))
+    x = np.random.default_rng(0).normal(size=(4, 6, 1, 1, 3)).astype("float32")
+    asked = [layer.return_state for layer in step.layers if hasattr(layer, "return_state")]
+
+    def outputs(n):
+        states, found = ks.initial_states(step), []
+        for each in x[n]:
+            output, *states = step([each, *states])
+            found.append(keras.ops.convert_to_numpy(output))
+        return found
+
+    expected = [outputs(n) for n in range(4)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            for got, alone in zip(pool.map(outputs, range(4)), expected, strict=True):
+                np.testing.assert_array_equal(got, alone)
+    finally:
+        sys.setswitchinterval(interval)
+    after = [layer.return_state for layer in step.layers if hasattr(layer, "return_state")]
+    assert after == asked
 
 
 def test_a_step_model_survives_saving(tmp_path):
