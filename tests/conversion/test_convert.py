@@ -1,6 +1,6 @@
 """What conversions keep, what they refuse, and that the given model is left as it was."""
 
-import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import keras
@@ -102,31 +102,32 @@ def test_step_models_chain(name):
         np.testing.assert_allclose(np.concatenate(got, axis=1), want, atol=1e-5)
 
 
+class Slow(layers.GRUCell):
+    """Takes so long that another thread is inside of the layer, too."""
+
+    def call(self, inputs, states, training=False):
+        time.sleep(0.02)
+        return super().call(inputs, states, training=training)
+
+
 def test_threads_may_step_one_model():
     """It holds no state of a stream. (Its layers are told by attributes what a call is to do.)"""
-    stack = [layers.GRU(8, return_sequences=True), layers.LSTM(4, return_sequences=True)]
-    step = ks.to_step_model(keras.Sequential([keras.Input((None, 3)), *stack]))
-    x = np.random.default_rng(0).normal(size=(4, 6, 1, 1, 3)).astype("float32")
-    asked = [layer.return_state for layer in step.layers if hasattr(layer, "return_state")]
+    rnn = layers.RNN(Slow(4), return_sequences=True)
+    step = ks.to_step_model(keras.Sequential([keras.Input((None, 3)), rnn]))
+    x = np.random.default_rng(0).normal(size=(2, 3, 1, 1, 3)).astype("float32")
 
     def outputs(n):
-        states, found = ks.initial_states(step), []
+        states, read = ks.initial_states(step), []
         for each in x[n]:
             output, *states = step([each, *states])
-            found.append(keras.ops.convert_to_numpy(output))
-        return found
+            read.append(keras.ops.convert_to_numpy(output))
+        return read
 
-    expected = [outputs(n) for n in range(4)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        with ThreadPoolExecutor(4) as pool:
-            for got, alone in zip(pool.map(outputs, range(4)), expected, strict=True):
-                np.testing.assert_array_equal(got, alone)
-    finally:
-        sys.setswitchinterval(interval)
-    after = [layer.return_state for layer in step.layers if hasattr(layer, "return_state")]
-    assert after == asked
+    expected = [outputs(n) for n in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        for got, alone in zip(pool.map(outputs, range(2)), expected, strict=True):
+            np.testing.assert_array_equal(got, alone)
+    np.testing.assert_array_equal(outputs(0), expected[0])
 
 
 def test_a_step_model_survives_saving(tmp_path):
