@@ -29,6 +29,7 @@ def check_reader(sequence: Readable, call: keras_internals.TrainerCall) -> None:
     Raises:
         ValueError: a model that carries no state, or plain `stateful=True` layers without
             `ResetStatesCallback`; a sequence that does not fit the model.
+        ImportError: plain layers that an older Keras cannot train on a stream.
     """
     model, name = call.model, _argument_name(sequence, call)
     if call.method == "evaluate":
@@ -46,6 +47,7 @@ def check_reader(sequence: Readable, call: keras_internals.TrainerCall) -> None:
     if call.method == "fit" and name == "x":
         _warn_of_batch_normalization(model, sequence)
     if not is_converted(model):
+        _check_rows(sequence)
         _check_resets(sequence, call)
 
 
@@ -67,6 +69,21 @@ def _check_whole(sequence: Readable) -> None:
             f"{sequence.steps_per_epoch}). Make the stream without it, which begins anew each "
             f"time; to score a part of its batches, `evaluate(stream, steps="
             f"{sequence.steps_per_epoch})`."
+        )
+
+
+def _check_rows(sequence: Readable) -> None:
+    """Refuses a stream under plain layers where Keras fails on it.
+
+    On TensorFlow a stream says nothing of the rows of its batches (see `feed`), and before Keras
+    3.14 a stateful layer compares what it cannot know.
+    """
+    older = not keras_internals.has_keras("3.14")
+    if older and keras.backend.backend() == "tensorflow" and sequence.num_batches is None:
+        raise ImportError(
+            "On TensorFlow a `StatefulStream` under layers with `stateful=True` needs "
+            f"{keras_internals.keras_or_later('3.14')} Or convert the model: "
+            "`to_stateful(model, stream)` carries with any release."
         )
 
 

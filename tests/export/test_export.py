@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import runtimes
 from keras import layers, ops
+from releases import needs_own_exporter
 
 import keras_stateful as ks
 from keras_stateful.carry.recurrent import CarryRNN
@@ -378,6 +379,7 @@ def test_the_manifest_says_what_a_client_needs(tmp_path):
         ),
     ],
 )
+@needs_own_exporter
 def test_comparisons_with_whole_numbers_are_exported(compare, tmp_path):
     x = keras.Input((None, 3))
     h = layers.GRU(4, return_sequences=True)(x)
@@ -514,6 +516,7 @@ def masked_numbers():
 
 @pytest.mark.parametrize("carries", [False, True])
 @pytest.mark.parametrize("build", [masked_ids, masked_behind_a_border, masked_numbers])
+@needs_own_exporter
 def test_a_mask_that_the_step_model_drops_is_found_out(build, carries, tmp_path, monkeypatch):
     model = ks.to_stateful(build(), 3, resets="step") if carries else build()
     ks.export_step_model(model, tmp_path / "right")

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from releases import READS_AHEAD, needs_any_rows
 
 import keras_stateful as ks
 from keras_stateful.foundation import interrupts
@@ -90,7 +91,7 @@ class Trained:
         return getattr(self.model, method)(data, verbose=0, callbacks=self.callbacks)
 
 
-@pytest.fixture(scope="module", params=["converted", "plain"])
+@pytest.fixture(scope="module", params=["converted", pytest.param("plain", marks=needs_any_rows)])
 def twins(request):
     return Trained(request.param), Trained(request.param)
 
@@ -122,7 +123,9 @@ def test_what_fails_costs_neither_weights_nor_states(pair, method, fails, whole)
     expected = (Exception, type(error)) if isinstance(error, BaseException) else Exception
     with pytest.raises(expected):
         trained.call(method, batches(whole, error, seed=1))
-    if method == "fit" and whole:
+    if READS_AHEAD and isinstance(error, BaseException):
+        whole -= 1  # the last one is never trained on
+    if method == "fit" and whole > 0:
         twin.call("fit", batches(whole, seed=1))
     weights, optimizer, states = trained.everything()
     assert_equal(weights, twin.everything()[0])
@@ -239,6 +242,7 @@ def _interruptible():
 @pytest.mark.usefixtures("_interruptible")
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot send itself a Ctrl-C")
 @pytest.mark.filterwarnings("ignore:.*interrupted:RuntimeWarning")
+@needs_any_rows
 def test_an_interrupt_strikes_between_two_steps():
     model, twin = interrupted_model(), interrupted_model()
     resets = [ks.ResetStatesCallback()]

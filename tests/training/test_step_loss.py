@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from releases import needs_any_rows
 from step_callbacks import StepLosses
 
 import keras_stateful as ks
@@ -421,6 +422,7 @@ def test_evaluate_within_fit_changes_no_number(when):
     assert history(True) == history(False)
 
 
+@needs_any_rows
 @pytest.mark.parametrize("when", ["on_train_batch_end", "on_epoch_end"])
 def test_evaluate_of_a_plain_model_within_fit_changes_no_number(when):
     x = rng.random((4, WINDOW, 2)).astype("float32")

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 from recording_models import ROWS, WINDOW, numbered_documents, recording_model
+from releases import needs_any_rows
 from small_trainings import documents, loss_by_hand, network
 
 import keras_stateful as ks
@@ -91,6 +92,17 @@ def counting_model(stream):
     return model
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="others know the rows")
+def test_plain_layers_of_an_older_keras_are_refused(monkeypatch):
+    """It would say of a symbolic tensor that it is no bool."""
+    data = ks.StatefulStream(documents([23, 31]), 2, 8)
+    model = network(2, stateful=True)
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    monkeypatch.setattr("keras_stateful.foundation.keras_internals.has_keras", lambda since: False)
+    with pytest.raises(ImportError, match="Keras 3.14 or later.*`to_stateful"):
+        model.fit(data, verbose=0, callbacks=[ks.ResetStatesCallback(data)])
+
+
 def test_an_epoch_of_a_single_step_begins_with_the_first():
     stream = counted_stream(1)
     model = counting_model(stream)
@@ -149,7 +161,7 @@ def test_a_plain_model_stands_where_its_stream_stands(last):
     np.testing.assert_allclose(second, np.mean(each[last + 6 : last + 11]), rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["window", "step", "callback"])
+@pytest.mark.parametrize("kind", ["window", "step", pytest.param("callback", marks=needs_any_rows)])
 def test_the_loss_of_each_later_pass_is_the_mean_over_real_steps(kind):
     keras.utils.set_random_seed(3)
     docs = documents([23, 31, 9, 17, 28])
@@ -165,7 +177,7 @@ def test_the_loss_of_each_later_pass_is_the_mean_over_real_steps(kind):
 
 
 @pytest.mark.parametrize("steps", [1, 3])
-@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("plain", [False, pytest.param(True, marks=needs_any_rows)])
 def test_evaluate_reads_a_stream_from_its_start_or_refuses(plain, steps):
     """It starts from the initial state, and must not do so in the middle of a document."""
     docs = documents([23, 40, 31])
